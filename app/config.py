@@ -1,0 +1,212 @@
+"""The settings: names of environment variables, units, defaults, and what is invalid.
+
+The only file that reads the environment. Must never know who uses a value.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.credentials import Credential, CredentialError, parse_credentials
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used. One line: its name, what is wrong, the accepted form."""
+
+
+def _setting(name: str, default: str | None, about: str) -> Any:
+    secret = name in ("KIMI_TOKENS", "GATEWAY_API_KEYS", "DATABASE_URL")
+    return field(repr=not secret, metadata={"name": name, "default": default, "about": about})
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set; made by ``Config.from_env`` and never changed afterwards."""
+
+    credentials: tuple[Credential, ...] = _setting(
+        "KIMI_TOKENS", None, "Kimi tokens, comma-separated; `name=token` gives one a label. Required."
+    )
+    api_keys: tuple[str, ...] = _setting(
+        "GATEWAY_API_KEYS",
+        "",
+        "Keys that clients must send, comma-separated. Unset: any key is accepted, from this machine only.",
+    )
+    host: str = _setting("HOST", "127.0.0.1", "Address that gunicorn listens on.")
+    port: int = _setting("PORT", "8000", "Port that gunicorn listens on.")
+    workers: int = _setting("WEB_CONCURRENCY", "2", "gunicorn worker processes; one per core is plenty.")
+    database_url: str = _setting(
+        "DATABASE_URL", "sqlite:///data/gateway.db", "Where conversations are kept, as an SQLAlchemy URL."
+    )
+    kimi_base_url: str = _setting(
+        "KIMI_BASE_URL", "https://www.kimi.com", "The Kimi site. https://www.kimi.ai outside mainland China."
+    )
+    keep_chats: bool = _setting(
+        "KIMI_KEEP_CHATS", "0", "1 keeps the Kimi chats of stateless requests instead of deleting them."
+    )
+    heartbeat_s: float = _setting(
+        "HEARTBEAT_S", "15", "Seconds of silence after which a waiting client is sent an SSE comment."
+    )
+    commit_after_s: float = _setting(
+        "COMMIT_AFTER_S",
+        "10",
+        "Seconds without an answer after which a stream's headers go out all the same.",
+    )
+    connect_timeout_s: float = _setting("CONNECT_TIMEOUT_S", "10", "Seconds to wait for a connection to Kimi.")
+    first_event_timeout_s: float = _setting(
+        "FIRST_EVENT_TIMEOUT_S", "120", "Seconds to wait for the first sign of an answer from Kimi."
+    )
+    idle_timeout_s: float = _setting(
+        "IDLE_TIMEOUT_S", "120", "Seconds of complete silence in the middle of an answer."
+    )
+    total_timeout_s: float = _setting("TOTAL_TIMEOUT_S", "1800", "Seconds that one answer may take in all.")
+    max_continuations: int = _setting(
+        "MAX_CONTINUATIONS", "3", "How often an answer that Kimi cut at its length limit is continued."
+    )
+    conversation_wait_s: float = _setting(
+        "CONVERSATION_WAIT_S",
+        "15",
+        "Seconds that a turn waits for an earlier turn of its conversation before it is told 409.",
+    )
+    lease_s: float = _setting(
+        "LEASE_S", "10", "Seconds after which a conversation held by a killed worker is free again."
+    )
+    max_body_bytes: int = _setting("MAX_BODY_BYTES", "16777216", "Largest request body, in bytes.")
+    log_level: str = _setting("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> "Config":
+        """Reads and checks every setting; raises ConfigError for the first that cannot be used."""
+        values = {f.name: _read(env, f.metadata["name"], f.metadata["default"], f.name) for f in fields(cls)}
+        config = cls(**values)
+        config.check_bind([config.host])
+        return config
+
+    def check_bind(self, hosts: list[str]) -> None:
+        """Refuses to listen beyond this machine when any key would be accepted."""
+        for host in hosts:
+            if not self.api_keys and not is_loopback(host):
+                raise ConfigError(
+                    f"HOST={host} can be reached from other machines, but GATEWAY_API_KEYS is not set, "
+                    "so anybody could use your Kimi accounts: set GATEWAY_API_KEYS, or HOST=127.0.0.1"
+                )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address (or the name localhost) can be reached from this machine only."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def describe_settings() -> list[tuple[str, str | None, str]]:
+    """Name, default (None: required) and meaning of every setting, in order of the documentation."""
+    return [(f.metadata["name"], f.metadata["default"], f.metadata["about"]) for f in fields(Config)]
+
+
+def _read(env: Mapping[str, str], name: str, default: str | None, key: str) -> Any:
+    text = env.get(name, "").strip() or default
+    if text is None:
+        raise ConfigError(f"{name} is not set: paste at least one Kimi token (README, 'Get a token')")
+    try:
+        return _PARSERS[key](text)
+    except CredentialError as e:
+        raise ConfigError(f"{name}: {e}") from None
+    except ValueError as e:
+        shown = f"={text}" if key not in _SECRET else ""
+        raise ConfigError(f"{name}{shown}: {e}") from None
+
+
+def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not lowest <= value <= highest:
+            raise ValueError(f"expected a number of seconds from {lowest:g} to {highest:g}")
+        return value
+
+    return parse
+
+
+def _integer(lowest: int, highest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]+", text) or not lowest <= int(text) <= highest:
+            raise ValueError(f"expected a whole number from {lowest} to {highest}")
+        return int(text)
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("expected 1 or 0")
+
+
+def _http_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected an address such as https://www.kimi.com")
+    return text.rstrip("/")
+
+
+def _database_url(text: str) -> str:
+    if not re.match(r"sqlite:///.+", text):
+        raise ValueError("expected sqlite:///path/to/file.db")
+    return text
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    keys = tuple(key for key in (part.strip() for part in text.split(",")) if key)
+    if any(not key.isascii() or not key.isprintable() or " " in key for key in keys):
+        raise ValueError("a key is made of printable ASCII characters without spaces")
+    return keys
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"\[?[0-9A-Za-z.:_-]+\]?", text):
+        raise ValueError("expected an address such as 127.0.0.1, 0.0.0.0 or ::")
+    # gunicorn wants IPv6 addresses in brackets.
+    return f"[{text}]" if ":" in text and not text.startswith("[") else text
+
+
+def _log_level(text: str) -> str:
+    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError("expected DEBUG, INFO, WARNING or ERROR")
+    return text.upper()
+
+
+_SECRET = ("credentials", "api_keys", "database_url")
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "credentials": parse_credentials,
+    "api_keys": _keys,
+    "host": _host,
+    "port": _integer(0, 65535),
+    "workers": _integer(1, 256),
+    "database_url": _database_url,
+    "kimi_base_url": _http_url,
+    "keep_chats": _switch,
+    "heartbeat_s": _seconds(0.1, 3600),
+    "commit_after_s": _seconds(0.05, 3600),
+    "connect_timeout_s": _seconds(0.1, 600),
+    "first_event_timeout_s": _seconds(0.1, 86400),
+    "idle_timeout_s": _seconds(0.1, 86400),
+    "total_timeout_s": _seconds(0.1, 86400),
+    "max_continuations": _integer(0, 100),
+    "conversation_wait_s": _seconds(0, 600),
+    "lease_s": _seconds(0.5, 600),
+    "max_body_bytes": _integer(1024, 1 << 31),
+    "log_level": _log_level,
+}

@@ -1,0 +1,168 @@
+"""What can go wrong, as a tree whose leaves say what to do next.
+
+    GatewayError                         status  blame
+    ├─ InvalidRequest                       400  request   the client sent something we cannot serve
+    ├─ NotAuthorized                        401  request   our own API key is missing or wrong
+    ├─ UnknownModel                         404  request
+    ├─ UnknownConversation                  404  request
+    ├─ ConversationBusy                     409  request   another turn of it is running
+    ├─ ConversationLost                     409  request   the account that owns it is no longer configured
+    ├─ ClientGone                           499  request   nobody is listening any more
+    └─ UpstreamError                        502  upstream
+       ├─ AccountRejected                   401  account   its token is expired, revoked or banned
+       ├─ AccountForbidden                  403  account   flagged, or stopped by a bot wall
+       ├─ AccountLimited                    429  account   too much, too soon
+       ├─ RequestRefused                    400  request   this prompt, on any account
+       ├─ ChatForbidden                     403  request   Kimi has disabled this chat
+       ├─ ChatUnknown                       404  request   Kimi does not know this chat
+       ├─ UpstreamOverloaded                503  upstream
+       ├─ UpstreamUnavailable               502  upstream  connect, read, 5xx, redirect
+       ├─ UpstreamTimeout                   504  upstream  silence
+       └─ UpstreamProtocolError             502  ours      an answer that we cannot read
+
+``status`` is for the client, ``blame`` for the gateway. Knows no JSON shape, no Flask, no requests.
+"""
+
+from typing import ClassVar, Literal
+
+Blame = Literal["request", "account", "upstream", "ours"]
+
+
+class GatewayError(Exception):
+    """A failure that can be told to the client; its text carries no token and no message text.
+
+    ``code`` is a machine-readable name, ``param`` the field of the request that is at fault,
+    ``retry_after_s`` a wait in seconds after which a repetition makes sense.
+    """
+
+    status: ClassVar[int] = 500
+    blame: ClassVar[Blame] = "ours"
+    default_code: ClassVar[str | None] = None
+    # Repeating the same request cannot help, so an SDK should not do so by itself.
+    permanent: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(GatewayError):
+    status = 400
+    blame: ClassVar[Blame] = "request"
+    permanent = True
+
+
+class NotAuthorized(GatewayError):
+    status = 401
+    blame: ClassVar[Blame] = "request"
+    default_code = "invalid_api_key"
+    permanent = True
+
+
+class UnknownModel(GatewayError):
+    status = 404
+    blame: ClassVar[Blame] = "request"
+    default_code = "model_not_found"
+    permanent = True
+
+
+class UnknownConversation(GatewayError):
+    status = 404
+    blame: ClassVar[Blame] = "request"
+    default_code = "conversation_not_found"
+    permanent = True
+
+
+class ConversationBusy(GatewayError):
+    status = 409
+    blame: ClassVar[Blame] = "request"
+    default_code = "conversation_busy"
+
+
+class ConversationLost(GatewayError):
+    status = 409
+    blame: ClassVar[Blame] = "request"
+    default_code = "conversation_lost"
+    permanent = True
+
+
+class ClientGone(GatewayError):
+    status = 499
+    blame: ClassVar[Blame] = "request"
+    default_code = "client_closed_request"
+
+
+class UpstreamError(GatewayError):
+    status = 502
+    blame: ClassVar[Blame] = "upstream"
+    default_code = "upstream_error"
+
+
+class AccountRejected(UpstreamError):
+    status = 401
+    blame: ClassVar[Blame] = "account"
+    default_code = "invalid_api_key"
+    permanent = True
+
+
+class AccountForbidden(UpstreamError):
+    status = 403
+    blame: ClassVar[Blame] = "account"
+    default_code = "forbidden"
+    permanent = True
+
+
+class AccountLimited(UpstreamError):
+    status = 429
+    blame: ClassVar[Blame] = "account"
+    default_code = "rate_limit_exceeded"
+
+
+class RequestRefused(UpstreamError):
+    status = 400
+    blame: ClassVar[Blame] = "request"
+    permanent = True
+
+
+class ChatForbidden(UpstreamError):
+    status = 403
+    blame: ClassVar[Blame] = "request"
+    default_code = "chat_forbidden"
+    permanent = True
+
+
+class ChatUnknown(UpstreamError):
+    status = 404
+    blame: ClassVar[Blame] = "request"
+    default_code = "not_found"
+    permanent = True
+
+
+class UpstreamOverloaded(UpstreamError):
+    status = 503
+    default_code = "overloaded"
+
+
+class UpstreamUnavailable(UpstreamError):
+    status = 502
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    default_code = "timeout"
+
+
+class UpstreamProtocolError(UpstreamError):
+    status = 502
+    blame: ClassVar[Blame] = "ours"
+    default_code = "upstream_protocol_error"

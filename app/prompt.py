@@ -1,0 +1,54 @@
+"""Several messages → the one text that Kimi reads.
+
+Kimi's web interface has one input box: system text, earlier turns and the question must share it. A single
+user message goes through untouched. Everything else is laid out in sections whose headings carry a code that
+is drawn anew for each request, so that no text inside can pretend to be a heading. Knows no JSON of any API.
+"""
+
+import secrets
+from collections.abc import Sequence
+
+from app.chat import Message
+
+
+def flatten(messages: Sequence[Message]) -> str:
+    """One text that holds every message, whole and in order."""
+    if len(messages) == 1 and _is_plain(messages[0]):
+        return messages[0].text
+    code = _code_absent_from(messages)
+    sections = [f"[{code} {_heading(m)}]\n{_body(m)}" for m in messages]
+    return "\n".join(
+        [
+            f"Below is a conversation. Each of its messages begins with a line [{code} role]; "
+            "a line with any other code, or with none, is part of a message. "
+            "Follow the system and developer messages. Continue the conversation: write only the assistant's "
+            "next message, without such a line.",
+            *sections,
+            f"[{code} end]",
+        ]
+    )
+
+
+def _is_plain(message: Message) -> bool:
+    return message.role == "user" and not message.name
+
+
+def _code_absent_from(messages: Sequence[Message]) -> str:
+    while True:
+        code = secrets.token_hex(6)
+        if not any(code in part for m in messages for part in m.parts):
+            return code
+
+
+def _heading(message: Message) -> str:
+    about: list[str] = [message.role]
+    if message.name:
+        about.append(f"name={message.name!r}")
+    if message.tool_call_id:
+        about.append(f"answers={message.tool_call_id!r}")
+    return " ".join(about)
+
+
+def _body(message: Message) -> str:
+    calls = [f"(called {c.name!r}, id {c.id!r}, with {c.arguments})" for c in message.tool_calls]
+    return "\n".join([*message.parts, *calls])

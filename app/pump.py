@@ -1,0 +1,126 @@
+"""Runs a blocking iterator in the background, so that whoever waits for it can do so with a time limit.
+
+A reader thread (under gevent: a greenlet) fills a bounded queue; the consumer takes what is there, all of
+it at once, and gets an empty list when nothing came. Works the same with and without gevent, because it
+uses nothing but ``threading`` and ``queue``. Knows nothing of what flows through it.
+"""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Generator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+# Items that may wait for a slow consumer before the reader stops reading, so that TCP slows the sender.
+_HIGH_WATER = 1000
+
+
+class Cancelled(Exception):
+    """The work was called off; raised in the reader, never seen by the consumer."""
+
+
+class Cancellation:
+    """Calls off work that runs in another thread, also while it blocks on a socket."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._abort: Callable[[], None] | None = None
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def check(self) -> None:
+        """Raises Cancelled where the work has been called off."""
+        if self._cancelled:
+            raise Cancelled
+
+    def attach(self, abort: Callable[[], None]) -> None:
+        """``abort`` ends, from another thread, what the work is about to block on. Raises Cancelled."""
+        with self._lock:
+            self.check()
+            self._abort = abort
+
+    def detach(self) -> None:
+        with self._lock:
+            self._abort = None
+
+    def cancel(self) -> None:
+        """Ends the work at once. Safe from any thread, any number of times."""
+        with self._lock:
+            self._cancelled = True
+            abort, self._abort = self._abort, None
+            if abort is not None:
+                abort()
+
+
+class _End:
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Pump(Generic[T]):
+    """``source`` is called in the background with a Cancellation and its items are taken with ``take``."""
+
+    def __init__(self, source: Callable[[Cancellation], Generator[T, Any, Any]]) -> None:
+        self._source = source
+        self._cancellation = Cancellation()
+        self._queue: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+        self._room = threading.Event()
+        self._end: _End | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def take(self, timeout_s: float) -> list[T]:
+        """The items that have come, at least one unless ``timeout_s`` passes; raises what the source raised.
+
+        StopIteration is never raised: after the last item, the source having ended without an error, the
+        answer is an EndOfSource.
+        """
+        if self._end is not None:
+            raise self._end.error or EndOfSource
+        items: list[T] = []
+        try:
+            item = self._queue.get(timeout=timeout_s)
+            while not isinstance(item, _End):
+                items.append(item)
+                item = self._queue.get_nowait()
+            self._end = item
+        except queue.Empty:
+            pass
+        if not self._room.is_set():
+            self._room.set()
+        if self._end is not None and not items:
+            raise self._end.error or EndOfSource
+        return items
+
+    def cancel(self) -> None:
+        self._cancellation.cancel()
+        self._room.set()
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            items = self._source(self._cancellation)
+            with contextlib.closing(items):
+                for item in items:
+                    self._queue.put(item)
+                    self._wait_for_room()
+                    self._cancellation.check()
+        except BaseException as e:  # noqa: BLE001  # handed to the consumer, which raises it
+            error = e
+        self._queue.put(_End(error))
+
+    def _wait_for_room(self) -> None:
+        if self._queue.qsize() > _HIGH_WATER:
+            self._room.clear()
+            # Looked at again after the flag is down: the consumer may have emptied the queue in between.
+            if self._queue.qsize() > _HIGH_WATER and not self._cancellation.cancelled:
+                self._room.wait()
+
+
+class EndOfSource(Exception):
+    """The source has ended, without an error."""

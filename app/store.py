@@ -1,0 +1,337 @@
+"""The database: what several workers must agree on, and what must survive them.
+
+Knows SQL and its migrations. Must never know policy: what is fresh, who is next, what a client may do.
+Holds no token and no message text. Every method is one short transaction; times are Unix seconds.
+"""
+
+import logging
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import SQLAlchemyError
+
+log = logging.getLogger(__name__)
+
+_meta = sa.MetaData()
+
+_accounts = sa.Table(
+    "accounts",
+    _meta,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("last_turn", sa.BigInteger, nullable=False),  # a counter shared by all: the lowest is next
+)
+
+_conversations = sa.Table(
+    "conversations",
+    _meta,
+    sa.Column("owner", sa.String, primary_key=True),
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("account_id", sa.String),
+    sa.Column("upstream", sa.String),
+    sa.Column("chat_id", sa.String),
+    sa.Column("message_id", sa.String),
+    sa.Column("system_digest", sa.String),
+    sa.Column("turns", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+    sa.Column("holder", sa.String, nullable=False),
+    sa.Column("held_until", sa.Float, nullable=False),
+)
+
+_litter = sa.Table(
+    "litter",
+    _meta,
+    sa.Column("upstream", sa.String, primary_key=True),
+    sa.Column("chat_id", sa.String, primary_key=True),
+    sa.Column("account_id", sa.String, nullable=False),
+    sa.Column("due_at", sa.Float, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+)
+
+_unrecognised = sa.Table(
+    "unrecognised",
+    _meta,
+    sa.Column("upstream", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, primary_key=True),
+    sa.Column("times", sa.Integer, nullable=False),
+    sa.Column("last_seen_at", sa.Float, nullable=False),
+)
+
+_schema = sa.Table("schema_version", sa.MetaData(), sa.Column("version", sa.Integer, nullable=False))
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationRow:
+    """What is known of a conversation. ``chat_id`` is None until Kimi has opened a chat for it."""
+
+    owner: str
+    id: str
+    model: str
+    account_id: str | None
+    upstream: str | None
+    chat_id: str | None
+    message_id: str | None
+    system_digest: str | None
+    turns: int
+    created_at: float
+    updated_at: float
+    holder: str
+    held_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class LitterRow:
+    """A Kimi chat that is to be deleted."""
+
+    upstream: str
+    chat_id: str
+    account_id: str
+    tries: int
+
+
+# The statements, built once: building one costs more than running it.
+
+_P = sa.bindparam
+
+_ADD_ACCOUNT = insert(_accounts).values(id=_P("id"), last_turn=0).on_conflict_do_nothing()
+
+_NEXT_ACCOUNT = (
+    sa.update(_accounts)
+    .where(
+        _accounts.c.id
+        == sa.select(_accounts.c.id)
+        .where(_accounts.c.id.in_(_P("ids", expanding=True)))
+        .order_by(_accounts.c.last_turn, _accounts.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    .values(last_turn=sa.select(sa.func.max(_accounts.c.last_turn)).scalar_subquery() + 1)
+    .returning(_accounts.c.id)
+)
+
+_CHECK_WRITABLE = sa.update(_accounts).where(sa.false()).values(last_turn=0)
+
+_HOLD = (
+    insert(_conversations)
+    .values(
+        owner=_P("owner"),
+        id=_P("id"),
+        model=_P("model"),
+        turns=0,
+        created_at=_P("now"),
+        updated_at=_P("now"),
+        holder=_P("holder"),
+        held_until=_P("until"),
+    )
+    .on_conflict_do_update(
+        index_elements=["owner", "id"],
+        set_={"holder": _P("holder"), "held_until": _P("until")},
+        where=_conversations.c.held_until <= _P("now"),
+    )
+    .returning(*_conversations.c)
+)
+
+_RENEW = (
+    sa.update(_conversations)
+    .where(_conversations.c.holder.in_(_P("holders", expanding=True)))
+    .values(held_until=_P("until"))
+)
+
+_THIS_CONVERSATION = (_conversations.c.owner == _P("of_owner"), _conversations.c.id == _P("of_id"))
+_MY_CONVERSATION = (*_THIS_CONVERSATION, _conversations.c.holder == _P("of_holder"))
+
+_FIND_CONVERSATION = sa.select(*_conversations.c).where(*_THIS_CONVERSATION)
+_SAVE_CONVERSATION = sa.update(_conversations).where(*_MY_CONVERSATION)
+_DROP_CONVERSATION = sa.delete(_conversations).where(*_MY_CONVERSATION)
+
+_ADD_LITTER = (
+    insert(_litter)
+    .values(
+        upstream=_P("upstream"),
+        chat_id=_P("chat_id"),
+        account_id=_P("account_id"),
+        due_at=_P("due_at"),
+        tries=0,
+    )
+    .on_conflict_do_update(index_elements=["upstream", "chat_id"], set_={"due_at": _P("due_at"), "tries": 0})
+)
+
+_TAKE_LITTER = (
+    sa.update(_litter)
+    .where(
+        _litter.c.chat_id
+        == sa.select(_litter.c.chat_id)
+        .where(_litter.c.due_at <= _P("now"), _litter.c.account_id.in_(_P("accounts", expanding=True)))
+        .order_by(_litter.c.due_at)
+        .limit(1)
+        .scalar_subquery()
+    )
+    .values(due_at=_P("again_at"), tries=_litter.c.tries + 1)
+    .returning(_litter.c.upstream, _litter.c.chat_id, _litter.c.account_id, _litter.c.tries)
+)
+
+_DROP_LITTER = sa.delete(_litter).where(
+    _litter.c.upstream == _P("of_upstream"), _litter.c.chat_id == _P("of_chat_id")
+)
+
+_COUNT_UNRECOGNISED = (
+    insert(_unrecognised)
+    .values(upstream=_P("upstream"), kind=_P("kind"), times=1, last_seen_at=_P("now"))
+    .on_conflict_do_update(
+        index_elements=["upstream", "kind"],
+        set_={"times": _unrecognised.c.times + 1, "last_seen_at": _P("now")},
+    )
+)
+
+
+class Store:
+    """One database, opened once per process.
+
+    Opening raises StoreUnusable; later, sqlalchemy.exc.SQLAlchemyError says that the database fails.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._open(url)
+        except (OSError, SQLAlchemyError) as e:
+            raise StoreUnusable(f"the database cannot be opened ({type(e).__name__}: {_first_line(e)})") from e
+
+    def _open(self, url: str) -> None:
+        database = sa.make_url(url).database
+        if database:
+            _create_private(Path(database))
+        # Every statement is a transaction of its own; what must be atomic is one statement.
+        self._engine = sa.create_engine(
+            url, isolation_level="AUTOCOMMIT", hide_parameters=True, connect_args={"timeout": 10}
+        )
+        sa.event.listen(self._engine, "connect", _on_sqlite_connect)
+        self._migrate()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def check_writable(self) -> None:
+        """Raises where nothing can be written."""
+        self._run(_CHECK_WRITABLE)
+
+    # accounts
+
+    def add_accounts(self, ids: Sequence[str]) -> None:
+        for account_id in ids:
+            self._run(_ADD_ACCOUNT, id=account_id)
+
+    def next_account(self, ids: Sequence[str]) -> str:
+        """The one of ``ids`` whose turn is longest ago; it goes to the end of the line. ``ids``: not empty."""
+        row = self._row(_NEXT_ACCOUNT, ids=ids)
+        assert row is not None, "add_accounts was not called"
+        return str(row["id"])
+
+    # conversations
+
+    def hold_conversation(
+        self, owner: str, conversation_id: str, model: str, holder: str, now: float, until: float
+    ) -> ConversationRow | None:
+        """Takes the conversation for one turn, making it if it is new; None while another holder has it."""
+        row = self._row(_HOLD, owner=owner, id=conversation_id, model=model, holder=holder, now=now, until=until)
+        return None if row is None else ConversationRow(**row)
+
+    def renew_holds(self, holders: Sequence[str], until: float) -> None:
+        self._run(_RENEW, holders=holders, until=until)
+
+    def save_conversation(self, owner: str, conversation_id: str, held_by: str, /, **values: Any) -> bool:
+        """Writes columns of a conversation that ``held_by`` has; False if it has it no longer."""
+        query = _SAVE_CONVERSATION.values(values)
+        return self._run(query, of_owner=owner, of_id=conversation_id, of_holder=held_by) > 0
+
+    def drop_conversation(self, owner: str, conversation_id: str, held_by: str) -> None:
+        self._run(_DROP_CONVERSATION, of_owner=owner, of_id=conversation_id, of_holder=held_by)
+
+    def find_conversation(self, owner: str, conversation_id: str) -> ConversationRow | None:
+        row = self._row(_FIND_CONVERSATION, of_owner=owner, of_id=conversation_id)
+        return None if row is None else ConversationRow(**row)
+
+    # litter
+
+    def add_litter(self, upstream: str, chat_id: str, account_id: str, due_at: float) -> None:
+        """Notes a chat for deletion, or sets a new time for one that is noted."""
+        self._run(_ADD_LITTER, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at)
+
+    def take_litter(self, account_ids: Sequence[str], now: float, again_at: float) -> LitterRow | None:
+        """One chat that is due, put off until ``again_at`` so that no other worker takes it meanwhile."""
+        row = self._row(_TAKE_LITTER, accounts=account_ids, now=now, again_at=again_at)
+        return None if row is None else LitterRow(**row)
+
+    def drop_litter(self, upstream: str, chat_id: str) -> None:
+        self._run(_DROP_LITTER, of_upstream=upstream, of_chat_id=chat_id)
+
+    # what upstreams said that we did not understand
+
+    def count_unrecognised(self, upstream: str, kind: str, now: float) -> None:
+        self._run(_COUNT_UNRECOGNISED, upstream=upstream, kind=kind, now=now)
+
+    # machinery
+
+    def _run(self, statement: sa.Executable, **values: Any) -> int:
+        with self._engine.connect() as db:
+            return db.execute(statement, values).rowcount
+
+    def _row(self, statement: sa.Executable, **values: Any) -> dict[str, Any] | None:
+        with self._engine.connect() as db:
+            row = db.execute(statement, values).mappings().first()
+        return None if row is None else dict(row)
+
+    def _migrate(self) -> None:
+        """Brings the database to the newest version; several workers may start at once."""
+        with self._engine.connect() as db:
+            db.exec_driver_sql("BEGIN IMMEDIATE")
+            db.execute(sa.schema.CreateTable(_schema, if_not_exists=True))
+            version = db.execute(sa.select(sa.func.max(_schema.c.version))).scalar() or 0
+            if version > len(_MIGRATIONS):
+                raise StoreUnusable(
+                    f"the database is of version {version}, newer than this gateway's {len(_MIGRATIONS)}"
+                )
+            for number, migrate in enumerate(_MIGRATIONS[version:], start=version + 1):
+                migrate(db)
+                db.execute(sa.insert(_schema).values(version=number))
+            db.exec_driver_sql("COMMIT")
+
+
+class StoreUnusable(Exception):
+    """The database cannot be opened, or was written by a newer gateway."""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _m001_first_tables(db: sa.Connection) -> None:
+    _meta.create_all(db)
+
+
+# Applied in order, each once. A migration that has been released is never edited.
+_MIGRATIONS = [_m001_first_tables]
+
+
+def _create_private(path: Path) -> None:
+    """The file exists and only its owner can read it, before anything is written into it."""
+    if str(path) == ":memory:":
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        log.warning("other users of this machine may read the database file; chmod 600 it")
+
+
+def _on_sqlite_connect(dbapi: Any, _record: Any) -> None:
+    cursor = dbapi.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # NORMAL in WAL mode: nothing is lost when a process is killed; a power cut may lose the last moment.
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
