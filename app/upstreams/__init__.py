@@ -1,0 +1,46 @@
+"""What an upstream is. Must never know any upstream in particular."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.accounts import Account
+from app.chat import ChatRequest, Event, Model
+from app.pump import Cancellation
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The upstream chat that a turn continues: its id, and the last answer in it where that is known."""
+
+    chat_id: str
+    message_id: str | None
+
+
+class Upstream(Protocol):
+    """One generation of Kimi's protocol. Objects hold no state of a request."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def models(self) -> Sequence[Model]: ...
+
+    def open(
+        self,
+        request: ChatRequest,
+        prompt: str,
+        account: Account,
+        resume: Resume | None,
+        cancellation: Cancellation,
+    ) -> Generator[Event, None, None]:
+        """The events of one turn, ``Started`` first and ``Finished`` last; blocks while Kimi is silent.
+
+        Raises UpstreamError, also where the stream ends without Kimi having said that the answer is complete,
+        and Cancelled. ``prompt`` is the whole text of the turn. The caller closes the iterator.
+        """
+        ...
+
+    def delete_chat(self, account: Account, chat_id: str) -> None:
+        """Deletes a chat; one that is already gone is no error. Raises UpstreamError."""
+        ...

@@ -1,0 +1,292 @@
+"""Generation 1: REST calls and JSON in server-sent events (``kimi-protocol.md`` 3; L1 and L2 of 12).
+
+Knows its paths, bodies, events and model names. Must never know Flask, OpenAI's fields, retries, other
+accounts or the other generation.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app import sse
+from app.accounts import Account
+from app.chat import (
+    HEARTBEAT,
+    ChatRequest,
+    Event,
+    Finished,
+    FinishReason,
+    Model,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    Unrecognised,
+)
+from app.errors import ChatUnknown, UpstreamError, UpstreamProtocolError, UpstreamUnavailable
+from app.pump import Cancellation
+from app.upstreams import Resume, kimi_errors
+from app.upstreams.kimi_http import KimiHttp, Reply
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wire:
+    """What a model id means in a request body."""
+
+    title: str
+    model: str
+    use_search: bool
+
+
+# The server validates `model` against kimi, k1, k1.5, k2, k1.5-thinking (L1).
+_MODELS = {
+    "k2": _Wire("Kimi K2", "k2", use_search=True),
+    "k2-nosearch": _Wire("Kimi K2, without web search", "k2", use_search=False),
+    "k1.5": _Wire("Kimi K1.5", "k1.5", use_search=True),
+    "k1.5-nosearch": _Wire("Kimi K1.5, without web search", "k1.5", use_search=False),
+    "k1.5-thinking": _Wire("Kimi K1.5, long thinking", "k1.5-thinking", use_search=False),
+    "k1.5-thinking-nosearch": _Wire("Kimi K1.5, long thinking", "k1.5-thinking", use_search=False),
+}
+
+
+class KimiRest:
+    """One Kimi site, spoken to in generation 1."""
+
+    name = "kimi_rest"
+    models = tuple(Model(id, wire.title) for id, wire in _MODELS.items())
+
+    def __init__(self, http: KimiHttp, *, max_continuations: int) -> None:
+        self._http = http
+        self._max_continuations = max_continuations
+
+    def open(
+        self,
+        request: ChatRequest,
+        prompt: str,
+        account: Account,
+        resume: Resume | None,
+        cancellation: Cancellation,
+    ) -> Generator[Event, None, None]:
+        """See ``Upstream.open``. Answers that Kimi cuts at its length limit are continued (3.9)."""
+        chat_id = resume.chat_id if resume else self._create_chat(account, cancellation)
+        yield Started(chat_id)
+        wire = _MODELS[request.model]
+        body = build_turn(prompt, wire)
+        segment_id: str | None = None
+        for left in range(self._max_continuations, -1, -1):
+            continued = segment_id is not None
+            answer = _Answer(segment_id=segment_id)
+            try:
+                yield from self._turn(chat_id, account, body, answer, left == 0, cancellation)
+            except UpstreamError as e:
+                if answer.said_something or not continued:
+                    raise
+                log.warning("an answer that Kimi cut at its length limit was not continued: %s", e.message)
+            if answer.reason is None:
+                if answer.said_something or not continued:
+                    raise UpstreamUnavailable(
+                        f"{account.label}: Kimi closed the connection before the end of the answer"
+                    )
+                # What was said is whole up to the limit that Kimi named: that, and no more, is reported.
+                yield Finished("length")
+            if not answer.may_continue:
+                return
+            segment_id = answer.segment_id
+            body = build_continuation(answer.segment_id or "", wire)
+
+    def delete_chat(self, account: Account, chat_id: str) -> None:
+        reply = self._http.call("DELETE", f"/api/chat/{chat_id}", account)
+        if not 200 <= reply.status < 300:
+            error = kimi_errors.refusal(reply, account)
+            if not isinstance(error, ChatUnknown):
+                raise error
+
+    def _create_chat(self, account: Account, cancellation: Cancellation) -> str:
+        reply = self._http.call("POST", "/api/chat", account, _NEW_CHAT, cancellation)
+        chat_id = _chat_id(reply)
+        if chat_id is not None:
+            return chat_id
+        error = kimi_errors.refusal(reply, account)
+        if isinstance(error, ChatUnknown):
+            raise UpstreamUnavailable(
+                f"{account.label}: {self._http.base_url} does not serve this protocol (status {reply.status}); "
+                "check KIMI_BASE_URL"
+            )
+        raise error
+
+    def _turn(
+        self,
+        chat_id: str,
+        account: Account,
+        body: bytes,
+        answer: "_Answer",
+        is_last: bool,
+        cancellation: Cancellation,
+    ) -> Iterator[Event]:
+        """One stream, into ``answer``; ends with Finished unless the answer is to be continued."""
+        path = f"/api/chat/{chat_id}/completion/stream"
+        with self._http.stream(path, account, body, "application/json", cancellation) as stream:
+            if not stream.ok or stream.media_type in _NO_STREAM:
+                raise kimi_errors.refusal(stream.whole(), account)
+            for payload in sse.decode(stream.lines()):
+                yield from answer.take(payload, account)
+                if answer.reason is not None:
+                    if is_last or not answer.may_continue:
+                        yield Finished(answer.reason)
+                    stream.drain()
+                    return
+
+
+# What answers 200 and is no stream: an error in JSON (3.10), a page of a bot wall. Everything else is read as
+# one: no source says which content type the stream has.
+_NO_STREAM = ("application/json", "text/html", "application/xhtml+xml")
+
+# Frames that say nothing that a client is to see (3.4): the echo, the title, search progress, ends of parts.
+_QUIET = frozenset({"resp", "rename", "debug", "search_plus", "ref_docs", "done", "ping"})
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One stream, event by event. ``reason`` stays None until Kimi has said that the answer is complete."""
+
+    segment_id: str | None = None
+    reason: FinishReason | None = None
+    said_something: bool = False
+    _length: bool = False
+    # Half of a surrogate pair that Kimi's JSON cut in two (`"\ud83d"` here, `"\ude00"` in the next event).
+    _half: str = ""
+    _odd: bool = False
+
+    @property
+    def may_continue(self) -> bool:
+        return self.reason == "length" and self.segment_id is not None
+
+    def take(self, payload: bytes | None, account: Account) -> tuple[Event, ...]:
+        """The events for the data of one SSE event (3.4); raises UpstreamError for an ``error`` frame."""
+        frame = self._parse(payload) if payload else {"event": "ping"}
+        match frame.get("event"):
+            case "cmpl":
+                return self._delta(TextDelta, frame)
+            case "k1":
+                return self._delta(ReasoningDelta, frame)
+            case "req":
+                # `continue` names the user's segment (3.9).
+                self.segment_id = str(frame["id"]) if frame.get("id") else self.segment_id
+            case "length":
+                self._length = True
+            case "all_done":
+                return self._finish("length" if self._length else "stop")
+            case "error":
+                error = kimi_errors.in_stream(frame.get("error"), account)
+                if error is not None:
+                    raise error
+                return self._finish("content_filter")
+            case str(kind) if kind in _QUIET:
+                pass
+            case kind:
+                return (Unrecognised(f"event {str(kind)[:40]}"),)
+        return (HEARTBEAT,)
+
+    def _finish(self, reason: FinishReason) -> tuple[Event, ...]:
+        self.reason = reason
+        half, self._half = self._half, ""
+        return (TextDelta(_whole_text(half)),) if half else (HEARTBEAT,)
+
+    def _delta(self, kind: type[TextDelta] | type[ReasoningDelta], frame: dict[str, Any]) -> tuple[Event, ...]:
+        text = frame.get("text")
+        if not isinstance(text, str):
+            return (Unrecognised(f"event {frame['event']} without text"),)
+        if self._odd:
+            text = self._half + text
+            self._half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
+            text = _whole_text(text[:-1] if self._half else text)
+        if not text:
+            return (HEARTBEAT,)
+        self.said_something = True
+        return (kind(text),)
+
+    def _parse(self, payload: bytes) -> dict[str, Any]:
+        try:
+            frame = orjson.loads(payload)
+        except ValueError:
+            if payload == b"[DONE]":
+                return {"event": "[DONE]"}
+            frame = self._parse_odd(payload)
+        return frame if isinstance(frame, dict) else {"event": "(no object)"}
+
+    def _parse_odd(self, payload: bytes) -> Any:
+        """JSON with half a surrogate pair, which orjson refuses and the standard library reads."""
+        try:
+            frame = json.loads(payload)
+        except ValueError as e:
+            raise UpstreamProtocolError(
+                f"Kimi sent an event of {len(payload)} bytes that is not JSON ({type(e).__name__})"
+            ) from None
+        self._odd = True
+        return frame
+
+
+def build_turn(prompt: str, wire: _Wire) -> bytes:
+    """The body of a turn (3.2): Kimi reads the first message only."""
+    return orjson.dumps(
+        {
+            "kimiplus_id": "kimi",
+            "extend": {"sidebar": True},
+            "model": wire.model,
+            "use_search": wire.use_search,
+            "messages": [{"role": "user", "content": prompt}],
+            "refs": [],
+            "history": [],
+            "scene_labels": [],
+            "use_semantic_memory": False,
+            "use_deep_research": False,
+        }
+    )
+
+
+def build_continuation(segment_id: str, wire: _Wire) -> bytes:
+    """The body that asks for the rest of an answer (3.9); its single space is what clients were seen to send."""
+    return orjson.dumps(
+        {
+            "segment_id": segment_id,
+            "action": "continue",
+            "messages": [{"role": "user", "content": " "}],
+            "kimiplus_id": "kimi",
+            "extend": {"sidebar": True},
+            "model": wire.model,
+        }
+    )
+
+
+# 3.1, the form of 2025. The name is what the site itself gives a chat without one.
+_NEW_CHAT = orjson.dumps(
+    {
+        "name": "未命名会话",
+        "born_from": "home",
+        "kimiplus_id": "kimi",
+        "is_example": False,
+        "source": "web",
+        "tags": [],
+    }
+)
+
+
+def _chat_id(reply: Reply) -> str | None:
+    """The id of a new chat, fit to stand in a path; None where the reply holds none."""
+    try:
+        fields = orjson.loads(reply.body) if 200 <= reply.status < 300 else None
+    except ValueError:
+        return None
+    chat_id = fields.get("id") if isinstance(fields, dict) else None
+    return chat_id if isinstance(chat_id, str) and re.fullmatch(r"[\w-]{1,128}", chat_id, re.ASCII) else None
+
+
+def _whole_text(text: str) -> str:
+    """The text with surrogate pairs joined; a half without its other half becomes U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
