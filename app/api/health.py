@@ -1,0 +1,21 @@
+"""Whether the process lives, and whether a chat could be served: GET /healthz and GET /readyz."""
+
+from flask import Blueprint, Response
+
+from app.api import gateway, json_response
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/healthz")
+def healthz() -> Response:
+    return json_response({"status": "ok"})
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """503 with the reasons where no account is usable or the database cannot be written."""
+    problems = gateway().problems()
+    if problems:
+        return json_response({"status": "not ready", "problems": problems}, 503)
+    return json_response({"status": "ready"})

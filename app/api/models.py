@@ -1,0 +1,37 @@
+"""OpenAI's list of models: GET /v1/models and GET /v1/models/{id}."""
+
+from typing import Any
+from urllib.parse import unquote
+
+from flask import Blueprint, Response
+
+from app.api import caller, gateway, json_response
+from app.chat import Model
+
+blueprint = Blueprint("models", __name__)
+
+# Clients want a number and do calculations with it; Kimi tells none, so it is the day this list was made.
+_CREATED = 1763856000
+
+
+@blueprint.get("/models", strict_slashes=False)
+def list_models() -> Response:
+    caller()
+    return json_response({"object": "list", "data": [_encode(model) for model in gateway().models]})
+
+
+@blueprint.get("/models/<path:model_id>")
+def get_model(model_id: str) -> Response:
+    caller()
+    # Apache may hand over the id with its percent signs (openai-contract.md 1.11).
+    return json_response(_encode(gateway().model(unquote(model_id))))
+
+
+def _encode(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": _CREATED,
+        "owned_by": "moonshot-ai",
+        "name": model.title,
+    }

@@ -1,0 +1,79 @@
+"""``create_app``: the one place that knows all parts.
+
+Must never know a route's logic, a wire field, or the environment.
+"""
+
+import logging
+
+from flask import Flask
+
+from app import api, logs
+from app.accounts import Accounts
+from app.api import chat_completions, health, models
+from app.auth import ApiKeys
+from app.config import Config
+from app.conversations import Conversations
+from app.gateway import Gateway, Patience
+from app.store import Store
+from app.upstreams.kimi_http import KimiHttp, Timeouts
+from app.upstreams.kimi_rest import KimiRest
+
+log = logging.getLogger(__name__)
+
+
+def create_app(config: Config) -> Flask:
+    """The WSGI application. Opens the database; raises StoreUnusable where it cannot."""
+    logs.configure(config.log_level, [*(c.token for c in config.credentials), *config.api_keys])
+    store = Store(config.database_url)
+    gateway = build_gateway(config, store)
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    app.config["HEARTBEAT_S"] = config.heartbeat_s
+    app.extensions["gateway"] = gateway
+    app.extensions["api_keys"] = ApiKeys(config.api_keys)
+    api.install(app)
+    app.url_map.converters["anything"] = chat_completions.AnythingConverter
+    app.register_blueprint(health.blueprint)
+    for blueprint in (chat_completions.blueprint, models.blueprint):
+        app.register_blueprint(blueprint, url_prefix="/v1")
+        # Clients differ in whether their base URL ends in /v1.
+        app.register_blueprint(blueprint, name=f"{blueprint.name}_unprefixed")
+    gateway.sweep()
+    _say_ready(config)
+    return app
+
+
+def _say_ready(config: Config) -> None:
+    for credential in config.credentials:
+        if credential.kind == "opaque":
+            log.warning("%s is no token with an expiry that could be read; it is used as it is", credential.label)
+    log.info("ready: %d accounts at %s", len(config.credentials), config.kimi_base_url)
+
+
+def build_gateway(config: Config, store: Store) -> Gateway:
+    """The gateway with its upstreams, over a store."""
+    http = KimiHttp(
+        config.kimi_base_url,
+        Timeouts(
+            connect_s=config.connect_timeout_s,
+            call_s=min(30.0, config.first_event_timeout_s),
+            # The gateway's own limits come first; this one only ends a reader that was forgotten.
+            read_s=max(config.first_event_timeout_s, config.idle_timeout_s) + 30,
+        ),
+    )
+    patience = Patience(
+        # Twice a heartbeat, so that a client that left is noticed within one; seldom enough to cost nothing.
+        tick_s=min(1.0, config.heartbeat_s / 2, config.idle_timeout_s / 4, config.first_event_timeout_s / 4),
+        commit_after_s=config.commit_after_s,
+        first_event_s=config.first_event_timeout_s,
+        idle_s=config.idle_timeout_s,
+        total_s=config.total_timeout_s,
+    )
+    return Gateway(
+        [KimiRest(http, max_continuations=config.max_continuations)],
+        Accounts(config.credentials, store),
+        Conversations(store, lease_s=config.lease_s, wait_s=config.conversation_wait_s),
+        store,
+        patience,
+        keep_chats=config.keep_chats,
+    )

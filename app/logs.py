@@ -1,0 +1,38 @@
+"""What is logged and how: one line per event on standard error, with the request's id, without secrets.
+
+Must never know message text: nobody hands it any.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from contextvars import ContextVar
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+
+# A JWT, wherever it comes from: those of the accounts are the only ones around.
+_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+
+
+class _Redacting(logging.Formatter):
+    """The last line of defence: the secrets that we know are taken out of every record, tracebacks too."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        super().__init__("%(asctime)s %(levelname)s [%(process)d] [%(request_id)s] %(name)s: %(message)s")
+        parts = [re.escape(secret) for secret in secrets if secret]
+        self._secrets = re.compile("|".join([*parts, _JWT.pattern]))
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.request_id = request_id.get()
+        return self._secrets.sub("[secret]", super().format(record))
+
+
+def configure(level: str, secrets: Sequence[str]) -> None:
+    """Sends everything of ``level`` and above to standard error; the libraries below WARNING stay silent."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacting(secrets))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("app").setLevel(level)

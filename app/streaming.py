@@ -1,0 +1,54 @@
+"""Between WSGI and us: an iterator of bytes as a response that is not buffered, and whether the client left.
+
+Must never know what the bytes mean.
+"""
+
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flask import Response
+
+
+def event_stream(body: Iterable[bytes], close: Callable[[], None], headers: Mapping[str, str]) -> Response:
+    """An SSE response. ``close`` is called at its end, whatever the end is, also where it never began."""
+    response = Response(body, content_type="text/event-stream; charset=utf-8", direct_passthrough=True)
+    response.headers["Cache-Control"] = "no-cache"
+    # nginx holds a whole answer back without this (measured: openai-contract.md 6).
+    response.headers["X-Accel-Buffering"] = "no"
+    response.headers.update(headers)
+    # A generator that was never started runs no `finally`: this is called all the same.
+    response.call_on_close(close)
+    return response
+
+
+def client_watch(environ: Mapping[str, Any]) -> Callable[[], bool]:
+    """A function that tells, without waiting, whether the client has closed its connection.
+
+    Knows gunicorn (any worker), werkzeug's server and waitress; elsewhere the answer is always False, and a
+    client that left is found when something is written to it.
+    """
+    is_disconnected = environ.get("waitress.client_disconnected")
+    if callable(is_disconnected):
+        return lambda: bool(is_disconnected())
+    sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    return _socket_watch(sock) if sock is not None else lambda: False
+
+
+def _socket_watch(sock: socket.socket) -> Callable[[], bool]:
+    def is_gone() -> bool:
+        try:
+            timeout = sock.gettimeout()
+            # Never waits, neither on a plain socket nor on a gevent one: that waits unless its timeout is 0.
+            sock.settimeout(0)
+            try:
+                return sock.recv(1, socket.MSG_PEEK) == b""
+            finally:
+                sock.settimeout(timeout)
+        except (BlockingIOError, ValueError):
+            # Nothing to read, so it is open; or TLS, where nothing can be peeked at.
+            return False
+        except OSError:
+            return True
+
+    return is_gone

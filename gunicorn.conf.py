@@ -1,0 +1,44 @@
+"""How gunicorn runs the gateway: ``gunicorn`` in this folder needs no further option.
+
+Imports nothing that opens sockets: gevent must patch the standard library first, in each worker.
+"""
+
+import os
+import sys
+
+from dotenv import load_dotenv
+
+from app.config import Config, ConfigError
+
+load_dotenv()
+
+try:
+    # A wrong setting stops the start here, with one line, instead of in every worker.
+    _config = Config.from_env(os.environ)
+except ConfigError as error:
+    sys.exit(f"kimi-gateway: {error}")
+
+wsgi_app = "wsgi:app"
+bind = f"{_config.host}:{_config.port}"
+workers = _config.workers
+worker_class = "gevent"
+# Streams at once per worker; each is one connection that mostly waits.
+worker_connections = 4096
+# A worker that does not answer its master for so long is replaced; long streams are no reason.
+timeout = 120
+graceful_timeout = 30
+keepalive = 75
+# The gateway writes one line per turn itself.
+accesslog = None
+errorlog = "-"
+loglevel = "warning"
+# Off: it would put a socket into the home directory, which may be read-only.
+control_socket_disable = True
+
+
+def on_starting(server):  # type: ignore[no-untyped-def]  # gunicorn's hook; its types are not published
+    """The command line may bind elsewhere than HOST says: the same rule holds for it."""
+    try:
+        _config.check_bind([address[0] for address in server.cfg.address if isinstance(address, tuple)])
+    except ConfigError as error:
+        sys.exit(f"kimi-gateway: {error}")

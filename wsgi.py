@@ -1,0 +1,20 @@
+"""The WSGI entry point: ``wsgi:app``, for gunicorn and for any other WSGI host."""
+
+import os
+import sys
+
+from dotenv import load_dotenv
+
+from app.config import Config, ConfigError
+from app.factory import create_app
+from app.store import StoreUnusable
+
+load_dotenv()
+
+try:
+    app = create_app(Config.from_env(os.environ))
+except (ConfigError, StoreUnusable) as error:
+    name = "" if isinstance(error, ConfigError) else "DATABASE_URL: "
+    sys.stderr.write(f"kimi-gateway: {name}{error}\n")
+    # With this status gunicorn gives up; with any other it would start the worker again and again.
+    sys.exit(4)
