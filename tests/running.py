@@ -1,0 +1,330 @@
+"""The processes that tests talk to: the simulator, and the gateway under a real server, on free ports.
+
+Every process is started here, writes into a log file that is kept until the end of the run (the last test
+searches them for secrets), and is ended by its pid.
+"""
+
+import base64
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from app.simulator import tokens
+
+ROOT = Path(__file__).parent.parent
+EVENT_STREAM = {"Content-Type": "text/event-stream; charset=utf-8"}
+
+# What test messages contain, so that a search through logs and databases can find any that leaked.
+CANARY = "canary-Kanarienvogel-金丝雀"
+
+# How each kind of server is started on an inherited listening socket.
+SERVERS = {
+    "gevent": ["-m", "gunicorn", "-b", "fd://{fd}"],
+    "gthread": ["-m", "gunicorn", "-b", "fd://{fd}", "-k", "gthread", "--threads", "16"],
+    "threads": [
+        "-c",
+        "from werkzeug.serving import make_server; from wsgi import app;"
+        "make_server('127.0.0.1', 0, app, threaded=True, fd={fd}).serve_forever()",
+    ],
+}
+
+
+def mint(user: str, lifetime_s: float = 86400, kind: tokens.Kind = "access") -> str:
+    """A token that the simulator accepts."""
+    return tokens.mint(user, kind, lifetime_s)
+
+
+class Process:
+    """A child process with its output in a file."""
+
+    def __init__(self, arguments: Sequence[str], env: dict[str, str], log: Path, fds: Sequence[int] = ()) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.popen = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env={**_bare_environment(), **env},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                pass_fds=fds,
+            )
+
+    @property
+    def runs(self) -> bool:
+        return self.popen.poll() is None
+
+    def children(self) -> list[int]:
+        """Pids of the children: gunicorn's workers."""
+        path = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+
+    def stop(self, sig: int = signal.SIGINT) -> None:
+        if self.popen.poll() is None:
+            self.popen.send_signal(sig)
+        try:
+            self.popen.wait(20)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait(10)
+            raise AssertionError(f"a process did not end:\n{self.log.read_text()[-2000:]}") from None
+
+
+@dataclass
+class Simulator:
+    """A running simulator and its control interface."""
+
+    url: str
+    process: Process
+
+    def control(self, method: str, path: str, **arguments: Any) -> Any:
+        reply = requests.request(method, f"{self.url}/_sim/{path}", timeout=30, **arguments)
+        assert reply.ok, reply.text
+        return reply.json()
+
+    def reset(self) -> None:
+        self.control("POST", "reset")
+
+    def knobs(self, **knobs: Any) -> None:
+        self.control("POST", "knobs", json=knobs)
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.control("GET", "state")
+        return state
+
+    def wait(self, field: str, timeout_s: float = 15, **condition: Any) -> None:
+        """Waits until a counter has a value: ``wait("open_streams", equals=0)``."""
+        query = {"field": field, "timeout_s": timeout_s, **condition}
+        reply = requests.get(f"{self.url}/_sim/wait", params=query, timeout=timeout_s + 15)
+        assert reply.ok, f"{field} {condition} did not come true: {reply.text[:500]}"
+
+    def open_gate(self, name: str) -> None:
+        self.control("POST", f"gates/{name}/open")
+
+    def requests(self, path_contains: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.control("GET", "requests", params={"path_contains": path_contains})
+        return found
+
+    def prompts(self) -> list[str]:
+        """The texts that were sent as turns, in order."""
+        return [r["json"]["messages"][0]["content"] for r in self.requests("/completion/stream")]
+
+    def script(
+        self,
+        body: bytes,
+        *,
+        cuts: Sequence[int] | str = (),
+        framing: str = "chunked",
+        end: str = "clean",
+        headers: dict[str, str] | None = None,
+        match: str = "/completion/stream",
+        **more: Any,
+    ) -> None:
+        """The next turn is answered with exactly these bytes, cut at these offsets."""
+        wish = {
+            "match": match,
+            "body_base64": base64.b64encode(body).decode(),
+            "cuts": cuts if isinstance(cuts, str) else list(cuts),
+            "framing": framing,
+            "end": end,
+            "headers": EVENT_STREAM if headers is None else headers,
+            **more,
+        }
+        self.control("POST", "script", json=wish)
+
+
+@dataclass
+class Gateway:
+    """A running gateway and the files that it writes."""
+
+    url: str
+    process: Process
+    database: Path
+    workers: int
+
+    def wait_for_workers(self) -> None:
+        """Until every worker has been started, or the start has failed."""
+        wait_until("all workers run", lambda: self.log().count(" ready: ") >= self.workers or not self.process.runs)
+
+    def chat(self, body: dict[str, Any], conversation: str | None = None, **arguments: Any) -> requests.Response:
+        path = "/v1/chat/completions" + (f"/{conversation}" if conversation else "")
+        return self.post(path, json=body, **arguments)
+
+    def say(self, text: str, conversation: str | None = None, **body: Any) -> requests.Response:
+        """One user message; ``body`` takes further fields."""
+        message = {"role": "user", "content": f"{text} {CANARY}"}
+        return self.chat(
+            {"model": "k2", "messages": [message], **body}, conversation, stream=bool(body.get("stream"))
+        )
+
+    def post(self, path: str, **arguments: Any) -> requests.Response:
+        return requests.post(self.url + path, timeout=60, **arguments)
+
+    def get(self, path: str, **arguments: Any) -> requests.Response:
+        return requests.get(self.url + path, timeout=60, **arguments)
+
+    def delete(self, path: str, **arguments: Any) -> requests.Response:
+        return requests.delete(self.url + path, timeout=60, **arguments)
+
+    def kill(self) -> None:
+        """SIGKILL for all of it. The master first: it must not start new workers for the killed ones."""
+        workers = self.process.children()
+        os.kill(self.process.popen.pid, signal.SIGKILL)
+        self.process.popen.wait(10)
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+
+    def log(self) -> str:
+        return self.process.log.read_text()
+
+
+class Running:
+    """Starts processes and ends them; remembers every log and database that they wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.logs: list[Path] = []
+        self.databases: list[Path] = []
+        self._number = 0
+
+    @contextlib.contextmanager
+    def simulator(self, *arguments: str) -> Iterator[Simulator]:
+        log = self._new_file("simulator", "log")
+        process = Process(["-m", "app.simulator", "--port", "0", *arguments], {}, log)
+        try:
+            yield Simulator(_wait_for_line(process, "listening on "), process)
+        finally:
+            process.stop()
+
+    @contextlib.contextmanager
+    def gateway(
+        self, upstream: str, *, server: str = "gevent", database: Path | None = None, **settings: str
+    ) -> Iterator[Gateway]:
+        """A gateway with three accounts (alice, bob, carol) unless ``settings`` say otherwise.
+
+        The socket listens before the process starts, so the first request waits instead of failing.
+        """
+        database = database or self._new_file("gateway", "db")
+        log = self._new_file("gateway", "log")
+        self.logs.append(log)
+        self.databases.append(database)
+        env = {
+            "KIMI_TOKENS": ",".join(f"{user}={mint(user)}" for user in ("alice", "bob", "carol")),
+            "KIMI_BASE_URL": upstream,
+            "DATABASE_URL": f"sqlite:///{database}",
+            "LOG_LEVEL": "DEBUG",
+            **settings,
+        }
+        with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+            arguments = [part.format(fd=listener.fileno()) for part in SERVERS[server]]
+            process = Process(arguments, env, log, [listener.fileno()])
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        workers = 1 if server == "threads" else int(settings.get("WEB_CONCURRENCY", "2"))
+        gateway = Gateway(url, process, database, workers)
+        try:
+            yield gateway
+            # gunicorn loses a signal that comes while a worker is being started, and then waits for long.
+            gateway.wait_for_workers()
+        finally:
+            process.stop()
+
+    def _new_file(self, name: str, ending: str) -> Path:
+        self._number += 1
+        return self.folder / f"{self._number:03}-{name}.{ending}"
+
+
+def read_stream(response: requests.Response) -> "Answer":
+    """An SSE answer, read to its end."""
+    assert response.status_code == 200, response.text
+    assert response.headers["Content-Type"].startswith("text/event-stream")
+    return Answer.of_events(response.content)
+
+
+@dataclass
+class Answer:
+    """What a client makes of an answer, streamed or whole."""
+
+    content: str
+    reasoning: str
+    finish_reason: str | None
+    error: dict[str, Any] | None
+    done: bool
+    comments: int = 0
+
+    @classmethod
+    def of_events(cls, body: bytes) -> "Answer":
+        import json
+
+        answer = cls("", "", None, None, False)
+        for block in body.decode("utf-8").split("\n\n"):
+            assert not answer.done or not block, f"something after [DONE]: {block!r}"
+            if block.startswith(":"):
+                answer.comments += 1
+            elif block == "data: [DONE]":
+                answer.done = True
+            elif block:
+                assert block.startswith("data: ") and "\n" not in block, block
+                answer._add(json.loads(block[6:]))
+        return answer
+
+    def _add(self, chunk: dict[str, Any]) -> None:
+        if "error" in chunk:
+            self.error = chunk["error"]
+            return
+        assert self.error is None and chunk["object"] == "chat.completion.chunk"
+        for choice in chunk["choices"]:
+            assert self.finish_reason is None, "a delta after the finish"
+            self.content += choice["delta"].get("content") or ""
+            self.reasoning += choice["delta"].get("reasoning_content") or ""
+            self.finish_reason = choice["finish_reason"]
+
+    @classmethod
+    def of_completion(cls, response: requests.Response) -> "Answer":
+        body = response.json()
+        if "error" in body:
+            return cls("", "", None, body["error"], True)
+        choice = body["choices"][0]
+        message = choice["message"]
+        return cls(message["content"], message.get("reasoning_content", ""), choice["finish_reason"], None, True)
+
+
+def ask(gateway: Gateway, stream: bool, text: str = "hello", **body: Any) -> Answer:
+    """One question in either mode."""
+    response = gateway.say(text, stream=stream, **body)
+    if stream and response.status_code == 200:
+        return read_stream(response)
+    return Answer.of_completion(response)
+
+
+def wait_until(what: str, condition: Any, timeout_s: float = 15) -> None:
+    """For what has no event to wait for: the disappearance of a row, a line in a log."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"did not come true: {what}"
+        os.sched_yield()
+
+
+def _bare_environment() -> dict[str, str]:
+    """Nothing of the developer's own settings; warnings of ours are errors there too."""
+    keep = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV")
+    return {name: os.environ[name] for name in keep if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
+
+
+def _wait_for_line(process: Process, start: str) -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.popen.poll() is None:
+        for line in process.log.read_text().splitlines():
+            if line.startswith(start):
+                return line.removeprefix(start)
+        os.sched_yield()
+    raise AssertionError(f"the process did not start:\n{process.log.read_text()}")

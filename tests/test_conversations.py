@@ -1,0 +1,289 @@
+"""Conversations that Kimi holds: the same chat, the same account, only what is new; through restarts and kills."""
+
+import os
+import signal
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+
+from tests.running import CANARY, Answer, Gateway, Running, Simulator, mint, read_stream, wait_until
+
+BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+
+
+def message(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": f"{text} {CANARY}"}
+
+
+def turns(simulator: Simulator) -> list[tuple[str, str, str]]:
+    """Chat, account and text of each turn that Kimi was sent, in order."""
+    return [
+        (r["path"].split("/")[3], r["account"], r["json"]["messages"][0]["content"].replace(f" {CANARY}", ""))
+        for r in simulator.requests("/completion/stream")
+    ]
+
+
+@BOTH_MODES
+def test_a_conversation_stays_in_its_chat_with_its_account(
+    gateway: Gateway, simulator: Simulator, stream: bool
+) -> None:
+    name = f"stays-{stream}"
+    for text in ("I like tea", "and also cake", "what did I say"):
+        response = gateway.say(text, conversation=name, stream=stream)
+        answer = read_stream(response) if stream else Answer.of_completion(response)
+        assert answer.finish_reason == "stop"
+    assert "I like tea" in answer.content and "and also cake" in answer.content
+    sent = turns(simulator)
+    assert len({(chat, account) for chat, account, _ in sent}) == 1
+    assert [text for *_, text in sent] == ["I like tea", "and also cake", "what did I say"]
+    assert simulator.state()["deleted_chats"] == 0
+
+
+def test_only_what_is_new_is_sent_when_the_client_sends_its_whole_history(
+    gateway: Gateway, simulator: Simulator
+) -> None:
+    history = [message("system", "be brief"), message("user", "one")]
+    for text in ("two", "three"):
+        answer = Answer.of_completion(gateway.chat({"model": "k2", "messages": history}, "history"))
+        history += [{"role": "assistant", "content": answer.content}, message("user", text)]
+    gateway.chat({"model": "k2", "messages": history}, "history")
+    sent = [text for *_, text in turns(simulator)]
+    assert "be brief" in sent[0] and "one" in sent[0]
+    assert sent[1:] == ["two", "three"]
+
+
+def test_a_conversation_that_begins_with_a_history_sends_all_of_it(gateway: Gateway, simulator: Simulator) -> None:
+    history = [message("user", "one"), message("assistant", "first"), message("user", "two")]
+    gateway.chat({"model": "k2", "messages": history}, "moved-here")
+    assert all(text in turns(simulator)[0][2] for text in ("one", "first", "two"))
+
+
+def test_instructions_are_sent_again_only_when_they_changed(gateway: Gateway, simulator: Simulator) -> None:
+    for system, text in (("be brief", "one"), ("be brief", "two"), ("be verbose", "three"), (None, "four")):
+        messages = [message("system", system)] if system else []
+        gateway.chat({"model": "k2", "messages": [*messages, message("user", text)]}, "instructed")
+    sent = [text for *_, text in turns(simulator)]
+    assert "be brief" in sent[0]
+    assert sent[1] == "two"
+    assert "be verbose" in sent[2] and "three" in sent[2]
+    assert sent[3] == "four"
+
+
+def test_nothing_new_is_a_400(gateway: Gateway, simulator: Simulator) -> None:
+    gateway.say("one", conversation="nothing-new")
+    messages = [message("user", "one"), message("assistant", "first")]
+    response = gateway.chat({"model": "k2", "messages": messages}, "nothing-new")
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "messages")
+    assert gateway.say("two", conversation="nothing-new").ok
+
+
+@pytest.mark.parametrize("name", ["a", "A-z_0.9:x", "x" * 128])
+def test_ids_of_the_allowed_form_work(gateway: Gateway, simulator: Simulator, name: str) -> None:
+    assert gateway.say("one", conversation=name).ok
+    assert gateway.get(f"/v1/chat/completions/{name}").json()["id"] == name
+
+
+@pytest.mark.parametrize("name", ["x" * 129, "a b", "a/b", "ä", "a%0Ab", "a%3Fb", "%00", "a%2Fb", "名"])
+def test_other_ids_are_a_400_that_says_so(gateway: Gateway, simulator: Simulator, name: str) -> None:
+    for response in (
+        gateway.say("one", conversation=name),
+        gateway.get(f"/v1/chat/completions/{name}"),
+        gateway.delete(f"/v1/chat/completions/{name}"),
+    ):
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (400, "invalid_conversation_id")
+        assert "1 to 128" in error["message"]
+    assert not simulator.requests("")
+
+
+def test_a_conversation_tells_what_is_known_of_it(gateway: Gateway, simulator: Simulator) -> None:
+    assert gateway.get("/v1/chat/completions/told").status_code == 404
+    gateway.say("one", conversation="told")
+    gateway.say("two", conversation="told", model="k1.5")
+    told = gateway.get("/v1/chat/completions/told").json()
+    assert (told["object"], told["id"], told["model"], told["turns"]) == ("conversation", "told", "k1.5", 2)
+    assert told["created"] <= told["updated"] and told["busy"] is False
+    assert CANARY not in str(told)
+
+
+def test_a_deleted_conversation_is_forgotten_here_and_at_kimi(gateway: Gateway, simulator: Simulator) -> None:
+    gateway.say("one", conversation="gone")
+    deleted = gateway.delete("/v1/chat/completions/gone")
+    assert deleted.json() == {"object": "conversation.deleted", "id": "gone", "deleted": True}
+    simulator.wait("deleted_chats", equals=1)
+    for response in (gateway.get("/v1/chat/completions/gone"), gateway.delete("/v1/chat/completions/gone")):
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "conversation_not_found")
+    gateway.say("two", conversation="gone")
+    assert len({chat for chat, *_ in turns(simulator)}) == 2
+
+
+def test_a_failed_turn_does_not_count(quick: Gateway, simulator: Simulator) -> None:
+    quick.say("one", conversation="failing")
+    simulator.knobs(fail="overloaded", fail_after=1)
+    assert quick.say("two", conversation="failing").status_code == 503
+    assert read_stream(quick.say("two", conversation="failing", stream=True)).error
+    simulator.knobs(fail="", fail_after=None)
+    assert quick.get("/v1/chat/completions/failing").json()["turns"] == 1
+    assert quick.say("two", conversation="failing").ok
+    assert quick.get("/v1/chat/completions/failing").json()["turns"] == 2
+    assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
+
+
+def test_a_failed_first_turn_leaves_nothing_behind(quick: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(fail="overloaded", fail_after=1)
+    assert quick.say("one", conversation="stillborn").status_code == 503
+    assert quick.get("/v1/chat/completions/stillborn").status_code == 404
+    simulator.wait("deleted_chats", equals=1)
+    simulator.knobs(fail="", fail_after=None)
+    assert quick.say("one", conversation="stillborn").ok
+
+
+def test_a_chat_that_kimi_has_lost_is_a_404_that_says_so(quick: Gateway, simulator: Simulator) -> None:
+    quick.say("one", conversation="lost")
+    simulator.reset()
+    error = quick.say("two", conversation="lost").json()["error"]
+    assert error["code"] == "not_found" and "start a new conversation" in error["message"]
+
+
+def test_a_second_turn_waits_and_then_is_told_that_the_conversation_is_busy(
+    quick: Gateway, simulator: Simulator
+) -> None:
+    simulator.knobs(gate="busy", gate_after=1)
+    with quick.say("one", conversation="busy", stream=True) as first:
+        simulator.wait("gate:busy", at_least=1)
+        second = quick.say("two", conversation="busy")
+        error = second.json()["error"]
+        assert (second.status_code, error["type"], error["code"]) == (409, "conflict_error", "conversation_busy")
+        assert second.headers["Retry-After"] == "5"
+        assert quick.get("/v1/chat/completions/busy").json()["busy"] is True
+        assert quick.delete("/v1/chat/completions/busy").status_code == 409
+        simulator.open_gate("busy")
+        assert read_stream(first).finish_reason == "stop"
+    simulator.knobs(gate="")
+    assert quick.say("three", conversation="busy").ok
+    assert simulator.state()["max_open_streams"] == 1
+
+
+def test_turns_at_the_same_time_follow_one_another(running: Running, simulator: Simulator) -> None:
+    """Eight at once, over two workers: each waits for its turn, none meets another in the chat."""
+    with running.gateway(simulator.url, CONVERSATION_WAIT_S="20") as gateway, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda i: gateway.say(f"turn {i}", conversation="queue"), range(8)))
+        assert [a.status_code for a in answers] == [200] * 8
+        assert gateway.get("/v1/chat/completions/queue").json()["turns"] == 8
+    assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
+    assert simulator.state()["max_open_streams"] == 1
+
+
+def test_a_conversation_survives_a_restart(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        gateway.say("I like tea", conversation="restart")
+        database = gateway.database
+    for _ in range(4):
+        with running.gateway(simulator.url, database=database, WEB_CONCURRENCY="1") as gateway:
+            answer = gateway.say("what did I say", conversation="restart").json()
+            assert "I like tea" in answer["choices"][0]["message"]["content"]
+    assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
+
+
+@pytest.mark.parametrize("first_turns", [0, 1])
+@pytest.mark.parametrize("victim", ["worker", "gateway"])
+def test_a_conversation_survives_a_kill_in_mid_answer(
+    running: Running, simulator: Simulator, first_turns: int, victim: str
+) -> None:
+    """SIGKILL while the answer comes: after the restart the conversation goes on, in its chat, with its account."""
+    with running.gateway(simulator.url, LEASE_S="1") as gateway:
+        for number in range(first_turns):
+            assert gateway.say(f"before {number}", conversation="killed").ok
+        simulator.knobs(gate="kill", gate_after=1)
+        with gateway.say("I like tea", conversation="killed", stream=True) as cut:
+            simulator.wait("gate:kill", at_least=1)
+            if victim == "gateway":
+                gateway.kill()
+            else:
+                for pid in gateway.process.children():
+                    os.kill(pid, signal.SIGKILL)
+            with pytest.raises(requests.RequestException):
+                assert b"[DONE]" not in cut.content
+        simulator.wait("open_streams", equals=0)
+        simulator.knobs(gate="")
+        if victim == "worker":
+            after = gateway.say("what did I say", conversation="killed")
+            told = gateway.get("/v1/chat/completions/killed").json()
+    if victim == "gateway":
+        with running.gateway(simulator.url, database=gateway.database, LEASE_S="1") as restarted:
+            after = restarted.say("what did I say", conversation="killed")
+            told = restarted.get("/v1/chat/completions/killed").json()
+    assert after.status_code == 200, after.text
+    assert "I like tea" in after.json()["choices"][0]["message"]["content"]
+    assert told["turns"] == first_turns + 1
+    assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
+
+
+def test_chats_of_killed_workers_are_deleted_later(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, TOTAL_TIMEOUT_S="1000") as gateway:
+        simulator.knobs(gate="kill", gate_after=1)
+        with gateway.say("hello", stream=True):
+            simulator.wait("gate:kill", at_least=1)
+            gateway.kill()
+    # As if the time that an answer may take had passed.
+    db = sqlite3.connect(gateway.database)
+    with db:
+        assert db.execute("UPDATE litter SET due_at = 0").rowcount == 1
+    db.close()
+    with running.gateway(simulator.url, database=gateway.database):
+        simulator.wait("deleted_chats", equals=1)
+
+
+def test_a_client_that_leaves_frees_the_conversation(quick: Gateway, simulator: Simulator) -> None:
+    quick.say("one", conversation="left")
+    simulator.knobs(gate="leave", gate_after=1)
+    with quick.say("two", conversation="left", stream=True):
+        simulator.wait("gate:leave", at_least=1)
+    simulator.wait("open_streams", equals=0)
+    simulator.knobs(gate="")
+    wait_until("the conversation is free", lambda: not quick.get("/v1/chat/completions/left").json()["busy"])
+    assert quick.get("/v1/chat/completions/left").json()["turns"] == 1
+    assert quick.say("three", conversation="left").ok
+
+
+def test_a_conversation_belongs_to_the_key_that_opened_it(running: Running, simulator: Simulator) -> None:
+    def headers(key: str) -> dict[str, Any]:
+        return {"headers": {"Authorization": f"Bearer {key}"}}
+
+    body = {"model": "k2", "messages": [message("user", "I like tea")]}
+    with running.gateway(simulator.url, GATEWAY_API_KEYS="key-one,key-two") as gateway:
+        path = "/v1/chat/completions/mine"
+        assert gateway.post(path, json=body, **headers("key-one")).ok
+        assert gateway.get(path, **headers("key-one")).ok
+        assert gateway.get(path, **headers("key-two")).status_code == 404
+        assert gateway.delete(path, **headers("key-two")).status_code == 404
+        # The other key's conversation of the same name is another one.
+        assert gateway.post(path, json=body, **headers("key-two")).ok
+        assert gateway.get(path, **headers("key-one")).json()["turns"] == 1
+    assert len({chat for chat, *_ in turns(simulator)}) == 2
+
+
+def test_a_conversation_whose_account_is_gone_says_so(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, KIMI_TOKENS=mint("alice")) as gateway:
+        gateway.say("one", conversation="orphan")
+    with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=mint("bob")) as other:
+        response = other.say("two", conversation="orphan")
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (409, "conversation_lost")
+        assert "KIMI_TOKENS" in error["message"] and response.headers["x-should-retry"] == "false"
+    # A new token of the same user is the same account.
+    with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=mint("alice", 5000)) as again:
+        assert again.say("two", conversation="orphan").ok
+    assert {account for _, account, _ in turns(simulator)} == {"alice"}
+
+
+def test_many_workers_may_start_on_a_new_database_at_once(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, WEB_CONCURRENCY="6") as gateway:
+        gateway.wait_for_workers()
+        assert gateway.say("hello").ok
+        assert "Traceback" not in gateway.log()
+        assert threading.active_count() < 50

@@ -1,0 +1,251 @@
+"""The text that arrives is what Kimi's events carried, however the network cuts the bytes."""
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.running import CANARY, Answer, Gateway, Simulator, ask, read_stream
+
+WIRE = Path(__file__).parent / "wire"
+
+
+@dataclass
+class WireCase:
+    """One recorded or made-up turn: the bytes of its streams, and what a client must make of them."""
+
+    name: str
+    streams: list[bytes]
+    expected: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "WireCase":
+        parts = [path.with_suffix(".sse"), *sorted(WIRE.glob(f"{path.stem}.?.sse"))]
+        return cls(path.stem, [part.read_bytes() for part in parts], json.loads(path.read_text()))
+
+
+CASES = [WireCase.read(path) for path in sorted(WIRE.glob("*.json"))]
+
+
+def cuts_by_line(body: bytes) -> list[int]:
+    return [i + 1 for i, byte in enumerate(body) if byte == 0x0A]
+
+
+def cuts_nowhere(_body: bytes) -> list[int]:
+    return []
+
+
+def cuts_everywhere(_body: bytes) -> str:
+    return "each_byte"
+
+
+def cuts_at_random(body: bytes, seed: int) -> list[int]:
+    chance = random.Random(seed)
+    return sorted(chance.sample(range(1, len(body)), min(len(body) - 1, chance.randint(1, 40))))
+
+
+CUTTINGS: list[Callable[[bytes], Sequence[int] | str]] = [
+    cuts_nowhere,
+    cuts_by_line,
+    cuts_everywhere,
+    *(partial(cuts_at_random, seed=seed) for seed in range(6)),
+]
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_wire_file_gives_its_answer_under_every_cutting(
+    gateway: Gateway, simulator: Simulator, case: WireCase, framing: str
+) -> None:
+    for cut in CUTTINGS:
+        for stream in (True, False):
+            for body in case.streams:
+                simulator.script(body, cuts=cut(body), framing=framing)
+            check(case, ask(gateway, stream), stream)
+
+
+def check(case: WireCase, answer: Answer, stream: bool) -> None:
+    expected = case.expected
+    if expected["error"]:
+        assert answer.error is not None and answer.error["code"] == expected["error"], answer
+        assert answer.finish_reason is None
+        assert answer.content == (expected["content"] if stream else "")
+        return
+    assert answer.error is None, answer.error
+    assert answer.content == expected["content"]
+    assert answer.reasoning == expected["reasoning"]
+    assert answer.finish_reason == expected["finish_reason"]
+    assert answer.done
+
+
+@dataclass
+class _Cuts:
+    """How many cuts the test below has made; hypothesis calls it many times."""
+
+    made: int = 0
+
+
+# Any text that JSON can carry; surrogates have a wire file of their own.
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+_SEARCH = st.fixed_dictionaries(
+    {"type": st.sampled_from(["start", "start_res", "get_res", "answer"]), "title": _TEXT}
+)
+_SIDE_EVENTS = st.one_of(
+    st.builds(lambda t: {"event": "rename", "text": t}, _TEXT),
+    st.builds(lambda m: {"event": "search_plus", "msg": m}, _SEARCH),
+    st.builds(lambda t: {"event": "debug", "message": {"search_target": t}}, _TEXT),
+    st.builds(
+        lambda k, t: {"event": k, "text": t}, st.sampled_from(["zone_set", "loading", "ref_card", "novel"]), _TEXT
+    ),
+    st.sampled_from([{"event": "ping"}, {"event": "done"}, {"event": "ref_docs", "ref_cards": []}, None]),
+)
+_SPOKEN = st.builds(lambda k, t: {"event": k, "text": t}, st.sampled_from(["cmpl", "cmpl", "k1"]), _TEXT)
+
+
+@st.composite
+def _turns(draw: st.DrawFn) -> tuple[list[Any], bytes]:
+    """Events in an order that the protocol allows, and their bytes."""
+    events = draw(st.lists(st.one_of(_SPOKEN, _SPOKEN, _SIDE_EVENTS), max_size=14))
+    events = [{"event": "req", "id": "x", "content": draw(_TEXT)}, {"event": "resp", "id": "y"}, *events]
+    end = draw(st.sampled_from(["\n", "\n", "\r\n"]))
+    start = draw(st.sampled_from(["data: ", "data:"]))
+    ascii_only = draw(st.booleans())
+    body = b""
+    for event in [*events, {"event": "all_done"}]:
+        line = ": a comment" if event is None else start + json.dumps(event, ensure_ascii=ascii_only)
+        body += f"{line}{end}{end}".encode()
+    return events, body
+
+
+def test_any_text_in_any_order_under_any_cutting_is_the_same_answer(gateway: Gateway, simulator: Simulator) -> None:
+    count = _Cuts()
+    session = requests.Session()
+
+    @settings(
+        max_examples=150,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(turn=_turns(), each_byte=st.booleans(), seed=st.integers(0, 2**32), stream=st.booleans(), data=st.data())
+    def same_answer(turn: tuple[list[Any], bytes], each_byte: bool, seed: int, stream: bool, data: Any) -> None:
+        events, body = turn
+        cuts = "each_byte" if each_byte else cuts_at_random(body, seed)
+        simulator.script(body, cuts=cuts, framing=data.draw(st.sampled_from(["chunked", "close"])))
+        message = {"role": "user", "content": CANARY}
+        response = session.post(
+            f"{gateway.url}/v1/chat/completions",
+            json={"model": "k2", "messages": [message], "stream": stream},
+            timeout=30,
+        )
+        answer = read_stream(response) if stream else Answer.of_completion(response)
+        assert answer.error is None
+        assert answer.content == spoken(events, "cmpl")
+        assert answer.reasoning == spoken(events, "k1")
+        assert answer.finish_reason == "stop"
+        count.made += len(body) - 1 if each_byte else len(cuts)
+
+    with session:
+        same_answer()
+    assert count.made >= 10_000, count.made
+
+
+def spoken(events: list[Any], kind: str) -> str:
+    return "".join(event["text"] for event in events if event is not None and event["event"] == kind)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_a_stream_cut_at_any_byte_is_never_a_finished_answer(
+    gateway: Gateway, simulator: Simulator, framing: str, end: str
+) -> None:
+    case = next(case for case in CASES if case.name == "t2-thinking")
+    (body,) = case.streams
+    # Every byte once per framing and way of ending, in one mode or the other, shifted so that all meet all.
+    for offset in range(len(body)):
+        stream = offset % 2 == (framing == "chunked")
+        simulator.script(body[:offset], cuts=[offset // 2], framing=framing, end=end)
+        answer = ask(gateway, stream)
+        assert answer.finish_reason is None, (offset, answer)
+        assert answer.error is not None and answer.error["code"] == "upstream_error", (offset, answer)
+        assert case.expected["content"].startswith(answer.content)
+        assert case.expected["reasoning"].startswith(answer.reasoning)
+        assert answer.done
+
+
+def test_tokens_leave_as_they_come_and_not_later(gateway: Gateway, simulator: Simulator) -> None:
+    """With either framing: a token that Kimi has sent arrives while Kimi still holds the next one back."""
+    for framing in ("chunked", "close"):
+        gate = f"hold-{framing}"
+        simulator.knobs(framing=framing, say="first second", token_chars=6, gate=gate, gate_after=1)
+        with gateway.say("hello", stream=True) as response:
+            got = b""
+            for piece in response.iter_content(None):
+                got += piece
+                if b'"first "' in got and b'"second"' not in got:
+                    simulator.open_gate(gate)
+            assert b'"second"' in got and got.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_large_answer_is_whole(gateway: Gateway, simulator: Simulator) -> None:
+    text = "".join(chr(0x4E00 + i % 20000) for i in range(200_000))
+    simulator.script(event(text) + event("") + b'data: {"event":"all_done"}\n\n', cuts=[100, 65536, 65537])
+    assert ask(gateway, True).content == text
+
+
+def event(text: str) -> bytes:
+    return b"data: " + json.dumps({"event": "cmpl", "text": text}, ensure_ascii=False).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_cut_at_the_length_limit_is_continued(gateway: Gateway, simulator: Simulator, stream: bool) -> None:
+    simulator.knobs(say="one two three four", token_chars=4, length_after=1, length_times=2)
+    answer = ask(gateway, stream)
+    assert (answer.content, answer.finish_reason) == ("one two three four", "stop")
+    bodies = [r["json"] for r in simulator.requests("/completion/stream")]
+    assert [b.get("action") for b in bodies] == [None, "continue", "continue"]
+    assert [b["messages"][0]["content"] for b in bodies[1:]] == [" ", " "]
+    assert len({b["segment_id"] for b in bodies[1:]}) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_length_is_reported_when_the_continuations_are_used_up(
+    running: Any, simulator: Simulator, stream: bool
+) -> None:
+    simulator.knobs(say="a b c d e f g h", token_chars=2, length_after=1, length_times=20)
+    with running.gateway(simulator.url, MAX_CONTINUATIONS="2") as gateway:
+        answer = ask(gateway, stream)
+    assert (answer.content, answer.finish_reason) == ("a b c ", "length")
+    assert len(simulator.requests("/completion/stream")) == 3
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_continuation_that_kimi_refuses_leaves_an_honest_length(
+    gateway: Gateway, simulator: Simulator, stream: bool
+) -> None:
+    case = next(case for case in CASES if case.name == "t5-length")
+    simulator.script(case.streams[0])
+    simulator.script(
+        b'{"error_type":"chat.user_stream_pushing"}', headers={"Content-Type": "application/json"}, status=429
+    )
+    answer = ask(gateway, stream)
+    assert (answer.content, answer.finish_reason) == ("第一章……（写到一半", "length")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_continuation_that_breaks_off_is_an_error(gateway: Gateway, simulator: Simulator, stream: bool) -> None:
+    case = next(case for case in CASES if case.name == "t5-length")
+    simulator.script(case.streams[0])
+    simulator.script(case.streams[1][:200], end="close")
+    answer = ask(gateway, stream)
+    assert answer.finish_reason is None and answer.error is not None

@@ -1,0 +1,196 @@
+"""Silence, heartbeats and clients that leave: under gunicorn with gevent, with threads, and without gunicorn."""
+
+import json
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.running import CANARY, Gateway, Running, Simulator, ask, read_stream
+
+HEARTBEAT_S = 1.0
+BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+
+
+@pytest.fixture(scope="module", params=["gevent", "gthread", "threads"])
+def patient(request: pytest.FixtureRequest, running: Running, shared_simulator: Simulator) -> Iterator[Gateway]:
+    """A gateway under each kind of server that commits early and beats fast."""
+    with running.gateway(
+        shared_simulator.url, server=request.param, HEARTBEAT_S=str(HEARTBEAT_S), COMMIT_AFTER_S="0.3"
+    ) as gateway:
+        yield gateway
+
+
+class RawClient:
+    """A client that can leave in any way: by closing (FIN) or by resetting (RST) its connection."""
+
+    def __init__(self, gateway: Gateway, stream: bool, path: str = "/v1/chat/completions") -> None:
+        address = urlsplit(gateway.url)
+        body = json.dumps(
+            {"model": "k2", "stream": stream, "messages": [{"role": "user", "content": CANARY}]}
+        ).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.socket = socket.create_connection((address.hostname, address.port), timeout=30)
+        self.socket.sendall(head.encode() + body)
+        self._got = b""
+
+    def read_until(self, wanted: bytes, times: int = 1) -> bytes:
+        while self._got.count(wanted) < times:
+            piece = self.socket.recv(65536)
+            assert piece, f"the server closed before {wanted!r}: {self._got!r}"
+            self._got += piece
+        return self._got
+
+    def leave(self, how: str) -> None:
+        if how == "reset":
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("moment", ["before the headers", "before the first token", "in mid-stream"])
+@BOTH_MODES
+def test_a_client_that_leaves_closes_the_upstream_stream(
+    patient: Gateway, simulator: Simulator, stream: bool, moment: str, how: str
+) -> None:
+    after = {"before the headers": -1, "before the first token": 0, "in mid-stream": 2}[moment]
+    simulator.knobs(gate="leave", gate_after=after, tokens=10)
+    client = RawClient(patient, stream)
+    simulator.wait("gate:leave", at_least=1)
+    if stream and after > 0:
+        client.read_until(b'"content":', 3)
+    simulator.wait("open_streams", at_least=1)
+    client.leave(how)
+    simulator.wait("open_streams", equals=0, timeout_s=2 * HEARTBEAT_S)
+    simulator.wait("deleted_chats", equals=1)
+
+
+@BOTH_MODES
+def test_a_client_that_leaves_while_the_chat_is_being_opened_closes_that_too(
+    patient: Gateway, simulator: Simulator, stream: bool
+) -> None:
+    simulator.knobs(fail="silent_headers", fail_at="create")
+    before = simulator.state()["open_connections"]
+    client = RawClient(patient, stream)
+    # Whether a kept connection is used or a new one: the request is there, and then its connection is not.
+    simulator.wait("total_requests", at_least=simulator.state()["total_requests"])
+    while not simulator.requests("/api/chat"):
+        pass
+    during = simulator.state()["open_connections"]
+    client.leave("close")
+    simulator.wait("open_connections", equals=during - 1, timeout_s=2 * HEARTBEAT_S)
+    assert during - 1 <= before
+
+
+def test_a_client_that_leaves_a_busy_stream_closes_the_upstream_stream(
+    patient: Gateway, simulator: Simulator
+) -> None:
+    """Tokens keep coming: the next write or the next look finds out."""
+    for stream in (True, False):
+        simulator.knobs(tokens=1_000_000, delay_s=0.01)
+        client = RawClient(patient, stream)
+        simulator.wait("open_streams", at_least=1)
+        client.leave("close")
+        simulator.wait("open_streams", equals=0, timeout_s=2 * HEARTBEAT_S)
+
+
+def test_a_client_that_leaves_the_line_of_a_conversation_is_noticed(patient: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(gate="line", gate_after=1)
+    path = "/v1/chat/completions/line"
+    first = RawClient(patient, True, path)
+    simulator.wait("gate:line", at_least=1)
+    RawClient(patient, True, path).leave("close")
+    simulator.open_gate("line")
+    first.read_until(b"[DONE]")
+    first.leave("close")
+    simulator.knobs(gate="")
+    assert patient.say("again", conversation="line").ok
+    # The one that left never became a turn.
+    assert len(simulator.requests("/completion/stream")) == 2
+
+
+@pytest.mark.parametrize("gate_after", [-1, 0, 1])
+def test_a_silent_stream_is_kept_alive_and_then_whole(
+    patient: Gateway, simulator: Simulator, gate_after: int
+) -> None:
+    simulator.knobs(gate="hush", gate_after=gate_after, say="one two three", token_chars=4)
+    client = RawClient(patient, True)
+    client.read_until(b"\n: keep-alive\n\n", 2)
+    simulator.open_gate("hush")
+    got = client.read_until(b"data: [DONE]\n\n")
+    client.leave("close")
+    assert got.startswith(b"HTTP/1.1 200 OK")
+    deltas = [
+        json.loads(line[6:]) for line in got.replace(b"\r\n", b"\n").split(b"\n") if line.startswith(b"data: {")
+    ]
+    assert "".join(d["choices"][0]["delta"].get("content", "") for d in deltas) == "one two three"
+    assert deltas[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_failure_after_the_headers_went_out_is_an_error_event(patient: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(gate="late", gate_after=0, fail="overloaded", fail_after=0)
+    client = RawClient(patient, True)
+    client.read_until(b": keep-alive")
+    simulator.open_gate("late")
+    got = client.read_until(b"[DONE]")
+    client.leave("close")
+    assert b'"code":"overloaded"' in got and b'"finish_reason":"stop"' not in got
+
+
+def test_kimis_own_signs_of_life_keep_a_stream_from_timing_out(quick: Gateway, simulator: Simulator) -> None:
+    """Nothing but pings for longer than the idle timeout of one second: patience, no error."""
+    simulator.knobs(ping_s=0.2, first_delay_s=1.6, say="late")
+    for stream in (True, False):
+        assert ask(quick, stream).content == "late"
+
+
+def test_a_slow_reader_gets_everything(patient: Gateway, simulator: Simulator) -> None:
+    """Much more than all buffers hold: the upstream is slowed down, nothing is lost."""
+    simulator.knobs(tokens=60_000, token_chars=64)
+    client = RawClient(patient, True)
+    simulator.wait("open_streams", at_least=1)
+    client.read_until(b'"finish_reason":"stop"')
+    client.leave("close")
+    simulator.wait("open_streams", equals=0)
+
+
+def test_connections_to_kimi_are_used_again(running: Running, simulator: Simulator) -> None:
+    for framing in ("chunked", "close"):
+        with running.gateway(simulator.url, WEB_CONCURRENCY="1", KIMI_KEEP_CHATS="1") as gateway:
+            simulator.knobs(framing=framing)
+            before = simulator.state()["total_connections"]
+            for _ in range(10):
+                assert read_stream(gateway.say("hello", stream=True)).finish_reason == "stop"
+            opened = simulator.state()["total_connections"] - before
+            # A body that ends with its connection costs one each time; nothing else does.
+            assert opened <= (2 if framing == "chunked" else 12)
+
+
+def test_a_stop_signal_lets_running_answers_end(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        simulator.knobs(gate="term", gate_after=1, say="one two three", token_chars=4)
+        gateway.wait_for_workers()
+        client = RawClient(gateway, True)
+        simulator.wait("gate:term", at_least=1)
+        gateway.process.popen.send_signal(signal.SIGTERM)
+        simulator.open_gate("term")
+        got = client.read_until(b"data: [DONE]\n\n")
+        assert got.count(b'"content":') == 5 and b'"finish_reason":"stop"' in got
+        client.leave("close")
+        assert gateway.process.popen.wait(20) == 0
+
+
+def test_hundreds_of_streams_at_once(gateway: Gateway, simulator: Simulator) -> None:
+    """They wait for one another at a gate, so all are open at the same time."""
+    simulator.knobs(gate="many", gate_after=1, say="all of us", token_chars=3)
+    clients = [RawClient(gateway, True) for _ in range(300)]
+    simulator.wait("gate_waiting:many", equals=300)
+    assert simulator.state()["open_streams"] == 300
+    simulator.open_gate("many")
+    for client in clients:
+        got = client.read_until(b"[DONE]")
+        assert got.count(b'"content":') == 4 and b'"finish_reason":"stop"' in got
+        client.leave("close")

@@ -1,0 +1,147 @@
+"""Starting: what a wrong setting says, who may listen where, which files are made."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.config import describe_settings
+from tests.running import ROOT, Running, Simulator, mint
+
+GOOD = "a.good.token-of-enough-length"
+
+
+def start(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
+    """gunicorn with exactly these settings, started to see it fail; its exit code and what it printed."""
+    env = {"PATH": os.environ["PATH"], "DATABASE_URL": f"sqlite:///{folder}/x.db", "PORT": "0", **settings}
+    done = subprocess.run(
+        [sys.executable, "-m", "gunicorn", *arguments],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "KIMI_TOKENS is not set"),
+        ({"KIMI_TOKENS": " , "}, "KIMI_TOKENS: holds no token"),
+        ({"KIMI_TOKENS": f"{GOOD},two words here"}, "KIMI_TOKENS: entry 2 is not a token"),
+        ({"KIMI_TOKENS": f"a={GOOD}1,a={GOOD}2"}, "the label 'a' is used twice"),
+        ({"KIMI_BASE_URL": "kimi.com"}, "KIMI_BASE_URL=kimi.com: expected an address such as https://www.kimi.com"),
+        ({"DATABASE_URL": "data.db"}, "DATABASE_URL: expected sqlite:///path/to/file.db"),
+        ({"HEARTBEAT_S": "often"}, "HEARTBEAT_S=often: expected a number of seconds from"),
+        ({"HEARTBEAT_S": "nan"}, "HEARTBEAT_S=nan: expected a number of seconds from"),
+        ({"COMMIT_AFTER_S": "-1"}, "COMMIT_AFTER_S=-1: expected a number of seconds from"),
+        ({"PORT": "http"}, "PORT=http: expected a whole number"),
+        ({"WEB_CONCURRENCY": "0"}, "WEB_CONCURRENCY=0: expected a whole number from 1"),
+        ({"MAX_CONTINUATIONS": "1.5"}, "MAX_CONTINUATIONS=1.5: expected a whole number"),
+        ({"KIMI_KEEP_CHATS": "perhaps"}, "KIMI_KEEP_CHATS=perhaps: expected 1 or 0"),
+        ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL=LOUD: expected DEBUG"),
+        ({"GATEWAY_API_KEYS": "clé"}, "GATEWAY_API_KEYS: a key is made of printable ASCII"),
+        ({"HOST": "a b"}, "HOST=a b: expected an address"),
+        ({"HOST": "0.0.0.0"}, "GATEWAY_API_KEYS is not set"),
+        ({"HOST": "::"}, "GATEWAY_API_KEYS is not set"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path, settings: dict[str, str], says: str) -> None:
+    settings = settings if "KIMI_TOKENS" in settings or not settings else {"KIMI_TOKENS": GOOD, **settings}
+    code, output = start(tmp_path, **settings)
+    assert code != 0
+    (line,) = output.strip().splitlines()
+    assert line.startswith("kimi-gateway: ") and says in line
+    assert GOOD not in output
+
+
+def test_a_bind_on_the_command_line_follows_the_same_rule(tmp_path: Path) -> None:
+    code, output = start(tmp_path, "-b", "0.0.0.0:0", KIMI_TOKENS=GOOD)
+    assert code != 0 and "GATEWAY_API_KEYS is not set" in output and "Traceback" not in output
+
+
+def test_a_database_that_cannot_be_opened_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("a file where a folder is wanted")
+    code, output = start(tmp_path, KIMI_TOKENS=GOOD, DATABASE_URL=f"sqlite:///{tmp_path}/folder/x.db")
+    assert code != 0
+    assert "kimi-gateway: DATABASE_URL" in output and "Traceback" not in output
+
+
+def test_other_wsgi_servers_get_the_same_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import wsgi"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 4 and done.stderr.startswith("kimi-gateway: KIMI_TOKENS is not set")
+
+
+def test_tokens_are_taken_as_people_paste_them(running: Running, simulator: Simulator) -> None:
+    pasted = f" \"Bearer {mint('alice')}\" , 'kimi-auth={mint('bob')};' ,\n second = {mint('carol')},, "
+    with running.gateway(simulator.url, KIMI_TOKENS=pasted) as gateway:
+        for _ in range(3):
+            assert gateway.say("hello").ok
+        assert "ready: 3 accounts" in gateway.log()
+    assert set(simulator.state()["accounts"]) == {"alice", "bob", "carol"}
+
+
+def test_two_tokens_of_one_user_are_one_account(running: Running, simulator: Simulator) -> None:
+    tokens = f"{mint('alice', -5)},{mint('alice', 500)},{mint('bob')}"
+    with running.gateway(simulator.url, KIMI_TOKENS=tokens) as gateway:
+        for _ in range(4):
+            assert gateway.say("hello").ok
+    assert {name: a["turns"] for name, a in simulator.state()["accounts"].items()} == {"alice": 2, "bob": 2}
+
+
+def test_the_database_is_private(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.say("hello", conversation="private").ok
+        for path in gateway.database.parent.glob(f"{gateway.database.name}*"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def test_without_keys_only_this_machine_is_served(running: Running, simulator: Simulator) -> None:
+    """A proxy that says on whose behalf it asks shows that the gateway can be reached from elsewhere."""
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.get("/v1/models", headers={"X-Forwarded-For": "127.0.0.1"}).ok
+        refused = gateway.get("/v1/models", headers={"X-Forwarded-For": "203.0.113.7"})
+        assert refused.status_code == 401 and "GATEWAY_API_KEYS" in refused.json()["error"]["message"]
+
+
+def test_keys_are_asked_for_where_they_are_set(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, GATEWAY_API_KEYS="key-one, key-two") as gateway:
+        for headers in (
+            {"Authorization": "Bearer key-one"},
+            {"Authorization": "bearer  key-two"},
+            {"x-api-key": "key-one"},
+            {"api-key": "key-two"},
+        ):
+            assert gateway.get("/v1/models", headers=headers).ok, headers
+        for headers in (
+            {},
+            {"Authorization": "Bearer key-onee"},
+            {"Authorization": "Basic key-one"},
+            {"x-api-key": ""},
+        ):
+            response = gateway.get("/v1/models", headers=headers)
+            assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert gateway.post("/v1/chat/completions", json={}).status_code == 401
+        assert gateway.get("/healthz").ok and gateway.get("/readyz").ok
+
+
+def test_every_setting_is_documented() -> None:
+    example = (ROOT / ".env.example").read_text()
+    for name, default, _ in describe_settings():
+        assert f"\n{name}={default or ''}\n" in example, name
+        for readme in ("README.md", "README.zh-CN.md"):
+            assert f"`{name}`" in (ROOT / readme).read_text(), (readme, name)
