@@ -163,6 +163,7 @@ class Gateway:
             never_began = turn.resume is None and (chat_id is None or isinstance(stream.error, UpstreamError))
             turn.hold.release(forget=never_began)
             if never_began and chat_id is not None:
+                self._litter.note(stream.upstream.name, chat_id, turn.account.id)
                 self._litter.discard(stream.upstream.name, chat_id, turn.account.id)
         elif chat_id is not None and not self._keep_chats:
             self._litter.discard(stream.upstream.name, chat_id, turn.account.id)
@@ -172,6 +173,7 @@ class Gateway:
 
     def _discard_chat(self, row: ConversationRow) -> None:
         if row.chat_id is not None and row.upstream is not None and row.account_id is not None:
+            self._litter.note(row.upstream, row.chat_id, row.account_id)
             self._litter.discard(row.upstream, row.chat_id, row.account_id)
 
     def _delete_chat(self, row: LitterRow) -> None:

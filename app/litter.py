@@ -1,4 +1,4 @@
-"""Kimi chats that nobody needs any more, and the thread that deletes them.
+"""Kimi chats that nobody needs any more, and the threads that delete them.
 
 Every stateless request opens a chat that its user would find in the chat list of kimi.com. It is noted in
 the store when it is opened and deleted after the answer; a worker that is killed in between leaves the note,
@@ -6,6 +6,7 @@ and any worker finds it later. Must never know how a chat is deleted.
 """
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from app.store import LitterRow, Store
 
 log = logging.getLogger(__name__)
 
+# Deletions at once per process: enough to keep up with its answers, few enough to be polite.
+_DELETERS = 4
 _MAX_TRIES = 5
 _RETRY_AFTER_S = 60.0
 # How often the notes that other, killed workers left are looked for.
@@ -33,48 +36,55 @@ class Litter:
         self._account_ids = account_ids
         self._delete = delete
         self._keep_s = keep_s
-        self._wake = threading.Event()
+        self._queue: queue.SimpleQueue[LitterRow] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._sweeping = False
+        self._threads = 0
 
     def note(self, upstream: str, chat_id: str, account_id: str) -> None:
         """A chat that will have to go, at the latest when its answer must have ended."""
         self._store.add_litter(upstream, chat_id, account_id, time.time() + self._keep_s)
 
     def discard(self, upstream: str, chat_id: str, account_id: str) -> None:
-        """A chat that can go now."""
-        self._store.add_litter(upstream, chat_id, account_id, time.time())
-        self.sweep()
+        """A noted chat can go now; the caller does not wait for it."""
+        self._queue.put(LitterRow(upstream, chat_id, account_id, tries=1))
+        with self._lock:
+            if self._threads >= _DELETERS:
+                return
+            self._threads += 1
+        threading.Thread(target=self._work, name="litter", daemon=True).start()
 
     def sweep(self) -> None:
-        """Has the thread look at the notes now."""
-        self._wake.set()
-        with self._lock:
-            if not self._sweeping:
-                self._sweeping = True
-                threading.Thread(target=self._run, name="litter", daemon=True).start()
+        """Looks for notes that are due, now and for as long as the process lives."""
+        threading.Thread(target=self._sweep, name="litter-sweep", daemon=True).start()
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         while True:
-            self._wake.clear()
+            self._remove(self._queue.get())
+
+    def _sweep(self) -> None:
+        while True:
             try:
-                while self._delete_one():
-                    pass
+                now = time.time()
+                while row := self._store.take_litter(self._account_ids, now, now + _RETRY_AFTER_S):
+                    self._remove(row)
             except SQLAlchemyError:
                 log.exception("the list of chats to delete could not be read")
-            self._wake.wait(_SWEEP_EVERY_S)
+            time.sleep(_SWEEP_EVERY_S)
 
-    def _delete_one(self) -> bool:
-        now = time.time()
-        row = self._store.take_litter(self._account_ids, now, now + _RETRY_AFTER_S)
-        if row is None:
-            return False
+    def _remove(self, row: LitterRow) -> None:
+        try:
+            self._remove_or_put_off(row)
+        except SQLAlchemyError:
+            # Its note stays, and the sweep comes by again.
+            log.exception("a chat to delete could not be struck off the list")
+
+    def _remove_or_put_off(self, row: LitterRow) -> None:
         try:
             self._delete(row)
         except GatewayError as e:
             if row.tries < _MAX_TRIES:
                 log.info("a Kimi chat could not be deleted yet: %s", e.message)
-                return True
+                self._store.put_off_litter(row.upstream, row.chat_id, row.tries, time.time() + _RETRY_AFTER_S)
+                return
             log.warning("a Kimi chat stays in the chat list of its account: %s", e.message)
         self._store.drop_litter(row.upstream, row.chat_id)
-        return True

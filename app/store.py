@@ -177,9 +177,10 @@ _TAKE_LITTER = (
     .returning(_litter.c.upstream, _litter.c.chat_id, _litter.c.account_id, _litter.c.tries)
 )
 
-_DROP_LITTER = sa.delete(_litter).where(
-    _litter.c.upstream == _P("of_upstream"), _litter.c.chat_id == _P("of_chat_id")
-)
+_THIS_LITTER = (_litter.c.upstream == _P("of_upstream"), _litter.c.chat_id == _P("of_chat_id"))
+
+_PUT_OFF_LITTER = sa.update(_litter).where(*_THIS_LITTER).values(tries=_P("tries"), due_at=_P("due_at"))
+_DROP_LITTER = sa.delete(_litter).where(*_THIS_LITTER)
 
 _COUNT_UNRECOGNISED = (
     insert(_unrecognised)
@@ -267,6 +268,9 @@ class Store:
         """One chat that is due, put off until ``again_at`` so that no other worker takes it meanwhile."""
         row = self._row(_TAKE_LITTER, accounts=account_ids, now=now, again_at=again_at)
         return None if row is None else LitterRow(**row)
+
+    def put_off_litter(self, upstream: str, chat_id: str, tries: int, due_at: float) -> None:
+        self._run(_PUT_OFF_LITTER, of_upstream=upstream, of_chat_id=chat_id, tries=tries, due_at=due_at)
 
     def drop_litter(self, upstream: str, chat_id: str) -> None:
         self._run(_DROP_LITTER, of_upstream=upstream, of_chat_id=chat_id)
