@@ -14,7 +14,6 @@ load_dotenv()
 try:
     app = create_app(Config.from_env(os.environ))
 except (ConfigError, StoreUnusable) as error:
-    name = "" if isinstance(error, ConfigError) else "DATABASE_URL: "
-    sys.stderr.write(f"kimi-gateway: {name}{error}\n")
+    sys.stderr.write(f"kimi-gateway: {error}\n")
     # With this status gunicorn gives up; with any other it would start the worker again and again.
     sys.exit(4)

@@ -1,29 +1,45 @@
-"""Whose turn it is: fairness over the configured Kimi accounts.
+"""Whose turn it is, and with which token: fairness over the configured Kimi accounts.
 
-Must never know how a token is sent or refreshed, nor any SQL text.
+An account with a refresh token is renewed ahead of its expiry and after a rejection; its newest pair lives in
+the store, where every worker finds it. Must never know how a token is sent or refreshed, nor any SQL text.
 """
 
 import logging
+import random
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from app.credentials import Credential
-from app.errors import AccountRejected, ConversationLost
-from app.store import Store
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.credentials import Credential, read_lifetime
+from app.errors import AccountRejected, ConversationLost, UpstreamUnavailable
+from app.store import Store, TokenRow
 
 log = logging.getLogger(__name__)
+
+# A token is renewed when a third of its life is left, but not earlier than this before its end. Seconds.
+_EARLIEST_S = 300.0
+# A token that ends within this time is not used for a new request.
+_TOO_LATE_S = 1.0
+# How long a request waits for a renewal that somebody does, and how often it looks. Seconds.
+_WAIT_S = 60.0
+_LOOK_EVERY_S = 0.1
+# The longest sleep of the thread that renews ahead of time; it also notices what other workers did.
+_DOZE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A Kimi login that may be used now. ``id`` and ``label`` are safe to log, ``token`` is not."""
+    """A Kimi login as it is used for one request. ``id`` and ``label`` are safe to log, ``token`` is not."""
 
     id: str
     label: str
     token: str = field(repr=False)
     expires_at: float | None
+    renewable: bool
     user_id: str | None = field(repr=False)
     device_id: str | None = field(repr=False)
     session_id: str | None = field(repr=False)
@@ -33,25 +49,44 @@ class Account:
 
 
 class Accounts:
-    """The configured accounts. Which one is next is decided in the store, and so fair over all workers."""
+    """The configured accounts. Which one is next is decided in the store, and so fair over all workers.
 
-    def __init__(self, credentials: Sequence[Credential], store: Store) -> None:
+    ``renew(account_id, version)`` refreshes that version of a pair and has the next one stored when it returns,
+    or the trouble; it may be called by several processes at once and is done by one.
+    """
+
+    def __init__(
+        self, credentials: Sequence[Credential], store: Store, renew: Callable[[str, int], None] | None = None
+    ) -> None:
         self._credentials = {credential.id: credential for credential in credentials}
         self._store = store
+        self._renew = renew
+        # What this process last saw of the store's pairs: the store is asked again when one no longer serves.
+        self._rows: dict[str, TokenRow] = {}
+        self._locks = {credential.id: threading.Lock() for credential in credentials}
         store.add_accounts(list(self._credentials))
-        for problem in self.problems():
-            log.warning("%s", problem)
+        for c in credentials:
+            if c.refresh_token is not None:
+                store.put_tokens(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
+                self._look(c.id)
+        for sentence in (*self.problems(), *self.warnings()):
+            log.warning("%s", sentence)
 
     @property
     def ids(self) -> list[str]:
         return list(self._credentials)
 
+    def keep_fresh(self) -> None:
+        """Starts renewing ahead of expiry, in the background, for as long as the process lives."""
+        for account_id in self._rows:
+            threading.Thread(target=self._keep_fresh, args=(account_id,), name="renew", daemon=True).start()
+
     def next(self) -> Account:
         """The account for a new chat; AccountRejected says what to do where none can be used."""
-        usable = [c.id for c in self._credentials.values() if _problem(c) is None]
+        usable = [c.id for c in self._credentials.values() if self._problem(c) is None]
         if not usable:
             raise AccountRejected("no usable Kimi account. " + " ".join(self.problems()))
-        return _account(self._credentials[self._store.next_account(usable)])
+        return self._account(self._credentials[self._store.next_account(usable)])
 
     def get(self, account_id: str) -> Account:
         """The account that a conversation belongs to.
@@ -64,34 +99,142 @@ class Accounts:
                 "the Kimi account that this conversation was opened with is no longer in KIMI_TOKENS; "
                 "put it back, or start a new conversation"
             )
-        problem = _problem(credential)
+        problem = self._problem(credential)
         if problem is not None:
             raise AccountRejected(problem)
-        return _account(credential)
+        return self._account(credential)
+
+    def fresh(self, account: Account) -> Account:
+        """The account with a token that has not expired; waits for a renewal where one is needed.
+
+        Raises AccountRejected where Kimi refuses to renew, UpstreamUnavailable where it cannot be asked.
+        """
+        if not account.renewable or _serves(account.token, account.expires_at, None):
+            return account
+        return self._renewed(account.id, None)
+
+    def after_rejection(self, account: Account) -> Account:
+        """The account with another token than the one that Kimi has just rejected. Raises as ``fresh``."""
+        return self._renewed(account.id, account.token)
+
+    def look_again(self) -> None:
+        """Takes over what other processes have stored meanwhile."""
+        for account_id in list(self._rows):
+            self._look(account_id)
 
     def problems(self) -> list[str]:
         """A sentence for each account that cannot be used, saying what to do."""
-        return [problem for c in self._credentials.values() if (problem := _problem(c)) is not None]
+        return [problem for c in self._credentials.values() if (problem := self._problem(c)) is not None]
+
+    def warnings(self) -> list[str]:
+        """A sentence for each account that will stop working although it works now."""
+        now = time.time()
+        sentences = []
+        for c in self._credentials.values():
+            if self._problem(c) is None and c.refresh_token is None and c.expires_at is not None:
+                left = _duration(c.expires_at - now)
+                sentences.append(
+                    f"{c.label}: this access token works for {left} more, until {_when(c.expires_at)}; nothing "
+                    "renews it. Put the refresh_token of a login made for the gateway into KIMI_TOKENS."
+                )
+            row = self._rows.get(c.id)
+            if row is not None and row.dead and self._problem(c) is None and row.expires_at is not None:
+                sentences.append(f"{_dead(c, row)} The access token works until {_when(row.expires_at)}.")
+        return sentences
 
     def has_usable(self) -> bool:
-        return any(_problem(c) is None for c in self._credentials.values())
+        return any(self._problem(c) is None for c in self._credentials.values())
+
+    def _problem(self, c: Credential) -> str | None:
+        now = time.time()
+        row = self._rows.get(c.id)
+        if row is not None:
+            works = row.access_token is not None and (row.expires_at is None or row.expires_at > now)
+            return _dead(c, row) if row.dead and not works else None
+        if c.expires_at is not None and c.expires_at <= now:
+            return describe_expiry(c.label, c.expires_at)
+        return None
+
+    def _account(self, c: Credential) -> Account:
+        row = self._rows.get(c.id)
+        token, expires_at = (row.access_token, row.expires_at) if row else (c.access_token, c.expires_at)
+        return Account(c.id, c.label, token or "", expires_at, row is not None, c.user_id, c.device_id, c.session_id)
+
+    def _look(self, account_id: str) -> TokenRow:
+        row = self._store.find_tokens(account_id)
+        assert row is not None, "put_tokens was not called"
+        self._rows[account_id] = row
+        return row
+
+    def _renewed(self, account_id: str, rejected: str | None) -> Account:
+        """One renewal for all requests of this process that need it; others take what it brought."""
+        credential = self._credentials[account_id]
+        deadline = time.monotonic() + _WAIT_S
+        with self._locks[account_id]:
+            began = self._look(account_id)
+            row = began
+            while not _serves(row.access_token, row.expires_at, rejected):
+                if row.dead:
+                    raise AccountRejected(_dead(credential, row))
+                if row.trouble is not None and row is not began:
+                    raise UpstreamUnavailable(f"{credential.label}: the token could not be renewed ({row.trouble})")
+                if time.monotonic() > deadline:
+                    raise UpstreamUnavailable(f"{credential.label}: the token was not renewed in time")
+                self._let_renew(row)
+                row = self._look(account_id)
+            return self._account(credential)
+
+    def _let_renew(self, row: TokenRow) -> None:
+        if self._renew is not None and row.held_until <= time.time():
+            self._renew(row.account_id, row.version)
+        else:
+            time.sleep(_LOOK_EVERY_S)
+
+    def _keep_fresh(self, account_id: str) -> None:
+        failures = 0
+        while True:
+            try:
+                row = self._look(account_id)
+                wait_s = _until_renewal(row)
+                if not row.dead and wait_s <= 0:
+                    self._let_renew(row)
+                    row = self._look(account_id)
+                    failures = failures + 1 if row.trouble else 0
+                    wait_s = 0 if not row.trouble else min(_DOZE_S, 2.0**failures * random.uniform(0.5, 1.5))
+            except SQLAlchemyError:
+                log.exception("the tokens of an account could not be read")
+                wait_s = _DOZE_S
+            time.sleep(max(_LOOK_EVERY_S, min(wait_s, _DOZE_S)))
 
 
 def describe_expiry(label: str, expires_at: float) -> str:
-    when = datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return f"{label}: the Kimi token expired at {when}; paste a new one into KIMI_TOKENS and restart."
+    return f"{label}: the Kimi token expired at {_when(expires_at)}; paste a new one into KIMI_TOKENS and restart."
 
 
-def _problem(credential: Credential) -> str | None:
-    if credential.kind == "refresh":
-        return (
-            f"{credential.label}: this is a refresh token, and refreshing is not supported yet; "
-            "paste the access_token into KIMI_TOKENS and restart."
-        )
-    if credential.expires_at is not None and credential.expires_at <= time.time():
-        return describe_expiry(credential.label, credential.expires_at)
-    return None
+def _dead(c: Credential, row: TokenRow) -> str:
+    return f"{c.label}: Kimi refuses the refresh token ({row.trouble}); log in again, paste the new one and restart."
 
 
-def _account(c: Credential) -> Account:
-    return Account(c.id, c.label, c.token, c.expires_at, c.user_id, c.device_id, c.session_id)
+def _serves(token: str | None, expires_at: float | None, rejected: str | None) -> bool:
+    return bool(token) and token != rejected and (expires_at is None or expires_at > time.time() + _TOO_LATE_S)
+
+
+def _until_renewal(row: TokenRow) -> float:
+    """Seconds until the pair should be renewed, different in each worker so that they do not all ask at once."""
+    if row.access_token is None:
+        return 0.0
+    if row.expires_at is None:
+        return _DOZE_S
+    left_s = row.expires_at - time.time()
+    ahead_s = min(_EARLIEST_S, (read_lifetime(row.access_token) or _EARLIEST_S) / 3) * random.uniform(0.7, 1.3)
+    return left_s - ahead_s
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 7200:
+        return f"{max(1, round(seconds / 60))} minutes"
+    return f"{seconds / 3600:.0f} hours" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"

@@ -18,7 +18,7 @@ class ConfigError(Exception):
 
 
 def _setting(name: str, default: str | None, about: str) -> Any:
-    secret = name in ("KIMI_TOKENS", "GATEWAY_API_KEYS", "DATABASE_URL")
+    secret = name in ("KIMI_TOKENS", "GATEWAY_API_KEYS", "DATABASE_URL", "GATEWAY_SECRET")
     return field(repr=not secret, metadata={"name": name, "default": default, "about": about})
 
 
@@ -42,6 +42,12 @@ class Config:
     )
     kimi_base_url: str = _setting(
         "KIMI_BASE_URL", "https://www.kimi.com", "The Kimi site. https://www.kimi.ai outside mainland China."
+    )
+    kimi_auth_url: str = _setting(
+        "KIMI_AUTH_URL", "https://auth.kimi.com", "Where tokens are refreshed. https://auth.kimi.ai for kimi.ai."
+    )
+    gateway_secret: str | None = _setting(
+        "GATEWAY_SECRET", "", "A password of your own that seals the refreshed tokens in the database."
     )
     keep_chats: bool = _setting(
         "KIMI_KEEP_CHATS", "0", "1 keeps the Kimi chats of stateless requests instead of deleting them."
@@ -75,6 +81,12 @@ class Config:
     )
     max_body_bytes: int = _setting("MAX_BODY_BYTES", "16777216", "Largest request body, in bytes.")
     log_level: str = _setting("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
+
+    @property
+    def secrets(self) -> list[str]:
+        """Everything that must never be seen."""
+        tokens = [token for credential in self.credentials for token in credential.secrets]
+        return [*tokens, *self.api_keys, *([self.gateway_secret] if self.gateway_secret else [])]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Config":
@@ -174,6 +186,12 @@ def _keys(text: str) -> tuple[str, ...]:
     return keys
 
 
+def _secret(text: str) -> str | None:
+    if text and len(text) < 12:
+        raise ValueError("expected at least 12 characters; `openssl rand -hex 32` makes a good one")
+    return text or None
+
+
 def _host(text: str) -> str:
     if not re.fullmatch(r"\[?[0-9A-Za-z.:_-]+\]?", text):
         raise ValueError("expected an address such as 127.0.0.1, 0.0.0.0 or ::")
@@ -187,7 +205,7 @@ def _log_level(text: str) -> str:
     return text.upper()
 
 
-_SECRET = ("credentials", "api_keys", "database_url")
+_SECRET = ("credentials", "api_keys", "database_url", "gateway_secret")
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "credentials": parse_credentials,
@@ -197,6 +215,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "workers": _integer(1, 256),
     "database_url": _database_url,
     "kimi_base_url": _http_url,
+    "kimi_auth_url": _http_url,
+    "gateway_secret": _secret,
     "keep_chats": _switch,
     "heartbeat_s": _seconds(0.1, 3600),
     "commit_after_s": _seconds(0.05, 3600),

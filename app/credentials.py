@@ -1,20 +1,19 @@
 """What a person pasted into KIMI_TOKENS, understood without asking anybody.
 
 Knows the forms of a Kimi secret and the claims of its JWT: ``kimi-protocol.md`` 1.5 and 2.1
-(HS512 JWTs; ``typ`` access or refresh; ``exp``; ``sub``; ``device_id``; ``ssid``). The signature is not
-checked: only Kimi can. Must never know how a token is sent, kept or chosen.
+(HS512 JWTs; ``typ`` access or refresh; ``iat``; ``exp``; ``sub``; ``device_id``; ``ssid``). The signature is
+not checked: only Kimi can. Must never know how a token is sent, kept or chosen.
 """
 
 import base64
 import binascii
 import hashlib
 import re
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import orjson
-
-Kind = Literal["access", "refresh", "opaque"]
 
 
 class CredentialError(ValueError):
@@ -23,35 +22,47 @@ class CredentialError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """One account as it was configured.
+    """One account as it was configured: an access token, a refresh token, or both.
 
     ``id`` is stable as long as it is the same Kimi user, and safe to log; ``label`` is for people;
-    ``expires_at`` is in Unix seconds, None where the token does not say.
+    ``expires_at`` and ``refresh_expires_at`` are in Unix seconds, None where the token does not say.
     """
 
     id: str
     label: str
-    kind: Kind
-    token: str = field(repr=False)
-    expires_at: float | None
-    user_id: str | None = field(repr=False)
-    device_id: str | None = field(repr=False)
-    session_id: str | None = field(repr=False)
+    access_token: str | None = field(default=None, repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
+    expires_at: float | None = None
+    refresh_expires_at: float | None = None
+    user_id: str | None = field(default=None, repr=False)
+    device_id: str | None = field(default=None, repr=False)
+    session_id: str | None = field(default=None, repr=False)
+
+    @property
+    def source(self) -> str:
+        """A digest that changes with the entry."""
+        return hashlib.sha256((self.refresh_token or self.access_token or "").encode()).hexdigest()
 
     @property
     def hint(self) -> str:
         """The label and the last four characters: enough for its owner, useless to others."""
-        return f"{self.label} (…{self.token[-4:]})"
+        return f"{self.label} (…{(self.refresh_token or self.access_token or '')[-4:]})"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return tuple(token for token in (self.access_token, self.refresh_token) if token)
 
 
 def parse_credentials(text: str) -> tuple[Credential, ...]:
     """KIMI_TOKENS → credentials in order; raises CredentialError with the number of the bad entry.
 
-    Entries are separated by commas; white space, quotes, ``Bearer `` and ``kimi-auth=`` are taken off;
-    ``name=token`` labels an entry. Several entries of one Kimi user are one account: the one that lives
-    longest counts.
+    Entries are separated by commas; ``name=entry`` labels one. An entry is an access token, a refresh token,
+    a cookie (``kimi-auth=...``, alone or among others), or the JSON of the browser's local storage
+    (``{"access_token": ..., "refresh_token": ...}``). White space, quotes and ``Bearer `` are taken off.
+    Several entries of one Kimi user are one account: a refresh token counts before an access token, and of
+    two of a kind the one that lives longer.
     """
-    entries = [entry for entry in (_clean(part) for part in text.split(",")) if entry]
+    entries = [entry for entry in (_clean(part) for part in _split(text)) if entry]
     if not entries:
         raise CredentialError("holds no token; paste at least one (README, 'Get a token')")
     credentials: dict[str, Credential] = {}
@@ -59,36 +70,12 @@ def parse_credentials(text: str) -> tuple[Credential, ...]:
     for number, entry in enumerate(entries, start=1):
         credential = _parse_entry(entry, number)
         other = credentials.get(credential.id)
-        if other is not None and (other.expires_at or 0) >= (credential.expires_at or 0):
+        if other is not None and _worth(other) >= _worth(credential):
             continue
         if labels.setdefault(credential.label, credential.id) != credential.id:
             raise CredentialError(f"the label '{credential.label}' is used twice")
         credentials[credential.id] = credential
     return tuple(credentials.values())
-
-
-def _parse_entry(entry: str, number: int) -> Credential:
-    label = f"account {number}"
-    named = re.match(r"([A-Za-z0-9_.-]{1,32})\s*=\s*(?!=)(.+)", entry, re.DOTALL)
-    if named and named[1].lower() != "kimi-auth":
-        label, entry = named[1], named[2]
-    token = _clean(entry)
-    if not re.fullmatch(r"[A-Za-z0-9_.=+/~-]{8,}", token):
-        raise CredentialError(
-            f"entry {number} is not a token: a Kimi token is one word of at least 8 letters, digits, '.', '-', '_'"
-        )
-    claims = read_claims(token)
-    user_id = _text(claims, "sub")
-    return Credential(
-        id="acc_" + hashlib.sha256((user_id or token).encode()).hexdigest()[:16],
-        label=label,
-        kind=_kind(claims),
-        token=token,
-        expires_at=_number(claims, "exp"),
-        user_id=user_id,
-        device_id=_text(claims, "device_id"),
-        session_id=_text(claims, "ssid"),
-    )
 
 
 def read_claims(token: str) -> dict[str, Any]:
@@ -103,13 +90,109 @@ def read_claims(token: str) -> dict[str, Any]:
     return claims if isinstance(claims, dict) else {}
 
 
-def _kind(claims: dict[str, Any]) -> Kind:
-    match claims.get("typ"):
-        case "access":
-            return "access"
-        case "refresh":
-            return "refresh"
-    return "opaque"
+def read_expiry(token: str) -> float | None:
+    """When a JWT expires, in Unix seconds; None where it does not say."""
+    return _number(read_claims(token), "exp")
+
+
+def read_lifetime(token: str) -> float | None:
+    """How long a JWT is valid in all, in seconds; None where it does not say."""
+    claims = read_claims(token)
+    issued_at, expires_at = _number(claims, "iat"), _number(claims, "exp")
+    return None if issued_at is None or expires_at is None else expires_at - issued_at
+
+
+def _worth(credential: Credential) -> tuple[bool, float]:
+    refreshable = credential.refresh_token is not None
+    return refreshable, (credential.refresh_expires_at if refreshable else credential.expires_at) or 0.0
+
+
+def _split(text: str) -> Iterator[str]:
+    """The entries: cut at commas, but not at those inside JSON."""
+    depth, start = 0, 0
+    for index, character in enumerate(text):
+        if character in "{[":
+            depth += 1
+        elif character in "}]":
+            depth -= 1
+        elif character == "," and depth <= 0:
+            yield text[start:index]
+            start = index + 1
+    yield text[start:]
+
+
+def _parse_entry(entry: str, number: int) -> Credential:
+    label = f"account {number}"
+    named = re.match(r"([A-Za-z0-9_.-]{1,32})\s*=\s*(?!=)(.+)", entry, re.DOTALL)
+    if named and named[1].lower() != "kimi-auth" and not _looks_like_cookies(entry):
+        label, entry = named[1], _clean(named[2])
+    tokens = [_checked(token, number) for token in _tokens_in(entry, number)]
+    credential = Credential(_id(tokens), label)
+    for token in tokens:
+        credential = _with_token(credential, token)
+    return credential
+
+
+def _tokens_in(entry: str, number: int) -> Sequence[str]:
+    """The tokens of one entry, whatever its form."""
+    if entry.startswith("{"):
+        return _tokens_in_storage(entry, number)
+    if _looks_like_cookies(entry):
+        cookies = dict(part.strip().split("=", 1) for part in entry.split(";") if "=" in part)
+        if "kimi-auth" not in cookies:
+            raise CredentialError(f"entry {number} looks like cookies, but kimi-auth is not among them")
+        return [_clean(cookies["kimi-auth"])]
+    return [_clean(re.sub(r"^kimi-auth\s*=", "", entry, flags=re.IGNORECASE))]
+
+
+def _tokens_in_storage(entry: str, number: int) -> Sequence[str]:
+    """Of local storage: plain strings; a refresh token was also seen as an array of its three parts (2.1)."""
+    try:
+        storage = orjson.loads(entry)
+    except ValueError:
+        raise CredentialError(f"entry {number} begins like JSON but is not; paste it whole, on one line") from None
+    tokens = []
+    for name in ("access_token", "refresh_token"):
+        value = storage.get(name)
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            value = ".".join(value)
+        if isinstance(value, str) and value:
+            tokens.append(_clean(value))
+    if not tokens:
+        raise CredentialError(f"entry {number} is JSON without access_token or refresh_token")
+    return tokens
+
+
+def _looks_like_cookies(entry: str) -> bool:
+    return not entry.startswith("{") and ";" in entry and "=" in entry
+
+
+def _checked(token: str, number: int) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.=+/~-]{8,}", token):
+        raise CredentialError(
+            f"entry {number} is not a token: a Kimi token is one word of at least 8 letters, digits, '.', '-', '_'"
+        )
+    return token
+
+
+def _id(tokens: Sequence[str]) -> str:
+    user_id = next((user for token in tokens if (user := _text(read_claims(token), "sub"))), None)
+    return "acc_" + hashlib.sha256((user_id or tokens[0]).encode()).hexdigest()[:16]
+
+
+def _with_token(credential: Credential, token: str) -> Credential:
+    claims = read_claims(token)
+    credential = replace(
+        credential,
+        user_id=credential.user_id or _text(claims, "sub"),
+        # A device id was seen in the refresh token only (1.3).
+        device_id=credential.device_id or _text(claims, "device_id"),
+        session_id=credential.session_id or _text(claims, "ssid"),
+    )
+    # Opaque refresh tokens begin with cpmt_ (1.5); any other opaque word is used as an access token.
+    if claims.get("typ") == "refresh" or token.startswith("cpmt_"):
+        return replace(credential, refresh_token=token, refresh_expires_at=read_expiry(token))
+    return replace(credential, access_token=token, expires_at=read_expiry(token))
 
 
 def _clean(entry: str) -> str:
@@ -118,7 +201,7 @@ def _clean(entry: str) -> str:
     while entry != before:
         before = entry
         entry = entry.strip().strip("\"'“”‘’`").strip()
-        entry = re.sub(r"^(authorization:\s*|bearer\s+|kimi-auth=)", "", entry, flags=re.IGNORECASE)
+        entry = re.sub(r"^(authorization:\s*|cookie:\s*|bearer\s+)", "", entry, flags=re.IGNORECASE)
         entry = entry.rstrip(";")
     return entry
 

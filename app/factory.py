@@ -14,6 +14,7 @@ from app.auth import ApiKeys
 from app.config import Config
 from app.conversations import Conversations
 from app.gateway import Gateway, Patience
+from app.renewal import renew_in_a_process
 from app.store import Store
 from app.upstreams.kimi_http import KimiHttp, Timeouts
 from app.upstreams.kimi_rest import KimiRest
@@ -23,9 +24,10 @@ log = logging.getLogger(__name__)
 
 def create_app(config: Config) -> Flask:
     """The WSGI application. Opens the database; raises StoreUnusable where it cannot."""
-    logs.configure(config.log_level, [*(c.token for c in config.credentials), *config.api_keys])
-    store = Store(config.database_url)
-    gateway = build_gateway(config, store)
+    logs.configure(config.log_level, config.secrets)
+    store = Store(config.database_url, config.gateway_secret)
+    accounts = Accounts(config.credentials, store, renew_in_a_process)
+    gateway = build_gateway(config, store, accounts)
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
@@ -38,6 +40,7 @@ def create_app(config: Config) -> Flask:
         app.register_blueprint(blueprint, url_prefix="/v1")
         # Clients differ in whether their base URL ends in /v1.
         app.register_blueprint(blueprint, name=f"{blueprint.name}_unprefixed")
+    accounts.keep_fresh()
     gateway.sweep()
     _say_ready(config)
     return app
@@ -45,12 +48,12 @@ def create_app(config: Config) -> Flask:
 
 def _say_ready(config: Config) -> None:
     for credential in config.credentials:
-        if credential.kind == "opaque":
-            log.warning("%s is no token with an expiry that could be read; it is used as it is", credential.label)
+        if credential.refresh_token is None and credential.expires_at is None:
+            log.warning("%s: this token does not say when it expires; it is used as it is", credential.label)
     log.info("ready: %d accounts at %s", len(config.credentials), config.kimi_base_url)
 
 
-def build_gateway(config: Config, store: Store) -> Gateway:
+def build_gateway(config: Config, store: Store, accounts: Accounts) -> Gateway:
     """The gateway with its upstreams, over a store."""
     http = KimiHttp(
         config.kimi_base_url,
@@ -71,7 +74,7 @@ def build_gateway(config: Config, store: Store) -> Gateway:
     )
     return Gateway(
         [KimiRest(http, max_continuations=config.max_continuations)],
-        Accounts(config.credentials, store),
+        accounts,
         Conversations(store, lease_s=config.lease_s, wait_s=config.conversation_wait_s),
         store,
         patience,

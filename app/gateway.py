@@ -5,7 +5,7 @@ Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from app.accounts import Account, Accounts
@@ -24,10 +24,18 @@ from app.chat import (
     Unrecognised,
 )
 from app.conversations import Conversations, Hold, what_is_new
-from app.errors import ClientGone, GatewayError, InvalidRequest, UnknownModel, UpstreamError, UpstreamTimeout
+from app.errors import (
+    AccountRejected,
+    ClientGone,
+    GatewayError,
+    InvalidRequest,
+    UnknownModel,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from app.litter import Litter
 from app.prompt import flatten
-from app.pump import EndOfSource, Pump
+from app.pump import Cancellation, EndOfSource, Pump
 from app.store import ConversationRow, LitterRow, Store
 from app.upstreams import Resume, Upstream
 
@@ -60,7 +68,7 @@ class Gateway:
     ) -> None:
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
         self._serving = {model.id: upstream for upstream in upstreams for model in upstream.models}
-        self._accounts = accounts
+        self.accounts = accounts
         self._conversations = conversations
         self._store = store
         self._patience = patience
@@ -114,15 +122,20 @@ class Gateway:
         hold.release(forget=True)
         self._discard_chat(hold.row)
 
+    def warnings(self) -> list[str]:
+        """What works now and will not for ever."""
+        return self.accounts.warnings()
+
     def problems(self) -> list[str]:
         """Why no chat could be served now; empty where one could."""
         problems = []
-        if not self._accounts.has_usable():
-            problems += self._accounts.problems()
         try:
+            self.accounts.look_again()
             self._store.check_writable()
         except Exception as e:  # noqa: BLE001  # whatever the database's driver raises: it is the finding
             problems.append(f"the database cannot be written ({type(e).__name__})")
+        if not self.accounts.has_usable():
+            problems += self.accounts.problems()
         return problems
 
     def sweep(self) -> None:
@@ -138,10 +151,10 @@ class Gateway:
         if not any(part.strip() for m in messages for part in m.parts):
             raise InvalidRequest("the messages hold no text to send", param="messages")
         if hold is not None and hold.row.chat_id is not None and hold.row.account_id is not None:
-            account = self._accounts.get(hold.row.account_id)
+            account = self.accounts.get(hold.row.account_id)
             resume = Resume(hold.row.chat_id, hold.row.message_id)
         else:
-            account = self._accounts.next()
+            account = self.accounts.next()
         return _Turn(account, flatten(messages), resume, hold, digest)
 
     # What ChatStream asks for while it runs.
@@ -179,7 +192,8 @@ class Gateway:
     def _delete_chat(self, row: LitterRow) -> None:
         upstream = self._upstreams.get(row.upstream)
         if upstream is not None:
-            upstream.delete_chat(self._accounts.get(row.account_id), row.chat_id)
+            account = self.accounts.fresh(self.accounts.get(row.account_id))
+            upstream.delete_chat(account, row.chat_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +238,7 @@ class ChatStream:
         self._unrecognised: set[str] = set()
         self._reason: str | None = None
         self._closed = False
-        self._pump = Pump[Event](
-            lambda cancellation: upstream.open(request, turn.prompt, turn.account, turn.resume, cancellation)
-        )
+        self._pump = Pump[Event](self._run)
 
     @property
     def prompt(self) -> str:
@@ -259,6 +271,33 @@ class ChatStream:
             self._pump.cancel()
         self._gateway.turn_ended(self, self._chat_id, sorted(self._unrecognised))
         self._log_end()
+
+    def _run(self, cancellation: Cancellation) -> Generator[Event, None, None]:
+        """The upstream's events, in the reader's thread; repeated once where Kimi rejects the token before it
+        has answered, with a renewed one and in the chat that may have been opened already."""
+        resume = self.turn.resume
+        account = self._gateway.accounts.fresh(self.turn.account)
+        cancellation.check()
+        answered = False
+        try:
+            for event in self._open(account, resume, cancellation):
+                if isinstance(event, Started):
+                    resume = Resume(event.chat_id, resume.message_id if resume else None)
+                answered = answered or isinstance(event, TextDelta | ReasoningDelta | Finished)
+                yield event
+            return
+        except AccountRejected as e:
+            if answered or not account.renewable:
+                raise
+            log.info("%s; its token is renewed and the request repeated", e.message)
+        account = self._gateway.accounts.after_rejection(account)
+        cancellation.check()
+        yield from self._open(account, resume, cancellation)
+
+    def _open(
+        self, account: Account, resume: Resume | None, cancellation: Cancellation
+    ) -> Generator[Event, None, None]:
+        return self.upstream.open(self.request, self.turn.prompt, account, resume, cancellation)
 
     def _events(self, not_later_than: float | None) -> Iterator[list[Event]]:
         """Batches until Finished; an empty wait gives a Heartbeat. Raises GatewayError, also for the client."""

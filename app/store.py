@@ -1,20 +1,25 @@
 """The database: what several workers must agree on, and what must survive them.
 
 Knows SQL and its migrations. Must never know policy: what is fresh, who is next, what a client may do.
-Holds no token and no message text. Every method is one short transaction; times are Unix seconds.
+Holds no message text, and tokens only of accounts that are refreshed, sealed by ``vault``.
+Every method is one short transaction; times are Unix seconds.
 """
 
 import logging
 import os
+import secrets
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
+
+from app.vault import Vault, WrongSecret
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +69,28 @@ _unrecognised = sa.Table(
     sa.Column("last_seen_at", sa.Float, nullable=False),
 )
 
+_tokens = sa.Table(
+    "tokens",
+    _meta,
+    sa.Column("account_id", sa.String, primary_key=True),
+    sa.Column("source", sa.String, nullable=False),  # digest of the KIMI_TOKENS entry that this chain began with
+    sa.Column("version", sa.Integer, nullable=False),  # counts the pairs; one more with every change
+    sa.Column("access_token", sa.Text),
+    sa.Column("refresh_token", sa.Text),
+    sa.Column("expires_at", sa.Float),  # of the access token
+    sa.Column("trouble", sa.String),  # why the last refresh failed
+    sa.Column("dead", sa.Boolean, nullable=False),  # Kimi refuses the refresh token
+    sa.Column("holder", sa.String, nullable=False),
+    sa.Column("held_until", sa.Float, nullable=False),
+)
+
+_facts = sa.Table(
+    "facts",
+    _meta,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
 _schema = sa.Table("schema_version", sa.MetaData(), sa.Column("version", sa.Integer, nullable=False))
 
 
@@ -94,6 +121,22 @@ class LitterRow:
     chat_id: str
     account_id: str
     tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """The newest pair of an account that is refreshed, opened; see the table for the fields."""
+
+    account_id: str
+    source: str = field(repr=False)
+    version: int
+    access_token: str | None = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    expires_at: float | None
+    trouble: str | None
+    dead: bool
+    holder: str
+    held_until: float
 
 
 # The statements, built once: building one costs more than running it.
@@ -191,6 +234,58 @@ _COUNT_UNRECOGNISED = (
     )
 )
 
+_PUT_TOKENS = (
+    insert(_tokens)
+    .values(
+        account_id=_P("account_id"),
+        source=_P("source"),
+        version=1,
+        access_token=_P("access_token"),
+        refresh_token=_P("refresh_token"),
+        expires_at=_P("expires_at"),
+        dead=False,
+        holder="",
+        held_until=0.0,
+    )
+    .on_conflict_do_update(
+        index_elements=["account_id"],
+        set_={
+            "source": _P("source"),
+            "version": _tokens.c.version + 1,
+            "access_token": _P("access_token"),
+            "refresh_token": _P("refresh_token"),
+            "expires_at": _P("expires_at"),
+            "trouble": None,
+            "dead": False,
+            "holder": "",
+            "held_until": 0.0,
+        },
+        where=_tokens.c.source != _P("source"),
+    )
+)
+
+_FIND_TOKENS = sa.select(*_tokens.c).where(_tokens.c.account_id == _P("of_id"))
+_ALL_TOKENS = sa.select(*_tokens.c)
+_HOLD_TOKENS = (
+    sa.update(_tokens)
+    .where(
+        _tokens.c.account_id == _P("of_id"),
+        _tokens.c.version == _P("of_version"),
+        _tokens.c.dead == sa.false(),
+        _tokens.c.held_until <= _P("now"),
+    )
+    .values(holder=_P("holder"), held_until=_P("until"))
+    .returning(*_tokens.c)
+)
+_RENEW_TOKENS = (
+    sa.update(_tokens)
+    .where(_tokens.c.account_id == _P("of_id"), _tokens.c.holder == _P("of_holder"), _tokens.c.held_until > 0)
+    .values(held_until=_P("until"))
+)
+_THIS_PAIR = (_tokens.c.account_id == _P("of_id"), _tokens.c.version == _P("of_version"))
+_ADD_FACT = insert(_facts).values(name=_P("name"), value=_P("value")).on_conflict_do_nothing()
+_FIND_FACT = sa.select(_facts.c.value).where(_facts.c.name == _P("of_name"))
+
 
 class Store:
     """One database, opened once per process.
@@ -198,13 +293,17 @@ class Store:
     Opening raises StoreUnusable; later, sqlalchemy.exc.SQLAlchemyError says that the database fails.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, secret: str | None = None, *, durable: bool = False) -> None:
+        """``secret`` seals the tokens. ``durable``: what is written has reached the disk, at some cost."""
         try:
-            self._open(url)
+            self._open(url, secret, durable)
+        except WrongSecret as e:
+            raise StoreUnusable(f"GATEWAY_SECRET: {e}") from e
         except (OSError, SQLAlchemyError) as e:
-            raise StoreUnusable(f"the database cannot be opened ({type(e).__name__}: {_first_line(e)})") from e
+            why = f"{type(e).__name__}: {_first_line(e)}"
+            raise StoreUnusable(f"DATABASE_URL: the database cannot be opened ({why})") from e
 
-    def _open(self, url: str) -> None:
+    def _open(self, url: str, secret: str | None, durable: bool) -> None:
         database = sa.make_url(url).database
         if database:
             _create_private(Path(database))
@@ -212,8 +311,10 @@ class Store:
         self._engine = sa.create_engine(
             url, isolation_level="AUTOCOMMIT", hide_parameters=True, connect_args={"timeout": 10}
         )
-        sa.event.listen(self._engine, "connect", _on_sqlite_connect)
+        sa.event.listen(self._engine, "connect", partial(_on_sqlite_connect, durable=durable))
         self._migrate()
+        self._vault = Vault(secret, bytes.fromhex(self.fact("vault_salt", secrets.token_hex(16))))
+        self._check_vault()
 
     def close(self) -> None:
         self._engine.dispose()
@@ -258,6 +359,85 @@ class Store:
         row = self._row(_FIND_CONVERSATION, of_owner=owner, of_id=conversation_id)
         return None if row is None else ConversationRow(**row)
 
+    # tokens
+
+    def put_tokens(
+        self,
+        account_id: str,
+        source: str,
+        access_token: str | None,
+        refresh_token: str | None,
+        expires_at: float | None,
+    ) -> None:
+        """Begins a chain of tokens, unless the one that is there began with the same ``source``."""
+        self._run(
+            _PUT_TOKENS,
+            account_id=account_id,
+            source=source,
+            access_token=self._vault.seal(access_token),
+            refresh_token=self._vault.seal(refresh_token),
+            expires_at=expires_at,
+        )
+
+    def find_tokens(self, account_id: str) -> TokenRow | None:
+        return self._token_row(self._row(_FIND_TOKENS, of_id=account_id))
+
+    def hold_tokens(self, account_id: str, version: int, holder: str, now: float, until: float) -> TokenRow | None:
+        """The right to refresh this version; None where another has it, or the pair is dead or no longer newest."""
+        values = {"of_id": account_id, "of_version": version, "holder": holder, "now": now, "until": until}
+        return self._token_row(self._row(_HOLD_TOKENS, **values))
+
+    def renew_tokens_hold(self, account_id: str, holder: str, until: float) -> None:
+        self._run(_RENEW_TOKENS, of_id=account_id, of_holder=holder, until=until)
+
+    def save_tokens(
+        self, account_id: str, version: int, access_token: str, refresh_token: str, expires_at: float | None
+    ) -> bool:
+        """Puts the next pair in the place of ``version`` and ends the hold; False where another pair is there."""
+        query = (
+            sa.update(_tokens)
+            .where(*_THIS_PAIR)
+            .values(
+                version=version + 1,
+                access_token=self._vault.seal(access_token),
+                refresh_token=self._vault.seal(refresh_token),
+                expires_at=expires_at,
+                trouble=None,
+                dead=False,
+                held_until=0.0,
+            )
+        )
+        return self._run(query, of_id=account_id, of_version=version) > 0
+
+    def save_trouble(self, account_id: str, version: int, trouble: str, dead: bool) -> None:
+        """The refresh of ``version`` failed; its hold ends."""
+        query = sa.update(_tokens).where(*_THIS_PAIR).values(trouble=trouble, dead=dead, held_until=0.0)
+        self._run(query, of_id=account_id, of_version=version)
+
+    def fact(self, name: str, value: str) -> str:
+        """The value that was first written under ``name``, by whichever process came first."""
+        self._run(_ADD_FACT, name=name, value=value)
+        row = self._row(_FIND_FACT, of_name=name)
+        assert row is not None
+        return str(row["value"])
+
+    def _token_row(self, row: dict[str, Any] | None) -> TokenRow | None:
+        if row is None:
+            return None
+        opened = {name: self._vault.open(row[name]) for name in ("access_token", "refresh_token")}
+        return TokenRow(**{**row, **opened})
+
+    def _check_vault(self) -> None:
+        """Every sealed token can be opened; those from before there was a secret are sealed now."""
+        with self._engine.connect() as db:
+            rows = [dict(row) for row in db.execute(_ALL_TOKENS).mappings()]
+        for row in rows:
+            opened = self._token_row(row)
+            if self._vault.seals and opened is not None and opened.refresh_token == row["refresh_token"]:
+                sealed = {name: self._vault.seal(row[name]) for name in ("access_token", "refresh_token")}
+                query = sa.update(_tokens).where(*_THIS_PAIR).values(**sealed)
+                self._run(query, of_id=row["account_id"], of_version=row["version"])
+
     # litter
 
     def add_litter(self, upstream: str, chat_id: str, account_id: str, due_at: float) -> None:
@@ -299,7 +479,7 @@ class Store:
             version = db.execute(sa.select(sa.func.max(_schema.c.version))).scalar() or 0
             if version > len(_MIGRATIONS):
                 raise StoreUnusable(
-                    f"the database is of version {version}, newer than this gateway's {len(_MIGRATIONS)}"
+                    f"DATABASE_URL: the database has version {version}, this gateway knows {len(_MIGRATIONS)}"
                 )
             for number, migrate in enumerate(_MIGRATIONS[version:], start=version + 1):
                 migrate(db)
@@ -316,11 +496,15 @@ def _first_line(error: Exception) -> str:
 
 
 def _m001_first_tables(db: sa.Connection) -> None:
-    _meta.create_all(db)
+    _meta.create_all(db, [_accounts, _conversations, _litter, _unrecognised])
+
+
+def _m002_tokens(db: sa.Connection) -> None:
+    _meta.create_all(db, [_tokens, _facts])
 
 
 # Applied in order, each once. A migration that has been released is never edited.
-_MIGRATIONS = [_m001_first_tables]
+_MIGRATIONS = [_m001_first_tables, _m002_tokens]
 
 
 def _create_private(path: Path) -> None:
@@ -333,9 +517,9 @@ def _create_private(path: Path) -> None:
         log.warning("other users of this machine may read the database file; chmod 600 it")
 
 
-def _on_sqlite_connect(dbapi: Any, _record: Any) -> None:
+def _on_sqlite_connect(dbapi: Any, _record: Any, *, durable: bool) -> None:
     cursor = dbapi.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     # NORMAL in WAL mode: nothing is lost when a process is killed; a power cut may lose the last moment.
-    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     cursor.close()

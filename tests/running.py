@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -221,6 +222,7 @@ class Running:
         env = {
             "KIMI_TOKENS": ",".join(f"{user}={mint(user)}" for user in ("alice", "bob", "carol")),
             "KIMI_BASE_URL": upstream,
+            "KIMI_AUTH_URL": upstream,
             "DATABASE_URL": f"sqlite:///{database}",
             "LOG_LEVEL": "DEBUG",
             **settings,
@@ -311,7 +313,12 @@ def wait_until(what: str, condition: Any, timeout_s: float = 15) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"did not come true: {what}"
-        os.sched_yield()
+        _pause()
+
+
+def _pause() -> None:
+    """Between two looks at what nobody announces: long enough to leave the processor to the others."""
+    threading.Event().wait(0.02)
 
 
 def _bare_environment() -> dict[str, str]:
@@ -326,5 +333,5 @@ def _wait_for_line(process: Process, start: str) -> str:
         for line in process.log.read_text().splitlines():
             if line.startswith(start):
                 return line.removeprefix(start)
-        os.sched_yield()
+        _pause()
     raise AssertionError(f"the process did not start:\n{process.log.read_text()}")

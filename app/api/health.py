@@ -18,4 +18,5 @@ def readyz() -> Response:
     problems = gateway().problems()
     if problems:
         return json_response({"status": "not ready", "problems": problems}, 503)
-    return json_response({"status": "ready"})
+    warnings = gateway().warnings()
+    return json_response({"status": "ready", **({"warnings": warnings} if warnings else {})})

@@ -28,6 +28,8 @@ from app.pump import Cancellation
 
 log = logging.getLogger(__name__)
 
+_JSON = "application/json"
+
 _USER_AGENT = "kimi-gateway/0.1"
 
 # Connections to Kimi that are kept open between requests; more are opened when needed, never waited for.
@@ -86,12 +88,14 @@ class KimiHttp:
         account: Account,
         body: bytes | None = None,
         cancellation: Cancellation | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        authorize: bool = True,
     ) -> Reply:
-        """One short request and its whole answer, whatever its status."""
-        with self._send(method, path, account, "application/json", body, cancellation, self._timeouts.call_s) as (
-            response,
-            _,
-        ):
+        """One short request and its whole answer, whatever its status; ``headers`` come beside the usual ones."""
+        more = {**(_bearer(account) if authorize else {}), **(headers or {})}
+        sent = self._send(method, path, account, _JSON, body, cancellation, self._timeouts.call_s, more)
+        with sent as (response, _):
             return _whole(response)
 
     @contextlib.contextmanager
@@ -99,10 +103,9 @@ class KimiHttp:
         self, path: str, account: Account, body: bytes, media_type: str, cancellation: Cancellation
     ) -> Iterator["Stream"]:
         """One POST whose answer is read as it comes."""
-        with self._send("POST", path, account, media_type, body, cancellation, self._timeouts.read_s) as (
-            response,
-            exchange,
-        ):
+        more = _bearer(account)
+        sent = self._send("POST", path, account, media_type, body, cancellation, self._timeouts.read_s, more)
+        with sent as (response, exchange):
             yield Stream(response, exchange)
 
     @contextlib.contextmanager
@@ -115,6 +118,7 @@ class KimiHttp:
         body: bytes | None,
         cancellation: Cancellation | None,
         read_s: float,
+        more: Mapping[str, str],
     ) -> Iterator[tuple[requests.Response, "_Exchange"]]:
         exchange = _Exchange(cancellation or Cancellation())
         exchange.cancellation.check()
@@ -126,7 +130,7 @@ class KimiHttp:
                     method,
                     self.base_url + path,
                     data=body,
-                    headers=_headers(account, media_type, self.base_url),
+                    headers={**_headers(account, media_type, self.base_url), **more},
                     timeout=(self._timeouts.connect_s, read_s),
                     allow_redirects=False,
                     stream=True,
@@ -242,9 +246,12 @@ class _Adapter(HTTPAdapter):
         manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
+def _bearer(account: Account) -> dict[str, str]:
+    return {"Authorization": f"Bearer {account.token}"}
+
+
 def _headers(account: Account, media_type: str, base_url: str) -> dict[str, str]:
     headers = {
-        "Authorization": f"Bearer {account.token}",
         "Content-Type": media_type,
         "Accept": "*/*",
         # A compressed stream is held back until a block is full.

@@ -1,0 +1,103 @@
+"""Renews the tokens of one account, in a process of its own: ``python -m app.renewal ACCOUNT VERSION``.
+
+Why a process: between the moment when Kimi has rotated a refresh token and the moment when the new one is in
+the store, a kill loses the account for good. A worker may be killed at any time (by the system, by gunicorn, by
+a person); this process belongs to nobody's process group, ignores the signals that stop a gateway, lives for
+about a second and does nothing else. docs/tokens.md says what that proves and what it does not.
+
+Knows the order hold → ask → store. Must never know how Kimi is asked, nor SQL text.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+from app import logs
+from app.accounts import Account
+from app.config import Config
+from app.credentials import read_expiry
+from app.errors import AccountRejected, UpstreamError
+from app.store import Store, TokenRow
+from app.upstreams.kimi_auth import KimiAuth
+from app.upstreams.kimi_http import KimiHttp, Timeouts
+
+log = logging.getLogger(__name__)
+
+# Nobody else renews the account meanwhile; a process that is killed gives it back after so long. Seconds.
+_HOLD_S = 9.0
+
+
+def renew_in_a_process(account_id: str, version: int) -> None:
+    """Starts the process and waits for its end. What came of it is in the store."""
+    root = Path(__file__).parent.parent
+    # Servers that embed Python are their own sys.executable.
+    python = Path(sys.prefix) / "bin" / "python3"
+    path = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH")) if part)
+    subprocess.run(
+        [str(python if python.exists() else sys.executable), "-m", "app.renewal", account_id, str(version)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        check=False,
+    )
+
+
+def main() -> None:
+    for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(stop, signal.SIG_IGN)
+    account_id, version = sys.argv[1], int(sys.argv[2])
+    config = Config.from_env(os.environ)
+    logs.configure(config.log_level, config.secrets)
+    store = Store(config.database_url, config.gateway_secret, durable=True)
+    holder = uuid.uuid4().hex
+    now = time.time()
+    row = store.hold_tokens(account_id, version, holder, now, now + _HOLD_S)
+    if row is None:
+        return  # somebody else does it, or has done it
+    threading.Thread(target=_keep_hold, args=(store, account_id, holder), daemon=True).start()
+    _renew(config, store, row)
+
+
+def _renew(config: Config, store: Store, row: TokenRow) -> None:
+    credential = next((c for c in config.credentials if c.id == row.account_id), None)
+    if credential is None or row.refresh_token is None:
+        return
+    timeouts = Timeouts(config.connect_timeout_s, 20.0, 20.0)
+    auth = KimiAuth(KimiHttp(config.kimi_auth_url, timeouts), KimiHttp(config.kimi_base_url, timeouts))
+    account = Account(
+        id=credential.id,
+        label=credential.label,
+        token=row.refresh_token,
+        expires_at=None,
+        renewable=True,
+        user_id=credential.user_id,
+        device_id=credential.device_id,
+        session_id=credential.session_id,
+    )
+    try:
+        pair = auth.refresh(account)
+    except UpstreamError as e:
+        dead = isinstance(e, AccountRejected)
+        log.log(logging.ERROR if dead else logging.WARNING, "%s: not renewed: %s", credential.label, e.message)
+        store.save_trouble(row.account_id, row.version, e.message, dead)
+        return
+    expires_at = read_expiry(pair.access_token)
+    # Stored before anybody can use it: the only place where it is handed on is the store.
+    if store.save_tokens(row.account_id, row.version, pair.access_token, pair.refresh_token, expires_at):
+        log.info("%s: renewed", credential.label)
+
+
+def _keep_hold(store: Store, account_id: str, holder: str) -> None:
+    while True:
+        time.sleep(_HOLD_S / 3)
+        store.renew_tokens_hold(account_id, holder, time.time() + _HOLD_S)
+
+
+if __name__ == "__main__":
+    main()

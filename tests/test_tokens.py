@@ -1,0 +1,319 @@
+"""Tokens that live for minutes: renewed ahead of time, after a rejection, once for all workers, through kills."""
+
+import json
+import os
+import signal
+import sqlite3
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.running import CANARY, Gateway, Running, Simulator, ask, mint, read_stream, wait_until
+from tests.test_start import start
+
+
+def refresh(user: str) -> str:
+    return mint(user, 7_776_000, "refresh")
+
+
+def renewers() -> list[int]:
+    """Pids of the processes that renew a token just now, of whichever gateway."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and b"app.renewal" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def forms(user: str) -> dict[str, str]:
+    """What people paste: all of these hold the same refresh token."""
+    token = refresh(user)
+    array = json.dumps({"refresh_token": token.split("."), "other": [1, {"a": "b,c"}]})
+    return {
+        "refresh token": token,
+        "labelled": f"home={token}",
+        "storage": json.dumps({"access_token": mint(user, -5), "refresh_token": token, "theme": "dark"}),
+        "storage with an array": array,
+        "labelled storage": f"home='{array}'",
+    }
+
+
+@pytest.mark.parametrize("form", forms("x"))
+def test_a_refresh_token_is_enough(running: Running, simulator: Simulator, form: str) -> None:
+    with running.gateway(simulator.url, KIMI_TOKENS=f"{forms('alice')[form]},bob={mint('bob')}") as gateway:
+        for stream in (True, False, True, False):
+            assert ask(gateway, stream).finish_reason == "stop"
+    state = simulator.state()
+    assert (state["refreshes"], state["stale_refreshes"]) == (1, 0)
+    assert {name: a["turns"] for name, a in state["accounts"].items()} == {"alice": 2, "bob": 2}
+
+
+def test_cookies_are_understood(running: Running, simulator: Simulator) -> None:
+    cookies = f"Cookie: _ga=GA1.1; kimi-auth={mint('alice')}; theme=dark"
+    with running.gateway(simulator.url, KIMI_TOKENS=cookies) as gateway:
+        assert ask(gateway, True).finish_reason == "stop"
+
+
+def test_a_token_is_renewed_ahead_of_its_expiry(running: Running, simulator: Simulator) -> None:
+    """No request ever waits: by the time of the next one the pair has been renewed in the background."""
+    simulator.knobs(access_lifetime_s=3)
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
+        simulator.wait("refreshes", at_least=4, timeout_s=30)
+        assert ask(gateway, True).finish_reason == "stop"
+        assert "repeated" not in gateway.log()
+    assert simulator.state()["stale_refreshes"] == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("place", ["create", "turn"])
+def test_a_rejected_token_is_renewed_and_the_request_repeated_once(
+    running: Running, simulator: Simulator, place: str, stream: bool
+) -> None:
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
+        assert ask(gateway, stream).finish_reason == "stop"
+        simulator.knobs(fail="token_invalid", fail_at=place, fail_times=1)
+        answer = ask(gateway, stream)
+        assert answer.finish_reason == "stop" and answer.error is None
+        assert simulator.state()["refreshes"] == 2
+        # The chat that was opened before the rejection is the one that is used.
+        assert simulator.state()["total_chats"] == 2
+        simulator.knobs(fail="token_invalid", fail_at=place, fail_times=0)
+        assert gateway.say("hello", stream=stream).status_code == 401
+        simulator.knobs(fail="")
+        assert ask(gateway, stream).finish_reason == "stop"
+    assert simulator.state()["stale_refreshes"] == 0
+
+
+def test_many_requests_renew_a_token_once(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(refresh_delay_s=0.5)
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway, ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda i: ask(gateway, i % 2 == 0), range(20)))
+    assert [a.finish_reason for a in answers] == ["stop"] * 20
+    state = simulator.state()
+    assert (state["refreshes"], state["stale_refreshes"]) == (1, 0)
+
+
+def test_the_newest_pair_survives_a_restart(running: Running, simulator: Simulator) -> None:
+    """The entry of KIMI_TOKENS was used up long ago; the store knows better."""
+    simulator.knobs(access_lifetime_s=2)
+    entry = refresh("alice")
+    with running.gateway(simulator.url, KIMI_TOKENS=entry) as gateway:
+        simulator.wait("refreshes", at_least=2, timeout_s=20)
+    for _ in range(2):
+        with running.gateway(simulator.url, KIMI_TOKENS=entry, database=gateway.database) as gateway:
+            assert ask(gateway, True).finish_reason == "stop"
+    assert simulator.state()["stale_refreshes"] == 0
+
+
+def test_a_changed_entry_wins_over_the_store(running: Running, simulator: Simulator) -> None:
+    dead = refresh("alice")
+    simulator.knobs(fail="token_invalid", fail_at="refresh")
+    with running.gateway(simulator.url, KIMI_TOKENS=dead) as gateway:
+        response = gateway.say("hello")
+        assert response.status_code == 401
+        message = response.json()["error"]["message"]
+        assert "account 1: Kimi refuses the refresh token" in message and "paste the new one" in message
+        assert gateway.get("/readyz").status_code == 503
+    simulator.knobs(fail="")
+    # Unchanged, it stays refused without being tried again; changed, it works.
+    with running.gateway(simulator.url, KIMI_TOKENS=dead, database=gateway.database) as same:
+        assert same.say("hello").status_code == 401
+    assert simulator.state()["refreshes"] == 0
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice"), database=gateway.database) as changed:
+        assert ask(changed, True).finish_reason == "stop"
+
+
+def test_a_dead_account_is_passed_over(running: Running, simulator: Simulator) -> None:
+    expired = mint("alice", -5, "refresh")
+    with running.gateway(simulator.url, KIMI_TOKENS=f"{expired},{refresh('bob')}") as gateway:
+        wait_until("alice is found dead", lambda: "not renewed" in gateway.log())
+        wait_until("both workers know", lambda: all(gateway.say("hello").ok for _ in range(6)))
+        assert gateway.get("/readyz").status_code == 200
+
+
+def test_the_older_refresh_service_is_the_fall_back(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice"), KIMI_AUTH_URL="http://127.0.0.1:9") as gateway:
+        assert ask(gateway, True).finish_reason == "stop"
+    simulator.knobs(profile="sse-2025")
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("bob")) as gateway:
+        assert ask(gateway, True).finish_reason == "stop"
+    assert len(simulator.requests("/api/auth/token/refresh")) == 2
+
+
+def test_a_refresh_that_fails_for_now_is_tried_again(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(fail="http_503", fail_at="refresh")
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
+        response = gateway.say("hello")
+        assert response.status_code == 502 and "could not be renewed" in response.json()["error"]["message"]
+        simulator.knobs(fail="")
+        wait_until("it works again", lambda: gateway.say("hello").ok)
+    assert simulator.state()["stale_refreshes"] == 0
+
+
+def test_a_token_without_a_refresh_token_says_early_that_it_will_end(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, KIMI_TOKENS=f"alice={mint('alice', 900)}") as gateway:
+        assert ask(gateway, True).finish_reason == "stop"
+        assert "alice: this access token works for 15 minutes more" in gateway.log()
+        assert "15 minutes more" in gateway.get("/readyz").json()["warnings"][0]
+
+
+# Kills
+
+
+@pytest.mark.parametrize("victim", ["worker", "gateway"])
+def test_a_worker_killed_in_mid_refresh_does_not_lose_the_chain(
+    running: Running, simulator: Simulator, victim: str
+) -> None:
+    """The refresh runs in a process of its own, which outlives whoever asked for it."""
+    simulator.knobs(refresh_delay_s=1.5)
+    token = refresh("alice")
+    with running.gateway(simulator.url, KIMI_TOKENS=token) as gateway:
+        wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
+        if victim == "gateway":
+            gateway.kill()
+        else:
+            for pid in gateway.process.children():
+                os.kill(pid, signal.SIGKILL)
+        wait_until("the pair is stored", lambda: version(gateway) == 2)
+        if victim == "worker":
+            assert ask(gateway, True).finish_reason == "stop"
+    simulator.knobs(refresh_delay_s=0, access_lifetime_s=2)
+    with running.gateway(simulator.url, KIMI_TOKENS=token, database=gateway.database) as restarted:
+        assert ask(restarted, True).finish_reason == "stop"
+    assert simulator.state()["stale_refreshes"] == 0
+
+
+def test_a_refresh_killed_before_kimi_acted_is_done_again(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(fail="silent_headers", fail_at="refresh")
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
+        wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
+        simulator.knobs(fail="")
+        for pid in renewers():
+            os.kill(pid, signal.SIGKILL)
+        # Its hold runs out first.
+        wait_until("it works again", lambda: gateway.say("hello").ok, timeout_s=40)
+    assert simulator.state()["stale_refreshes"] == 0
+
+
+def test_stop_signals_do_not_end_a_refresh(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(refresh_delay_s=1)
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
+        wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
+        for pid in renewers():
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGINT)
+        wait_until("the pair is stored", lambda: version(gateway) == 2)
+
+
+def version(gateway: Gateway) -> int:
+    db = sqlite3.connect(gateway.database)
+    try:
+        return int(db.execute("SELECT version FROM tokens").fetchone()[0])
+    finally:
+        db.close()
+
+
+def test_traffic_through_expiries_and_kills(running: Running, simulator: Simulator) -> None:
+    """Three accounts, tokens of a few seconds, a worker killed again and again: only what the killed worker
+    itself was serving may fail, and no refresh uses a token that is not the newest."""
+    simulator.knobs(access_lifetime_s=4, profile="all")
+    seconds = float(os.environ.get("TOKEN_RUN_S", "12"))
+    tokens = ",".join(refresh(user) for user in ("alice", "bob", "carol"))
+    with running.gateway(simulator.url, KIMI_TOKENS=tokens) as gateway:
+        gateway.wait_for_workers()
+        refused = traffic(gateway, simulator, seconds)
+    state = simulator.state()
+    assert refused == []
+    assert state["stale_refreshes"] == 0
+    assert state["refreshes"] >= 3 * (seconds / 4)
+    assert set(state["accounts"]) == {"alice", "bob", "carol"}
+
+
+def traffic(gateway: Gateway, simulator: Simulator, seconds: float) -> list[str]:
+    """Steady requests while a worker is killed every four seconds; what was refused, kills apart."""
+    import time
+
+    import requests
+
+    refused: list[str] = []
+    end = time.monotonic() + seconds
+    next_kill = time.monotonic() + 4
+    while time.monotonic() < end:
+        if time.monotonic() > next_kill:
+            os.kill(gateway.process.children()[0], signal.SIGKILL)
+            next_kill += 4
+        try:
+            answer = read_stream(gateway.say("hello", stream=True))
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+            continue
+        except AssertionError as e:
+            refused.append(str(e)[:300])
+            continue
+        if answer.finish_reason != "stop":
+            refused.append(str(answer.error))
+    return refused
+
+
+# At rest
+
+
+def test_sealed_tokens_are_not_in_the_database(running: Running, simulator: Simulator) -> None:
+    secret = "a long enough password"
+    token = refresh("alice")
+    with running.gateway(simulator.url, KIMI_TOKENS=token, GATEWAY_SECRET=secret) as gateway:
+        assert ask(gateway, True).finish_reason == "stop"
+        assert stat.S_IMODE(gateway.database.stat().st_mode) == 0o600
+    assert tokens_in(gateway.database) == 0
+    with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=token, GATEWAY_SECRET=secret) as again:
+        assert ask(again, True).finish_reason == "stop"
+    assert simulator.state()["refreshes"] == 1
+
+
+def tokens_in(database: Path) -> int:
+    return sum(f.read_bytes().count(b"eyJ") for f in database.parent.glob(f"{database.name}*"))
+
+
+def test_a_wrong_secret_stops_the_start(running: Running, simulator: Simulator, tmp_path: Path) -> None:
+    secret = "a long enough password"
+    token = refresh("alice")
+    with running.gateway(simulator.url, KIMI_TOKENS=token, GATEWAY_SECRET=secret) as gateway:
+        assert ask(gateway, True).finish_reason == "stop"
+    url = f"sqlite:///{gateway.database}"
+    for settings, says in (
+        ({}, "but GATEWAY_SECRET is not set"),
+        ({"GATEWAY_SECRET": "another long password"}, "sealed with another GATEWAY_SECRET"),
+        ({"GATEWAY_SECRET": "short"}, "GATEWAY_SECRET: expected at least 12 characters"),
+    ):
+        code, output = start(tmp_path, KIMI_TOKENS=token, DATABASE_URL=url, **settings)
+        assert code != 0 and says in output and "Traceback" not in output and token not in output
+
+
+def test_a_secret_that_is_set_later_seals_what_is_there(running: Running, simulator: Simulator) -> None:
+    token = refresh("alice")
+    with running.gateway(simulator.url, KIMI_TOKENS=token) as gateway:
+        assert ask(gateway, True).finish_reason == "stop"
+    assert tokens_in(gateway.database) > 0
+    secret = "a long enough password"
+    with running.gateway(
+        simulator.url, database=gateway.database, KIMI_TOKENS=token, GATEWAY_SECRET=secret
+    ) as sealed:
+        assert ask(sealed, True).finish_reason == "stop"
+    assert simulator.state()["refreshes"] == 1
+    db = sqlite3.connect(gateway.database)
+    assert db.execute("SELECT refresh_token FROM tokens").fetchone()[0].startswith("fernet1:")
+    db.close()
+
+
+def test_labels_and_four_characters_at_most_are_shown() -> None:
+    from app.credentials import parse_credentials
+
+    token = refresh("alice")
+    (credential,) = parse_credentials(f"home={token}")
+    assert credential.hint == f"home (…{token[-4:]})"
+    assert token not in repr(credential) and token[:20] not in repr(credential)
+    assert CANARY not in repr(credential)
