@@ -24,7 +24,7 @@ class ApiKeys:
         if not self._digests:
             if not is_local:
                 raise NotAuthorized(
-                    "this gateway has no API keys and therefore serves its own machine only; "
+                    "this gateway has no API keys and therefore serves programs on its own machine only; "
                     "its owner can set GATEWAY_API_KEYS"
                 )
             return _EVERYBODY

@@ -174,7 +174,7 @@ def _http_url(text: str) -> str:
 
 
 def _database_url(text: str) -> str:
-    if not re.match(r"sqlite:///.+", text):
+    if not re.match(r"sqlite:///(?!:memory:).+", text):
         raise ValueError("expected sqlite:///path/to/file.db")
     return text
 

@@ -41,6 +41,8 @@ class Hold:
         if not self._open:
             return
         self._open = False
+        # No longer renewed, whatever happens: where the store fails now, the hold runs out by itself.
+        self._end(self.row.holder)
         saved = self._save(
             model=model,
             message_id=message_id,
@@ -49,7 +51,6 @@ class Hold:
             updated_at=time.time(),
             held_until=0.0,
         )
-        self._end(self.row.holder)
         if not saved:
             log.warning("a conversation was taken over while its turn was running; the turn was not counted")
 
@@ -58,11 +59,11 @@ class Hold:
         if not self._open:
             return
         self._open = False
+        self._end(self.row.holder)
         if forget:
             self._store.drop_conversation(self.row.owner, self.row.id, self.row.holder)
         else:
             self._save(held_until=0.0)
-        self._end(self.row.holder)
 
     def _save(self, **values: object) -> bool:
         return self._store.save_conversation(self.row.owner, self.row.id, self.row.holder, **values)
@@ -71,11 +72,14 @@ class Hold:
 class Conversations:
     """All conversations of all keys. Holds live in the store with an expiry and are renewed by a thread."""
 
-    def __init__(self, store: Store, *, lease_s: float, wait_s: float) -> None:
+    def __init__(self, store: Store, *, lease_s: float, wait_s: float, longest_s: float) -> None:
+        """``lease_s``: how long a hold outlives its process; ``wait_s``: for an earlier turn;
+        ``longest_s``: after which a hold is not renewed any more, whoever still has it."""
         self._store = store
         self._lease_s = lease_s
         self._wait_s = wait_s
-        self._holders: set[str] = set()
+        self._longest_s = longest_s
+        self._holders: dict[str, float] = {}
         self._lock = threading.Lock()
         self._renewing = False
 
@@ -94,13 +98,13 @@ class Conversations:
             if row is not None:
                 self._begin(holder)
                 return Hold(row, self._store, self._forget_holder)
-            if caller.is_gone():
-                raise ClientGone("the client left while it waited for its conversation")
             if time.monotonic() >= deadline:
                 raise ConversationBusy(
                     "another turn of this conversation is still running; wait for its end", retry_after_s=5
                 )
             time.sleep(_LOOK_EVERY_S)
+            if caller.is_gone():
+                raise ClientGone("the client left while it waited for its conversation")
 
     def find(self, owner: str, conversation_id: str) -> ConversationRow:
         row = self._store.find_conversation(owner, conversation_id)
@@ -110,21 +114,22 @@ class Conversations:
 
     def _begin(self, holder: str) -> None:
         with self._lock:
-            self._holders.add(holder)
+            self._holders[holder] = time.monotonic() + self._longest_s
             if not self._renewing:
-                self._renewing = True
                 threading.Thread(target=self._renew, name="conversation-holds", daemon=True).start()
+                self._renewing = True
 
     def _forget_holder(self, holder: str) -> None:
         with self._lock:
-            self._holders.discard(holder)
+            self._holders.pop(holder, None)
 
     def _renew(self) -> None:
         """Keeps this process's holds alive; a killed process stops doing so, and its conversations go free."""
         while True:
             time.sleep(self._lease_s / 3)
             with self._lock:
-                holders = list(self._holders)
+                now = time.monotonic()
+                holders = [holder for holder, until in self._holders.items() if until > now]
                 if not holders:
                     self._renewing = False
                     return

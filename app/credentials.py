@@ -216,4 +216,7 @@ def _text(claims: dict[str, Any], name: str) -> str | None:
 
 def _number(claims: dict[str, Any], name: str) -> float | None:
     value = claims.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    # Beyond these limits it is no date that a calendar could show.
+    return float(value) if 0 <= value < 1e11 else None

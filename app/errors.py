@@ -54,6 +54,8 @@ class GatewayError(Exception):
         self.code = code or self.default_code
         self.param = param
         self.retry_after_s = retry_after_s
+        # The message may have reached the upstream: repeating the request would say it there a second time.
+        self.sent = False
 
 
 class InvalidRequest(GatewayError):

@@ -34,6 +34,8 @@ def create_app(config: Config) -> Flask:
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys(config.api_keys)
     api.install(app)
+    # A doubled slash is an unknown URL and never a redirect, which would lose the body of a POST.
+    app.url_map.merge_slashes = False
     app.url_map.converters["anything"] = chat_completions.AnythingConverter
     app.register_blueprint(health.blueprint)
     for blueprint in (chat_completions.blueprint, models.blueprint):
@@ -75,7 +77,12 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> Gateway:
     return Gateway(
         [KimiRest(http, max_continuations=config.max_continuations)],
         accounts,
-        Conversations(store, lease_s=config.lease_s, wait_s=config.conversation_wait_s),
+        Conversations(
+            store,
+            lease_s=config.lease_s,
+            wait_s=config.conversation_wait_s,
+            longest_s=config.total_timeout_s + 60,
+        ),
         store,
         patience,
         keep_chats=config.keep_chats,

@@ -7,6 +7,9 @@ import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.accounts import Account, Accounts
 from app.chat import (
@@ -35,7 +38,7 @@ from app.errors import (
 )
 from app.litter import Litter
 from app.prompt import flatten
-from app.pump import Cancellation, EndOfSource, Pump
+from app.pump import Cancellation, EndOfSource, Pump, PumpOverdue
 from app.store import ConversationRow, LitterRow, Store
 from app.upstreams import Resume, Upstream
 
@@ -99,11 +102,11 @@ class Gateway:
             hold = self._conversations.hold(caller, request.conversation_id, request.model)
         try:
             turn = self._plan(request, hold)
+            stream = ChatStream(self, turn, upstream, request, caller, self._patience)
         except BaseException:
             if hold is not None:
                 hold.release(forget=hold.row.chat_id is None)
             raise
-        stream = ChatStream(self, turn, upstream, request, caller, self._patience)
         try:
             stream.wait_for_answer(commit)
         except BaseException as e:
@@ -238,7 +241,7 @@ class ChatStream:
         self._unrecognised: set[str] = set()
         self._reason: str | None = None
         self._closed = False
-        self._pump = Pump[Event](self._run)
+        self._pump = Pump[Event](self._run, patience.total_s)
 
     @property
     def prompt(self) -> str:
@@ -269,7 +272,11 @@ class ChatStream:
         self.error = self.error or error
         if self._reason is None:
             self._pump.cancel()
-        self._gateway.turn_ended(self, self._chat_id, sorted(self._unrecognised))
+        try:
+            self._gateway.turn_ended(self, self._chat_id, sorted(self._unrecognised))
+        except SQLAlchemyError:
+            # The answer has been given or refused already: what could not be noted must not change that.
+            log.exception("the end of a turn could not be noted")
         self._log_end()
 
     def _run(self, cancellation: Cancellation) -> Generator[Event, None, None]:
@@ -324,9 +331,7 @@ class ChatStream:
 
     def _check_total(self, now: float) -> None:
         if now - self._began >= self._patience.total_s:
-            self._fail(
-                UpstreamTimeout(f"{self.turn.account.label}: no complete answer in {self._patience.total_s:.0f} s")
-            )
+            self._fail(self._overdue())
 
     def _take(self, not_later_than: float | None) -> list[Event]:
         timeout_s = self._patience.tick_s
@@ -337,9 +342,14 @@ class ChatStream:
         except EndOfSource:
             # Upstream.open promises Finished or an exception: anything else is a fault of ours.
             raise RuntimeError(f"{self.upstream.name} ended without Finished") from None
+        except PumpOverdue:
+            # The client has not read for so long that the answer could not go on.
+            self._fail(self._overdue())
         except GatewayError as e:
-            self.error = e
-            raise
+            self._fail(e)
+
+    def _overdue(self) -> UpstreamTimeout:
+        return UpstreamTimeout(f"{self.turn.account.label}: no complete answer in {self._patience.total_s:.0f} s")
 
     def _note(self, batch: list[Event]) -> list[Event]:
         kept: list[Event] = []
@@ -367,7 +377,10 @@ class ChatStream:
         if self.turn.hold is not None:
             self.turn.hold.complete(self.request.model, self._message_id, self.turn.system_digest)
 
-    def _fail(self, error: GatewayError) -> None:
+    def _fail(self, error: GatewayError) -> NoReturn:
+        # Throttling of a stateless request is for its client to wait out: its chat is deleted, nothing is doubled.
+        throttled = error.retry_after_s is not None and self.turn.hold is None
+        error.sent = self._chat_id is not None and not throttled
         self.error = error
         raise error
 

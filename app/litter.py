@@ -59,7 +59,11 @@ class Litter:
 
     def _work(self) -> None:
         while True:
-            self._remove(self._queue.get())
+            row = self._queue.get()
+            try:
+                self._remove(row)
+            except Exception:  # the edge of the thread: one chat must not end the deleting of all
+                log.exception("a chat could not be deleted for a reason of our own")
 
     def _sweep(self) -> None:
         while True:

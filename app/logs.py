@@ -20,7 +20,9 @@ class _Redacting(logging.Formatter):
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__("%(asctime)s %(levelname)s [%(process)d] [%(request_id)s] %(name)s: %(message)s")
-        parts = [re.escape(secret) for secret in secrets if secret]
+        # The longest first: a short one may be the beginning of another. Shorter words than a real secret would
+        # blank out half the log.
+        parts = [re.escape(secret) for secret in sorted(secrets, key=len, reverse=True) if len(secret) >= 6]
         self._secrets = re.compile("|".join([*parts, _JWT.pattern]))
 
     def format(self, record: logging.LogRecord) -> str:

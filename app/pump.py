@@ -8,6 +8,7 @@ uses nothing but ``threading`` and ``queue``. Knows nothing of what flows throug
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
@@ -63,10 +64,14 @@ class _End:
 
 
 class Pump(Generic[T]):
-    """``source`` is called in the background with a Cancellation and its items are taken with ``take``."""
+    """``source`` is called in the background with a Cancellation and its items are taken with ``take``.
 
-    def __init__(self, source: Callable[[Cancellation], Generator[T, Any, Any]]) -> None:
+    After ``longest_s`` a source that waits for its consumer is ended: nobody may hold it for ever by not reading.
+    """
+
+    def __init__(self, source: Callable[[Cancellation], Generator[T, Any, Any]], longest_s: float) -> None:
         self._source = source
+        self._overdue_at = time.monotonic() + longest_s
         self._cancellation = Cancellation()
         self._queue: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
         self._room = threading.Event()
@@ -119,8 +124,14 @@ class Pump(Generic[T]):
             self._room.clear()
             # Looked at again after the flag is down: the consumer may have emptied the queue in between.
             if self._queue.qsize() > _HIGH_WATER and not self._cancellation.cancelled:
-                self._room.wait()
+                left_s = self._overdue_at - time.monotonic()
+                if not self._room.wait(max(0.0, left_s)):
+                    raise PumpOverdue
 
 
 class EndOfSource(Exception):
     """The source has ended, without an error."""
+
+
+class PumpOverdue(Exception):
+    """The consumer has not taken anything for so long that the source was ended."""

@@ -16,8 +16,9 @@ def decode(lines: Iterable[bytes]) -> Iterator[bytes | None]:
     """Lines without their ends → the data of each event, in order; None for a sign of life without data.
 
     An event counts once its blank line has come: what a connection leaves unfinished is dropped, as the
-    standard says. A blank line too many is harmless (requests' ``iter_lines`` reports one where a CRLF was
-    cut in two). Event names, ids and retry times are not used by anybody we talk to.
+    standard says. A blank line too many is harmless between events (requests' ``iter_lines`` reports one where
+    a CRLF was cut in two); inside an event of several lines, which Kimi has never been seen to send, it is not.
+    Event names, ids and retry times are not used by anybody we talk to.
     """
     data: list[bytes] = []
     first = True

@@ -7,9 +7,11 @@ Every method is one short transaction; times are Unix seconds.
 
 import logging
 import os
+import random
 import secrets
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,11 +19,14 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.vault import Vault, WrongSecret
 
 log = logging.getLogger(__name__)
+
+# How long a statement waits for other processes. Seconds.
+_LOCKED_S = 10.0
 
 _meta = sa.MetaData()
 
@@ -183,7 +188,7 @@ _HOLD = (
 
 _RENEW = (
     sa.update(_conversations)
-    .where(_conversations.c.holder.in_(_P("holders", expanding=True)))
+    .where(_conversations.c.holder.in_(_P("holders", expanding=True)), _conversations.c.held_until > 0)
     .values(held_until=_P("until"))
 )
 
@@ -309,7 +314,7 @@ class Store:
             _create_private(Path(database))
         # Every statement is a transaction of its own; what must be atomic is one statement.
         self._engine = sa.create_engine(
-            url, isolation_level="AUTOCOMMIT", hide_parameters=True, connect_args={"timeout": 10}
+            url, isolation_level="AUTOCOMMIT", hide_parameters=True, connect_args={"timeout": 0.01}
         )
         sa.event.listen(self._engine, "connect", partial(_on_sqlite_connect, durable=durable))
         self._migrate()
@@ -429,8 +434,7 @@ class Store:
 
     def _check_vault(self) -> None:
         """Every sealed token can be opened; those from before there was a secret are sealed now."""
-        with self._engine.connect() as db:
-            rows = [dict(row) for row in db.execute(_ALL_TOKENS).mappings()]
+        rows = self._patiently(lambda db: [dict(row) for row in db.execute(_ALL_TOKENS).mappings()])
         for row in rows:
             opened = self._token_row(row)
             if self._vault.seals and opened is not None and opened.refresh_token == row["refresh_token"]:
@@ -463,18 +467,36 @@ class Store:
     # machinery
 
     def _run(self, statement: sa.Executable, **values: Any) -> int:
-        with self._engine.connect() as db:
-            return db.execute(statement, values).rowcount
+        return int(self._patiently(lambda db: db.execute(statement, values).rowcount))
 
     def _row(self, statement: sa.Executable, **values: Any) -> dict[str, Any] | None:
-        with self._engine.connect() as db:
-            row = db.execute(statement, values).mappings().first()
+        row = self._patiently(lambda db: db.execute(statement, values).mappings().first())
         return None if row is None else dict(row)
+
+    def _patiently(self, work: Callable[[sa.Connection], Any]) -> Any:
+        """``work`` on a connection, again and again while another process has the database locked.
+
+        SQLite's own waiting would do, but it sleeps in C: a gevent worker would stand still with all its streams.
+        """
+        deadline = time.monotonic() + _LOCKED_S
+        while True:
+            try:
+                with self._engine.connect() as db:
+                    return work(db)
+            except OperationalError as e:
+                if "locked" not in str(e.orig) or time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0.002, 0.02))
 
     def _migrate(self) -> None:
         """Brings the database to the newest version; several workers may start at once."""
-        with self._engine.connect() as db:
-            db.exec_driver_sql("BEGIN IMMEDIATE")
+        self._patiently(self._migrate_now)
+
+    def _migrate_now(self, db: sa.Connection) -> None:
+        # Kept in the file; switching to it may fail at once where another process is just opening it.
+        db.exec_driver_sql("PRAGMA journal_mode=WAL")
+        db.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
             db.execute(sa.schema.CreateTable(_schema, if_not_exists=True))
             version = db.execute(sa.select(sa.func.max(_schema.c.version))).scalar() or 0
             if version > len(_MIGRATIONS):
@@ -484,7 +506,10 @@ class Store:
             for number, migrate in enumerate(_MIGRATIONS[version:], start=version + 1):
                 migrate(db)
                 db.execute(sa.insert(_schema).values(version=number))
-            db.exec_driver_sql("COMMIT")
+        except BaseException:
+            db.exec_driver_sql("ROLLBACK")
+            raise
+        db.exec_driver_sql("COMMIT")
 
 
 class StoreUnusable(Exception):
@@ -519,7 +544,6 @@ def _create_private(path: Path) -> None:
 
 def _on_sqlite_connect(dbapi: Any, _record: Any, *, durable: bool) -> None:
     cursor = dbapi.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
     # NORMAL in WAL mode: nothing is lost when a process is killed; a power cut may lose the last moment.
     cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     cursor.close()

@@ -42,7 +42,7 @@ def _socket_watch(sock: socket.socket) -> Callable[[], bool]:
             # Never waits, neither on a plain socket nor on a gevent one: that waits unless its timeout is 0.
             sock.settimeout(0)
             try:
-                return sock.recv(1, socket.MSG_PEEK) == b""
+                return sock.recv(1, socket.MSG_PEEK) == b"" or _has_closed(sock)
             finally:
                 sock.settimeout(timeout)
         except (BlockingIOError, ValueError):
@@ -52,3 +52,15 @@ def _socket_watch(sock: socket.socket) -> Callable[[], bool]:
             return True
 
     return is_gone
+
+
+def _has_closed(sock: socket.socket) -> bool:
+    """For a client that left something unread behind it: Linux tells the state of the connection."""
+    if not hasattr(socket, "TCP_INFO") or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state in _CLOSED_STATES
+
+
+# TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp.h.
+_CLOSED_STATES = (7, 8)

@@ -112,12 +112,25 @@ def test_every_message_counts(gateway: Gateway, simulator: Simulator) -> None:
             ],
         },
         {"role": "tool", "content": "TOOL-7", "tool_call_id": "call_4"},
+        {"role": "assistant", "content": None, "function_call": {"name": "old_7b", "arguments": "{}"}},
+        {"role": "assistant", "content": None, "refusal": "REFUSAL-7c"},
         {"role": "assistant", "content": "ASSISTANT-8"},
         {"role": "user", "name": "Ann_9", "content": "USER-10"},
     ]
     gateway.chat({"model": "k2", "messages": messages})
     (prompt,) = simulator.prompts()
-    wanted = ["SYSTEM-1", "DEVELOPER-2", "USER-3a", "USER-3b", "weather_5", '{"x": 6}', "TOOL-7", "ASSISTANT-8"]
+    wanted = [
+        "SYSTEM-1",
+        "DEVELOPER-2",
+        "USER-3a",
+        "USER-3b",
+        "weather_5",
+        '{"x": 6}',
+        "TOOL-7",
+        "old_7b",
+        "REFUSAL-7c",
+        "ASSISTANT-8",
+    ]
     places = [prompt.index(part) for part in [*wanted, "Ann_9", "USER-10"]]
     assert places == sorted(places)
 
@@ -173,9 +186,10 @@ def test_the_claims_of_the_token_become_headers(gateway: Gateway, simulator: Sim
 
 
 def test_ignored_parameters_are_named(gateway: Gateway, simulator: Simulator) -> None:
-    response = gateway.say("hello", temperature=0.5, top_p=1, seed=None, tools=[], stop=["x"], unknown_thing=3)
+    response = gateway.say("hello", temperature=0, top_p=1, seed=0, tools=[], stop=["x"], unknown_thing=3, user=None)
     assert response.ok
-    assert set(response.headers["x-ignored-params"].split(", ")) == {"temperature", "top_p", "stop", "unknown_thing"}
+    named = set(response.headers["x-ignored-params"].split(", "))
+    assert named == {"temperature", "top_p", "seed", "stop", "unknown_thing"}
     assert "x-ignored-params" not in gateway.say("hello").headers
 
 
@@ -232,6 +246,9 @@ def test_what_cannot_be_served_is_refused_by_name(
         ({"model": "k2", "messages": [user("x")], "stream": "yes"}, "stream"),
         ({"model": "k2", "messages": [user("x")], "stream_options": 3}, "stream_options"),
         ({"model": "k2", "messages": [user("x")], "n": "two"}, "n"),
+        ({"model": "k2", "messages": [user("x")], "temperature": 99}, "temperature"),
+        ({"model": "k2", "messages": [user("x")], "top_p": -1}, "top_p"),
+        ({"model": "k2", "messages": [user("x")], "max_tokens": 0}, "max_tokens"),
     ],
 )
 def test_a_bad_field_is_named(gateway: Gateway, simulator: Simulator, body: dict[str, Any], param: str) -> None:
@@ -292,6 +309,7 @@ def test_every_route_works_with_and_without_v1(gateway: Gateway, simulator: Simu
         ("GET", "/", 404, "unknown_url"),
         ("GET", "/v1/v1/models", 404, "unknown_url"),
         ("GET", "/dashboard/billing/usage", 404, "unknown_url"),
+        ("POST", "/v1//chat/completions", 404, "unknown_url"),
     ],
 )
 def test_unknown_routes_and_wrong_methods_are_json(

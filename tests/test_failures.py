@@ -170,7 +170,7 @@ def test_without_a_usable_account_the_answer_says_what_to_do(running: Running, s
 def test_readiness_needs_a_writable_store(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url) as gateway:
         gateway.wait_for_workers()
-        assert gateway.get("/readyz").json() == {"status": "ready"}
+        assert gateway.get("/readyz").json()["status"] == "ready"
         make_unwritable(gateway.database)
         ready = gateway.get("/readyz")
         assert ready.status_code == 503 and "the database cannot be written" in ready.json()["problems"][0]
@@ -182,4 +182,78 @@ def make_unwritable(database: Path) -> None:
     """A view in the place of a table: file permissions would not stop a test that runs as root."""
     db = sqlite3.connect(database)
     db.executescript("DROP TABLE accounts; CREATE VIEW accounts AS SELECT 'x' AS id, 1 AS last_turn")
+    db.close()
+
+
+@BOTH_MODES
+def test_a_refusal_that_calls_itself_a_stream_is_read(quick: Gateway, simulator: Simulator, stream: bool) -> None:
+    for headers in ({"Content-Type": "text/plain"}, {}, {"Content-Type": "text/event-stream"}):
+        simulator.script('{"error_type":"auth.token.invalid","message":"过期"}'.encode(), headers=headers)
+        response = quick.say("hello", stream=stream)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+@pytest.mark.parametrize("location", ["http://[", "http://\xff\xfe/", "", "//"])
+def test_a_location_that_is_no_address_is_a_502(quick: Gateway, simulator: Simulator, location: str) -> None:
+    simulator.script(b"", status=302, headers={"Location": location})
+    response = quick.say("hello")
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_error")
+
+
+def test_half_a_character_in_an_error_is_no_fault_of_ours(quick: Gateway, simulator: Simulator) -> None:
+    body = b'data: {"event":"error","error":{"error_type":"x\\ud83d","message":"\\ud83d"}}\n\n'
+    for stream in (True, False):
+        simulator.script(body)
+        response = quick.say("hello", stream=stream)
+        assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_error")
+
+
+@pytest.mark.parametrize("error_type", ["auth.account_blocked", "account.risk_control", "rate_limit.policy"])
+def test_only_what_speaks_of_content_is_moderation(quick: Gateway, simulator: Simulator, error_type: str) -> None:
+    error = f'data: {{"event":"error","error":{{"error_type":"{error_type}"}}}}\n\n'
+    simulator.script(b'data: {"event":"cmpl","text":"a"}\n\n' + error.encode())
+    assert quick.say("hello").status_code == 502
+
+
+def test_sdks_are_told_not_to_repeat_what_kimi_has_heard(quick: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(fail="error_unknown", fail_after=0)
+    assert quick.say("hello").headers["x-should-retry"] == "false"
+    simulator.knobs(fail="http_500", fail_at="create")
+    assert "x-should-retry" not in quick.say("hello").headers
+
+
+def test_what_cannot_be_noted_does_not_spoil_an_answer(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(unknown=True)
+    with running.gateway(simulator.url) as gateway:
+        gateway.wait_for_workers()
+        db = sqlite3.connect(gateway.database)
+        db.executescript("DROP TABLE unrecognised")
+        db.close()
+        for stream in (True, False):
+            assert ask(gateway, stream).finish_reason == "stop"
+        assert "could not be noted" in gateway.log()
+
+
+def test_a_store_that_fails_in_mid_turn_does_not_lock_the_conversation(
+    running: Running, simulator: Simulator
+) -> None:
+    with running.gateway(simulator.url, LEASE_S="1") as gateway:
+        gateway.wait_for_workers()
+        simulator.knobs(gate="store", gate_after=1)
+        with gateway.say("one", conversation="c", stream=True) as response:
+            simulator.wait("gate:store", at_least=1)
+            trigger(
+                gateway,
+                "CREATE TRIGGER broken BEFORE UPDATE OF turns ON conversations BEGIN SELECT RAISE(FAIL, 'x'); END",
+            )
+            simulator.open_gate("store")
+            assert read_stream(response).error is not None
+        trigger(gateway, "DROP TRIGGER broken")
+        simulator.knobs(gate="")
+        assert gateway.say("two", conversation="c").ok
+
+
+def trigger(gateway: Gateway, sql: str) -> None:
+    db = sqlite3.connect(gateway.database)
+    db.executescript(sql)
     db.close()

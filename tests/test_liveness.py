@@ -32,7 +32,7 @@ class RawClient:
         body = json.dumps(
             {"model": "k2", "stream": stream, "messages": [{"role": "user", "content": CANARY}]}
         ).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         self.socket = socket.create_connection((address.hostname, address.port), timeout=30)
         self.socket.sendall(head.encode() + body)
         self._got = bytearray()
@@ -204,3 +204,35 @@ def test_hundreds_of_streams_at_once(gateway: Gateway, simulator: Simulator) -> 
         got = client.read_until(b"[DONE]")
         assert got.count(b'"content":') == 4 and b'"finish_reason":"stop"' in got
         client.leave("close")
+
+
+def test_a_client_that_only_stops_sending_is_told_that_its_answer_was_cut(
+    patient: Gateway, simulator: Simulator
+) -> None:
+    """Half a connection cannot be told from one whose client left; but it must not look like a whole answer."""
+    simulator.knobs(gate="half", gate_after=1)
+    client = RawClient(patient, True)
+    client.read_until(b'"content":', 2)
+    client.socket.shutdown(socket.SHUT_WR)
+    got = client.read_until(b"data: [DONE]")
+    client.leave("close")
+    assert b'"code":"client_closed_request"' in got and b'"finish_reason":"stop"' not in got
+
+
+def test_a_client_that_leaves_something_unread_behind_is_noticed(quick: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(gate="stray", gate_after=0)
+    client = RawClient(quick, False)
+    client.socket.sendall(b"\r\n")
+    simulator.wait("gate:stray", at_least=1)
+    client.leave("close")
+    # Under gunicorn's gevent worker, on Linux.
+    simulator.wait("open_streams", equals=0, timeout_s=2)
+
+
+def test_a_client_that_never_reads_does_not_hold_its_stream_for_ever(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(tokens=100_000, token_chars=4096)
+    with running.gateway(simulator.url, TOTAL_TIMEOUT_S="2") as gateway:
+        client = RawClient(gateway, True)
+        simulator.wait("open_streams", at_least=1)
+        simulator.wait("open_streams", equals=0, timeout_s=15)
+        client.leave("reset")

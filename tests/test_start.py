@@ -116,6 +116,11 @@ def test_without_keys_only_this_machine_is_served(running: Running, simulator: S
         assert gateway.get("/v1/models", headers={"X-Forwarded-For": "127.0.0.1"}).ok
         refused = gateway.get("/v1/models", headers={"X-Forwarded-For": "203.0.113.7"})
         assert refused.status_code == 401 and "GATEWAY_API_KEYS" in refused.json()["error"]["message"]
+        # Pages of web sites that are open in a browser on this machine, plainly and by a trick of DNS.
+        for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example:8000"}):
+            assert gateway.get("/v1/models", headers=headers).status_code == 401, headers
+        for headers in ({"Origin": "http://localhost:3000"}, {"Host": "localhost"}, {"Host": "[::1]:8000"}):
+            assert gateway.get("/v1/models", headers=headers).ok, headers
 
 
 def test_keys_are_asked_for_where_they_are_set(running: Running, simulator: Simulator) -> None:

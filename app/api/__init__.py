@@ -8,6 +8,7 @@ import math
 import re
 import uuid
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import orjson
 from flask import Flask, Response, current_app, g, request
@@ -65,10 +66,12 @@ def error_object(error: GatewayError) -> dict[str, Any]:
 
 def error_response(error: GatewayError) -> Response:
     response = json_response(error_object(error), error.status)
-    if error.permanent:
+    # 429 says that the message was not taken; with any other failure, an SDK's own retry could double it.
+    if error.permanent or (error.sent and error.status != 429):
         response.headers["x-should-retry"] = "false"
-    elif error.retry_after_s is not None:
+    if error.retry_after_s is not None and not error.permanent:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    log.info("answered %d %s: %s", error.status, error.code, error.message)
     return response
 
 
@@ -133,8 +136,22 @@ def _api_key() -> str | None:
     return request.headers.get("x-api-key") or request.headers.get("api-key") or None
 
 
+def _name(address: str) -> str:
+    """The host in ``host:port`` or in an URL; empty where there is none."""
+    try:
+        return urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    except ValueError:
+        return address
+
+
 def _is_local() -> bool:
-    """Whether the request comes from this machine, as far as WSGI and a proxy's header tell."""
+    """Whether the request was made by a program on this machine, as far as WSGI and headers tell.
+
+    Not only the address counts: a page of some web site, opened in a browser on this machine, sends requests from
+    here too. They show its site as Origin, or, with a trick of DNS, its name as Host.
+    """
     hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
+    origin = request.headers.get("Origin")
+    names = [_name(request.headers.get("Host", "")), *([] if origin is None else [_name(origin) or origin])]
     # A server on a unix socket has no address to tell: the empty one counts as local.
-    return all(not hop or is_loopback(hop) for hop in [request.environ.get("REMOTE_ADDR") or "", *hops])
+    return all(not hop or is_loopback(hop) for hop in [request.environ.get("REMOTE_ADDR") or "", *hops, *names])

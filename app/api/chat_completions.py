@@ -24,7 +24,7 @@ from werkzeug.routing import BaseConverter
 from app import sse, tokens
 from app.api import caller, error_object, gateway, json_response
 from app.chat import ChatRequest, Finished, Message, ReasoningDelta, Role, TextDelta, ToolCall
-from app.errors import ClientGone, GatewayError, InvalidRequest
+from app.errors import GatewayError, InvalidRequest
 from app.gateway import ChatStream
 from app.store import ConversationRow
 from app.streaming import event_stream
@@ -131,15 +131,20 @@ class _ToolCall(_Model):
 class _Message(_Model):
     role: Role
     content: StrictStr | list[_Part] | None = None
+    refusal: StrictStr | None = None
     name: StrictStr | None = None
     tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
     tool_call_id: StrictStr | None = None
 
     def to_message(self, place: str) -> Message:
         if self.content is None and self.role in ("system", "developer", "user"):
             raise InvalidRequest(f"a {self.role} message needs content", param=f"{place}.content")
-        calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in self.tool_calls or ())
-        return Message(self.role, tuple(self._texts(place)), self.name, calls, self.tool_call_id)
+        calls = [ToolCall(c.id, c.function.name, c.function.arguments) for c in self.tool_calls or ()]
+        if self.function_call is not None:
+            calls.append(ToolCall("", self.function_call.name, self.function_call.arguments))
+        texts = (*self._texts(place), *([self.refusal] if self.refusal else []))
+        return Message(self.role, texts, self.name, tuple(calls), self.tool_call_id)
 
     def _texts(self, place: str) -> Iterator[str]:
         if isinstance(self.content, str):
@@ -169,6 +174,13 @@ class Body(_Model):
     stream: StrictBool | None = None
     stream_options: _StreamOptions | None = None
     n: StrictInt | None = None
+    # Without effect so far, but a value out of range is a mistake that its sender wants to know of.
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    max_tokens: StrictInt | None = Field(None, ge=1)
+    max_completion_tokens: StrictInt | None = Field(None, ge=1)
 
     def to_request(self, conversation_id: str | None) -> ChatRequest:
         """Raises InvalidRequest for what cannot be served, naming the field."""
@@ -183,7 +195,12 @@ class Body(_Model):
 
     def ignored(self) -> list[str]:
         """The names of fields that were sent and have no effect."""
-        sent = [name for name, value in (self.model_extra or {}).items() if value not in (None, [], {}, False)]
+        values = {**(self.model_extra or {}), **{name: getattr(self, name) for name in _CHECKED_ONLY}}
+        sent = [
+            name
+            for name, value in values.items()
+            if value is not None and value is not False and value not in ([], {})
+        ]
         # They go into a header, so only plain names are repeated.
         return [name for name in sent if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name)][:50]
 
@@ -200,6 +217,10 @@ def _refuse_format(value: Any) -> str | None:
 def _refuse_tool_choice(value: Any) -> str | None:
     return None if value in ("auto", "none") else "tools cannot be called, so a call cannot be forced"
 
+
+_CHECKED_ONLY = (
+    "temperature", "top_p", "frequency_penalty", "presence_penalty", "max_tokens", "max_completion_tokens",
+)  # fmt: skip
 
 # Fields whose silent loss would break the caller: a reason for each value that cannot be served.
 _REFUSED: dict[str, Callable[[Any], str | None]] = {
@@ -292,9 +313,9 @@ def encode_stream(stream: ChatStream, shape: _Shape, heartbeat_s: float) -> Iter
     """The answer as SSE; what came in one read leaves in one write. Closes ``stream``."""
     try:
         yield from _encode_batches(stream, shape, heartbeat_s)
-    except ClientGone as e:
-        stream.close(e)
     except GatewayError as e:
+        # Also where the client seems to have left: it may have closed its sending half only, and must not take
+        # a cut answer for a whole one.
         stream.close(e)
         yield sse.encode(orjson.dumps(error_object(e))) + sse.DONE
     except Exception as e:  # the outermost edge of a stream whose status is long sent

@@ -76,12 +76,9 @@ _BY_STATUS = {
     429: _Row(AccountLimited, "Kimi limits this account; wait before the next request"),
 }
 
-# No client published the error types of moderation (E11, Q19). These words, as parts of an error type
-# split at dots and underscores, are read as such; all other unknown types are an upstream failure.
-_MODERATION = {
-    "moderation", "moderated", "sensitive", "censor", "censored", "security", "risk", "illegal", "violation",
-    "policy", "unsafe", "blocked", "filter", "filtered",
-}  # fmt: skip
+# No client published the error types of moderation (E11, Q19). Read as such is what speaks of content, not of
+# accounts: a type that begins with `content.`, or has one of these words; all other types are failures.
+_MODERATION = {"moderation", "moderated", "sensitive", "censor", "censored"}
 
 
 def refusal(reply: Reply, account: Account) -> UpstreamError:
@@ -110,7 +107,8 @@ def in_stream(error: object, account: Account) -> UpstreamError | None:
     row = _BY_ERROR_TYPE.get(error_type) or _by_text(text)
     if row is not None:
         return _error(row, account, text, None)
-    if _MODERATION & set(error_type.lower().replace(".", "_").split("_")):
+    words = error_type.lower().replace("_", ".").split(".")
+    if words[0] == "content" or _MODERATION & set(words):
         return None
     return UpstreamError(f"{account.label}: Kimi ended the answer with {error_type or 'an error'}{_quoted(text)}")
 
@@ -155,4 +153,4 @@ def _quoted(text: str) -> str:
 
 def _retry_after(reply: Reply) -> float | None:
     value = reply.headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdigit() else None
+    return min(float(value), 86_400.0) if value.isascii() and value.isdigit() else None

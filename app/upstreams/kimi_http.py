@@ -120,13 +120,14 @@ class KimiHttp:
         read_s: float,
         more: Mapping[str, str],
     ) -> Iterator[tuple[requests.Response, "_Exchange"]]:
-        exchange = _Exchange(cancellation or Cancellation())
+        exchange = _Exchange(cancellation or Cancellation(), read_s)
         exchange.cancellation.check()
         token = _exchange.set(exchange)
         try:
             with (
                 _translated(account, self.base_url, exchange.cancellation),
-                self._session.request(
+                self._request(
+                    account,
                     method,
                     self.base_url + path,
                     data=body,
@@ -140,6 +141,17 @@ class KimiHttp:
         finally:
             _exchange.reset(token)
             exchange.cancellation.detach()
+
+    def _request(self, account: Account, *args: Any, **kwargs: Any) -> requests.Response:
+        try:
+            return self._session.request(*args, **kwargs)
+        except (ValueError, UnicodeError) as e:
+            # requests reads Location even where it is told not to follow it, and any text may stand there.
+            if isinstance(e, requests.RequestException):
+                raise
+            raise UpstreamUnavailable(
+                f"{account.label}: {self.base_url} answered with a header that cannot be read ({type(e).__name__})"
+            ) from e
 
 
 class Stream:
@@ -172,7 +184,7 @@ class Stream:
         deadline, size = time.monotonic() + _DRAIN_S, 0
         # A failure here concerns nobody: the answer is complete, the connection is closed instead of kept.
         with contextlib.suppress(requests.RequestException, HTTPError, HTTPException, OSError):
-            for chunk in self._response.raw.stream(1024, decode_content=False):
+            for chunk in self._response.raw.stream(1024, decode_content=True):
                 size += len(chunk)
                 if size > _DRAIN_BYTES or time.monotonic() > deadline:
                     break
@@ -181,8 +193,9 @@ class Stream:
 class _Exchange:
     """One request and its answer: which work it belongs to, and which connection it runs over."""
 
-    def __init__(self, cancellation: Cancellation) -> None:
+    def __init__(self, cancellation: Cancellation, read_s: float) -> None:
         self.cancellation = cancellation
+        self.read_s = read_s
         self._connection: _Owned | None = None
 
     def begin(self, connection: "_Owned") -> None:
@@ -215,12 +228,13 @@ class _Owned:
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         self.owner = _exchange.get()
-        super().request(*args, **kwargs)  # type: ignore[misc]
-
-    def getresponse(self) -> Any:
-        if self.owner is not None:
+        if self.sock is None:
+            self.connect()  # type: ignore[attr-defined]  # of the classes that this is mixed into
+        if self.owner is not None and self.sock is not None:
+            # The time limit for a connection ends here: a long text over a slow line may take longer to send.
+            self.sock.settimeout(self.owner.read_s)
             self.owner.begin(self)
-        return super().getresponse()  # type: ignore[misc]
+        super().request(*args, **kwargs)  # type: ignore[misc]
 
 
 class _HTTPConnection(_Owned, HTTPConnection):

@@ -30,7 +30,7 @@ from app.chat import (
 from app.errors import ChatUnknown, UpstreamError, UpstreamProtocolError, UpstreamUnavailable
 from app.pump import Cancellation
 from app.upstreams import Resume, kimi_errors
-from app.upstreams.kimi_http import KimiHttp, Reply
+from app.upstreams.kimi_http import KimiHttp, Reply, Stream
 
 log = logging.getLogger(__name__)
 
@@ -134,13 +134,26 @@ class KimiRest:
         with self._http.stream(path, account, body, "application/json", cancellation) as stream:
             if not stream.ok or stream.media_type in _NO_STREAM:
                 raise kimi_errors.refusal(stream.whole(), account)
-            for payload in sse.decode(stream.lines()):
+            for payload in sse.decode(_refuse_json(stream, account)):
                 yield from answer.take(payload, account)
                 if answer.reason is not None:
                     if is_last or not answer.may_continue:
                         yield Finished(answer.reason)
                     stream.drain()
                     return
+
+
+def _refuse_json(stream: Stream, account: Account) -> Iterator[bytes]:
+    """The lines of a stream; raises for an error in JSON that only its content type calls a stream (3.10)."""
+    lines = stream.lines()
+    for line in lines:
+        if line.startswith(b"{"):
+            body = b"\n".join([line, *lines])[:65536]
+            raise kimi_errors.refusal(Reply(200, stream.media_type, {}, body), account)
+        yield line
+        if line:
+            break
+    yield from lines
 
 
 # What answers 200 and is no stream: an error in JSON (3.10), a page of a bot wall. Everything else is read as
@@ -229,7 +242,9 @@ class _Answer:
                 f"Kimi sent an event of {len(payload)} bytes that is not JSON ({type(e).__name__})"
             ) from None
         self._odd = True
-        return frame
+        if isinstance(frame, dict) and frame.get("event") in ("cmpl", "k1"):
+            return frame
+        return orjson.loads(_whole_text(json.dumps(frame, ensure_ascii=False)))
 
 
 def build_turn(prompt: str, wire: _Wire) -> bytes:
