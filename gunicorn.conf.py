@@ -4,6 +4,7 @@ Imports nothing that opens sockets: gevent must patch the standard library first
 """
 
 import os
+import subprocess
 import sys
 
 from dotenv import load_dotenv
@@ -37,8 +38,11 @@ control_socket_disable = True
 
 
 def on_starting(server):  # type: ignore[no-untyped-def]  # gunicorn's hook; its types are not published
-    """The command line may bind elsewhere than HOST says: the same rule holds for it."""
+    """The command line may bind elsewhere than HOST says: the same rule holds for it. Then the database."""
     try:
         _config.check_bind([address[0] for address in server.cfg.address if isinstance(address, tuple)])
     except ConfigError as error:
         sys.exit(f"kimi-gateway: {error}")
+    code = subprocess.call([sys.executable, "-m", "app.preflight"])
+    if code:
+        sys.exit(code)

@@ -102,6 +102,7 @@ class Conversations:
                 raise ConversationBusy(
                     "another turn of this conversation is still running; wait for its end", retry_after_s=5
                 )
+            log.debug("a turn waits for an earlier one of its conversation")
             time.sleep(_LOOK_EVERY_S)
             if caller.is_gone():
                 raise ClientGone("the client left while it waited for its conversation")

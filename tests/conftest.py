@@ -8,8 +8,11 @@ from tests.running import Gateway, Running, Simulator
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Running:
-    return Running(tmp_path_factory.mktemp("running"))
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Ends with a search through every log and database of the run: no token, no message text."""
+    running = Running(tmp_path_factory.mktemp("running"))
+    yield running
+    assert running.leaks() == []
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.running import CANARY, Gateway, Running, Simulator, ask, read_stream
+from tests.running import CANARY, Gateway, Running, Simulator, ask, read_stream, wait_until
 
 HEARTBEAT_S = 1.0
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -107,7 +107,11 @@ def test_a_client_that_leaves_the_line_of_a_conversation_is_noticed(patient: Gat
     path = "/v1/chat/completions/line"
     first = RawClient(patient, True, path)
     simulator.wait("gate:line", at_least=1)
-    RawClient(patient, True, path).leave("close")
+    waited = patient.log().count("waits for an earlier one")
+    second = RawClient(patient, True, path)
+    wait_until("the second turn is in the line", lambda: patient.log().count("waits for an earlier one") > waited)
+    second.leave("close")
+    wait_until("it is noticed", lambda: "499 client_closed_request: the client left while it waited" in patient.log())
     simulator.open_gate("line")
     first.read_until(b"[DONE]")
     first.leave("close")
@@ -193,17 +197,18 @@ def test_a_stop_signal_lets_running_answers_end(running: Running, simulator: Sim
         assert gateway.process.popen.wait(20) == 0
 
 
-def test_hundreds_of_streams_at_once(gateway: Gateway, simulator: Simulator) -> None:
+def test_hundreds_of_streams_at_once(running: Running, simulator: Simulator) -> None:
     """They wait for one another at a gate, so all are open at the same time."""
     simulator.knobs(gate="many", gate_after=1, say="all of us", token_chars=3)
-    clients = [RawClient(gateway, True) for _ in range(300)]
-    simulator.wait("gate_waiting:many", equals=300)
-    assert simulator.state()["open_streams"] == 300
-    simulator.open_gate("many")
-    for client in clients:
-        got = client.read_until(b"[DONE]")
-        assert got.count(b'"content":') == 4 and b'"finish_reason":"stop"' in got
-        client.leave("close")
+    with running.gateway(simulator.url) as gateway:
+        clients = [RawClient(gateway, True) for _ in range(300)]
+        simulator.wait("gate_waiting:many", equals=300, timeout_s=60)
+        assert simulator.state()["open_streams"] == 300
+        simulator.open_gate("many")
+        for client in clients:
+            got = client.read_until(b"[DONE]")
+            assert got.count(b'"content":') == 4 and b'"finish_reason":"stop"' in got
+            client.leave("close")
 
 
 def test_a_client_that_only_stops_sending_is_told_that_its_answer_was_cut(

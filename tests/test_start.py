@@ -100,7 +100,8 @@ def test_two_tokens_of_one_user_are_one_account(running: Running, simulator: Sim
     with running.gateway(simulator.url, KIMI_TOKENS=tokens) as gateway:
         for _ in range(4):
             assert gateway.say("hello").ok
-    assert {name: a["turns"] for name, a in simulator.state()["accounts"].items()} == {"alice": 2, "bob": 2}
+    turns = {name: a["turns"] for name, a in simulator.state()["accounts"].items() if a["turns"]}
+    assert turns == {"alice": 2, "bob": 2}
 
 
 def test_the_database_is_private(running: Running, simulator: Simulator) -> None:

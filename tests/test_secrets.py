@@ -1,6 +1,4 @@
-"""The last test of a run: no token and no message text in any log line or database that the run made."""
-
-import re
+"""Secrets that are planted, and searched for wherever the gateway writes. ``running`` searches after all tests."""
 
 from tests.running import CANARY, Gateway, Running, Simulator, ask, mint
 
@@ -21,11 +19,7 @@ def test_no_secret_and_no_text_is_in_any_log_or_database(running: Running, simul
         IDLE_TIMEOUT_S="0.5",
     ) as gateway:
         exercise(gateway, simulator, key)
-    assert len(running.databases) > 1, "run this after the other tests: it reads what they left"
-    for path in [*running.logs, *running.databases]:
-        for file in path.parent.glob(f"{path.name}*"):
-            found = leaks(file.read_bytes(), [token, key])
-            assert not found, (file.name, found)
+    assert running.leaks([token, key]) == []
 
 
 def exercise(gateway: Gateway, simulator: Simulator, key: str) -> None:
@@ -42,10 +36,3 @@ def exercise(gateway: Gateway, simulator: Simulator, key: str) -> None:
     gateway.post("/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {key}x"})
     gateway.post(f"/v1/{CANARY}", json=body, headers=headers)
     ask(gateway, False)
-
-
-def leaks(content: bytes, secrets: list[str]) -> list[bytes]:
-    """What of it is there: the canary of the messages, the planted secrets, anything like a JWT."""
-    wanted = [CANARY.encode(), *(secret.encode() for secret in secrets)]
-    jwt = re.findall(rb"eyJ[\w-]{10,}\.[\w-]{10,}", content)
-    return [part[:12] for part in wanted if part in content] + [found[:12] for found in jwt]
