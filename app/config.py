@@ -43,6 +43,11 @@ class Config:
     kimi_base_url: str = _setting(
         "KIMI_BASE_URL", "https://www.kimi.com", "The Kimi site. https://www.kimi.ai outside mainland China."
     )
+    kimi_protocol: str = _setting(
+        "KIMI_PROTOCOL",
+        "auto",
+        "auto, sse (the older protocol only) or connect (the newer only).",
+    )
     keep_chats: bool = _setting(
         "KIMI_KEEP_CHATS", "0", "1 keeps the Kimi chats of stateless requests instead of deleting them."
     )
@@ -161,6 +166,12 @@ def _http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _protocol(text: str) -> str:
+    if text.lower() not in ("auto", "sse", "connect"):
+        raise ValueError("expected auto, sse or connect")
+    return text.lower()
+
+
 def _database_url(text: str) -> str:
     if not re.match(r"sqlite:///.+", text):
         raise ValueError("expected sqlite:///path/to/file.db")
@@ -197,6 +208,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "workers": _integer(1, 256),
     "database_url": _database_url,
     "kimi_base_url": _http_url,
+    "kimi_protocol": _protocol,
     "keep_chats": _switch,
     "heartbeat_s": _seconds(0.1, 3600),
     "commit_after_s": _seconds(0.05, 3600),

@@ -15,10 +15,20 @@ from app.config import Config
 from app.conversations import Conversations
 from app.gateway import Gateway, Patience
 from app.store import Store
+from app.upstreams import Upstream
+from app.upstreams.kimi_connect import KimiConnect
 from app.upstreams.kimi_http import KimiHttp, Timeouts
 from app.upstreams.kimi_rest import KimiRest
+from app.upstreams.models import Models
 
 log = logging.getLogger(__name__)
+
+# KIMI_PROTOCOL → the upstreams that are switched on.
+_PROTOCOLS = {
+    "auto": (KimiRest.name, KimiConnect.name),
+    "sse": (KimiRest.name,),
+    "connect": (KimiConnect.name,),
+}
 
 
 def create_app(config: Config) -> Flask:
@@ -69,8 +79,14 @@ def build_gateway(config: Config, store: Store) -> Gateway:
         idle_s=config.idle_timeout_s,
         total_s=config.total_timeout_s,
     )
+    models = Models(switched_on=_PROTOCOLS[config.kimi_protocol])
+    upstreams: list[Upstream] = [
+        KimiRest(http, models, max_continuations=config.max_continuations),
+        KimiConnect(http, models),
+    ]
     return Gateway(
-        [KimiRest(http, max_continuations=config.max_continuations)],
+        [upstream for upstream in upstreams if upstream.name in models.switched_on],
+        models,
         Accounts(config.credentials, store),
         Conversations(store, lease_s=config.lease_s, wait_s=config.conversation_wait_s),
         store,
