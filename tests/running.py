@@ -6,6 +6,7 @@ searches them for secrets), and is ended by its pid.
 
 import base64
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -343,8 +344,6 @@ class Answer:
 
     @classmethod
     def of_events(cls, body: bytes) -> "Answer":
-        import json
-
         answer = cls("", "", None, None, False)
         for block in body.decode("utf-8").split("\n\n"):
             assert not answer.done or not block, f"something after [DONE]: {block!r}"
@@ -384,6 +383,12 @@ def ask(gateway: Gateway, stream: bool, text: str = "hello", **body: Any) -> Ans
     if stream and response.status_code == 200:
         return read_stream(response)
     return Answer.of_completion(response)
+
+
+def frame(fields: object, flags: int = 0) -> bytes:
+    """One of Connect's envelopes with JSON in it, made without the code under test."""
+    payload = fields if isinstance(fields, bytes) else json.dumps(fields, ensure_ascii=False).encode()
+    return bytes([flags]) + len(payload).to_bytes(4, "big") + payload
 
 
 def wait_until(what: str, condition: Any, timeout_s: float = 15) -> None:

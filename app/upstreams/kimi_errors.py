@@ -62,7 +62,7 @@ _UNKNOWN_CHAT = _Row(ChatUnknown, "Kimi does not know this chat any more; start 
 _LIMITED = _Row(AccountLimited, "Kimi limits this account; wait before the next request")
 _QUOTA = _Row(AccountLimited, "the quota of this account or plan is spent", "insufficient_quota", 600)
 _FAULT = _Row(UpstreamError, "Kimi failed")
-_REFUSED = _Row(RequestRefused, "Kimi refuses this request: its form, its model, or its length")
+_REFUSED = _Row(RequestRefused, "Kimi refuses this request: its form, its model, or its length", "request_refused")
 _CONFLICT = _Row(UpstreamConflict, "Kimi cannot do this in the chat's present state; try again", retry_after_s=5)
 
 # `error_type` of the SSE generation, in a body (E1, E5, E7, E8, E14, E20) or in an event (E9, E10).
