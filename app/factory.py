@@ -11,15 +11,17 @@ from app import api, logs
 from app.accounts import Accounts
 from app.api import chat_completions, health, models
 from app.auth import ApiKeys
+from app.catalogue import Catalogue
 from app.config import Config
 from app.conversations import Conversations
+from app.errors import AccountRejected, GatewayError
 from app.gateway import Gateway, Patience
 from app.store import Store
 from app.upstreams import Upstream
 from app.upstreams.kimi_connect import KimiConnect
 from app.upstreams.kimi_http import KimiHttp, Timeouts
 from app.upstreams.kimi_rest import KimiRest
-from app.upstreams.models import Models
+from app.upstreams.models import Models, Offer
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ def create_app(config: Config) -> Flask:
     """The WSGI application. Opens the database; raises StoreUnusable where it cannot."""
     logs.configure(config.log_level, [*(c.token for c in config.credentials), *config.api_keys])
     store = Store(config.database_url)
-    gateway = build_gateway(config, store)
+    gateway, catalogue = build_gateway(config, store)
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
@@ -49,6 +51,8 @@ def create_app(config: Config) -> Flask:
         # Clients differ in whether their base URL ends in /v1.
         app.register_blueprint(blueprint, name=f"{blueprint.name}_unprefixed")
     gateway.sweep()
+    if catalogue is not None:
+        catalogue.start()
     _say_ready(config)
     return app
 
@@ -60,8 +64,8 @@ def _say_ready(config: Config) -> None:
     log.info("ready: %d accounts at %s", len(config.credentials), config.kimi_base_url)
 
 
-def build_gateway(config: Config, store: Store) -> Gateway:
-    """The gateway with its upstreams, over a store."""
+def build_gateway(config: Config, store: Store) -> tuple[Gateway, Catalogue | None]:
+    """The gateway with its upstreams, over a store; and Kimi's catalogue, where the protocol has one."""
     http = KimiHttp(
         config.kimi_base_url,
         Timeouts(
@@ -80,16 +84,31 @@ def build_gateway(config: Config, store: Store) -> Gateway:
         total_s=config.total_timeout_s,
     )
     models = Models(switched_on=_PROTOCOLS[config.kimi_protocol])
-    upstreams: list[Upstream] = [
-        KimiRest(http, models, max_continuations=config.max_continuations),
-        KimiConnect(http, models),
-    ]
-    return Gateway(
+    accounts = Accounts(config.credentials, store)
+    connect = KimiConnect(http, models)
+    upstreams: list[Upstream] = [KimiRest(http, models, max_continuations=config.max_continuations), connect]
+    gateway = Gateway(
         [upstream for upstream in upstreams if upstream.name in models.switched_on],
         models,
-        Accounts(config.credentials, store),
+        accounts,
         Conversations(store, lease_s=config.lease_s, wait_s=config.conversation_wait_s),
         store,
         patience,
         keep_chats=config.keep_chats,
     )
+    if connect.name not in models.switched_on:
+        return gateway, None
+    return gateway, Catalogue(store, models, lambda: _ask_for_offers(connect, accounts))
+
+
+def _ask_for_offers(connect: KimiConnect, accounts: Accounts) -> tuple[Offer, ...]:
+    """Through any account that can be used, without taking its turn away. Raises GatewayError."""
+    error: GatewayError = AccountRejected("no usable Kimi account")
+    for account_id in accounts.ids:
+        try:
+            return connect.offers(accounts.get(account_id))
+        except GatewayError as e:
+            error = e
+            if e.blame != "account":
+                break
+    raise error

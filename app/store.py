@@ -64,6 +64,14 @@ _unrecognised = sa.Table(
     sa.Column("last_seen_at", sa.Float, nullable=False),
 )
 
+_kept = sa.Table(
+    "kept",
+    _meta,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("kept_at", sa.Float, nullable=False),
+)
+
 _schema = sa.Table("schema_version", sa.MetaData(), sa.Column("version", sa.Integer, nullable=False))
 
 
@@ -191,6 +199,14 @@ _COUNT_UNRECOGNISED = (
 )
 
 
+_KEEP = (
+    insert(_kept)
+    .values(name=_P("name"), value=_P("value"), kept_at=_P("now"))
+    .on_conflict_do_update(index_elements=["name"], set_={"value": _P("value"), "kept_at": _P("now")})
+)
+_KEPT = sa.select(_kept.c.value, _kept.c.kept_at).where(_kept.c.name == _P("of_name"))
+
+
 class Store:
     """One database, opened once per process.
 
@@ -276,6 +292,16 @@ class Store:
     def count_unrecognised(self, upstream: str, kind: str, now: float) -> None:
         self._run(_COUNT_UNRECOGNISED, upstream=upstream, kind=kind, now=now)
 
+    # what was learned and is worth keeping over a restart
+
+    def keep(self, name: str, value: str, now: float) -> None:
+        self._run(_KEEP, name=name, value=value, now=now)
+
+    def kept(self, name: str) -> tuple[str, float] | None:
+        """The value and when it was kept."""
+        row = self._row(_KEPT, of_name=name)
+        return None if row is None else (row["value"], row["kept_at"])
+
     # machinery
 
     def _run(self, statement: sa.Executable, **values: Any) -> int:
@@ -315,8 +341,13 @@ def _m001_first_tables(db: sa.Connection) -> None:
     _meta.create_all(db)
 
 
+def _m002_kept(db: sa.Connection) -> None:
+    # A new database already has it from the first migration, which makes every table of the day.
+    _kept.create(db, checkfirst=True)
+
+
 # Applied in order, each once. A migration that has been released is never edited.
-_MIGRATIONS = [_m001_first_tables]
+_MIGRATIONS = [_m001_first_tables, _m002_kept]
 
 
 def _create_private(path: Path) -> None:
