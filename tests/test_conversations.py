@@ -218,7 +218,6 @@ def test_turns_at_the_same_time_follow_one_another(running: Running, simulator: 
     assert simulator.state()["max_open_streams"] == 1
 
 
-@EACH_GENERATION
 def test_a_conversation_survives_a_restart(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url) as gateway:
         gateway.say("I like tea", conversation="restart")
@@ -230,9 +229,15 @@ def test_a_conversation_survives_a_restart(running: Running, simulator: Simulato
     assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
 
 
-@EACH_GENERATION
-@pytest.mark.parametrize("first_turns", [0, 1])
-@pytest.mark.parametrize("victim", ["worker", "gateway"])
+@pytest.mark.parametrize(
+    ("profile", "victim", "first_turns"),
+    [
+        *(("sse-2025", victim, turns) for victim in ("worker", "gateway") for turns in (0, 1)),
+        ("connect-2026", "worker", 1),
+        ("connect-2026", "gateway", 0),
+    ],
+    indirect=["profile"],
+)
 def test_a_conversation_survives_a_kill_in_mid_answer(
     running: Running, simulator: Simulator, profile: Profile, first_turns: int, victim: str
 ) -> None:
@@ -300,7 +305,6 @@ def test_a_client_that_leaves_frees_the_conversation(quick: Gateway, simulator: 
     assert quick.say("three", conversation=name).ok
 
 
-@EACH_GENERATION
 def test_a_conversation_belongs_to_the_key_that_opened_it(running: Running, simulator: Simulator) -> None:
     def headers(key: str) -> dict[str, Any]:
         return {"headers": {"Authorization": f"Bearer {key}"}}

@@ -284,6 +284,16 @@ _QUIET_FRAMES = st.sampled_from(
         {"op": "append", "mask": "block.search.keywords", "block": {"id": "s", "search": {"keywords": ["no"]}}},
         {"op": "set", "mask": "block.stage", "block": {"id": "g", "stage": {"name": "no", "status": "no"}}},
         {"op": "set", "ref": {"id": "1", "search": {"base": {"title": "no"}}}},
+        {
+            "op": "set",
+            "mask": ["no"],
+            "block": {"id": [], "messageId": {}},
+            "message": [],
+            "chat": 3,
+            "notification": None,
+        },
+        {"op": {}, "message": {"id": {}, "role": [], "status": {}, "blocks": {}}, "chat": {"id": []}},
+        {"op": "set", "message": {"id": {}, "status": {}, "scenario": [], "blocks": [[], {}]}, "chat": {"id": []}},
         {"op": "set", "mask": "block.novel", "block": {"id": "n", "novel": {"content": "no"}}},
         {
             "op": "set",

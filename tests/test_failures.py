@@ -1,5 +1,6 @@
 """Every failure of kimi-protocol.md section 7, in both modes: the right status, OpenAI's shape, what to do."""
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -149,17 +150,23 @@ CODES = [
 
 
 @pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
-def test_an_error_in_a_connect_stream_means_what_its_code_says(quick: Gateway, simulator: Simulator) -> None:
-    """In the end-of-stream envelope, in a frame, and after `done`; the text stands in the details or beside them."""
+def test_an_error_of_connect_means_what_its_code_says(quick: Gateway, simulator: Simulator) -> None:
+    """Instead of a stream, in the end-of-stream envelope, in a frame, and after `done`; the text stands in the
+    details or beside them."""
     for code, reason, status, our_code in CODES:
-        for place in ("end_error", "frame_error", "error_after_done"):
+        for place in ("http", "end_error", "frame_error", "error_after_done"):
             for text in ("", "so sorry"):
                 error: dict[str, Any] = {"code": code}
                 if reason:
                     error["details"] = [{"debug": {"reason": reason, "localizedMessage": {"message": "said there"}}}]
                 if text:
                     error["message"] = text
-                simulator.script(failing_stream(place, error))
+                if place == "http":
+                    # The status says less than the code.
+                    headers = {"Content-Type": "application/json"}
+                    simulator.script(json.dumps(error).encode(), status=400, headers=headers)
+                else:
+                    simulator.script(failing_stream(place, error))
                 response = quick.say("hello", stream=bool(text))
                 said = response.json()["error"]
                 assert (response.status_code, said["code"]) == (status, our_code), (code, place, said)
@@ -258,7 +265,7 @@ def test_moderation_is_a_content_filter(
     assert (answer.content, answer.finish_reason, answer.error) == (text, "content_filter", None)
 
 
-@EVERY_PROFILE
+@EACH_GENERATION
 def test_silence_in_mid_answer_is_a_timeout(quick: Gateway, simulator: Simulator) -> None:
     simulator.knobs(stall_after=2, say="one two three", token_chars=4)
     answer = read_stream(quick.say("hello", stream=True))

@@ -12,7 +12,6 @@ import pytest
 from tests.running import (
     CANARY,
     EACH_GENERATION,
-    EVERY_PROFILE,
     Gateway,
     Profile,
     Running,
@@ -63,10 +62,13 @@ class RawClient:
         self.socket.close()
 
 
-@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize(
+    ("profile", "how"),
+    [("sse-2025", "close"), ("sse-2025", "reset"), ("connect-2026", "close")],
+    indirect=["profile"],
+)
 @pytest.mark.parametrize("moment", ["before the headers", "before the first token", "in mid-stream"])
 @BOTH_MODES
-@EACH_GENERATION
 def test_a_client_that_leaves_closes_the_upstream_stream(
     patient: Gateway, simulator: Simulator, profile: Profile, stream: bool, moment: str, how: str
 ) -> None:
@@ -163,7 +165,7 @@ def test_a_failure_after_the_headers_went_out_is_an_error_event(patient: Gateway
     assert b'"code":"overloaded"' in got and b'"finish_reason":"stop"' not in got
 
 
-@EVERY_PROFILE
+@EACH_GENERATION
 def test_kimis_own_signs_of_life_keep_a_stream_from_timing_out(quick: Gateway, simulator: Simulator) -> None:
     """Nothing but pings for longer than the idle timeout of one second: patience, no error."""
     simulator.knobs(ping_s=0.2, heartbeat_s=0.2, first_delay_s=1.6, say="late")
@@ -208,7 +210,6 @@ def test_a_stop_signal_lets_running_answers_end(running: Running, simulator: Sim
         assert gateway.process.popen.wait(20) == 0
 
 
-@EACH_GENERATION
 def test_hundreds_of_streams_at_once(gateway: Gateway, simulator: Simulator) -> None:
     """They wait for one another at a gate, so all are open at the same time."""
     simulator.knobs(gate="many", gate_after=1, say="all of us", token_chars=3)

@@ -214,7 +214,7 @@ class _Answer:
         self._text = _Told(self._json)
         self._thinking = _Told(self._json)
         self._user_messages: set[str] = set()
-        self._started: Started | None = None
+        self._has_news = False
         self._spoke = False
         self._complete = False
 
@@ -233,6 +233,7 @@ class _Answer:
                     yield event
                     quiet = False
                 if item.last or self.reason is not None:
+                    yield from self._news()
                     return
         except UpstreamError:
             # The chat of an answer that failed is to be cleaned up all the same.
@@ -244,11 +245,9 @@ class _Answer:
 
     def _news(self) -> Iterator[Event]:
         """Chat and message mostly become known together: they are told together."""
-        if self.chat_id is not None:
-            known = Started(self.chat_id, self.message_id)
-            if known != self._started:
-                self._started = known
-                yield known
+        if self._has_news and self.chat_id is not None:
+            self._has_news = False
+            yield Started(self.chat_id, self.message_id)
 
     def _end(self, payload: bytes) -> Iterator[Event]:
         """The end-of-stream envelope: only it can say that nothing went wrong (5.7)."""
@@ -325,6 +324,7 @@ class _Answer:
             raise ChatUnknown(
                 f"{self.account.label}: Kimi does not continue this chat but opened another; start a new conversation"
             )
+        self._has_news |= chat_id != self.chat_id
         self.chat_id = chat_id
 
     def _message(self, mask: str, message: dict[str, Any]) -> Iterator[Event]:
@@ -342,11 +342,16 @@ class _Answer:
         if message_id is not None and message_id in self._user_messages:
             return
         if role == "assistant" and message_id is not None:
+            self._has_news |= message_id != self.message_id
             self.message_id = message_id
+        if message_id != self.message_id and None not in (message_id, self.message_id):
+            yield Unrecognised("message of nobody")
+            return
         if (scenario := message.get("scenario") or self._scenario) != self._scenario:
             yield Unrecognised(f"scenario {_name(scenario)}")
         blocks = message.get("blocks")
-        if isinstance(blocks, list) and blocks:
+        # Without a role it could be the echo.
+        if role == "assistant" and isinstance(blocks, list) and blocks:
             yield from self._whole_message([block for block in blocks if isinstance(block, dict)])
         # The last word on the status counts; it comes without a role (pitfall 4).
         match message.get("status"):
@@ -379,7 +384,8 @@ class _Answer:
                 yield kind(new)
 
     def _block(self, op: str, mask: str, block: dict[str, Any]) -> Iterator[Event]:
-        if block.get("messageId") in self._user_messages:
+        """A block of the answer. Which parts are meant says the mask, or, without one, what is there."""
+        if _id(block.get("messageId")) in self._user_messages:
             return
         if mask in ("", "block"):
             paths = [f"block.{part}" for part in block if part not in _NO_PARTS]
