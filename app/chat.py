@@ -66,7 +66,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The upstream chat that this turn runs in; comes before any text, and again when more is known."""
+    """The upstream chat of this turn and the answer in it; before any text, again when more is known."""
 
     chat_id: str
     message_id: str | None = None
@@ -88,6 +88,13 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """The upstream tells the user something about this answer. ``kind`` is ours: ``model-degraded``."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unrecognised:
     """The upstream said something of a kind that we do not know; ``kind`` never carries user text."""
 
@@ -101,6 +108,6 @@ class Finished:
     reason: FinishReason
 
 
-Event = Started | ReasoningDelta | TextDelta | Heartbeat | Unrecognised | Finished
+Event = Started | ReasoningDelta | TextDelta | Heartbeat | Notice | Unrecognised | Finished
 
 HEARTBEAT = Heartbeat()

@@ -49,6 +49,11 @@ class Config:
     gateway_secret: str | None = _setting(
         "GATEWAY_SECRET", "", "A password of your own that seals the refreshed tokens in the database."
     )
+    kimi_protocol: str = _setting(
+        "KIMI_PROTOCOL",
+        "auto",
+        "auto, sse (the older protocol only) or connect (the newer only).",
+    )
     keep_chats: bool = _setting(
         "KIMI_KEEP_CHATS", "0", "1 keeps the Kimi chats of stateless requests instead of deleting them."
     )
@@ -173,6 +178,12 @@ def _http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _protocol(text: str) -> str:
+    if text.lower() not in ("auto", "sse", "connect"):
+        raise ValueError("expected auto, sse or connect")
+    return text.lower()
+
+
 def _database_url(text: str) -> str:
     if not re.match(r"sqlite:///(?!:memory:).+", text):
         raise ValueError("expected sqlite:///path/to/file.db")
@@ -217,6 +228,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "kimi_base_url": _http_url,
     "kimi_auth_url": _http_url,
     "gateway_secret": _secret,
+    "kimi_protocol": _protocol,
     "keep_chats": _switch,
     "heartbeat_s": _seconds(0.1, 3600),
     "commit_after_s": _seconds(0.05, 3600),

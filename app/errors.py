@@ -16,7 +16,10 @@
        ├─ ChatForbidden                     403  request   Kimi has disabled this chat
        ├─ ChatUnknown                       404  request   Kimi does not know this chat
        ├─ UpstreamOverloaded                503  upstream
+       ├─ UpstreamConflict                  409  upstream  the chat is in a state that does not allow it
+       ├─ AnswerRewritten                   502  upstream  Kimi took back text that was already passed on
        ├─ UpstreamUnavailable               502  upstream  connect, read, 5xx, redirect
+       │  └─ GenerationGone                 502  upstream  the site does not serve this protocol (any more)
        ├─ UpstreamTimeout                   504  upstream  silence
        └─ UpstreamProtocolError             502  ours      an answer that we cannot read
 
@@ -157,6 +160,20 @@ class UpstreamOverloaded(UpstreamError):
 
 class UpstreamUnavailable(UpstreamError):
     status = 502
+
+
+class GenerationGone(UpstreamUnavailable):
+    """Said of the protocol, not of this request: another generation may still be served."""
+
+
+class UpstreamConflict(UpstreamError):
+    status = 409
+    default_code = "conflict"
+
+
+class AnswerRewritten(UpstreamError):
+    status = 502
+    default_code = "answer_rewritten"
 
 
 class UpstreamTimeout(UpstreamError):

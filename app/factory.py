@@ -11,15 +11,27 @@ from app import api, logs
 from app.accounts import Accounts
 from app.api import chat_completions, health, models
 from app.auth import ApiKeys
+from app.catalogue import Catalogue
 from app.config import Config
 from app.conversations import Conversations
+from app.errors import AccountRejected, GatewayError
 from app.gateway import Gateway, Patience
 from app.renewal import renew_in_a_process
 from app.store import Store
+from app.upstreams import Upstream
+from app.upstreams.kimi_connect import KimiConnect
 from app.upstreams.kimi_http import KimiHttp, Timeouts
 from app.upstreams.kimi_rest import KimiRest
+from app.upstreams.models import Models, Offer
 
 log = logging.getLogger(__name__)
+
+# KIMI_PROTOCOL → the upstreams that are switched on.
+_PROTOCOLS = {
+    "auto": (KimiRest.name, KimiConnect.name),
+    "sse": (KimiRest.name,),
+    "connect": (KimiConnect.name,),
+}
 
 
 def create_app(config: Config) -> Flask:
@@ -27,7 +39,7 @@ def create_app(config: Config) -> Flask:
     logs.configure(config.log_level, config.secrets)
     store = Store(config.database_url, config.gateway_secret)
     accounts = Accounts(config.credentials, store, renew_in_a_process)
-    gateway = build_gateway(config, store, accounts)
+    gateway, catalogue = build_gateway(config, store, accounts)
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
@@ -44,6 +56,8 @@ def create_app(config: Config) -> Flask:
         app.register_blueprint(blueprint, name=f"{blueprint.name}_unprefixed")
     accounts.keep_fresh()
     gateway.sweep()
+    if catalogue is not None:
+        catalogue.start()
     _say_ready(config)
     return app
 
@@ -55,8 +69,8 @@ def _say_ready(config: Config) -> None:
     log.info("ready: %d accounts at %s", len(config.credentials), config.kimi_base_url)
 
 
-def build_gateway(config: Config, store: Store, accounts: Accounts) -> Gateway:
-    """The gateway with its upstreams, over a store."""
+def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gateway, Catalogue | None]:
+    """The gateway with its upstreams, over a store; and Kimi's catalogue, where the protocol has one."""
     http = KimiHttp(
         config.kimi_base_url,
         Timeouts(
@@ -74,8 +88,12 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> Gateway:
         idle_s=config.idle_timeout_s,
         total_s=config.total_timeout_s,
     )
-    return Gateway(
-        [KimiRest(http, max_continuations=config.max_continuations)],
+    models = Models(switched_on=_PROTOCOLS[config.kimi_protocol])
+    connect = KimiConnect(http, models)
+    upstreams: list[Upstream] = [KimiRest(http, models, max_continuations=config.max_continuations), connect]
+    gateway = Gateway(
+        [upstream for upstream in upstreams if upstream.name in models.switched_on],
+        models,
         accounts,
         Conversations(
             store,
@@ -87,3 +105,19 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> Gateway:
         patience,
         keep_chats=config.keep_chats,
     )
+    if connect.name not in models.switched_on:
+        return gateway, None
+    return gateway, Catalogue(store, models, lambda: _ask_for_offers(connect, accounts))
+
+
+def _ask_for_offers(connect: KimiConnect, accounts: Accounts) -> tuple[Offer, ...]:
+    """Through any account that can be used, without taking its turn away. Raises GatewayError."""
+    error: GatewayError = AccountRejected("no usable Kimi account")
+    for account_id in accounts.ids:
+        try:
+            return connect.offers(accounts.fresh(accounts.get(account_id)))
+        except GatewayError as e:
+            error = e
+            if e.blame != "account":
+                break
+    raise error

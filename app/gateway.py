@@ -21,6 +21,7 @@ from app.chat import (
     Heartbeat,
     Message,
     Model,
+    Notice,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -30,9 +31,10 @@ from app.conversations import Conversations, Hold, what_is_new
 from app.errors import (
     AccountRejected,
     ClientGone,
+    ConversationLost,
     GatewayError,
+    GenerationGone,
     InvalidRequest,
-    UnknownModel,
     UpstreamError,
     UpstreamTimeout,
 )
@@ -41,8 +43,13 @@ from app.prompt import flatten
 from app.pump import Cancellation, EndOfSource, Pump, PumpOverdue
 from app.store import ConversationRow, LitterRow, Store
 from app.upstreams import Resume, Upstream
+from app.upstreams.models import Models
 
 log = logging.getLogger(__name__)
+
+# How long an upstream that turned out to be gone is tried last. Kept in the process, not in the store: finding
+# out costs a worker one short call, and remembering costs the path of every request nothing.
+_GONE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ class Gateway:
     def __init__(
         self,
         upstreams: Sequence[Upstream],
+        models: Models,
         accounts: Accounts,
         conversations: Conversations,
         store: Store,
@@ -70,7 +78,9 @@ class Gateway:
         keep_chats: bool,
     ) -> None:
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
-        self._serving = {model.id: upstream for upstream in upstreams for model in upstream.models}
+        self._models = models
+        # Until when (monotonic) an upstream counts as gone.
+        self._gone: dict[str, float] = {}
         self.accounts = accounts
         self._conversations = conversations
         self._store = store
@@ -80,15 +90,11 @@ class Gateway:
 
     @property
     def models(self) -> list[Model]:
-        return [model for upstream in self._upstreams.values() for model in upstream.models]
+        return self._models.all
 
     def model(self, model_id: str) -> Model:
         """Raises UnknownModel, naming those that exist."""
-        for model in self.models:
-            if model.id == model_id:
-                return model
-        known = ", ".join(model.id for model in self.models)
-        raise UnknownModel(f"The model '{model_id}' does not exist (model_not_found). Models: {known}", param="model")
+        return self._models.find(model_id)
 
     def open(self, request: ChatRequest, caller: Caller, *, commit: bool) -> "ChatStream":
         """Begins a turn and returns when its status is certain: with the first event that carries an answer,
@@ -96,23 +102,37 @@ class Gateway:
 
         The caller must ``close`` what it gets.
         """
-        upstream = self._serving[self.model(request.model).id]
+        self.model(request.model)
         hold = None
         if request.conversation_id is not None:
             hold = self._conversations.hold(caller, request.conversation_id, request.model)
         try:
+            upstreams = self._upstreams_for(request.model, hold)
             turn = self._plan(request, hold)
-            stream = ChatStream(self, turn, upstream, request, caller, self._patience)
         except BaseException:
             if hold is not None:
                 hold.release(forget=hold.row.chat_id is None)
             raise
+        for upstream in upstreams:
+            stream = self._attempt(turn, upstream, request, caller)
+            try:
+                stream.wait_for_answer(commit)
+            except BaseException as e:
+                if isinstance(e, GenerationGone) and upstream is not upstreams[-1]:
+                    stream.give_up(e)
+                    continue
+                stream.close(e)
+                raise
+            return stream
+        raise RuntimeError("no upstream was tried")
+
+    def _attempt(self, turn: "_Turn", upstream: Upstream, request: ChatRequest, caller: Caller) -> "ChatStream":
         try:
-            stream.wait_for_answer(commit)
-        except BaseException as e:
-            stream.close(e)
+            return ChatStream(self, turn, upstream, request, caller, self._patience)
+        except BaseException:
+            if turn.hold is not None:
+                turn.hold.release(forget=turn.hold.row.chat_id is None)
             raise
-        return stream
 
     def find_conversation(self, owner: str, conversation_id: str) -> ConversationRow:
         """Raises UnknownConversation."""
@@ -145,6 +165,30 @@ class Gateway:
         """Looks for chats that a killed worker left undeleted."""
         self._litter.sweep()
 
+    def _upstreams_for(self, model_id: str, hold: Hold | None) -> list[Upstream]:
+        """Who may serve the turn, in order: those that turned out to be gone come last. At least one.
+
+        A conversation stays where its chat is. Raises ConversationLost and InvalidRequest where it cannot.
+        """
+        names = self._models.served_by(model_id)
+        if hold is not None and hold.row.chat_id is not None and hold.row.upstream is not None:
+            name = hold.row.upstream
+            if name not in self._upstreams:
+                raise ConversationLost(
+                    f"this conversation was opened over {name}, which KIMI_PROTOCOL leaves out; "
+                    "change KIMI_PROTOCOL, or start a new conversation"
+                )
+            if name not in names:
+                raise InvalidRequest(
+                    f"the model '{model_id}' is not served by {name}, where this conversation was opened; "
+                    f"go on with '{hold.row.model}', or start a new conversation",
+                    code="model_not_in_conversation",
+                    param="model",
+                )
+            names = (name,)
+        now = time.monotonic()
+        return [self._upstreams[name] for name in sorted(names, key=lambda name: self._gone.get(name, 0.0) > now)]
+
     def _plan(self, request: ChatRequest, hold: Hold | None) -> "_Turn":
         messages: Sequence[Message] = request.messages
         digest = ""
@@ -160,7 +204,19 @@ class Gateway:
             account = self.accounts.next()
         return _Turn(account, flatten(messages), resume, hold, digest)
 
-    # What ChatStream asks for while it runs.
+    # What ChatStream tells and asks for while it runs.
+
+    def upstream_is_there(self, upstream: Upstream) -> None:
+        self._gone.pop(upstream.name, None)
+
+    def upstream_is_gone(self, upstream: Upstream, error: GenerationGone) -> None:
+        self._gone[upstream.name] = time.monotonic() + _GONE_S
+        log.warning(
+            "%s is not served here, so models that another protocol serves too go there first for %.0f s: %s",
+            upstream.name,
+            _GONE_S,
+            error.message,
+        )
 
     def chat_started(self, stream: "ChatStream", chat_id: str, message_id: str | None) -> None:
         turn = stream.turn
@@ -169,6 +225,11 @@ class Gateway:
                 turn.hold.save_chat(turn.account.id, stream.upstream.name, stream.request.model, chat_id, message_id)
         elif not self._keep_chats:
             self._litter.note(stream.upstream.name, chat_id, turn.account.id)
+
+    def attempt_ended(self, stream: "ChatStream", chat_id: str | None) -> None:
+        """The turn goes on with another upstream."""
+        if chat_id is not None:
+            self._litter.discard(stream.upstream.name, chat_id, stream.turn.account.id)
 
     def turn_ended(self, stream: "ChatStream", chat_id: str | None, kinds: Sequence[str]) -> None:
         """The turn is over without having been completed, or was stateless."""
@@ -230,6 +291,8 @@ class ChatStream:
         self.upstream = upstream
         self.request = request
         self.error: BaseException | None = None
+        # What the upstream wanted the user to know, so far.
+        self.notices: list[str] = []
         self._gateway = gateway
         self._caller = caller
         self._patience = patience
@@ -306,6 +369,14 @@ class ChatStream:
     ) -> Generator[Event, None, None]:
         return self.upstream.open(self.request, self.turn.prompt, account, resume, cancellation)
 
+    def give_up(self, error: BaseException) -> None:
+        """Ends this attempt, and it alone: another one takes the turn over."""
+        self._closed = True
+        self.error = error
+        self._pump.cancel()
+        self._gateway.attempt_ended(self, self._chat_id)
+        self._log_end()
+
     def _events(self, not_later_than: float | None) -> Iterator[list[Event]]:
         """Batches until Finished; an empty wait gives a Heartbeat. Raises GatewayError, also for the client."""
         while self._reason is None:
@@ -346,6 +417,8 @@ class ChatStream:
             # The client has not read for so long that the answer could not go on.
             self._fail(self._overdue())
         except GatewayError as e:
+            if isinstance(e, GenerationGone):
+                self._gateway.upstream_is_gone(self.upstream, e)
             self._fail(e)
 
     def _overdue(self) -> UpstreamTimeout:
@@ -362,6 +435,10 @@ class ChatStream:
                 case Started(chat_id, message_id):
                     self._chat_id, self._message_id = chat_id, message_id
                     self._gateway.chat_started(self, chat_id, message_id)
+                case Notice(kind):
+                    if kind not in self.notices:
+                        self.notices.append(kind)
+                        log.warning("%s: Kimi gave notice: %s", self.turn.account.label, kind)
                 case Unrecognised(kind):
                     self._unrecognised.add(kind)
                 case Finished(reason):
@@ -369,6 +446,7 @@ class ChatStream:
                     kept.append(event)
         if kept and self._first_answer_s is None:
             self._first_answer_s = time.monotonic() - self._began
+            self._gateway.upstream_is_there(self.upstream)
         return kept or [HEARTBEAT]
 
     def _complete(self, reason: str) -> None:

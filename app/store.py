@@ -96,6 +96,14 @@ _facts = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
 )
 
+_kept = sa.Table(
+    "kept",
+    _meta,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("kept_at", sa.Float, nullable=False),
+)
+
 _schema = sa.Table("schema_version", sa.MetaData(), sa.Column("version", sa.Integer, nullable=False))
 
 
@@ -292,6 +300,14 @@ _ADD_FACT = insert(_facts).values(name=_P("name"), value=_P("value")).on_conflic
 _FIND_FACT = sa.select(_facts.c.value).where(_facts.c.name == _P("of_name"))
 
 
+_KEEP = (
+    insert(_kept)
+    .values(name=_P("name"), value=_P("value"), kept_at=_P("now"))
+    .on_conflict_do_update(index_elements=["name"], set_={"value": _P("value"), "kept_at": _P("now")})
+)
+_KEPT = sa.select(_kept.c.value, _kept.c.kept_at).where(_kept.c.name == _P("of_name"))
+
+
 class Store:
     """One database, opened once per process.
 
@@ -464,6 +480,16 @@ class Store:
     def count_unrecognised(self, upstream: str, kind: str, now: float) -> None:
         self._run(_COUNT_UNRECOGNISED, upstream=upstream, kind=kind, now=now)
 
+    # what was learned and is worth keeping over a restart
+
+    def keep(self, name: str, value: str, now: float) -> None:
+        self._run(_KEEP, name=name, value=value, now=now)
+
+    def kept(self, name: str) -> tuple[str, float] | None:
+        """The value and when it was kept."""
+        row = self._row(_KEPT, of_name=name)
+        return None if row is None else (row["value"], row["kept_at"])
+
     # machinery
 
     def _run(self, statement: sa.Executable, **values: Any) -> int:
@@ -528,8 +554,12 @@ def _m002_tokens(db: sa.Connection) -> None:
     _meta.create_all(db, [_tokens, _facts])
 
 
+def _m003_kept(db: sa.Connection) -> None:
+    _meta.create_all(db, [_kept])
+
+
 # Applied in order, each once. A migration that has been released is never edited.
-_MIGRATIONS = [_m001_first_tables, _m002_tokens]
+_MIGRATIONS = [_m001_first_tables, _m002_tokens, _m003_kept]
 
 
 def _create_private(path: Path) -> None:

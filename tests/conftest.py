@@ -1,10 +1,30 @@
-"""One simulator and one gateway for most tests; others start their own through ``running``."""
+"""One simulator and, per protocol, one gateway for most tests; others start their own through ``running``."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from tests.running import Gateway, Running, Simulator
+from tests.running import PROFILES, Gateway, Profile, Running, Simulator
+
+# The gateway as it is shipped: gunicorn, gevent, two workers; only its patience is shorter.
+_SHIPPED = {
+    "HEARTBEAT_S": "1",
+    "FIRST_EVENT_TIMEOUT_S": "4",
+    "IDLE_TIMEOUT_S": "4",
+    "CONVERSATION_WAIT_S": "1",
+}
+# A gateway without patience: silence is a failure after a second.
+_QUICK = {
+    "HEARTBEAT_S": "0.5",
+    "FIRST_EVENT_TIMEOUT_S": "1",
+    "IDLE_TIMEOUT_S": "1",
+    "CONVERSATION_WAIT_S": "0.3",
+    "LEASE_S": "1",
+}
 
 
 @pytest.fixture(scope="session")
@@ -22,34 +42,51 @@ def shared_simulator(running: Running) -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def simulator(shared_simulator: Simulator) -> Simulator:
+def profile(request: pytest.FixtureRequest, running: Running, shared_simulator: Simulator) -> Iterator[Profile]:
+    """The Kimi of this test; both generations unless a mark says otherwise (``running.EVERY_PROFILE``)."""
+    profile = PROFILES[getattr(request, "param", "all")]
+    running.profile = shared_simulator.profile = profile
+    yield profile
+    running.profile = shared_simulator.profile = PROFILES["all"]
+
+
+@pytest.fixture
+def simulator(shared_simulator: Simulator, profile: Profile) -> Simulator:
     """The simulator, as if just started."""
     shared_simulator.reset()
     return shared_simulator
 
 
-@pytest.fixture(scope="session")
-def gateway(running: Running, shared_simulator: Simulator) -> Iterator[Gateway]:
-    """The gateway as it is shipped: gunicorn, gevent, two workers; only its patience is shorter."""
-    with running.gateway(
-        shared_simulator.url,
-        HEARTBEAT_S="1",
-        FIRST_EVENT_TIMEOUT_S="4",
-        IDLE_TIMEOUT_S="4",
-        CONVERSATION_WAIT_S="1",
-    ) as gateway:
-        yield gateway
+_Shared = Callable[[str, dict[str, Any], Profile], Gateway]
 
 
 @pytest.fixture(scope="session")
-def quick(running: Running, shared_simulator: Simulator) -> Iterator[Gateway]:
-    """A gateway without patience: silence is a failure after a second."""
-    with running.gateway(
-        shared_simulator.url,
-        HEARTBEAT_S="0.5",
-        FIRST_EVENT_TIMEOUT_S="1",
-        IDLE_TIMEOUT_S="1",
-        CONVERSATION_WAIT_S="0.3",
-        LEASE_S="1",
-    ) as gateway:
-        yield gateway
+def shared_gateways(running: Running, shared_simulator: Simulator) -> Iterator[_Shared]:
+    """Gateways that live as long as the run: one of each kind for each protocol that is asked for."""
+    started: dict[tuple[str, str], Gateway] = {}
+    with ExitStack() as stack:
+
+        def get(kind: str, settings: dict[str, Any], profile: Profile) -> Gateway:
+            key = (kind, profile.protocol)
+            if key not in started:
+                settings = {**settings, "KIMI_PROTOCOL": profile.protocol}
+                started[key] = stack.enter_context(running.gateway(shared_simulator.url, **settings))
+            return replace(started[key], model=profile.model)
+
+        yield get
+
+
+@pytest.fixture
+def gateway(shared_gateways: _Shared, profile: Profile) -> Gateway:
+    return shared_gateways("shipped", _SHIPPED, profile)
+
+
+@pytest.fixture
+def quick(shared_gateways: _Shared, profile: Profile) -> Gateway:
+    return shared_gateways("quick", _QUICK, profile)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """The name of a conversation that no other test has."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", request.node.name)[-128:]

@@ -6,6 +6,7 @@ searches them for secrets), and is ended by its pid.
 
 import base64
 import contextlib
+import json
 import os
 import re
 import signal
@@ -20,12 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from app.simulator import tokens
 
 ROOT = Path(__file__).parent.parent
 EVENT_STREAM = {"Content-Type": "text/event-stream; charset=utf-8"}
+CONNECT_STREAM = {"Content-Type": "application/connect+json"}
 
 # What test messages contain, so that a search through logs and databases can find any that leaked.
 CANARY = "canary-Kanarienvogel-金丝雀"
@@ -40,6 +43,41 @@ SERVERS = {
         "make_server('127.0.0.1', 0, app, threaded=True, fd={fd}).serve_forever()",
     ],
 }
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A Kimi to test against: what the simulator is, and what the gateway is asked for there."""
+
+    name: str
+    protocol: str
+    model: str
+    other_model: str
+    thinking_model: str
+
+    @property
+    def speaks_connect(self) -> bool:
+        return self.protocol == "connect"
+
+
+# `all` is what the gateway meets where nothing is said: both generations, chosen by the model's row.
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("all", "auto", "k2", "k1.5", "k1.5-thinking"),
+        Profile("sse-2024", "sse", "k2", "k1.5", "k1.5-thinking"),
+        Profile("sse-2025", "sse", "k2", "k1.5", "k1.5-thinking"),
+        Profile("connect-2025", "connect", "k2", "k2-nosearch", "kimi-k2.5-thinking"),
+        Profile("connect-2026", "connect", "kimi-k2.6", "kimi-k2.5", "kimi-k2.6-thinking"),
+    )
+}
+
+# The contract cases run against every profile, the expensive ones against one of each generation.
+EVERY_PROFILE = pytest.mark.parametrize(
+    "profile", ["sse-2024", "sse-2025", "connect-2025", "connect-2026"], indirect=True
+)
+EACH_GENERATION = pytest.mark.parametrize("profile", ["sse-2025", "connect-2026"], indirect=True)
+CONNECT_ONLY = pytest.mark.parametrize("profile", ["connect-2025", "connect-2026"], indirect=True)
 
 
 def mint(user: str, lifetime_s: float = 86400, kind: tokens.Kind = "access") -> str:
@@ -89,6 +127,7 @@ class Simulator:
 
     url: str
     process: Process
+    profile: Profile = PROFILES["all"]
 
     def control(self, method: str, path: str, **arguments: Any) -> Any:
         reply = requests.request(method, f"{self.url}/_sim/{path}", timeout=30, **arguments)
@@ -97,6 +136,12 @@ class Simulator:
 
     def reset(self) -> None:
         self.control("POST", "reset")
+        self.knobs(profile=self.profile.name)
+
+    @property
+    def turn_path(self) -> str:
+        """A part of the path that turns have."""
+        return "ChatService/Chat" if self.profile.speaks_connect else "/completion/stream"
 
     def knobs(self, **knobs: Any) -> None:
         self.control("POST", "knobs", json=knobs)
@@ -116,11 +161,31 @@ class Simulator:
 
     def requests(self, path_contains: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.control("GET", "requests", params={"path_contains": path_contains})
-        return found
+        # The catalogue is asked for in the background, at any time.
+        return [r for r in found if path_contains or "GetAvailableModels" not in r["path"]]
+
+    def turns(self) -> list["SentTurn"]:
+        """What Kimi was asked, in order."""
+        if not self.profile.speaks_connect:
+            return [
+                SentTurn(r["path"].split("/")[3], r["account"], r["json"]["messages"][0]["content"], r["json"])
+                for r in self.requests(self.turn_path)
+            ]
+        new = iter(self.state()["chats"])
+        return [
+            SentTurn(
+                frame.get("chat_id") or next(new, "none"),
+                r["account"],
+                frame["message"]["blocks"][0]["text"]["content"],
+                frame,
+            )
+            for r in self.requests(self.turn_path)
+            for frame in r["frames"]
+        ]
 
     def prompts(self) -> list[str]:
         """The texts that were sent as turns, in order."""
-        return [r["json"]["messages"][0]["content"] for r in self.requests("/completion/stream")]
+        return [turn.text for turn in self.turns()]
 
     def script(
         self,
@@ -130,20 +195,33 @@ class Simulator:
         framing: str = "chunked",
         end: str = "clean",
         headers: dict[str, str] | None = None,
-        match: str = "/completion/stream",
+        match: str | None = None,
         **more: Any,
     ) -> None:
         """The next turn is answered with exactly these bytes, cut at these offsets."""
         wish = {
-            "match": match,
+            "match": match or self.turn_path,
             "body_base64": base64.b64encode(body).decode(),
             "cuts": cuts if isinstance(cuts, str) else list(cuts),
             "framing": framing,
             "end": end,
-            "headers": EVENT_STREAM if headers is None else headers,
+            "headers": self._stream_headers() if headers is None else headers,
             **more,
         }
         self.control("POST", "script", json=wish)
+
+    def _stream_headers(self) -> dict[str, str]:
+        return CONNECT_STREAM if self.profile.speaks_connect else EVENT_STREAM
+
+
+@dataclass(frozen=True)
+class SentTurn:
+    """A turn as Kimi got it. A chat that was new has the id that it got."""
+
+    chat: str
+    account: str
+    text: str
+    body: dict[str, Any]
 
 
 @dataclass
@@ -154,6 +232,7 @@ class Gateway:
     process: Process
     database: Path
     workers: int
+    model: str = "k2"
 
     def wait_for_workers(self) -> None:
         """Until every worker has been started, or the start has failed."""
@@ -169,7 +248,7 @@ class Gateway:
         """One user message; ``body`` takes further fields."""
         message = {"role": "user", "content": f"{text} {CANARY}"}
         return self.chat(
-            {"model": "k2", "messages": [message], **body}, conversation, stream=bool(body.get("stream"))
+            {"model": self.model, "messages": [message], **body}, conversation, stream=bool(body.get("stream"))
         )
 
     def post(self, path: str, **arguments: Any) -> requests.Response:
@@ -200,6 +279,7 @@ class Running:
         self.folder = folder
         self.logs: list[Path] = []
         self.databases: list[Path] = []
+        self.profile = PROFILES["all"]
         self._number = 0
 
     @contextlib.contextmanager
@@ -229,6 +309,7 @@ class Running:
             "KIMI_AUTH_URL": upstream,
             "DATABASE_URL": f"sqlite:///{database}",
             "LOG_LEVEL": "DEBUG",
+            "KIMI_PROTOCOL": self.profile.protocol,
             **settings,
         }
         with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
@@ -236,7 +317,7 @@ class Running:
             process = Process(arguments, env, log, [listener.fileno()])
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         workers = 1 if server == "threads" else int(settings.get("WEB_CONCURRENCY", "2"))
-        gateway = Gateway(url, process, database, workers)
+        gateway = Gateway(url, process, database, workers, self.profile.model)
         try:
             yield gateway
             # gunicorn loses a signal that comes while a worker is being started, and then waits for long.
@@ -298,8 +379,6 @@ class Answer:
 
     @classmethod
     def of_events(cls, body: bytes) -> "Answer":
-        import json
-
         answer = cls("", "", None, None, False)
         for block in body.decode("utf-8").split("\n\n"):
             assert not answer.done or not block, f"something after [DONE]: {block!r}"
@@ -339,6 +418,12 @@ def ask(gateway: Gateway, stream: bool, text: str = "hello", **body: Any) -> Ans
     if stream and response.status_code == 200:
         return read_stream(response)
     return Answer.of_completion(response)
+
+
+def frame(fields: object, flags: int = 0) -> bytes:
+    """One of Connect's envelopes with JSON in it, made without the code under test."""
+    payload = fields if isinstance(fields, bytes) else json.dumps(fields, ensure_ascii=False).encode()
+    return bytes([flags]) + len(payload).to_bytes(4, "big") + payload
 
 
 def wait_until(what: str, condition: Any, timeout_s: float = 15) -> None:

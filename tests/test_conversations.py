@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 import requests
 
-from tests.running import CANARY, Answer, Gateway, Running, Simulator, mint, read_stream, wait_until
+from tests.running import (
+    CANARY,
+    EACH_GENERATION,
+    EVERY_PROFILE,
+    Answer,
+    Gateway,
+    Profile,
+    Running,
+    Simulator,
+    mint,
+    read_stream,
+    wait_until,
+)
 
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
@@ -21,17 +33,19 @@ def message(role: str, text: str) -> dict[str, str]:
 
 def turns(simulator: Simulator) -> list[tuple[str, str, str]]:
     """Chat, account and text of each turn that Kimi was sent, in order."""
-    return [
-        (r["path"].split("/")[3], r["account"], r["json"]["messages"][0]["content"].replace(f" {CANARY}", ""))
-        for r in simulator.requests("/completion/stream")
-    ]
+    return [(turn.chat, turn.account, turn.text.replace(f" {CANARY}", "")) for turn in simulator.turns()]
 
 
+def overloaded(profile: Profile) -> int:
+    """The status of the simulator's `overloaded`: Connect turns free accounts away (E15), SSE is tired (E9)."""
+    return 429 if profile.speaks_connect else 503
+
+
+@EVERY_PROFILE
 @BOTH_MODES
 def test_a_conversation_stays_in_its_chat_with_its_account(
-    gateway: Gateway, simulator: Simulator, stream: bool
+    gateway: Gateway, simulator: Simulator, stream: bool, name: str
 ) -> None:
-    name = f"stays-{stream}"
     for text in ("I like tea", "and also cake", "what did I say"):
         response = gateway.say(text, conversation=name, stream=stream)
         answer = read_stream(response) if stream else Answer.of_completion(response)
@@ -43,29 +57,36 @@ def test_a_conversation_stays_in_its_chat_with_its_account(
     assert simulator.state()["deleted_chats"] == 0
 
 
+@EVERY_PROFILE
 def test_only_what_is_new_is_sent_when_the_client_sends_its_whole_history(
-    gateway: Gateway, simulator: Simulator
+    gateway: Gateway, simulator: Simulator, name: str
 ) -> None:
     history = [message("system", "be brief"), message("user", "one")]
     for text in ("two", "three"):
-        answer = Answer.of_completion(gateway.chat({"model": "k2", "messages": history}, "history"))
+        answer = Answer.of_completion(gateway.chat({"model": "k2", "messages": history}, name))
         history += [{"role": "assistant", "content": answer.content}, message("user", text)]
-    gateway.chat({"model": "k2", "messages": history}, "history")
+    gateway.chat({"model": "k2", "messages": history}, name)
     sent = [text for *_, text in turns(simulator)]
     assert "be brief" in sent[0] and "one" in sent[0]
     assert sent[1:] == ["two", "three"]
 
 
-def test_a_conversation_that_begins_with_a_history_sends_all_of_it(gateway: Gateway, simulator: Simulator) -> None:
+@EVERY_PROFILE
+def test_a_conversation_that_begins_with_a_history_sends_all_of_it(
+    gateway: Gateway, simulator: Simulator, name: str
+) -> None:
     history = [message("user", "one"), message("assistant", "first"), message("user", "two")]
-    gateway.chat({"model": "k2", "messages": history}, "moved-here")
+    gateway.chat({"model": "k2", "messages": history}, name)
     assert all(text in turns(simulator)[0][2] for text in ("one", "first", "two"))
 
 
-def test_instructions_are_sent_again_only_when_they_changed(gateway: Gateway, simulator: Simulator) -> None:
+@EVERY_PROFILE
+def test_instructions_are_sent_again_only_when_they_changed(
+    gateway: Gateway, simulator: Simulator, name: str
+) -> None:
     for system, text in (("be brief", "one"), ("be brief", "two"), ("be verbose", "three"), (None, "four")):
         messages = [message("system", system)] if system else []
-        gateway.chat({"model": "k2", "messages": [*messages, message("user", text)]}, "instructed")
+        gateway.chat({"model": "k2", "messages": [*messages, message("user", text)]}, name)
     sent = [text for *_, text in turns(simulator)]
     assert "be brief" in sent[0]
     assert sent[1] == "two"
@@ -73,12 +94,13 @@ def test_instructions_are_sent_again_only_when_they_changed(gateway: Gateway, si
     assert sent[3] == "four"
 
 
-def test_nothing_new_is_a_400(gateway: Gateway, simulator: Simulator) -> None:
-    gateway.say("one", conversation="nothing-new")
+@EVERY_PROFILE
+def test_nothing_new_is_a_400(gateway: Gateway, simulator: Simulator, name: str) -> None:
+    gateway.say("one", conversation=name)
     messages = [message("user", "one"), message("assistant", "first")]
-    response = gateway.chat({"model": "k2", "messages": messages}, "nothing-new")
+    response = gateway.chat({"model": "k2", "messages": messages}, name)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "messages")
-    assert gateway.say("two", conversation="nothing-new").ok
+    assert gateway.say("two", conversation=name).ok
 
 
 @pytest.mark.parametrize("name", ["a", "A-z_0.9:x", "x" * 128])
@@ -100,74 +122,92 @@ def test_other_ids_are_a_400_that_says_so(gateway: Gateway, simulator: Simulator
     assert not simulator.requests("")
 
 
-def test_a_conversation_tells_what_is_known_of_it(gateway: Gateway, simulator: Simulator) -> None:
-    assert gateway.get("/v1/chat/completions/told").status_code == 404
-    gateway.say("one", conversation="told")
-    gateway.say("two", conversation="told", model="k1.5")
-    told = gateway.get("/v1/chat/completions/told").json()
-    assert (told["object"], told["id"], told["model"], told["turns"]) == ("conversation", "told", "k1.5", 2)
+@EVERY_PROFILE
+def test_a_conversation_tells_what_is_known_of_it(
+    gateway: Gateway, simulator: Simulator, profile: Profile, name: str
+) -> None:
+    assert gateway.get(f"/v1/chat/completions/{name}").status_code == 404
+    gateway.say("one", conversation=name)
+    gateway.say("two", conversation=name, model=profile.other_model)
+    told = gateway.get(f"/v1/chat/completions/{name}").json()
+    assert (told["object"], told["id"], told["model"], told["turns"]) == (
+        "conversation",
+        name,
+        profile.other_model,
+        2,
+    )
     assert told["created"] <= told["updated"] and told["busy"] is False
     assert CANARY not in str(told)
 
 
-def test_a_deleted_conversation_is_forgotten_here_and_at_kimi(gateway: Gateway, simulator: Simulator) -> None:
-    gateway.say("one", conversation="gone")
-    deleted = gateway.delete("/v1/chat/completions/gone")
-    assert deleted.json() == {"object": "conversation.deleted", "id": "gone", "deleted": True}
+@EVERY_PROFILE
+def test_a_deleted_conversation_is_forgotten_here_and_at_kimi(
+    gateway: Gateway, simulator: Simulator, name: str
+) -> None:
+    gateway.say("one", conversation=name)
+    deleted = gateway.delete(f"/v1/chat/completions/{name}")
+    assert deleted.json() == {"object": "conversation.deleted", "id": name, "deleted": True}
     simulator.wait("deleted_chats", equals=1)
-    for response in (gateway.get("/v1/chat/completions/gone"), gateway.delete("/v1/chat/completions/gone")):
+    for response in (gateway.get(f"/v1/chat/completions/{name}"), gateway.delete(f"/v1/chat/completions/{name}")):
         assert (response.status_code, response.json()["error"]["code"]) == (404, "conversation_not_found")
-    gateway.say("two", conversation="gone")
+    gateway.say("two", conversation=name)
     assert len({chat for chat, *_ in turns(simulator)}) == 2
 
 
-def test_a_failed_turn_does_not_count(quick: Gateway, simulator: Simulator) -> None:
-    quick.say("one", conversation="failing")
+@EVERY_PROFILE
+def test_a_failed_turn_does_not_count(quick: Gateway, simulator: Simulator, profile: Profile, name: str) -> None:
+    quick.say("one", conversation=name)
     simulator.knobs(fail="overloaded", fail_after=1)
-    assert quick.say("two", conversation="failing").status_code == 503
-    assert read_stream(quick.say("two", conversation="failing", stream=True)).error
+    assert quick.say("two", conversation=name).status_code == overloaded(profile)
+    assert read_stream(quick.say("two", conversation=name, stream=True)).error
     simulator.knobs(fail="", fail_after=None)
-    assert quick.get("/v1/chat/completions/failing").json()["turns"] == 1
-    assert quick.say("two", conversation="failing").ok
-    assert quick.get("/v1/chat/completions/failing").json()["turns"] == 2
+    assert quick.get(f"/v1/chat/completions/{name}").json()["turns"] == 1
+    assert quick.say("two", conversation=name).ok
+    assert quick.get(f"/v1/chat/completions/{name}").json()["turns"] == 2
     assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
 
 
-def test_a_failed_first_turn_leaves_nothing_behind(quick: Gateway, simulator: Simulator) -> None:
+@EVERY_PROFILE
+def test_a_failed_first_turn_leaves_nothing_behind(
+    quick: Gateway, simulator: Simulator, profile: Profile, name: str
+) -> None:
     simulator.knobs(fail="overloaded", fail_after=1)
-    assert quick.say("one", conversation="stillborn").status_code == 503
-    assert quick.get("/v1/chat/completions/stillborn").status_code == 404
+    assert quick.say("one", conversation=name).status_code == overloaded(profile)
+    assert quick.get(f"/v1/chat/completions/{name}").status_code == 404
     simulator.wait("deleted_chats", equals=1)
     simulator.knobs(fail="", fail_after=None)
-    assert quick.say("one", conversation="stillborn").ok
+    assert quick.say("one", conversation=name).ok
 
 
-def test_a_chat_that_kimi_has_lost_is_a_404_that_says_so(quick: Gateway, simulator: Simulator) -> None:
-    quick.say("one", conversation="lost")
+@EVERY_PROFILE
+def test_a_chat_that_kimi_has_lost_is_a_404_that_says_so(quick: Gateway, simulator: Simulator, name: str) -> None:
+    quick.say("one", conversation=name)
     simulator.reset()
-    error = quick.say("two", conversation="lost").json()["error"]
+    error = quick.say("two", conversation=name).json()["error"]
     assert error["code"] == "not_found" and "start a new conversation" in error["message"]
 
 
+@EVERY_PROFILE
 def test_a_second_turn_waits_and_then_is_told_that_the_conversation_is_busy(
-    quick: Gateway, simulator: Simulator
+    quick: Gateway, simulator: Simulator, name: str
 ) -> None:
     simulator.knobs(gate="busy", gate_after=1)
-    with quick.say("one", conversation="busy", stream=True) as first:
+    with quick.say("one", conversation=name, stream=True) as first:
         simulator.wait("gate:busy", at_least=1)
-        second = quick.say("two", conversation="busy")
+        second = quick.say("two", conversation=name)
         error = second.json()["error"]
         assert (second.status_code, error["type"], error["code"]) == (409, "conflict_error", "conversation_busy")
         assert second.headers["Retry-After"] == "5"
-        assert quick.get("/v1/chat/completions/busy").json()["busy"] is True
-        assert quick.delete("/v1/chat/completions/busy").status_code == 409
+        assert quick.get(f"/v1/chat/completions/{name}").json()["busy"] is True
+        assert quick.delete(f"/v1/chat/completions/{name}").status_code == 409
         simulator.open_gate("busy")
         assert read_stream(first).finish_reason == "stop"
     simulator.knobs(gate="")
-    assert quick.say("three", conversation="busy").ok
+    assert quick.say("three", conversation=name).ok
     assert simulator.state()["max_open_streams"] == 1
 
 
+@EACH_GENERATION
 def test_turns_at_the_same_time_follow_one_another(running: Running, simulator: Simulator) -> None:
     """Eight at once, over two workers: each waits for its turn, none meets another in the chat."""
     with running.gateway(simulator.url, CONVERSATION_WAIT_S="20") as gateway, ThreadPoolExecutor(8) as pool:
@@ -189,12 +229,23 @@ def test_a_conversation_survives_a_restart(running: Running, simulator: Simulato
     assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
 
 
-@pytest.mark.parametrize("first_turns", [0, 1])
-@pytest.mark.parametrize("victim", ["worker", "gateway"])
+@pytest.mark.parametrize(
+    ("profile", "victim", "first_turns"),
+    [
+        *(("sse-2025", victim, turns) for victim in ("worker", "gateway") for turns in (0, 1)),
+        ("connect-2026", "worker", 1),
+        ("connect-2026", "gateway", 0),
+    ],
+    indirect=["profile"],
+)
 def test_a_conversation_survives_a_kill_in_mid_answer(
-    running: Running, simulator: Simulator, first_turns: int, victim: str
+    running: Running, simulator: Simulator, profile: Profile, first_turns: int, victim: str
 ) -> None:
-    """SIGKILL while the answer comes: after the restart the conversation goes on, in its chat, with its account."""
+    """SIGKILL while the answer comes: after the restart the conversation goes on, in its chat, with its account.
+
+    What was asked in the killed turn stays in the chat. Connect goes on after the last answer that counts, so
+    that a later turn leaves it aside on a branch of its own; SSE has no such way.
+    """
     with running.gateway(simulator.url, LEASE_S="1") as gateway:
         for number in range(first_turns):
             assert gateway.say(f"before {number}", conversation="killed").ok
@@ -218,11 +269,14 @@ def test_a_conversation_survives_a_kill_in_mid_answer(
             after = restarted.say("what did I say", conversation="killed")
             told = restarted.get("/v1/chat/completions/killed").json()
     assert after.status_code == 200, after.text
-    assert "I like tea" in after.json()["choices"][0]["message"]["content"]
+    answer = after.json()["choices"][0]["message"]["content"]
+    assert ("I like tea" in answer) is not (profile.speaks_connect and first_turns > 0)
+    assert all(f"before {number}" in answer for number in range(first_turns))
     assert told["turns"] == first_turns + 1
     assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
 
 
+@EACH_GENERATION
 def test_chats_of_killed_workers_are_deleted_later(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url, TOTAL_TIMEOUT_S="1000") as gateway:
         simulator.knobs(gate="kill", gate_after=1)
@@ -238,16 +292,17 @@ def test_chats_of_killed_workers_are_deleted_later(running: Running, simulator: 
         simulator.wait("deleted_chats", equals=1)
 
 
-def test_a_client_that_leaves_frees_the_conversation(quick: Gateway, simulator: Simulator) -> None:
-    quick.say("one", conversation="left")
+@EVERY_PROFILE
+def test_a_client_that_leaves_frees_the_conversation(quick: Gateway, simulator: Simulator, name: str) -> None:
+    quick.say("one", conversation=name)
     simulator.knobs(gate="leave", gate_after=1)
-    with quick.say("two", conversation="left", stream=True):
+    with quick.say("two", conversation=name, stream=True):
         simulator.wait("gate:leave", at_least=1)
     simulator.wait("open_streams", equals=0)
     simulator.knobs(gate="")
-    wait_until("the conversation is free", lambda: not quick.get("/v1/chat/completions/left").json()["busy"])
-    assert quick.get("/v1/chat/completions/left").json()["turns"] == 1
-    assert quick.say("three", conversation="left").ok
+    wait_until("the conversation is free", lambda: not quick.get(f"/v1/chat/completions/{name}").json()["busy"])
+    assert quick.get(f"/v1/chat/completions/{name}").json()["turns"] == 1
+    assert quick.say("three", conversation=name).ok
 
 
 def test_a_conversation_belongs_to_the_key_that_opened_it(running: Running, simulator: Simulator) -> None:

@@ -13,7 +13,20 @@ import requests
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.running import CANARY, Answer, Gateway, Simulator, ask, read_stream
+from tests.running import (
+    CANARY,
+    CONNECT_ONLY,
+    EACH_GENERATION,
+    EVERY_PROFILE,
+    Answer,
+    Gateway,
+    Profile,
+    Running,
+    Simulator,
+    ask,
+    frame,
+    read_stream,
+)
 
 WIRE = Path(__file__).parent / "wire"
 
@@ -28,11 +41,25 @@ class WireCase:
 
     @classmethod
     def read(cls, path: Path) -> "WireCase":
+        if path.with_suffix(".connect").exists():
+            return cls(path.stem, [read_envelopes(path.with_suffix(".connect"))], json.loads(path.read_text()))
         parts = [path.with_suffix(".sse"), *sorted(WIRE.glob(f"{path.stem}.?.sse"))]
         return cls(path.stem, [part.read_bytes() for part in parts], json.loads(path.read_text()))
 
 
-CASES = [WireCase.read(path) for path in sorted(WIRE.glob("*.json"))]
+def read_envelopes(path: Path) -> bytes:
+    """Lines of ``five bytes in hex | payload``; a payload that is no text is written as ``hex:…``."""
+    body = b""
+    for line in path.read_text().removesuffix("\n").split("\n"):
+        prefix, _, payload = line.partition(" | ")
+        body += bytes.fromhex(prefix)
+        body += bytes.fromhex(payload[4:]) if payload.startswith("hex:") else payload.encode()
+    return body
+
+
+ALL_CASES = [WireCase.read(path) for path in sorted(WIRE.glob("*.json"))]
+CONNECT_CASES = [case for case in ALL_CASES if (WIRE / f"{case.name}.connect").exists()]
+CASES = [case for case in ALL_CASES if case not in CONNECT_CASES]
 
 
 def cuts_by_line(body: bytes) -> list[int]:
@@ -56,17 +83,24 @@ CUTTINGS: list[Callable[[bytes], Sequence[int] | str]] = [
     cuts_nowhere,
     cuts_by_line,
     cuts_everywhere,
-    *(partial(cuts_at_random, seed=seed) for seed in range(6)),
+    *(partial(cuts_at_random, seed=seed) for seed in range(4)),
 ]
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    ("profile", "case"),
+    [*(("sse-2025", case) for case in CASES), *(("connect-2026", case) for case in CONNECT_CASES)],
+    ids=lambda value: value.name if isinstance(value, WireCase) else value,
+    indirect=["profile"],
+)
 def test_a_wire_file_gives_its_answer_under_every_cutting(
     gateway: Gateway, simulator: Simulator, case: WireCase, framing: str
 ) -> None:
     for cut in CUTTINGS:
         for stream in (True, False):
+            if cut is cuts_everywhere and len(case.streams[0]) > 5000:
+                continue
             for body in case.streams:
                 simulator.script(body, cuts=cut(body), framing=framing)
             check(case, ask(gateway, stream), stream)
@@ -164,12 +198,23 @@ def spoken(events: list[Any], kind: str) -> str:
     return "".join(event["text"] for event in events if event is not None and event["event"] == kind)
 
 
-@pytest.mark.parametrize("framing", ["chunked", "close"])
-@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize(
+    ("profile", "name", "framing", "end"),
+    [
+        *(
+            ("sse-2025", "t2-thinking", framing, end)
+            for framing in ("chunked", "close")
+            for end in ("close", "reset")
+        ),
+        ("connect-2026", "short-connect", "chunked", "close"),
+        ("connect-2026", "short-connect", "close", "reset"),
+    ],
+    indirect=["profile"],
+)
 def test_a_stream_cut_at_any_byte_is_never_a_finished_answer(
-    gateway: Gateway, simulator: Simulator, framing: str, end: str
+    gateway: Gateway, simulator: Simulator, name: str, framing: str, end: str
 ) -> None:
-    case = next(case for case in CASES if case.name == "t2-thinking")
+    case = next(case for case in ALL_CASES if case.name == name)
     (body,) = case.streams
     # Every byte once per framing and way of ending, in one mode or the other, shifted so that all meet all.
     for offset in range(len(body)):
@@ -183,6 +228,7 @@ def test_a_stream_cut_at_any_byte_is_never_a_finished_answer(
         assert answer.done
 
 
+@EVERY_PROFILE
 def test_tokens_leave_as_they_come_and_not_later(gateway: Gateway, simulator: Simulator) -> None:
     """With either framing: a token that Kimi has sent arrives while Kimi still holds the next one back."""
     for framing in ("chunked", "close"):
@@ -197,14 +243,130 @@ def test_tokens_leave_as_they_come_and_not_later(gateway: Gateway, simulator: Si
             assert b'"second"' in got and got.endswith(b"data: [DONE]\n\n")
 
 
-def test_a_large_answer_is_whole(gateway: Gateway, simulator: Simulator) -> None:
+@EACH_GENERATION
+def test_a_large_answer_is_whole(gateway: Gateway, simulator: Simulator, profile: Profile) -> None:
     text = "".join(chr(0x4E00 + i % 20000) for i in range(200_000))
-    simulator.script(event(text) + event("") + b'data: {"event":"all_done"}\n\n', cuts=[100, 65536, 65537])
+    body = connect_turn([said("text", text)]) if profile.speaks_connect else event(text) + event("") + ALL_DONE
+    simulator.script(body, cuts=[100, 65536, 65537])
     assert ask(gateway, True).content == text
+
+
+ALL_DONE = b'data: {"event":"all_done"}\n\n'
 
 
 def event(text: str) -> bytes:
     return b"data: " + json.dumps({"event": "cmpl", "text": text}, ensure_ascii=False).encode() + b"\n\n"
+
+
+def connect_turn(frames: list[dict[str, Any]]) -> bytes:
+    """A whole Connect stream around the frames of the answer."""
+    shell = {"id": "m-2", "parentId": "m-1", "role": "assistant", "status": "MESSAGE_STATUS_GENERATING"}
+    start = [{"op": "set", "mask": "chat.lastRequest", "chat": {"id": "c-1"}}]
+    start.append({"op": "set", "mask": "message", "message": shell})
+    status = {"id": "m-2", "status": "MESSAGE_STATUS_COMPLETED"}
+    end = [{"op": "set", "mask": "message.status", "message": status}, {"done": {}}]
+    return b"".join(frame(fields) for fields in [*start, *frames, *end]) + frame({}, flags=2)
+
+
+def said(part: str, text: str, block: str = "1") -> dict[str, Any]:
+    return {"op": "append", "mask": f"block.{part}.content", "block": {"id": block, part: {"content": text}}}
+
+
+_QUIET_FRAMES = st.sampled_from(
+    [
+        {"heartbeat": {}},
+        {"op": "set", "mask": "chat.name", "chat": {"name": "a title"}},
+        {
+            "op": "set",
+            "block": {"id": "t", "tool": {"name": "web_search", "args": "{}", "contents": [{"text": "no"}]}},
+        },
+        {"op": "append", "mask": "block.tool.args", "block": {"id": "t", "tool": {"args": "no"}}},
+        {"op": "append", "mask": "block.search.keywords", "block": {"id": "s", "search": {"keywords": ["no"]}}},
+        {"op": "set", "mask": "block.stage", "block": {"id": "g", "stage": {"name": "no", "status": "no"}}},
+        {"op": "set", "ref": {"id": "1", "search": {"base": {"title": "no"}}}},
+        {
+            "op": "set",
+            "mask": ["no"],
+            "block": {"id": [], "messageId": {}},
+            "message": [],
+            "chat": 3,
+            "notification": None,
+        },
+        {"op": {}, "message": {"id": {}, "role": [], "status": {}, "blocks": {}}, "chat": {"id": []}},
+        {"op": "set", "message": {"id": {}, "status": {}, "scenario": [], "blocks": [[], {}]}, "chat": {"id": []}},
+        {"op": "set", "mask": "block.novel", "block": {"id": "n", "novel": {"content": "no"}}},
+        {
+            "op": "set",
+            "mask": "message",
+            "message": {"id": "m-1", "role": "user", "blocks": [{"text": {"content": "no"}}]},
+        },
+        b"",
+    ]
+)
+
+
+@st.composite
+def _connect_answers(draw: st.DrawFn) -> tuple[list[Any], str, str]:
+    """Frames whose blocks grow by `append` and by `set`, with quiet ones between; the text, the thinking."""
+    frames: list[Any] = []
+    told = {"text": "", "think": ""}
+    block, content, part = 0, "", "text"
+    for _ in range(draw(st.integers(0, 12))):
+        step = draw(st.sampled_from(["grow", "grow", "set", "block", "quiet"]))
+        if step == "quiet":
+            frames.append(draw(_QUIET_FRAMES))
+            continue
+        if step == "block" or not block:
+            block, content, part = block + 1, "", draw(st.sampled_from(["text", "text", "think"]))
+        new = draw(_TEXT)
+        content += new
+        told[part] += new
+        if step == "grow":
+            frames.append(said(part, new, str(block)))
+        else:
+            mask = draw(st.sampled_from([f"block.{part}", f"block.{part}.content", "block", None]))
+            fields = {"op": "set", "block": {"id": str(block), part: {"content": content}}}
+            frames.append(fields if mask is None else {**fields, "mask": mask})
+    return frames, told["text"], told["think"]
+
+
+@CONNECT_ONLY
+def test_any_blocks_in_any_order_under_any_cutting_are_the_same_answer(
+    gateway: Gateway, simulator: Simulator
+) -> None:
+    session = requests.Session()
+
+    @settings(
+        max_examples=100,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(answer=_connect_answers(), each_byte=st.booleans(), seed=st.integers(0, 2**32), data=st.data())
+    def same_answer(answer: tuple[list[Any], str, str], each_byte: bool, seed: int, data: Any) -> None:
+        frames, text, thinking = answer
+        body = connect_turn(frames)
+        stream = data.draw(st.booleans())
+        cuts = "each_byte" if each_byte and len(body) < 2000 else cuts_at_random(body, seed)
+        simulator.script(body, cuts=cuts, framing=data.draw(st.sampled_from(["chunked", "close"])))
+        message = {"role": "user", "content": CANARY}
+        response = session.post(
+            f"{gateway.url}/v1/chat/completions",
+            json={"model": gateway.model, "messages": [message], "stream": stream},
+            timeout=30,
+        )
+        if not text and not thinking:
+            # E23: an answer without a word is none.
+            assert response.status_code == 502
+            return
+        got = read_stream(response) if stream else Answer.of_completion(response)
+        assert got.error is None
+        assert (got.content, got.reasoning, got.finish_reason) == (text, thinking, "stop")
+
+    with session:
+        same_answer()
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -220,7 +382,7 @@ def test_an_answer_cut_at_the_length_limit_is_continued(gateway: Gateway, simula
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_length_is_reported_when_the_continuations_are_used_up(
-    running: Any, simulator: Simulator, stream: bool
+    running: Running, simulator: Simulator, stream: bool
 ) -> None:
     simulator.knobs(say="a b c d e f g h", token_chars=2, length_after=1, length_times=20)
     with running.gateway(simulator.url, MAX_CONTINUATIONS="2") as gateway:

@@ -1,17 +1,32 @@
 """Every failure of kimi-protocol.md section 7, in both modes: the right status, OpenAI's shape, what to do."""
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.running import Gateway, Running, Simulator, ask, mint, read_stream
+from tests.running import (
+    CONNECT_ONLY,
+    EACH_GENERATION,
+    EVERY_PROFILE,
+    PROFILES,
+    Gateway,
+    Running,
+    Simulator,
+    ask,
+    frame,
+    mint,
+    read_stream,
+)
 
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
+Expected = tuple[int, str, str | None, str, dict[str, Any]]
+
 # fault → status, type, code (None: not looked at), a part of the message, further knobs
-FAULTS: dict[str, tuple[int, str, str | None, str, dict[str, Any]]] = {
+FAULTS: dict[str, Expected] = {
     "token_invalid": (401, "authentication_error", "invalid_api_key", "paste a new one into KIMI_TOKENS", {}),
     "account_abnormal": (403, "permission_error", "account_abnormal", "flagged", {}),
     "forbidden_html": (403, "permission_error", "forbidden", "bot wall", {}),
@@ -41,12 +56,48 @@ FAULTS: dict[str, tuple[int, str, str | None, str, dict[str, Any]]] = {
 AT_CREATE = ("token_invalid", "account_abnormal", "forbidden_html", "http_429", "http_500", "redirect", "html_200")
 
 
+# The same faults where Connect tells them otherwise, and those that only Connect has.
+CONNECT_FAULTS: dict[str, Expected] = FAULTS | {
+    "account_abnormal": (403, "permission_error", "forbidden", "does not allow", {}),
+    "forbidden_chat": (403, "permission_error", "forbidden", "does not allow", {}),
+    "stream_pushing": (429, "rate_limit_error", "rate_limit_exceeded", "limits this account", {}),
+    "overloaded": (429, "rate_limit_error", "rate_limit_exceeded", "Too many people", {}),
+    "too_long": (400, "invalid_request_error", None, "length", {}),
+    "error_unknown": (502, "server_error", "upstream_error", "REASON_UNKNOWN", {"fail_after": 0}),
+    "anonymous_quota": (429, "rate_limit_error", "insufficient_quota", "quota", {}),
+    "json_200": (503, "server_error", "overloaded", "overloaded", {}),
+    "bad_request": (400, "invalid_request_error", None, "refuses this request", {}),
+    "model_422": (400, "invalid_request_error", None, "model", {}),
+    "empty": (502, "server_error", "upstream_error", "without a word", {}),
+    "http_404": (502, "server_error", "upstream_error", "KIMI_PROTOCOL", {}),
+    "exception": (503, "server_error", "overloaded", "overloaded", {"fail_after": 0}),
+    "top_exception": (503, "server_error", "overloaded", "overloaded", {"fail_after": 0}),
+    "frame_error": (429, "rate_limit_error", "rate_limit_exceeded", "turns free accounts away", {}),
+    "error_after_done": (429, "rate_limit_error", "rate_limit_exceeded", "turns free accounts away", {}),
+    "quota": (429, "rate_limit_error", "insufficient_quota", "quota", {}),
+    "membership": (403, "permission_error", "forbidden", "does not allow", {}),
+}
+
+CASES = [
+    pytest.param(profile, fault, expected, id=f"{profile}-{fault}")
+    for profile, table in (
+        ("sse-2024", FAULTS),
+        ("sse-2025", FAULTS),
+        ("connect-2025", CONNECT_FAULTS),
+        ("connect-2026", CONNECT_FAULTS),
+    )
+    for fault, expected in table.items()
+    # Waiting takes its time; once per generation is enough.
+    if not (fault.startswith("silent") and profile in ("sse-2024", "connect-2025"))
+]
+
+
 @BOTH_MODES
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(("profile", "fault", "expected"), CASES, indirect=["profile"])
 def test_a_failure_before_the_first_token_has_its_true_status(
-    quick: Gateway, simulator: Simulator, fault: str, stream: bool
+    quick: Gateway, simulator: Simulator, fault: str, expected: Expected, stream: bool
 ) -> None:
-    status, kind, code, says, knobs = FAULTS[fault]
+    status, kind, code, says, knobs = expected
     simulator.knobs(fail=fault, fail_at="turn", **knobs)
     response = quick.say("hello", stream=stream)
     assert response.headers["Content-Type"] == "application/json"
@@ -60,6 +111,7 @@ def test_a_failure_before_the_first_token_has_its_true_status(
 
 @BOTH_MODES
 @pytest.mark.parametrize("fault", AT_CREATE)
+@pytest.mark.parametrize("profile", ["sse-2025"], indirect=True)
 def test_a_failure_to_open_a_chat_has_the_same_status(
     quick: Gateway, simulator: Simulator, fault: str, stream: bool
 ) -> None:
@@ -69,43 +121,139 @@ def test_a_failure_to_open_a_chat_has_the_same_status(
     assert (response.status_code, response.json()["error"]["type"]) == (status, kind), response.text
 
 
+# Connect's code, reason → status and code of ours, where nothing was sent yet (kimi-protocol.md 7, E15–E26).
+CODES = [
+    ("unauthenticated", "REASON_INVALID_AUTH_TOKEN", 401, "invalid_api_key"),
+    ("unauthenticated", "REASON_SECURITY_CHECK", 401, "invalid_api_key"),
+    ("permission_denied", "", 403, "forbidden"),
+    ("resource_exhausted", "", 429, "rate_limit_exceeded"),
+    ("resource_exhausted", "REASON_SERVER_OVERLOADED_FOR_FREE_USER", 429, "rate_limit_exceeded"),
+    ("resource_exhausted", "REASON_PLAN_QUOTA_USED_UP", 429, "insufficient_quota"),
+    ("not_found", "", 404, "not_found"),
+    ("invalid_argument", "", 400, "request_refused"),
+    ("failed_precondition", "", 400, "request_refused"),
+    ("out_of_range", "", 400, "request_refused"),
+    ("already_exists", "", 409, "conflict"),
+    ("aborted", "", 409, "conflict"),
+    ("unimplemented", "", 502, "upstream_error"),
+    ("unavailable", "", 503, "overloaded"),
+    ("deadline_exceeded", "", 504, "timeout"),
+    ("canceled", "", 502, "upstream_error"),
+    ("internal", "", 502, "upstream_error"),
+    ("unknown", "", 502, "upstream_error"),
+    ("data_loss", "", 502, "upstream_error"),
+    ("MODEL_RATE_LIMIT", "", 429, "rate_limit_exceeded"),
+    ("RATE_LIMITED", "", 429, "rate_limit_exceeded"),
+    ("INTERNAL_ERROR", "", 502, "upstream_error"),
+    ("something_new", "REASON_NOBODY_KNOWS", 502, "upstream_error"),
+]
+
+
+@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+def test_an_error_of_connect_means_what_its_code_says(quick: Gateway, simulator: Simulator) -> None:
+    """Instead of a stream, in the end-of-stream envelope, in a frame, and after `done`; the text stands in the
+    details or beside them."""
+    for code, reason, status, our_code in CODES:
+        for place in ("http", "end_error", "frame_error", "error_after_done"):
+            for text in ("", "so sorry"):
+                error: dict[str, Any] = {"code": code}
+                if reason:
+                    error["details"] = [{"debug": {"reason": reason, "localizedMessage": {"message": "said there"}}}]
+                if text:
+                    error["message"] = text
+                if place == "http":
+                    # The status says less than the code.
+                    headers = {"Content-Type": "application/json"}
+                    simulator.script(json.dumps(error).encode(), status=400, headers=headers)
+                else:
+                    simulator.script(failing_stream(place, error))
+                response = quick.say("hello", stream=bool(text))
+                said = response.json()["error"]
+                assert (response.status_code, said["code"]) == (status, our_code), (code, place, said)
+                assert not text or text in said["message"]
+                assert text or not reason or "said there" in said["message"]
+
+
+def failing_stream(place: str, error: dict[str, Any]) -> bytes:
+    heartbeat, failure = frame({"heartbeat": {}}), {"error": error}
+    match place:
+        case "end_error":
+            return heartbeat + frame(failure, flags=2)
+        case "frame_error":
+            return heartbeat + frame(failure) + frame({}, flags=2)
+    return heartbeat + frame({"eventOffset": 1, "done": {}}) + frame(failure, flags=2)
+
+
+@CONNECT_ONLY
+@BOTH_MODES
+def test_a_token_that_is_refused_inside_the_stream_is_a_401(
+    quick: Gateway, simulator: Simulator, stream: bool
+) -> None:
+    simulator.knobs(fail="token_invalid", auth_in_stream=True)
+    response = quick.say("hello", stream=stream)
+    assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+@EVERY_PROFILE
 def test_permanent_failures_tell_sdks_not_to_repeat_them(quick: Gateway, simulator: Simulator) -> None:
     for fault, permanent in (("token_invalid", True), ("account_abnormal", True), ("overloaded", False)):
         simulator.knobs(fail=fault)
         assert (quick.say("hello").headers.get("x-should-retry") == "false") is permanent
 
 
+@EVERY_PROFILE
 def test_kimis_retry_after_is_passed_on(quick: Gateway, simulator: Simulator) -> None:
     simulator.knobs(fail="http_429", retry_after="17")
     assert quick.say("hello", stream=True).headers["Retry-After"] == "17"
 
 
-# Failures in the middle: the code of the error event.
+# Failures in the middle: the code of the error event, and the status of the answer that is not streamed.
 IN_STREAM = {
-    "overloaded": "overloaded",
-    "error_unknown": "upstream_error",
-    "done_only": "upstream_error",
-    "drop": "upstream_error",
+    "overloaded": ("overloaded", 503),
+    "error_unknown": ("upstream_error", 502),
+    "done_only": ("upstream_error", 502),
+    "drop": ("upstream_error", 502),
 }
+CONNECT_IN_STREAM = IN_STREAM | {
+    "overloaded": ("rate_limit_exceeded", 429),
+    "exception": ("overloaded", 503),
+    "top_exception": ("overloaded", 503),
+    "frame_error": ("rate_limit_exceeded", 429),
+    "error_after_done": ("rate_limit_exceeded", 429),
+    "quota": ("insufficient_quota", 429),
+}
+IN_STREAM_CASES = [
+    (name, fault, expected)
+    for name, profile in PROFILES.items()
+    for fault, expected in (CONNECT_IN_STREAM if profile.speaks_connect else IN_STREAM).items()
+    if name != "all"
+]
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])
-@pytest.mark.parametrize("fault", IN_STREAM)
+@pytest.mark.parametrize(("profile", "fault", "expected"), IN_STREAM_CASES, indirect=["profile"])
 def test_a_failure_after_the_first_token_is_an_error_event(
-    quick: Gateway, simulator: Simulator, fault: str, end: str
+    quick: Gateway, simulator: Simulator, fault: str, expected: tuple[str, int], end: str
 ) -> None:
+    code, status = expected
     simulator.knobs(
         fail=fault, fail_after=2, say="one two three", token_chars=4, end=end if fault == "drop" else "clean"
     )
-    answer = read_stream(quick.say("hello", stream=True))
-    assert answer.error is not None and answer.error["code"] == IN_STREAM[fault]
+    response = quick.say("hello", stream=True)
+    if fault == "drop" and end == "reset" and response.status_code != 200:
+        # A reset takes what was sent and not yet read with it.
+        assert response.json()["error"]["code"] == code
+        return
+    answer = read_stream(response)
+    assert answer.error is not None and answer.error["code"] == code
     assert set(answer.error) == {"message", "type", "param", "code"}
     assert answer.finish_reason is None and answer.done
     assert "one two three".startswith(answer.content) and (answer.content or end == "reset")
     whole = quick.say("hello")
-    assert whole.status_code >= 500 and whole.json()["error"]["code"] == IN_STREAM[fault]
+    assert whole.status_code == status and whole.json()["error"]["code"] == code
 
 
+@EVERY_PROFILE
 @BOTH_MODES
 @pytest.mark.parametrize(("fault", "text"), [("moderated", "one two "), ("moderated_before", "")])
 def test_moderation_is_a_content_filter(
@@ -117,6 +265,7 @@ def test_moderation_is_a_content_filter(
     assert (answer.content, answer.finish_reason, answer.error) == (text, "content_filter", None)
 
 
+@EACH_GENERATION
 def test_silence_in_mid_answer_is_a_timeout(quick: Gateway, simulator: Simulator) -> None:
     simulator.knobs(stall_after=2, say="one two three", token_chars=4)
     answer = read_stream(quick.say("hello", stream=True))
@@ -125,6 +274,7 @@ def test_silence_in_mid_answer_is_a_timeout(quick: Gateway, simulator: Simulator
     simulator.wait("open_streams", equals=0)
 
 
+@EACH_GENERATION
 def test_an_answer_that_never_ends_is_ended(running: Running, simulator: Simulator) -> None:
     simulator.knobs(tokens=100_000, delay_s=0.02, ping_s=0.1)
     with running.gateway(simulator.url, TOTAL_TIMEOUT_S="0.8", HEARTBEAT_S="0.5") as gateway:

@@ -9,7 +9,17 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.running import CANARY, Gateway, Running, Simulator, ask, read_stream, wait_until
+from tests.running import (
+    CANARY,
+    EACH_GENERATION,
+    Gateway,
+    Profile,
+    Running,
+    Simulator,
+    ask,
+    read_stream,
+    wait_until,
+)
 
 HEARTBEAT_S = 1.0
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -27,10 +37,12 @@ def patient(request: pytest.FixtureRequest, running: Running, shared_simulator: 
 class RawClient:
     """A client that can leave in any way: by closing (FIN) or by resetting (RST) its connection."""
 
-    def __init__(self, gateway: Gateway, stream: bool, path: str = "/v1/chat/completions") -> None:
+    def __init__(
+        self, gateway: Gateway, stream: bool, path: str = "/v1/chat/completions", model: str | None = None
+    ) -> None:
         address = urlsplit(gateway.url)
         body = json.dumps(
-            {"model": "k2", "stream": stream, "messages": [{"role": "user", "content": CANARY}]}
+            {"model": model or gateway.model, "stream": stream, "messages": [{"role": "user", "content": CANARY}]}
         ).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         self.socket = socket.create_connection((address.hostname, address.port), timeout=30)
@@ -55,21 +67,34 @@ class RawClient:
         self.socket.close()
 
 
-@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize(
+    ("profile", "how"),
+    [("sse-2025", "close"), ("sse-2025", "reset"), ("connect-2026", "close")],
+    indirect=["profile"],
+)
 @pytest.mark.parametrize("moment", ["before the headers", "before the first token", "in mid-stream"])
 @BOTH_MODES
 def test_a_client_that_leaves_closes_the_upstream_stream(
-    patient: Gateway, simulator: Simulator, stream: bool, moment: str, how: str
+    patient: Gateway, simulator: Simulator, profile: Profile, stream: bool, moment: str, how: str
 ) -> None:
     after = {"before the headers": -1, "before the first token": 0, "in mid-stream": 2}[moment]
     simulator.knobs(gate="leave", gate_after=after, tokens=10)
-    client = RawClient(patient, stream)
+    client = RawClient(patient, stream, model=profile.model)
     simulator.wait("gate:leave", at_least=1)
     if stream and after > 0:
         client.read_until(b'"content":', 3)
     simulator.wait("open_streams", at_least=1)
     client.leave(how)
     simulator.wait("open_streams", equals=0, timeout_s=2 * HEARTBEAT_S)
+    if profile.speaks_connect:
+        if moment == "before the headers":
+            # Kimi has not even said which chat it is: there is nothing that could be named.
+            return
+        # Kimi is told to stop, and told what.
+        wait_until("the answer is cancelled", lambda: simulator.requests("CancelChat"))
+        (chat_id,) = simulator.state()["chats"]
+        (cancelled,) = simulator.requests("CancelChat")
+        assert cancelled["json"]["chat_id"] == chat_id and cancelled["json"]["message_id"]
     simulator.wait("deleted_chats", equals=1)
 
 
@@ -149,9 +174,10 @@ def test_a_failure_after_the_headers_went_out_is_an_error_event(patient: Gateway
     assert b'"code":"overloaded"' in got and b'"finish_reason":"stop"' not in got
 
 
+@EACH_GENERATION
 def test_kimis_own_signs_of_life_keep_a_stream_from_timing_out(quick: Gateway, simulator: Simulator) -> None:
     """Nothing but pings for longer than the idle timeout of one second: patience, no error."""
-    simulator.knobs(ping_s=0.2, first_delay_s=1.6, say="late")
+    simulator.knobs(ping_s=0.2, heartbeat_s=0.2, first_delay_s=1.6, say="late")
     for stream in (True, False):
         assert ask(quick, stream).content == "late"
 
@@ -171,6 +197,7 @@ def test_a_slow_reader_gets_everything(patient: Gateway, simulator: Simulator) -
     simulator.wait("open_streams", equals=0)
 
 
+@EACH_GENERATION
 def test_connections_to_kimi_are_used_again(running: Running, simulator: Simulator) -> None:
     for framing in ("chunked", "close"):
         with running.gateway(simulator.url, WEB_CONCURRENCY="1", KIMI_KEEP_CHATS="1") as gateway:

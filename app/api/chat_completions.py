@@ -75,10 +75,15 @@ def _answer(conversation_id: str | None) -> Response:
     shape = _Shape(chat.model, bool(body.stream and body.stream_options and body.stream_options.include_usage))
     if body.stream:
         heartbeat_s: float = current_app.config["HEARTBEAT_S"]
+        headers |= _notices(stream)
         return event_stream(encode_stream(stream, shape, heartbeat_s), stream.close, headers)
     response = json_response(encode_completion(stream, shape))
-    response.headers.update(headers)
+    response.headers.update(headers | _notices(stream))
     return response
+
+
+def _notices(stream: ChatStream) -> dict[str, str]:
+    return {"x-kimi-notice": ", ".join(stream.notices)} if stream.notices else {}
 
 
 def _checked(conversation_id: str) -> str:

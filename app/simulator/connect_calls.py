@@ -143,11 +143,12 @@ async def update_chat(exchange: Exchange) -> Reply:
 
 
 async def cancel_chat(exchange: Exchange) -> Reply:
-    """Ends the answer that is being streamed; its stream closes with COMPLETED and done (Q20)."""
+    """Ends the answer that is being streamed, if it is the named one; its stream closes with COMPLETED (Q20)."""
     chat = _named_chat(exchange)
     if chat is None:
         return refuse("not_found")
-    if chat.cancel:
+    message_id, latest = either(_body(exchange) or {}, "message_id", "messageId"), chat.latest("assistant")
+    if chat.cancel and (not message_id or (latest and latest.id == message_id)):
         chat.cancel()
     return json_reply({})
 

@@ -1,11 +1,11 @@
 """What an upstream is. Must never know any upstream in particular."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
 
 from app.accounts import Account
-from app.chat import ChatRequest, Event, Model
+from app.chat import ChatRequest, Event
 from app.pump import Cancellation
 
 
@@ -23,9 +23,6 @@ class Upstream(Protocol):
     @property
     def name(self) -> str: ...
 
-    @property
-    def models(self) -> Sequence[Model]: ...
-
     def open(
         self,
         request: ChatRequest,
@@ -34,10 +31,11 @@ class Upstream(Protocol):
         resume: Resume | None,
         cancellation: Cancellation,
     ) -> Generator[Event, None, None]:
-        """The events of one turn, ``Started`` first and ``Finished`` last; blocks while Kimi is silent.
+        """The events of one turn, ``Started`` before any text and ``Finished`` last; blocks while Kimi is silent.
 
         Raises UpstreamError, also where the stream ends without Kimi having said that the answer is complete,
-        and Cancelled. ``prompt`` is the whole text of the turn. The caller closes the iterator.
+        GenerationGone where the site does not serve this protocol, and Cancelled. ``prompt`` is the whole text
+        of the turn. The caller closes the iterator.
         """
         ...
 

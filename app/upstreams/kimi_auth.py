@@ -70,7 +70,7 @@ def _pair(reply: Reply, account: Account, base_url: str) -> TokenPair:
         raise AccountRejected(f"{base_url} answered {reply.status}")
     if reply.status == 200:
         raise UpstreamUnavailable(f"{base_url} answered without a token")
-    error = kimi_errors.refusal(reply, account)
+    error = kimi_errors.refusal(reply, account, base_url)
     raise UpstreamUnavailable(f"{base_url} answered {reply.status}", retry_after_s=error.retry_after_s)
 
 

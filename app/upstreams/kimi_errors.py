@@ -1,9 +1,12 @@
 """What Kimi's failures mean: the table of ``kimi-protocol.md`` section 7, one row per signal.
 
-Knows statuses, error types and whom to blame; must never know paths, bodies of requests, or who retries.
+Knows statuses, error types, Connect's codes and reasons, and whom to blame; must never know paths, bodies of
+requests, or who retries.
 """
 
+import re
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -15,13 +18,17 @@ from app.errors import (
     AccountRejected,
     ChatForbidden,
     ChatUnknown,
+    GenerationGone,
     RequestRefused,
+    UpstreamConflict,
     UpstreamError,
     UpstreamOverloaded,
     UpstreamProtocolError,
+    UpstreamTimeout,
     UpstreamUnavailable,
 )
 from app.upstreams.kimi_http import Reply
+from app.upstreams.kimi_json import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +59,19 @@ _ANONYMOUS = _Row(
     "Kimi asks for a login: this token's free quota is spent; paste a token of a real account",
 )
 
+_UNKNOWN_CHAT = _Row(ChatUnknown, "Kimi does not know this chat any more; start a new conversation")
+_LIMITED = _Row(AccountLimited, "Kimi limits this account; wait before the next request")
+_QUOTA = _Row(AccountLimited, "the quota of this account or plan is spent", "insufficient_quota", 600)
+_FAULT = _Row(UpstreamError, "Kimi failed")
+_REFUSED = _Row(RequestRefused, "Kimi refuses this request: its form, its model, or its length", "request_refused")
+_CONFLICT = _Row(UpstreamConflict, "Kimi cannot do this in the chat's present state; try again", retry_after_s=5)
+
 # `error_type` of the SSE generation, in a body (E1, E5, E7, E8, E14, E20) or in an event (E9, E10).
 _BY_ERROR_TYPE = {
     "auth.token.invalid": _TOKEN,
     "auth.account_abnormal": _FLAGGED,
     "chat.forbidden": _Row(ChatForbidden, "Kimi has disabled this chat"),
-    "chat.not_found": _Row(ChatUnknown, "Kimi does not know this chat any more; start a new conversation"),
+    "chat.not_found": _UNKNOWN_CHAT,
     "chat.user_stream_pushing": _BUSY,
     "openai.completion.stream": _OVERLOADED,
     "openai.completion.token_length_too_long": _TOO_LONG,
@@ -70,47 +84,127 @@ _BY_TEXT = {"发送频率过高": _BUSY, "匿名聊天使用次数超过": _ANON
 _BY_STATUS = {
     401: _TOKEN,
     403: _Row(AccountForbidden, "Kimi refuses this account or this address (perhaps a bot wall)"),
-    404: _Row(ChatUnknown, "Kimi does not know this chat any more; start a new conversation"),
+    404: _UNKNOWN_CHAT,
     408: _Row(UpstreamUnavailable, "Kimi gave up waiting"),
     422: _Row(UpstreamProtocolError, "Kimi refuses the model or the form of the request"),
-    429: _Row(AccountLimited, "Kimi limits this account; wait before the next request"),
+    429: _LIMITED,
 }
 
-# No client published the error types of moderation (E11, Q19). Read as such is what speaks of content, not of
-# accounts: a type that begins with `content.`, or has one of these words; all other types are failures.
+# `reason` of the Connect generation: the published ones (E2, E15, E17). All others speak through their code.
+_BY_REASON = {
+    "REASON_INVALID_AUTH_TOKEN": _TOKEN,
+    "REASON_SERVER_OVERLOADED_FOR_FREE_USER": _Row(
+        AccountLimited, "Kimi is overloaded and turns free accounts away; try again later", retry_after_s=10
+    ),
+    "REASON_COMPLETION_OVERLOADED": _OVERLOADED,
+}
+
+# `code` of the Connect generation: Connect's own table of codes (E25), and names that tests of clients use (E26).
+_BY_CODE = {
+    "unauthenticated": _TOKEN,
+    "permission_denied": _Row(AccountForbidden, "Kimi does not allow this account to do this"),
+    "resource_exhausted": _LIMITED,
+    "not_found": _UNKNOWN_CHAT,
+    "invalid_argument": _REFUSED,
+    "failed_precondition": _REFUSED,
+    "out_of_range": _REFUSED,
+    "already_exists": _CONFLICT,
+    "aborted": _CONFLICT,
+    "unimplemented": _Row(GenerationGone, "Kimi does not know this call; check KIMI_BASE_URL and KIMI_PROTOCOL"),
+    "unavailable": _OVERLOADED,
+    "deadline_exceeded": _Row(UpstreamTimeout, "Kimi gave up waiting for itself"),
+    "canceled": _Row(UpstreamUnavailable, "Kimi cancelled the answer"),
+    "internal": _FAULT,
+    "unknown": _FAULT,
+    "data_loss": _FAULT,
+    "MODEL_RATE_LIMIT": _LIMITED,
+    "RATE_LIMITED": _LIMITED,
+    "INTERNAL_ERROR": _FAULT,
+}
+
+# Nobody published the reasons of a spent quota (E16, Q19): a pattern, as one client has it.
+_SPENT = {"quota", "credit", "credits"}
+
+# No client published the names of moderation (E11, Q19). Read as such is what speaks of content, not of accounts:
+# a type that begins with `content.`, a reason that begins with REASON_CONTENT_, or one with these words; all
+# others are failures.
 _MODERATION = {"moderation", "moderated", "sensitive", "censor", "censored"}
+_MODERATION_STARTS = ("content.", "reason_content_")
 
 
-def refusal(reply: Reply, account: Account) -> UpstreamError:
-    """The error for an answer that is not what was asked for: a status, a JSON body, or a page."""
-    error_type, text = _read(reply.body)
-    row = _BY_ERROR_TYPE.get(error_type) or _by_text(text) or _BY_STATUS.get(reply.status)
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What an error says in either generation's shape; empty where it does not."""
+
+    error_type: str = ""
+    code: str = ""
+    reason: str = ""
+    text: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.error_type or self.reason or self.code
+
+
+def refusal(reply: Reply, account: Account, site: str) -> UpstreamError:
+    """The error for an answer that is not what was asked for: a status, a JSON body, or a page.
+
+    ``site`` is the address that was asked.
+    """
+    said = _read(reply.body)
+    row = _row(said) or _BY_STATUS.get(reply.status)
     if row is not None:
-        return _error(row, account, text, _retry_after(reply))
+        return _error(row, account, said.text, _retry_after(reply))
     if 300 <= reply.status < 400:
-        return _redirect(reply, account)
+        return _redirect(reply, account, site)
     if reply.status >= 500:
         return UpstreamUnavailable(
-            f"{account.label}: Kimi answered {reply.status}{_quoted(text)}", retry_after_s=_retry_after(reply)
+            f"{account.label}: Kimi answered {reply.status}{_quoted(said.text)}", retry_after_s=_retry_after(reply)
         )
-    if reply.status == 200 and not error_type:
+    if reply.status == 200 and not said.name:
         return UpstreamProtocolError(
-            f"{account.label}: expected text/event-stream, got {reply.media_type or 'no type'!r} (perhaps a bot wall)"
+            f"{account.label}: expected a stream, got {reply.media_type or 'no type'!r} (perhaps a bot wall)"
         )
-    return UpstreamError(f"{account.label}: Kimi answered {reply.status} {error_type}{_quoted(text)}".strip())
+    return UpstreamError(f"{account.label}: Kimi answered {reply.status} {said.name}{_quoted(said.text)}".strip())
+
+
+def names_itself(reply: Reply) -> bool:
+    """Whether the service itself refused, in words that we know: then it is there."""
+    return _row(_read(reply.body)) is not None
 
 
 def in_stream(error: object, account: Account) -> UpstreamError | None:
-    """The error for an ``error`` event; None where it says that the answer was moderated."""
-    fields = error if isinstance(error, dict) else {}
-    error_type, text = str(fields.get("error_type") or ""), str(fields.get("message") or "")
-    row = _BY_ERROR_TYPE.get(error_type) or _by_text(text)
-    if row is not None:
-        return _error(row, account, text, None)
-    words = error_type.lower().replace("_", ".").split(".")
-    if words[0] == "content" or _MODERATION & set(words):
+    """The error for one that came in the stream, of either generation: an ``error`` event, an end-of-stream
+    error, an exception. None where it says that the answer was moderated."""
+    said = _understand(error)
+    row = _special(said)
+    if row is None and _is_moderation(said):
         return None
-    return UpstreamError(f"{account.label}: Kimi ended the answer with {error_type or 'an error'}{_quoted(text)}")
+    row = row or _BY_CODE.get(said.code)
+    if row is not None:
+        return _error(row, account, said.text, None)
+    return UpstreamError(f"{account.label}: Kimi ended the answer with {said.name or 'an error'}{_quoted(said.text)}")
+
+
+def _row(said: _Said) -> _Row | None:
+    return _special(said) or _BY_CODE.get(said.code)
+
+
+def _special(said: _Said) -> _Row | None:
+    """What is known more precisely than a code tells."""
+    row = _BY_ERROR_TYPE.get(said.error_type) or _BY_REASON.get(said.reason) or _by_text(said.text)
+    if row is None and said.code == "resource_exhausted" and _SPENT & (_words(said) | set(said.text.lower().split())):
+        return _QUOTA
+    return row
+
+
+def _is_moderation(said: _Said) -> bool:
+    names = (said.error_type.lower(), said.reason.lower())
+    return bool(_MODERATION & _words(said)) or any(name.startswith(_MODERATION_STARTS) for name in names)
+
+
+def _words(said: _Said) -> set[str]:
+    return set(re.split(r"[._]", f"{said.error_type}.{said.reason}".lower()))
 
 
 def _error(row: _Row, account: Account, text: str, retry_after_s: float | None) -> UpstreamError:
@@ -124,23 +218,49 @@ def _error(row: _Row, account: Account, text: str, retry_after_s: float | None) 
     )
 
 
-def _redirect(reply: Reply, account: Account) -> UpstreamError:
+def _redirect(reply: Reply, account: Account, site: str) -> UpstreamError:
     # Not followed: the token would go with the request, to wherever the answer says.
-    host = urlsplit(reply.headers.get("Location", "")).hostname or "another address"
-    return UpstreamUnavailable(
-        f"{account.label}: Kimi redirects to {host}; set KIMI_BASE_URL to the site that your account lives on"
+    host = urlsplit(reply.headers.get("Location", "")).hostname
+    message = (
+        f"{account.label}: Kimi redirects to {host or 'another address'}; "
+        "set KIMI_BASE_URL to the site that your account lives on"
+    )
+    moved = host is not None and host != urlsplit(site).hostname
+    return GenerationGone(message) if moved else UpstreamUnavailable(message)
+
+
+def _read(body: bytes) -> _Said:
+    """What a JSON body says; nothing where it is something else."""
+    try:
+        return _understand(orjson.loads(body))
+    except ValueError:
+        return _Said()
+
+
+def _understand(error: object) -> _Said:
+    fields = _fields(error)
+    # Connect hides the human text in the details (5.7); an exception of a block has it beside its reason.
+    details = fields.get("details")
+    debug = _fields(_fields(details[0] if isinstance(details, list) and details else None).get("debug"))
+    texts = (
+        fields.get("message"),
+        *(_fields(part.get("localizedMessage")).get("message") for part in (fields, debug)),
+    )
+    return _Said(
+        error_type=_name(fields.get("error_type")),
+        code=_name(fields.get("code")),
+        reason=_name(fields.get("reason")) or _name(debug.get("reason")),
+        text=whole(next((text for text in texts if isinstance(text, str) and text), "")),
     )
 
 
-def _read(body: bytes) -> tuple[str, str]:
-    """Error type and message of a JSON body; empty where it is something else."""
-    try:
-        fields = orjson.loads(body)
-    except ValueError:
-        return "", ""
-    if not isinstance(fields, dict):
-        return "", ""
-    return str(fields.get("error_type") or ""), str(fields.get("message") or "")
+def _fields(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _name(value: object) -> str:
+    """A name as it may be shown and compared; empty for what is none."""
+    return value if isinstance(value, str) and re.fullmatch(r"[\w.:-]{1,100}", value, re.ASCII) else ""
 
 
 def _by_text(text: str) -> _Row | None:

@@ -4,11 +4,10 @@ Knows its paths, bodies, events and model names. Must never know Flask, OpenAI's
 accounts or the other generation.
 """
 
-import json
 import logging
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -21,48 +20,29 @@ from app.chat import (
     Event,
     Finished,
     FinishReason,
-    Model,
     ReasoningDelta,
     Started,
     TextDelta,
     Unrecognised,
 )
-from app.errors import ChatUnknown, UpstreamError, UpstreamProtocolError, UpstreamUnavailable
+from app.errors import ChatUnknown, GenerationGone, UpstreamError, UpstreamUnavailable
 from app.pump import Cancellation
 from app.upstreams import Resume, kimi_errors
 from app.upstreams.kimi_http import KimiHttp, Reply, Stream
+from app.upstreams.kimi_json import Halves, Reader, mended
+from app.upstreams.models import Models, SseForm
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Wire:
-    """What a model id means in a request body."""
-
-    title: str
-    model: str
-    use_search: bool
-
-
-# The server validates `model` against kimi, k1, k1.5, k2, k1.5-thinking (L1).
-_MODELS = {
-    "k2": _Wire("Kimi K2", "k2", use_search=True),
-    "k2-nosearch": _Wire("Kimi K2, without web search", "k2", use_search=False),
-    "k1.5": _Wire("Kimi K1.5", "k1.5", use_search=True),
-    "k1.5-nosearch": _Wire("Kimi K1.5, without web search", "k1.5", use_search=False),
-    "k1.5-thinking": _Wire("Kimi K1.5, long thinking", "k1.5-thinking", use_search=False),
-    "k1.5-thinking-nosearch": _Wire("Kimi K1.5, long thinking", "k1.5-thinking", use_search=False),
-}
 
 
 class KimiRest:
     """One Kimi site, spoken to in generation 1."""
 
     name = "kimi_rest"
-    models = tuple(Model(id, wire.title) for id, wire in _MODELS.items())
 
-    def __init__(self, http: KimiHttp, *, max_continuations: int) -> None:
+    def __init__(self, http: KimiHttp, models: Models, *, max_continuations: int) -> None:
         self._http = http
+        self._models = models
         self._max_continuations = max_continuations
 
     def open(
@@ -74,9 +54,9 @@ class KimiRest:
         cancellation: Cancellation,
     ) -> Generator[Event, None, None]:
         """See ``Upstream.open``. Answers that Kimi cuts at its length limit are continued (3.9)."""
+        wire = self._models.sse(request.model)
         chat_id = resume.chat_id if resume else self._create_chat(account, cancellation)
         yield Started(chat_id)
-        wire = _MODELS[request.model]
         body = build_turn(prompt, wire)
         segment_id: str | None = None
         for left in range(self._max_continuations, -1, -1):
@@ -103,7 +83,7 @@ class KimiRest:
     def delete_chat(self, account: Account, chat_id: str) -> None:
         reply = self._http.call("DELETE", f"/api/chat/{chat_id}", account)
         if not 200 <= reply.status < 300:
-            error = kimi_errors.refusal(reply, account)
+            error = kimi_errors.refusal(reply, account, self._http.base_url)
             if not isinstance(error, ChatUnknown):
                 raise error
 
@@ -112,13 +92,12 @@ class KimiRest:
         chat_id = _chat_id(reply)
         if chat_id is not None:
             return chat_id
-        error = kimi_errors.refusal(reply, account)
-        if isinstance(error, ChatUnknown):
-            raise UpstreamUnavailable(
-                f"{account.label}: {self._http.base_url} does not serve this protocol (status {reply.status}); "
-                "check KIMI_BASE_URL"
+        if reply.status in (404, 405, 410):
+            raise GenerationGone(
+                f"{account.label}: {self._http.base_url} does not serve Kimi's SSE protocol (status {reply.status}); "
+                "check KIMI_BASE_URL and KIMI_PROTOCOL"
             )
-        raise error
+        raise kimi_errors.refusal(reply, account, self._http.base_url)
 
     def _turn(
         self,
@@ -133,8 +112,8 @@ class KimiRest:
         path = f"/api/chat/{chat_id}/completion/stream"
         with self._http.stream(path, account, body, "application/json", cancellation) as stream:
             if not stream.ok or stream.media_type in _NO_STREAM:
-                raise kimi_errors.refusal(stream.whole(), account)
-            for payload in sse.decode(_refuse_json(stream, account)):
+                raise kimi_errors.refusal(stream.whole(), account, self._http.base_url)
+            for payload in sse.decode(_refuse_json(stream, account, self._http.base_url)):
                 yield from answer.take(payload, account)
                 if answer.reason is not None:
                     if is_last or not answer.may_continue:
@@ -143,13 +122,13 @@ class KimiRest:
                     return
 
 
-def _refuse_json(stream: Stream, account: Account) -> Iterator[bytes]:
+def _refuse_json(stream: Stream, account: Account, site: str) -> Iterator[bytes]:
     """The lines of a stream; raises for an error in JSON that only its content type calls a stream (3.10)."""
     lines = stream.lines()
     for line in lines:
         if line.startswith(b"{"):
             body = b"\n".join([line, *lines])[:65536]
-            raise kimi_errors.refusal(Reply(200, stream.media_type, {}, body), account)
+            raise kimi_errors.refusal(Reply(200, stream.media_type, {}, body), account, site)
         yield line
         if line:
             break
@@ -172,9 +151,11 @@ class _Answer:
     reason: FinishReason | None = None
     said_something: bool = False
     _length: bool = False
-    # Half of a surrogate pair that Kimi's JSON cut in two (`"\ud83d"` here, `"\ude00"` in the next event).
-    _half: str = ""
-    _odd: bool = False
+    _json: Reader = field(default_factory=Reader)
+    _halves: Halves = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._halves = Halves(self._json)
 
     @property
     def may_continue(self) -> bool:
@@ -208,46 +189,29 @@ class _Answer:
 
     def _finish(self, reason: FinishReason) -> tuple[Event, ...]:
         self.reason = reason
-        half, self._half = self._half, ""
-        return (TextDelta(_whole_text(half)),) if half else (HEARTBEAT,)
+        half = self._halves.rest()
+        return (TextDelta(half),) if half else (HEARTBEAT,)
 
     def _delta(self, kind: type[TextDelta] | type[ReasoningDelta], frame: dict[str, Any]) -> tuple[Event, ...]:
         text = frame.get("text")
         if not isinstance(text, str):
             return (Unrecognised(f"event {frame['event']} without text"),)
-        if self._odd:
-            text = self._half + text
-            self._half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
-            text = _whole_text(text[:-1] if self._half else text)
+        text = self._halves.join(text)
         if not text:
             return (HEARTBEAT,)
         self.said_something = True
         return (kind(text),)
 
     def _parse(self, payload: bytes) -> dict[str, Any]:
-        try:
-            frame = orjson.loads(payload)
-        except ValueError:
-            if payload == b"[DONE]":
-                return {"event": "[DONE]"}
-            frame = self._parse_odd(payload)
-        return frame if isinstance(frame, dict) else {"event": "(no object)"}
-
-    def _parse_odd(self, payload: bytes) -> Any:
-        """JSON with half a surrogate pair, which orjson refuses and the standard library reads."""
-        try:
-            frame = json.loads(payload)
-        except ValueError as e:
-            raise UpstreamProtocolError(
-                f"Kimi sent an event of {len(payload)} bytes that is not JSON ({type(e).__name__})"
-            ) from None
-        self._odd = True
-        if isinstance(frame, dict) and frame.get("event") in ("cmpl", "k1"):
-            return frame
-        return orjson.loads(_whole_text(json.dumps(frame, ensure_ascii=False)))
+        frame = {"event": "[DONE]"} if payload == b"[DONE]" else self._json.load(payload)
+        if not isinstance(frame, dict):
+            return {"event": "(no object)"}
+        if self._json.odd and frame.get("event") not in ("cmpl", "k1"):
+            return dict(mended(frame))
+        return frame
 
 
-def build_turn(prompt: str, wire: _Wire) -> bytes:
+def build_turn(prompt: str, wire: SseForm) -> bytes:
     """The body of a turn (3.2): Kimi reads the first message only."""
     return orjson.dumps(
         {
@@ -265,7 +229,7 @@ def build_turn(prompt: str, wire: _Wire) -> bytes:
     )
 
 
-def build_continuation(segment_id: str, wire: _Wire) -> bytes:
+def build_continuation(segment_id: str, wire: SseForm) -> bytes:
     """The body that asks for the rest of an answer (3.9); its single space is what clients were seen to send."""
     return orjson.dumps(
         {
@@ -300,8 +264,3 @@ def _chat_id(reply: Reply) -> str | None:
         return None
     chat_id = fields.get("id") if isinstance(fields, dict) else None
     return chat_id if isinstance(chat_id, str) and re.fullmatch(r"[\w-]{1,128}", chat_id, re.ASCII) else None
-
-
-def _whole_text(text: str) -> str:
-    """The text with surrogate pairs joined; a half without its other half becomes U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

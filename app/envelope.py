@@ -1,0 +1,86 @@
+"""Connect's envelopes, both directions: a flag byte, four bytes of big-endian length, a payload.
+
+https://connectrpc.com/docs/protocol#streaming-rpcs (read 2026-11). Knows the framing, never what a payload
+says; does no reading or writing of its own.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from app.errors import UpstreamProtocolError
+
+_COMPRESSED = 0x01
+_END_OF_STREAM = 0x02
+
+_PREFIX = struct.Struct(">BI")
+
+# Observed frames are mostly well under 1 KiB (kimi-protocol.md 5.1): more than this is no chat any more.
+MAX_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One payload, decompressed. A stream without an envelope that is ``last`` was cut."""
+
+    payload: bytes
+    last: bool
+
+
+def encode(payload: bytes) -> bytes:
+    return _PREFIX.pack(0, len(payload)) + payload
+
+
+class Decoder:
+    """Bytes, however they were cut → envelopes. One object per stream."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._buffer = bytearray()
+
+    def decode(self, chunk: bytes) -> Iterator[Envelope]:
+        """The envelopes that ``chunk`` completes; those without a payload are left out, but for the last one.
+
+        Raises UpstreamProtocolError as soon as a prefix declares what cannot be read.
+        """
+        buffer, at = self._buffer, 0
+        buffer += chunk
+        try:
+            while len(buffer) - at >= _PREFIX.size:
+                flags, length = _PREFIX.unpack_from(buffer, at)
+                self._check(flags, length)
+                start = at + _PREFIX.size
+                if len(buffer) - start < length:
+                    break
+                at = start + length
+                payload = bytes(buffer[start:at])
+                if payload or flags & _END_OF_STREAM:
+                    if flags & _COMPRESSED and payload:
+                        payload = self._decompress(payload)
+                    yield Envelope(payload, bool(flags & _END_OF_STREAM))
+        finally:
+            del buffer[:at]
+
+    def _check(self, flags: int, length: int) -> None:
+        if flags & ~(_COMPRESSED | _END_OF_STREAM):
+            raise UpstreamProtocolError(f"expected an envelope with flags 0 to 3, got 0x{flags:02x}")
+        if length > self._max_bytes:
+            raise UpstreamProtocolError(
+                f"an envelope declares {length} bytes; more than {self._max_bytes} are not read"
+            )
+
+    def _decompress(self, payload: bytes) -> bytes:
+        """gzip, the one codec that Connect prescribes; none was asked for, so any other is refused."""
+        gzip = zlib.decompressobj(wbits=31)
+        try:
+            plain = gzip.decompress(payload, self._max_bytes)
+        except zlib.error:
+            raise UpstreamProtocolError(
+                f"an envelope of {len(payload)} bytes is compressed, and not with gzip"
+            ) from None
+        if gzip.unconsumed_tail:
+            raise UpstreamProtocolError(f"an envelope unpacks to more than {self._max_bytes} bytes")
+        if not gzip.eof:
+            raise UpstreamProtocolError(f"an envelope of {len(payload)} bytes holds only part of its gzip data")
+        return plain

@@ -1,0 +1,242 @@
+"""What each model id means on the wire: one table, and what Kimi's own catalogue adds to it.
+
+Source: ``kimi-protocol.md`` 3.2, 5.2, 6 and 12 (L1, L2, L10). An id is looked up, never taken apart. Must
+never know how a request is sent or what an answer looks like.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.chat import Model
+from app.errors import UnknownModel
+
+# Names of the upstreams, as they stand in the store.
+SSE = "kimi_rest"
+CONNECT = "kimi_connect"
+
+
+@dataclass(frozen=True, slots=True)
+class SseForm:
+    """Generation 1. The server takes kimi, k1, k1.5, k2, k1.5-thinking and answers 422 to all else (L1)."""
+
+    model: str
+    use_search: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectForm:
+    """Generation 2. ``options`` go out as they stand here."""
+
+    scenario: str
+    options: Mapping[str, Any]
+    search: bool
+    kimiplus_id: str = ""
+    agent_mode: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One id. ``home`` is the generation that serves it as long as the site has it; ``key`` is the catalogue's
+    name of the same thing."""
+
+    id: str
+    title: str
+    home: str
+    sse: SseForm | None = None
+    connect: ConnectForm | None = None
+    key: str = ""
+
+    @property
+    def served_by(self) -> tuple[str, ...]:
+        """The names of the upstreams that can serve it, its home first."""
+        able = [name for name, form in ((SSE, self.sse), (CONNECT, self.connect)) if form is not None]
+        return tuple(sorted(able, key=lambda name: name != self.home))
+
+
+# Until July 2026 `thinking` was the switch; since then the site always sends true and the effort decides (5.2).
+# Both are sent, so that a server of either time understands. LOW is the effort of the one whole request with
+# thinking that was published (T8).
+_INSTANT = {"thinking": False, "enable_plugin": False, "reasoning_effort": "REASONING_EFFORT_NONE"}
+_THINKING = {"thinking": True, "enable_plugin": False, "reasoning_effort": "REASONING_EFFORT_LOW"}
+
+# The whole of what clients of the K2 era sent (T7).
+_K2_OPTIONS = {"thinking": False}
+
+
+def _k2d5(search: bool, options: Mapping[str, Any]) -> ConnectForm:
+    """K2.5 and, since 2026-04, K2.6: Kimi kept the scenario and changed what answers (multi-source; one client
+    guesses SCENARIO_K2D6). The variant of 2026-08, SCENARIO_CHAT with `options.model: "k2d6-chat"`
+    (multi-source), is not chosen: sites that do not know it yet would refuse it. Where the catalogue offers
+    `k2d6-chat`, that is an id of its own."""
+    return ConnectForm("SCENARIO_K2D5", options, search)
+
+
+_ROWS = (
+    # K2 is served by both generations: SSE `model: "k2"` (multi-source), Connect SCENARIO_K2 (multi-source).
+    Row("k2", "Kimi K2", SSE, SseForm("k2", True), ConnectForm("SCENARIO_K2", _K2_OPTIONS, True)),
+    Row(
+        "k2-nosearch",
+        "Kimi K2, without web search",
+        SSE,
+        SseForm("k2", False),
+        ConnectForm("SCENARIO_K2", _K2_OPTIONS, False),
+    ),
+    # K1.5 has no scenario that anybody has captured (SCENARIO_K1 is a guess), so it lives and ends with SSE.
+    Row("k1.5", "Kimi K1.5", SSE, SseForm("k1.5", True)),
+    Row("k1.5-nosearch", "Kimi K1.5, without web search", SSE, SseForm("k1.5", False)),
+    Row("k1.5-thinking", "Kimi K1.5, long thinking", SSE, SseForm("k1.5-thinking", False)),
+    Row("k1.5-thinking-nosearch", "Kimi K1.5, long thinking", SSE, SseForm("k1.5-thinking", False)),
+    # K2.5 and K2.6 are the same request: which of them answers is Kimi's choice.
+    Row("kimi-k2.5", "Kimi K2.5", CONNECT, connect=_k2d5(True, _INSTANT)),
+    Row("kimi-k2.5-nosearch", "Kimi K2.5, without web search", CONNECT, connect=_k2d5(False, _INSTANT)),
+    Row("kimi-k2.5-thinking", "Kimi K2.5, thinking", CONNECT, connect=_k2d5(True, _THINKING)),
+    Row(
+        "kimi-k2.5-thinking-nosearch",
+        "Kimi K2.5, thinking, without web search",
+        CONNECT,
+        connect=_k2d5(False, _THINKING),
+    ),
+    Row("kimi-k2.6", "Kimi K2.6", CONNECT, connect=_k2d5(True, _INSTANT), key="k2d6"),
+    Row("kimi-k2.6-nosearch", "Kimi K2.6, without web search", CONNECT, connect=_k2d5(False, _INSTANT)),
+    Row("kimi-k2.6-thinking", "Kimi K2.6, thinking", CONNECT, connect=_k2d5(True, _THINKING), key="k2d6-thinking"),
+    Row(
+        "kimi-k2.6-thinking-nosearch",
+        "Kimi K2.6, thinking, without web search",
+        CONNECT,
+        connect=_k2d5(False, _THINKING),
+    ),
+    # L10 [single-source, 2026-07]: SCENARIO_K3, thinking false, no plugin, no tools; the server attaches tools of
+    # its own, so a -nosearch form could not keep its word.
+    Row(
+        "kimi-k3",
+        "Kimi K3",
+        CONNECT,
+        connect=ConnectForm("SCENARIO_K3", {"thinking": False, "enable_plugin": False}, False),
+    ),
+    # The scenario: 6.1, X16 [single-source]. Other clients ask for K3 as an agent: SCENARIO_OK_COMPUTER with key
+    # `k3` (multi-source for the key). Where the catalogue offers `k3`, that is an id of its own.
+    Row(
+        "kimi-k3-thinking",
+        "Kimi K3, thinking",
+        CONNECT,
+        connect=ConnectForm("SCENARIO_K3_THINKING", {"thinking": True, "enable_plugin": False}, False),
+    ),
+)
+_TABLE = {row.id: row for row in _ROWS}
+_KEYS = {row.key for row in _ROWS if row.key}
+
+# What a catalogue may name; anything else is left out. Its keys become ids in URLs and its words go out again.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MAX_OFFERS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A model of Kimi's own catalogue (6.2), checked."""
+
+    key: str
+    scenario: str
+    title: str
+    thinking: bool = False
+    kimiplus_id: str = ""
+    agent_mode: str = ""
+
+
+def parse_offers(entries: object) -> tuple[Offer, ...]:
+    """``availableModels`` → offers; entries of another form are left out."""
+    found = [_parse_offer(entry) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return tuple(offer for offer in found if offer is not None)[:_MAX_OFFERS]
+
+
+def _parse_offer(entry: dict[str, Any]) -> Offer | None:
+    names = {name: entry.get(name) or "" for name in ("key", "scenario", "kimiPlusId", "agentMode")}
+    if not all(isinstance(value, str) and (not value or _NAME.fullmatch(value)) for value in names.values()):
+        return None
+    title = entry.get("displayName")
+    if not names["key"] or not names["scenario"]:
+        return None
+    return Offer(
+        key=names["key"],
+        scenario=names["scenario"],
+        title=title[:100] if isinstance(title, str) and title else names["key"],
+        thinking=entry.get("thinking") is True,
+        kimiplus_id=names["kimiPlusId"],
+        agent_mode=names["agentMode"],
+    )
+
+
+def encode_offers(offers: Sequence[Offer]) -> list[dict[str, Any]]:
+    """What ``parse_offers`` reads."""
+    return [
+        {
+            "key": offer.key,
+            "scenario": offer.scenario,
+            "displayName": offer.title,
+            "thinking": offer.thinking,
+            "kimiPlusId": offer.kimiplus_id,
+            "agentMode": offer.agent_mode,
+        }
+        for offer in offers
+    ]
+
+
+def _row_of(offer: Offer) -> Row:
+    """An offer that the table does not know, under its own key. Agents bring their own tools."""
+    form = ConnectForm(
+        scenario=offer.scenario,
+        options={**(_THINKING if offer.thinking else _INSTANT), "model": offer.key},
+        search=not offer.kimiplus_id,
+        kimiplus_id=offer.kimiplus_id,
+        agent_mode=offer.agent_mode,
+    )
+    return Row(offer.key, offer.title, CONNECT, connect=form)
+
+
+@dataclass(slots=True)
+class Models:
+    """The ids that can be asked for, given the upstreams that are switched on. Shared by all threads."""
+
+    switched_on: Sequence[str]
+    _offered: dict[str, Row] = field(default_factory=dict)
+
+    def learn(self, offers: Sequence[Offer]) -> None:
+        """Adds what the catalogue offers and the table does not know; forgets what it added before."""
+        rows = [_row_of(offer) for offer in offers if offer.key not in _KEYS and offer.key not in _TABLE]
+        self._offered = {row.id: row for row in rows}
+
+    @property
+    def all(self) -> list[Model]:
+        rows = [*_ROWS, *self._offered.values()]
+        return [Model(row.id, row.title) for row in rows if self._able(row)]
+
+    def find(self, model_id: str) -> Model:
+        """Raises UnknownModel, naming those that exist."""
+        row = self._row(model_id)
+        return Model(row.id, row.title)
+
+    def served_by(self, model_id: str) -> tuple[str, ...]:
+        """The names of the upstreams that serve it, the preferred one first. Raises UnknownModel."""
+        return self._able(self._row(model_id))
+
+    def sse(self, model_id: str) -> SseForm:
+        form = self._row(model_id).sse
+        assert form is not None, "asked of an upstream that does not serve it"
+        return form
+
+    def connect(self, model_id: str) -> ConnectForm:
+        form = self._row(model_id).connect
+        assert form is not None, "asked of an upstream that does not serve it"
+        return form
+
+    def _row(self, model_id: str) -> Row:
+        row = _TABLE.get(model_id) or self._offered.get(model_id)
+        if row is not None and self._able(row):
+            return row
+        why = "is switched off by KIMI_PROTOCOL" if row is not None else "does not exist"
+        known = ", ".join(model.id for model in self.all)
+        raise UnknownModel(f"The model '{model_id}' {why} (model_not_found). Models: {known}", param="model")
+
+    def _able(self, row: Row) -> tuple[str, ...]:
+        return tuple(name for name in row.served_by if name in self.switched_on)

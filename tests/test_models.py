@@ -1,0 +1,256 @@
+"""What a model id means, which generation serves it, and what Kimi's own catalogue adds."""
+
+import sqlite3
+from typing import Any
+
+import pytest
+
+from app.upstreams.models import Models
+from tests.running import (
+    CANARY,
+    CONNECT_ONLY,
+    EACH_GENERATION,
+    Answer,
+    Gateway,
+    Profile,
+    Running,
+    Simulator,
+    ask,
+    read_stream,
+    wait_until,
+)
+
+SEARCH = [{"type": "TOOL_TYPE_SEARCH", "search": {}}]
+INSTANT = {"thinking": False, "enable_plugin": False, "reasoning_effort": "REASONING_EFFORT_NONE"}
+THINKING = {"thinking": True, "enable_plugin": False, "reasoning_effort": "REASONING_EFFORT_LOW"}
+
+# id → scenario, tools, options
+CONNECT_WIRE: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
+    "k2": ("SCENARIO_K2", SEARCH, {"thinking": False}),
+    "k2-nosearch": ("SCENARIO_K2", [], {"thinking": False}),
+    "kimi-k2.5": ("SCENARIO_K2D5", SEARCH, INSTANT),
+    "kimi-k2.5-nosearch": ("SCENARIO_K2D5", [], INSTANT),
+    "kimi-k2.5-thinking": ("SCENARIO_K2D5", SEARCH, THINKING),
+    "kimi-k2.5-thinking-nosearch": ("SCENARIO_K2D5", [], THINKING),
+    "kimi-k2.6": ("SCENARIO_K2D5", SEARCH, INSTANT),
+    "kimi-k2.6-nosearch": ("SCENARIO_K2D5", [], INSTANT),
+    "kimi-k2.6-thinking": ("SCENARIO_K2D5", SEARCH, THINKING),
+    "kimi-k2.6-thinking-nosearch": ("SCENARIO_K2D5", [], THINKING),
+    "kimi-k3": ("SCENARIO_K3", [], {"thinking": False, "enable_plugin": False}),
+    "kimi-k3-thinking": ("SCENARIO_K3_THINKING", [], {"thinking": True, "enable_plugin": False}),
+}
+SSE_ONLY = {"k1.5", "k1.5-nosearch", "k1.5-thinking", "k1.5-thinking-nosearch"}
+
+
+@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+def test_an_id_means_on_connect_what_the_table_says(gateway: Gateway, simulator: Simulator) -> None:
+    for model, (scenario, tools, options) in CONNECT_WIRE.items():
+        assert gateway.say("hello", model=model).json()["model"] == model
+        body = simulator.turns()[-1].body
+        assert (body["scenario"], body["message"]["scenario"]) == (scenario, scenario)
+        assert (body["tools"], body["options"]) == (tools, options), model
+        assert "chat_id" not in body and "parent_id" not in body["message"]
+    request = simulator.requests("ChatService/Chat")[-1]
+    assert request["headers"]["connect-protocol-version"] == "1"
+    assert request["headers"]["content-type"] == "application/connect+json"
+
+
+def test_the_table_is_whole(gateway: Gateway, simulator: Simulator) -> None:
+    assert {model.id for model in Models(["kimi_rest", "kimi_connect"]).all} == CONNECT_WIRE.keys() | SSE_ONLY
+
+
+@pytest.mark.parametrize("profile", ["connect-2025", "connect-2026"], indirect=True)
+def test_thinking_is_reasoning_content_on_connect_too(
+    gateway: Gateway, simulator: Simulator, profile: Profile
+) -> None:
+    simulator.knobs(think="First 先想, then say.", say="42")
+    for stream in (True, False):
+        answer = ask(gateway, stream, model=profile.thinking_model)
+        assert (answer.reasoning, answer.content) == ("First 先想, then say.", "42")
+
+
+@CONNECT_ONLY
+def test_nothing_but_the_answer_is_in_a_connect_answer(gateway: Gateway, simulator: Simulator) -> None:
+    """No echo, no title, no search, no tool, no unknown frame; blocks joined, the last message not doubled."""
+    for more in ({}, {"completion": "whole"}, {"text_blocks": 3}, {"text_blocks": 2, "completion": "whole"}):
+        simulator.knobs(
+            say="Only this and that.",
+            search=3,
+            unknown=True,
+            comments=True,
+            empty_text=True,
+            gzip_frames=True,
+            **more,
+        )
+        for stream in (True, False):
+            assert ask(gateway, stream, "What is the weather?").content == "Only this and that."
+
+
+@CONNECT_ONLY
+def test_an_answer_that_kimi_rewrites_is_an_error(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(reset_block=True, say="The answer.")
+    answer = read_stream(gateway.say("hello", stream=True))
+    assert answer.error is not None and answer.error["code"] == "answer_rewritten" and answer.finish_reason is None
+    whole = gateway.say("hello")
+    assert (whole.status_code, whole.json()["error"]["code"]) == (502, "answer_rewritten")
+
+
+@CONNECT_ONLY
+def test_a_turn_names_the_last_answer_that_counts(gateway: Gateway, simulator: Simulator, name: str) -> None:
+    """So that a turn that failed is left aside: the next one does not build on it."""
+    gateway.say("I like tea", conversation=name)
+    simulator.knobs(fail="exception", fail_after=1)
+    assert gateway.say("I like gin", conversation=name).status_code == 503
+    simulator.knobs(fail="")
+    told = gateway.say("what did I say", conversation=name).json()["choices"][0]["message"]["content"]
+    assert "I like tea" in told and "gin" not in told
+    first, failed, last = (turn.body["message"].get("parent_id") for turn in simulator.turns())
+    assert first is None and failed == last is not None
+
+
+@CONNECT_ONLY
+def test_a_degraded_model_is_a_header_and_a_line_in_the_log(gateway: Gateway, simulator: Simulator) -> None:
+    for stream in (True, False):
+        assert "x-kimi-notice" not in gateway.say("hello", stream=stream).headers
+    simulator.knobs(degrade=True)
+    for stream in (True, False):
+        response = gateway.say("hello", stream=stream)
+        assert response.headers["x-kimi-notice"] == "model-degraded"
+        assert "lighter" not in response.text
+    assert "Kimi gave notice: model-degraded" in gateway.log()
+
+
+@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+def test_what_nobody_knows_is_counted_by_name(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(unknown=True, say="one two three four five", token_chars=4)
+    assert ask(gateway, False).content == "one two three four five"
+    db = sqlite3.connect(gateway.database)
+    kinds = {kind for (kind,) in db.execute("SELECT kind FROM unrecognised WHERE upstream = 'kimi_connect'")}
+    db.close()
+    assert {"mask block.canvas", "op merge", "frame telemetry"} <= kinds
+
+
+# KIMI_PROTOCOL
+
+
+@pytest.mark.parametrize(
+    ("protocol", "served", "not_served"),
+    [("sse", "k2", "kimi-k2.6"), ("connect", "k2", "k1.5")],
+)
+def test_a_protocol_can_be_switched_off(
+    running: Running, simulator: Simulator, protocol: str, served: str, not_served: str
+) -> None:
+    with running.gateway(simulator.url, KIMI_PROTOCOL=protocol) as gateway:
+        ids = [model["id"] for model in gateway.get("/v1/models").json()["data"]]
+        assert served in ids and not_served not in ids
+        assert gateway.say("hello", model=served).ok
+        refused = gateway.say("hello", model=not_served)
+        assert refused.status_code == 404 and "KIMI_PROTOCOL" in refused.json()["error"]["message"]
+    path = {"sse": "/completion/stream", "connect": "ChatService/Chat"}
+    assert simulator.requests(path.pop(protocol)) and not simulator.requests(path.popitem()[1])
+
+
+GONE = [{"gone_status": status} for status in (404, 405, 410, 307)]
+
+
+@pytest.mark.parametrize("knobs", GONE, ids=lambda knobs: str(knobs["gone_status"]))
+def test_where_a_generation_is_gone_the_other_serves_what_it_can(
+    running: Running, simulator: Simulator, knobs: dict[str, int]
+) -> None:
+    """Found out once per worker, then remembered; nothing that only the lost one serves is promised."""
+    with running.gateway(simulator.url, WEB_CONCURRENCY="1") as gateway:
+        simulator.knobs(profile="connect-2026", **knobs)
+        for stream in (False, True, False):
+            assert gateway.say("hello", stream=stream).status_code == 200
+        assert len([r for r in simulator.requests("/api/chat") if r["path"] == "/api/chat"]) == 1
+        assert "kimi_rest is not served here" in gateway.log()
+        error = gateway.say("hello", model="k1.5").json()["error"]
+        assert "KIMI_PROTOCOL" in error["message"] or "KIMI_BASE_URL" in error["message"]
+        # And back: the other one goes, the first one has returned.
+        simulator.knobs(profile="sse-2025", **knobs)
+        for _ in range(3):
+            assert gateway.say("hello").ok
+        assert gateway.say("hello", model="k1.5").ok
+        gone = gateway.say("hello", model="kimi-k2.6")
+        assert (gone.status_code, gone.json()["error"]["code"]) == (502, "upstream_error")
+
+
+def test_a_new_conversation_also_goes_where_it_is_served(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        simulator.knobs(profile="connect-2026")
+        assert gateway.say("I like tea", conversation="moved").ok
+        told = Answer.of_completion(gateway.say("what did I say", conversation="moved"))
+        assert "I like tea" in told.content
+    assert len(simulator.state()["chats"]) == 1
+
+
+def test_a_conversation_stays_with_the_generation_that_opened_it(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        gateway.say("one", conversation="old", model="k2")
+        gateway.say("one", conversation="new", model="kimi-k2.6")
+        # k2 is at home with SSE; in a chat of Connect's it is served there.
+        assert gateway.say("two", conversation="new", model="k2").ok
+        assert simulator.requests("ChatService/Chat")[-1]["frames"][0]["scenario"] == "SCENARIO_K2"
+        refused = gateway.say("two", conversation="old", model="kimi-k2.6")
+        error = refused.json()["error"]
+        assert (refused.status_code, error["param"], error["code"]) == (400, "model", "model_not_in_conversation")
+        assert "'k2'" in error["message"]
+        assert gateway.say("three", conversation="old", model="k1.5").ok
+        # Its generation is gone: it is not continued elsewhere as if nothing had happened.
+        simulator.knobs(profile="connect-2026", gone_status=410)
+        assert gateway.say("four", conversation="old").status_code >= 400
+        database = gateway.database
+    with running.gateway(simulator.url, database=database, KIMI_PROTOCOL="connect") as gateway:
+        lost = gateway.say("five", conversation="old")
+        assert (lost.status_code, lost.json()["error"]["code"]) == (409, "conversation_lost")
+        assert "KIMI_PROTOCOL" in lost.json()["error"]["message"]
+
+
+# The catalogue
+
+
+def test_the_catalogue_adds_models_and_survives_without_kimi(running: Running, simulator: Simulator) -> None:
+    def offered(gateway: Gateway) -> set[str]:
+        return {model["id"] for model in gateway.get("/v1/models").json()["data"]}
+
+    with running.gateway(simulator.url, WEB_CONCURRENCY="1") as gateway:
+        wait_until("the catalogue is there", lambda: "k2d6-agent" in offered(gateway))
+        # What the table knows under a name of its own is not offered twice.
+        assert not {"k2d6", "k2d6-thinking"} & offered(gateway)
+        assert gateway.get("/v1/models/k2d6-agent").json()["name"] == "K2.6 Agent"
+        assert gateway.say("hello", model="k2d6-agent-ultra").ok
+        (body,) = simulator.requests("ChatService/Chat")[-1]["frames"]
+        assert (body["scenario"], body["kimiplus_id"]) == ("SCENARIO_OK_COMPUTER", "ok-computer")
+        assert (body["agentMode"], body["tools"]) == ("TYPE_ULTRA", [])
+        assert body["options"]["model"] == "k2d6-agent-ultra"
+        database = gateway.database
+    simulator.reset()
+    with running.gateway(simulator.url, database=database) as gateway:
+        assert "k2d6-agent" in offered(gateway)
+        assert not simulator.requests("GetAvailableModels")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"availableModels":{}}',
+        b'{"availableModels":[1,{"key":"../x","scenario":"S"},{"key":"a b","scenario":"S"},{"scenario":""}]}',
+    ],
+)
+def test_a_catalogue_that_makes_no_sense_fails_no_chat(running: Running, simulator: Simulator, body: bytes) -> None:
+    simulator.script(body, match="GetAvailableModels", headers={"Content-Type": "application/json"})
+    with running.gateway(simulator.url, WEB_CONCURRENCY="1") as gateway:
+        wait_until("it was asked for", lambda: simulator.requests("GetAvailableModels"))
+        assert gateway.say(f"hello {CANARY}").ok
+        ids = {model["id"] for model in gateway.get("/v1/models").json()["data"]}
+        assert ids == CONNECT_WIRE.keys() | SSE_ONLY
+
+
+@EACH_GENERATION
+def test_a_site_without_a_catalogue_serves_chats(running: Running, simulator: Simulator) -> None:
+    simulator.script(b"", match="GetAvailableModels", status=500, times=9)
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.say("hello").ok
