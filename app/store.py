@@ -139,6 +139,16 @@ class TokenRow:
     held_until: float
 
 
+@dataclass(frozen=True, slots=True)
+class UnrecognisedRow:
+    """Something that an upstream said ``times`` times and that we do not know."""
+
+    upstream: str
+    kind: str
+    times: int
+    last_seen_at: float
+
+
 # The statements, built once: building one costs more than running it.
 
 _P = sa.bindparam
@@ -234,6 +244,8 @@ _COUNT_UNRECOGNISED = (
     )
 )
 
+_ALL_UNRECOGNISED = sa.select(*_unrecognised.c).order_by(_unrecognised.c.times.desc(), _unrecognised.c.kind)
+
 _PUT_TOKENS = (
     insert(_tokens)
     .values(
@@ -318,6 +330,16 @@ class Store:
 
     def close(self) -> None:
         self._engine.dispose()
+
+    @property
+    def version(self) -> int:
+        """How many migrations the database has seen: all that this gateway knows."""
+        return len(_MIGRATIONS)
+
+    @property
+    def seals(self) -> bool:
+        """Whether tokens are sealed."""
+        return self._vault.seals
 
     def check_writable(self) -> None:
         """Raises where nothing can be written."""
@@ -459,6 +481,11 @@ class Store:
 
     def count_unrecognised(self, upstream: str, kind: str, now: float) -> None:
         self._run(_COUNT_UNRECOGNISED, upstream=upstream, kind=kind, now=now)
+
+    def unrecognised(self) -> list[UnrecognisedRow]:
+        """All that was ever met, the most frequent first."""
+        with self._engine.connect() as db:
+            return [UnrecognisedRow(**row) for row in db.execute(_ALL_UNRECOGNISED).mappings()]
 
     # machinery
 
