@@ -13,10 +13,12 @@ from app.api import chat_completions, health, models
 from app.auth import ApiKeys
 from app.config import Config
 from app.conversations import Conversations
+from app.doctor.turns import Generation
 from app.gateway import Gateway, Patience
 from app.renewal import renew_in_a_process
 from app.store import Store
-from app.upstreams.kimi_http import KimiHttp, Timeouts
+from app.upstreams import Upstream
+from app.upstreams.kimi_http import KimiHttp, Tap, Timeouts
 from app.upstreams.kimi_rest import KimiRest
 
 log = logging.getLogger(__name__)
@@ -55,15 +57,6 @@ def _say_ready(config: Config) -> None:
 
 def build_gateway(config: Config, store: Store, accounts: Accounts) -> Gateway:
     """The gateway with its upstreams, over a store."""
-    http = KimiHttp(
-        config.kimi_base_url,
-        Timeouts(
-            connect_s=config.connect_timeout_s,
-            call_s=min(30.0, config.first_event_timeout_s),
-            # The gateway's own limits come first; this one only ends a reader that was forgotten.
-            read_s=max(config.first_event_timeout_s, config.idle_timeout_s) + 30,
-        ),
-    )
     patience = Patience(
         # Twice a heartbeat, so that a client that left is noticed within one; seldom enough to cost nothing.
         tick_s=min(1.0, config.heartbeat_s / 2, config.idle_timeout_s / 4, config.first_event_timeout_s / 4),
@@ -73,10 +66,32 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> Gateway:
         total_s=config.total_timeout_s,
     )
     return Gateway(
-        [KimiRest(http, max_continuations=config.max_continuations)],
+        build_upstreams(config, build_http(config)),
         accounts,
         Conversations(store, lease_s=config.lease_s, wait_s=config.conversation_wait_s),
         store,
         patience,
         keep_chats=config.keep_chats,
+    )
+
+
+def build_upstreams(config: Config, http: KimiHttp) -> list[Upstream]:
+    return [KimiRest(http, max_continuations=config.max_continuations)]
+
+
+def build_generations(config: Config, http: KimiHttp) -> list[Generation]:
+    """The upstreams for the doctor, each with its models."""
+    return [Generation(upstream, upstream.models) for upstream in build_upstreams(config, http)]
+
+
+def build_http(config: Config, tap: Tap | None = None) -> KimiHttp:
+    return KimiHttp(
+        config.kimi_base_url,
+        Timeouts(
+            connect_s=config.connect_timeout_s,
+            call_s=min(30.0, config.first_event_timeout_s),
+            # The gateway's own limits come first; this one only ends a reader that was forgotten.
+            read_s=max(config.first_event_timeout_s, config.idle_timeout_s) + 30,
+        ),
+        tap,
     )
