@@ -114,7 +114,8 @@ class Config:
                 config.check_bind([config.host])
             except ConfigError as e:
                 wrong["HOST"] = str(e)
-        known = {f.metadata["name"] for f in fields(cls)}
+        # GATEWAY_INTERFACE belongs to CGI.
+        known = {"GATEWAY_INTERFACE", *(f.metadata["name"] for f in fields(cls))}
         unknown = sorted(name for name in env if name.startswith(("KIMI_", "GATEWAY_")) and name not in known)
         return Examination(config, wrong, tuple(unknown))
 

@@ -4,6 +4,7 @@ Changes nothing that normal running would not change: it may create the database
 open one chat per generation, which it deletes. Must never know how findings are shown.
 """
 
+import logging
 import os
 import stat
 import time
@@ -36,8 +37,12 @@ from app.renewal import renew_in_a_process
 from app.store import Store, StoreUnusable, TokenRow
 from app.upstreams.kimi_http import KimiHttp, Timeouts
 
+log = logging.getLogger(__name__)
+
 # Expiry is judged by our clock, and a token may live 900 s.
 _SKEW_S = 30.0
+# How many unknown things are shown.
+_SHOWN_KINDS = 20
 # A tiny turn that takes longer is no answer.
 _TURN_S = 60.0
 
@@ -93,16 +98,16 @@ class Doctor:
         self._usable: list[Account] = []
 
     def findings(self) -> Iterator[Finding]:
-        for checks in (
-            self._check_settings,
-            self._check_store,
-            self._check_accounts,
-            self._check_sites,
-            self._check_refresh,
-            self._check_turns,
-            self._check_unrecognised,
+        for check, findings in (
+            ("settings", self._check_settings),
+            ("store", self._check_store),
+            ("account", self._check_accounts),
+            ("site", self._check_sites),
+            ("refresh", self._check_refresh),
+            ("turn", self._check_turns),
+            ("unknown", self._check_unrecognised),
         ):
-            for finding in checks():
+            for finding in _survived(check, findings()):
                 yield self._privacy.clean(finding)
 
     # settings
@@ -272,10 +277,11 @@ class Doctor:
 
     def _find_usable(self) -> Iterator[Account]:
         """The accounts whose token serves now, as the gateway would use them."""
+        if self._accounts is not None:
+            self._accounts.look_again()
         for c in self._credentials:
             if self._accounts is not None:
                 try:
-                    self._accounts.look_again()
                     account = self._accounts.get(c.id)
                 except UpstreamError:
                     continue
@@ -362,7 +368,7 @@ class Doctor:
         if self._store is None:
             yield Finding("skipped", "unknown", "not checked: it needs the store")
             return
-        rows = self._store.unrecognised()
+        rows = self._store.unrecognised()[:_SHOWN_KINDS]
         for row in rows:
             yield Finding(
                 "warning",
@@ -373,6 +379,18 @@ class Doctor:
             )
         if not rows:
             yield Finding("ok", "unknown", "Kimi has sent nothing that this gateway does not know")
+
+
+def _survived(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """A check that breaks must not take the others with it."""
+    try:
+        yield from findings
+    except SQLAlchemyError as e:
+        found = f"the database fails in the middle of this ({type(e).__name__}: {str(e).partition(chr(10))[0]})"
+        yield Finding("problem", check, found, _store_advice(""))
+    except Exception as e:  # a fault of ours or of an upstream: the log has the traceback
+        log.exception("the doctor failed")
+        yield Finding("problem", check, f"the doctor itself failed here ({type(e).__name__})", "please report this")
 
 
 def _store_advice(message: str) -> str:

@@ -74,7 +74,7 @@ class Privacy:
 
     def _anonymous(self, text: str) -> str:
         text = re.sub(r" ?\(Kimi says: .*\)", "", text, flags=re.DOTALL)
-        text = re.sub(r"^([A-Z_]+)=.*: ", r"\1: ", text, flags=re.DOTALL)
+        text = re.sub(r"^([A-Z_]+)=.*: (?=expected )", r"\1: ", text, flags=re.DOTALL)
         text = re.sub(r"the label '[^']*'", "a label", text)
         for label, name in self._labels.items():
             text = re.sub(rf"(?<![\w.-]){re.escape(label)}(?=: )", name, text)

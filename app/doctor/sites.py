@@ -67,7 +67,8 @@ def describe(check: str, setting: str, http: KimiHttp, knocked: Knock, gone: Mar
             f"check {setting}; open the site in a browser on this machine's network; addresses of data centres are "
             "often stopped, so try another network",
         )
-    return Finding("ok", check, f"{url} answers (status {reply.status}, {knocked.took_s * 1000:.0f} ms)")
+    status = "" if reply.status == 401 else f"status {reply.status}, "
+    return Finding("ok", check, f"{url} answers ({status}{knocked.took_s * 1000:.0f} ms)")
 
 
 def _redirect(check: str, setting: str, url: str, reply: Reply) -> Finding:
