@@ -515,3 +515,24 @@ def test_other_flask_commands_still_need_good_settings() -> None:
         check=False,
     )
     assert done.returncode == 4 and "kimi-gateway: KIMI_TOKENS is not set" in done.stderr
+
+
+def test_envelopes_stay_envelopes_when_they_are_masked() -> None:
+    import gzip
+    import struct
+
+    from app.doctor.masks import Masks
+
+    def frame(flags: int, payload: bytes) -> bytes:
+        return struct.pack(">BI", flags, len(payload)) + payload
+
+    text = '{"op":"append","mask":"block.text.content","block":{"id":"text_0_0","text":{"content":"天 ok"}}}'.encode()
+    chat = b'{"op":"set","chat":{"id":"0f8fad5b-d9cb-469f-a165-70867728950e","name":"weather"}}'
+    masked = Masks().mask_envelopes(
+        frame(0, text) + frame(1, gzip.compress(chat)) + frame(2, b"{}") + frame(0, chat)[:30]
+    )
+    first = text.replace("天 ok".encode(), "字 xx".encode())
+    second = b'{"op":"set","chat":{"id":"id1' + b"x" * 33 + b'","name":"xxxxxxx"}}'
+    whole = frame(0, first) + frame(0, second) + frame(2, b"{}")
+    assert masked.startswith(whole) and len(masked) == len(whole) + 30
+    assert b"0f8f" not in masked

@@ -20,6 +20,9 @@ _PROTOCOL_KEYS = frozenset(
     }
 )  # fmt: skip
 _WORD = re.compile(rb"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
+# Where a frame's mask names several fields.
+_FIELDS = re.compile(rb"[A-Za-z.,_]{1,300}")
+_ENUM = re.compile(rb"(?=.{1,64}\Z)[A-Z]+(_[A-Z0-9]+)+")
 _AGENT = re.compile(rb"[a-z-]{0,12}")
 _KEY = re.compile(rb"[A-Za-z_][\w.]{0,63}")
 # text_0_0: the ids of blocks.
@@ -94,11 +97,12 @@ class Masks:
 
     def _value(self, key: bytes, value: bytes) -> bytes:
         name = key.lower().replace(b"_", b"").decode("ascii", "replace")
-        if name in _PROTOCOL_KEYS and (_AGENT if name == "kimiplusid" else _WORD).fullmatch(value):
+        shape = {"kimiplusid": _AGENT, "mask": _FIELDS}.get(name, _WORD)
+        if name in _PROTOCOL_KEYS and shape.fullmatch(value):
             return value
         if name.endswith(("id", "ids")) and b"\\" not in value and value.isascii():
             return value if _BLOCK.fullmatch(value) else self._id(value)
-        return _mask_string(value)
+        return value if name in ("name", "type") and _ENUM.fullmatch(value) else _mask_string(value)
 
     def _id(self, value: bytes) -> bytes:
         if value not in self._ids:
