@@ -4,7 +4,9 @@ import os
 import sys
 
 from dotenv import load_dotenv
+from flask import Flask
 
+from app import cli
 from app.config import Config, ConfigError
 from app.factory import create_app
 from app.store import StoreUnusable
@@ -12,8 +14,10 @@ from app.store import StoreUnusable
 load_dotenv()
 
 try:
-    app = create_app(Config.from_env(os.environ))
+    # The doctor examines wrong settings and broken databases, so it must not need good ones.
+    app = Flask("app") if cli.is_asked_for() else create_app(Config.from_env(os.environ))
 except (ConfigError, StoreUnusable) as error:
     sys.stderr.write(f"kimi-gateway: {error}\n")
     # With this status gunicorn gives up; with any other it would start the worker again and again.
     sys.exit(4)
+cli.register(app)

@@ -101,6 +101,29 @@ class Config:
         config.check_bind([config.host])
         return config
 
+    @classmethod
+    def examine(cls, env: Mapping[str, str]) -> "Examination":
+        """Reads every setting as ``from_env`` does, and says all that is wrong with them; raises nothing."""
+        values: dict[str, Any] = {}
+        wrong: dict[str, str] = {}
+        for f in fields(cls):
+            name, default = f.metadata["name"], f.metadata["default"]
+            try:
+                values[f.name] = _read(env, name, default, f.name)
+            except ConfigError as e:
+                wrong[name] = str(e)
+                values[f.name] = () if default is None else _read({}, name, default, f.name)
+        config = cls(**values)
+        if "GATEWAY_API_KEYS" not in wrong:
+            try:
+                config.check_bind([config.host])
+            except ConfigError as e:
+                wrong["HOST"] = str(e)
+        # GATEWAY_INTERFACE belongs to CGI.
+        known = {"GATEWAY_INTERFACE", *(f.metadata["name"] for f in fields(cls))}
+        unknown = sorted(name for name in env if name.startswith(("KIMI_", "GATEWAY_")) and name not in known)
+        return Examination(config, wrong, tuple(unknown))
+
     def check_bind(self, hosts: list[str]) -> None:
         """Refuses to listen beyond this machine when any key would be accepted."""
         for host in hosts:
@@ -109,6 +132,18 @@ class Config:
                     f"HOST={host} can be reached from other machines, but GATEWAY_API_KEYS is not set, "
                     "so anybody could use your Kimi accounts: set GATEWAY_API_KEYS, or HOST=127.0.0.1"
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """``config`` has the default in the place of each setting that cannot be used (KIMI_TOKENS: none).
+
+    ``wrong``: a sentence for each of those, by name. ``unknown``: what is set, looks like ours, and is not.
+    """
+
+    config: Config
+    wrong: Mapping[str, str]
+    unknown: tuple[str, ...]
 
 
 def is_loopback(host: str) -> bool:

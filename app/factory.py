@@ -14,13 +14,14 @@ from app.auth import ApiKeys
 from app.catalogue import Catalogue
 from app.config import Config
 from app.conversations import Conversations
+from app.doctor.turns import Generation
 from app.errors import AccountRejected, GatewayError
 from app.gateway import Gateway, Patience
 from app.renewal import renew_in_a_process
 from app.store import Store
 from app.upstreams import Upstream
 from app.upstreams.kimi_connect import KimiConnect
-from app.upstreams.kimi_http import KimiHttp, Timeouts
+from app.upstreams.kimi_http import KimiHttp, Tap, Timeouts
 from app.upstreams.kimi_rest import KimiRest
 from app.upstreams.models import Models, Offer
 
@@ -71,15 +72,6 @@ def _say_ready(config: Config) -> None:
 
 def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gateway, Catalogue | None]:
     """The gateway with its upstreams, over a store; and Kimi's catalogue, where the protocol has one."""
-    http = KimiHttp(
-        config.kimi_base_url,
-        Timeouts(
-            connect_s=config.connect_timeout_s,
-            call_s=min(30.0, config.first_event_timeout_s),
-            # The gateway's own limits come first; this one only ends a reader that was forgotten.
-            read_s=max(config.first_event_timeout_s, config.idle_timeout_s) + 30,
-        ),
-    )
     patience = Patience(
         # Twice a heartbeat, so that a client that left is noticed within one; seldom enough to cost nothing.
         tick_s=min(1.0, config.heartbeat_s / 2, config.idle_timeout_s / 4, config.first_event_timeout_s / 4),
@@ -89,10 +81,9 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gat
         total_s=config.total_timeout_s,
     )
     models = Models(switched_on=_PROTOCOLS[config.kimi_protocol])
-    connect = KimiConnect(http, models)
-    upstreams: list[Upstream] = [KimiRest(http, models, max_continuations=config.max_continuations), connect]
+    upstreams = build_upstreams(config, build_http(config), models)
     gateway = Gateway(
-        [upstream for upstream in upstreams if upstream.name in models.switched_on],
+        upstreams,
         models,
         accounts,
         Conversations(
@@ -105,9 +96,38 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gat
         patience,
         keep_chats=config.keep_chats,
     )
-    if connect.name not in models.switched_on:
+    connect = next((upstream for upstream in upstreams if isinstance(upstream, KimiConnect)), None)
+    if connect is None:
         return gateway, None
     return gateway, Catalogue(store, models, lambda: _ask_for_offers(connect, accounts))
+
+
+def build_upstreams(config: Config, http: KimiHttp, models: Models) -> list[Upstream]:
+    """Those of the two generations that KIMI_PROTOCOL leaves switched on."""
+    both: list[Upstream] = [
+        KimiRest(http, models, max_continuations=config.max_continuations),
+        KimiConnect(http, models),
+    ]
+    return [upstream for upstream in both if upstream.name in models.switched_on]
+
+
+def build_generations(config: Config, http: KimiHttp) -> list[Generation]:
+    """The upstreams for the doctor, each with its models."""
+    models = Models(switched_on=_PROTOCOLS[config.kimi_protocol])
+    return [Generation(upstream, models.at_home(upstream.name)) for upstream in build_upstreams(config, http, models)]
+
+
+def build_http(config: Config, tap: Tap | None = None) -> KimiHttp:
+    return KimiHttp(
+        config.kimi_base_url,
+        Timeouts(
+            connect_s=config.connect_timeout_s,
+            call_s=min(30.0, config.first_event_timeout_s),
+            # The gateway's own limits come first; this one only ends a reader that was forgotten.
+            read_s=max(config.first_event_timeout_s, config.idle_timeout_s) + 30,
+        ),
+        tap,
+    )
 
 
 def _ask_for_offers(connect: KimiConnect, accounts: Accounts) -> tuple[Offer, ...]:

@@ -152,6 +152,16 @@ class TokenRow:
     held_until: float
 
 
+@dataclass(frozen=True, slots=True)
+class UnrecognisedRow:
+    """Something that an upstream said ``times`` times and that we do not know."""
+
+    upstream: str
+    kind: str
+    times: int
+    last_seen_at: float
+
+
 # The statements, built once: building one costs more than running it.
 
 _P = sa.bindparam
@@ -247,6 +257,8 @@ _COUNT_UNRECOGNISED = (
     )
 )
 
+_ALL_UNRECOGNISED = sa.select(*_unrecognised.c).order_by(_unrecognised.c.times.desc(), _unrecognised.c.kind)
+
 _PUT_TOKENS = (
     insert(_tokens)
     .values(
@@ -339,6 +351,16 @@ class Store:
 
     def close(self) -> None:
         self._engine.dispose()
+
+    @property
+    def version(self) -> int:
+        """How many migrations the database has seen: all that this gateway knows."""
+        return len(_MIGRATIONS)
+
+    @property
+    def seals(self) -> bool:
+        """Whether tokens are sealed."""
+        return self._vault.seals
 
     def check_writable(self) -> None:
         """Raises where nothing can be written."""
@@ -489,6 +511,11 @@ class Store:
         """The value and when it was kept."""
         row = self._row(_KEPT, of_name=name)
         return None if row is None else (row["value"], row["kept_at"])
+
+    def unrecognised(self) -> list[UnrecognisedRow]:
+        """All that was ever met, the most frequent first."""
+        rows = self._patiently(lambda db: db.execute(_ALL_UNRECOGNISED).mappings().all())
+        return [UnrecognisedRow(**row) for row in rows]
 
     # machinery
 

@@ -334,15 +334,20 @@ class Running:
                     content = file.read_bytes()
                 except FileNotFoundError:
                     continue  # SQLite's helper files come and go
-                wanted = {"message text": CANARY, **{f"secret {i}": secret for i, secret in enumerate(secrets)}}
-                found += [f"{file.name}: {kind}" for kind, text in wanted.items() if text.encode() in content]
-                if re.search(rb"eyJ[\w-]{10,}\.[\w-]{10,}", content) and not _keeps_tokens(path):
-                    found.append(f"{file.name}: a token")
+                kinds = secrets_in(content, secrets)
+                found += [f"{file.name}: {kind}" for kind in kinds if kind != "a token" or not _keeps_tokens(path)]
         return found
 
     def _new_file(self, name: str, ending: str) -> Path:
         self._number += 1
         return self.folder / f"{self._number:03}-{name}.{ending}"
+
+
+def secrets_in(content: bytes, secrets: Sequence[str]) -> list[str]:
+    """What of it is there: the canary of the messages, the given secrets, anything like a JWT."""
+    wanted = {"message text": CANARY, **{f"secret {i}": secret for i, secret in enumerate(secrets)}}
+    found = [kind for kind, text in wanted.items() if text.encode() in content]
+    return [*found, "a token"] if re.search(rb"eyJ[\w-]{10,}\.[\w-]{10,}", content) else found
 
 
 def _keeps_tokens(path: Path) -> bool:

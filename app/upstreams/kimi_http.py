@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -68,12 +68,18 @@ class Timeouts:
     read_s: float
 
 
+# Sees the wire: "request" and "response" with a head (a line, then headers, never Authorization; a blank line and
+# the body follow in a request), and "data" with each piece of a response's body as it was read.
+Tap = Callable[[str, bytes], None]
+
+
 class KimiHttp:
     """Requests to one site, over one pool of connections shared by all accounts of this process."""
 
-    def __init__(self, base_url: str, timeouts: Timeouts) -> None:
+    def __init__(self, base_url: str, timeouts: Timeouts, tap: Tap | None = None) -> None:
         self.base_url = base_url
         self._timeouts = timeouts
+        self._tap = tap
         self._session = requests.Session()
         # Proxies, netrc and certificate bundles of the environment would be looked up at every request.
         self._session.trust_env = False
@@ -131,6 +137,9 @@ class KimiHttp:
         exchange = _Exchange(cancellation or Cancellation(), read_s)
         exchange.cancellation.check()
         token = _exchange.set(exchange)
+        headers = _headers(account, media_type, self.base_url)
+        if self._tap is not None:
+            self._tap("request", _head(f"{method} {path}", headers) + (body or b""))
         try:
             with (
                 _translated(account, self.base_url, exchange.cancellation),
@@ -139,12 +148,15 @@ class KimiHttp:
                     method,
                     self.base_url + path,
                     data=body,
-                    headers={**_headers(account, media_type, self.base_url), **more},
+                    headers={**headers, **more},
                     timeout=(self._timeouts.connect_s, read_s),
                     allow_redirects=False,
                     stream=True,
                 ) as response,
             ):
+                if self._tap is not None:
+                    self._tap("response", _head(str(response.status_code), response.headers))
+                    response.raw = _Tapped(response.raw, self._tap)
                 yield response, exchange
         finally:
             _exchange.reset(token)
@@ -279,6 +291,36 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
         manager: PoolManager = self.poolmanager
         manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+class _Tapped:
+    """The body of a response, shown to a tap piece by piece as it is read."""
+
+    def __init__(self, raw: Any, tap: Tap) -> None:
+        self._raw = raw
+        self._tap = tap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+        for piece in self._raw.stream(*args, **kwargs):
+            self._tap("data", piece)
+            yield piece
+
+    def read(self, *args: Any, **kwargs: Any) -> bytes:
+        return self._seen(self._raw.read(*args, **kwargs))
+
+    def read1(self, *args: Any, **kwargs: Any) -> bytes:
+        return self._seen(self._raw.read1(*args, **kwargs))
+
+    def _seen(self, piece: bytes) -> bytes:
+        self._tap("data", piece)
+        return piece
+
+
+def _head(line: str, headers: Mapping[str, str]) -> bytes:
+    return "\n".join([line, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
 
 
 def _bearer(account: Account) -> dict[str, str]:

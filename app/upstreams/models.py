@@ -211,6 +211,13 @@ class Models:
         rows = [*_ROWS, *self._offered.values()]
         return [Model(row.id, row.title) for row in rows if self._able(row)]
 
+    def at_home(self, upstream: str) -> list[Model]:
+        """Those that this generation is the first choice for, and where there is none, all that it can serve."""
+        rows = [row for row in _ROWS if upstream in self._able(row)]
+        return [Model(row.id, row.title) for row in rows if row.home == upstream] or [
+            Model(row.id, row.title) for row in rows
+        ]
+
     def find(self, model_id: str) -> Model:
         """Raises UnknownModel, naming those that exist."""
         row = self._row(model_id)

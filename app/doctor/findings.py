@@ -1,0 +1,89 @@
+"""What a check found, and what of it may be shown to whom. Must never know how anything is checked."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from app.config import Config
+from app.credentials import Credential
+
+Mark = Literal["ok", "warning", "problem", "skipped"]
+
+# Bearer tokens of whatever origin, and the name and password that a URL may carry.
+_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.?[\w-]*")
+_USER_INFO = re.compile(r"//[^/@\s]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: ``found`` says what is so, ``advice`` what to do about it."""
+
+    mark: Mark
+    check: str
+    found: str
+    advice: str = ""
+
+
+class Privacy:
+    """Takes out of texts what must not be seen. ``anonymous``: fit for a public bug report.
+
+    Secrets are taken out always; anonymously also labels, ids, paths, the last characters of tokens, the values
+    of wrong settings, and Kimi's own words.
+    """
+
+    def __init__(self, config: Config, *, anonymous: bool) -> None:
+        self.anonymous = anonymous
+        self._secrets = [secret for secret in config.secrets if len(secret) >= 4]
+        self._labels = {c.label: f"account {number}" for number, c in enumerate(config.credentials, start=1)}
+        self._ids = [
+            value
+            for c in config.credentials
+            for value in (c.id, c.user_id, c.device_id, c.session_id)
+            if value is not None
+        ]
+        self._paths = [(str(database_path(config)), "the database file"), (str(Path.home()), "~")]
+
+    @property
+    def private(self) -> list[str]:
+        """What must be in no file that is given away."""
+        return [*self._secrets, *self._ids]
+
+    def credentials(self, credentials: Sequence[Credential]) -> tuple[Credential, ...]:
+        """The credentials under names that may be shown."""
+        if not self.anonymous:
+            return tuple(credentials)
+        return tuple(replace(c, label=self._labels[c.label]) for c in credentials)
+
+    def hint(self, credential: Credential) -> str:
+        """Which account it is, for its owner."""
+        return credential.label if self.anonymous else credential.hint
+
+    def clean(self, finding: Finding) -> Finding:
+        return replace(finding, found=self.cleaned(finding.found), advice=self.cleaned(finding.advice))
+
+    def cleaned(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "[secret]")
+        text = _USER_INFO.sub("//", _JWT.sub("[secret]", text))
+        if self.anonymous:
+            text = self._anonymous(text)
+        # What Kimi sent may hold anything, also what a terminal would obey.
+        return "".join(c if c.isprintable() else " " for c in text)
+
+    def _anonymous(self, text: str) -> str:
+        text = re.sub(r" ?\(Kimi says: .*\)", "", text, flags=re.DOTALL)
+        text = re.sub(r"^([A-Z_]+)=.*: (?=expected )", r"\1: ", text, flags=re.DOTALL)
+        text = re.sub(r"the label '[^']*'", "a label", text)
+        for label, name in self._labels.items():
+            text = re.sub(rf"(?<![\w.-]){re.escape(label)}(?=: )", name, text)
+        for private in self._ids:
+            text = text.replace(private, "[id]")
+        for path, name in self._paths:
+            text = text.replace(path, name) if len(path) > 1 else text
+        return re.sub(r"'/[^']*'", "'a path'", text)
+
+
+def database_path(config: Config) -> Path:
+    return Path(config.database_url.removeprefix("sqlite:///").partition("?")[0])

@@ -1,0 +1,127 @@
+"""How a host answers one call without any token: not at all, from elsewhere, with a page, or as it should.
+
+Knows failures of names, connections and TLS, and what a bot wall looks like. Must never know what Kimi's
+answers mean.
+"""
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from app.accounts import Account
+from app.doctor.findings import Finding, Mark
+from app.errors import UpstreamError, UpstreamTimeout
+from app.upstreams.kimi_http import KimiHttp, Reply
+
+# A call that needs a token: without one, a site that is well refuses it in JSON.
+SITE_CALL = ("GET", "/api/user", None)
+AUTH_CALL = ("POST", "/api/account.gateway.v1.AuthService/RefreshToken", b"{}")
+
+_NOBODY = Account("", "the doctor", "", None, False, None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """One answer, or the reason why there is none. ``ahead_s``: how far the host's clock is before ours."""
+
+    reply: Reply | None
+    error: UpstreamError | None
+    took_s: float
+    ahead_s: float | None = None
+
+
+def knock(http: KimiHttp, call: tuple[str, str, bytes | None]) -> Knock:
+    method, path, body = call
+    asked_at, began = time.time(), time.monotonic()
+    try:
+        reply = http.call(method, path, _NOBODY, body, authorize=False)
+    except UpstreamError as e:
+        return Knock(None, e, time.monotonic() - began)
+    took_s = time.monotonic() - began
+    return Knock(reply, None, took_s, _ahead_s(reply, asked_at + took_s / 2))
+
+
+def describe(check: str, setting: str, http: KimiHttp, knocked: Knock, gone: Mark) -> Finding:
+    """``gone``: how bad it is where the host does not know the call."""
+    url, reply = http.base_url, knocked.reply
+    if reply is None:
+        found, advice = _no_answer(url, setting, knocked)
+        return Finding("problem", check, f"{url}: {found}", advice)
+    if 300 <= reply.status < 400:
+        return _redirect(check, setting, url, reply)
+    if reply.status >= 500:
+        advice = "Kimi has trouble, or a proxy in between; try again later"
+        return Finding("problem", check, f"{url} answers {reply.status}", advice)
+    if reply.status in (404, 405, 410):
+        found = f"{url} can be reached, but does not know the call that was tried (status {reply.status})"
+        return Finding(gone, check, found, "" if gone == "ok" else f"check {setting}")
+    if _is_page(reply):
+        return Finding(
+            "problem",
+            check,
+            f"{url} answers with a web page instead of data (status {reply.status}): a bot wall, or not Kimi's API",
+            f"check {setting}; open the site in a browser on this machine's network; addresses of data centres are "
+            "often stopped, so try another network",
+        )
+    status = "" if reply.status == 401 else f"status {reply.status}, "
+    return Finding("ok", check, f"{url} answers ({status}{knocked.took_s * 1000:.0f} ms)")
+
+
+def _redirect(check: str, setting: str, url: str, reply: Reply) -> Finding:
+    target = urlsplit(reply.headers.get("Location", ""))
+    if target.hostname is None or target.hostname == urlsplit(url).hostname:
+        return Finding("problem", check, f"{url} redirects to another of its own pages", f"check {setting}")
+    port = f":{target.port}" if target.port else ""
+    return Finding(
+        "problem",
+        check,
+        f"{url} redirects to another site, {target.hostname}",
+        f"if your account lives there, set {setting}={target.scheme}://{target.hostname}{port}; tokens of one Kimi "
+        "site are worth nothing at the other",
+    )
+
+
+def _no_answer(url: str, setting: str, knocked: Knock) -> tuple[str, str]:
+    name = urlsplit(url).hostname
+    for cause in _causes(knocked.error):
+        match cause:
+            case socket.gaierror():
+                return f"the name {name} cannot be resolved", f"check {setting} and this machine's DNS"
+            case ssl.SSLCertVerificationError():
+                return (
+                    f"its certificate is not accepted ({cause.verify_message})",
+                    "check this machine's clock and its CA certificates; something in between may intercept TLS",
+                )
+            case ssl.SSLError():
+                return "TLS fails", f"check that {setting} is an https address; a firewall may be in between"
+            case ConnectionRefusedError():
+                return "the connection is refused", f"nothing listens there: check {setting}, also its port"
+    if isinstance(knocked.error, UpstreamTimeout):
+        return (
+            f"no answer within {knocked.took_s:.0f} s",
+            "a firewall may drop the packets; note that the gateway does not use HTTP_PROXY and HTTPS_PROXY",
+        )
+    innermost = [type(cause).__name__ for cause in _causes(knocked.error)][-1]
+    return f"the connection fails ({innermost})", f"check {setting} and this machine's network"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_page(reply: Reply) -> bool:
+    return "html" in reply.media_type or reply.body.lstrip()[:1] == b"<"
+
+
+def _ahead_s(reply: Reply, now: float) -> float | None:
+    try:
+        # Dates have whole seconds, cut off.
+        return parsedate_to_datetime(reply.headers["Date"]).timestamp() + 0.5 - now
+    except (KeyError, ValueError):
+        return None
