@@ -295,7 +295,7 @@ class Running:
     def gateway(
         self, upstream: str, *, server: str = "gevent", database: Path | None = None, **settings: str
     ) -> Iterator[Gateway]:
-        """A gateway with three accounts (alice, bob, carol) unless ``settings`` say otherwise.
+        """A gateway with three accounts (alice, bob, carol) and one worker unless ``settings`` say otherwise.
 
         The socket listens before the process starts, so the first request waits instead of failing.
         """
@@ -310,13 +310,14 @@ class Running:
             "DATABASE_URL": f"sqlite:///{database}",
             "LOG_LEVEL": "DEBUG",
             "KIMI_PROTOCOL": self.profile.protocol,
+            "WEB_CONCURRENCY": "1",
             **settings,
         }
+        workers = 1 if server == "threads" else int(env["WEB_CONCURRENCY"])
         with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
             arguments = [part.format(fd=listener.fileno()) for part in SERVERS[server]]
             process = Process(arguments, env, log, [listener.fileno()])
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        workers = 1 if server == "threads" else int(settings.get("WEB_CONCURRENCY", "2"))
         gateway = Gateway(url, process, database, workers, self.profile.model)
         try:
             yield gateway

@@ -210,7 +210,10 @@ def test_a_second_turn_waits_and_then_is_told_that_the_conversation_is_busy(
 @EACH_GENERATION
 def test_turns_at_the_same_time_follow_one_another(running: Running, simulator: Simulator) -> None:
     """Eight at once, over two workers: each waits for its turn, none meets another in the chat."""
-    with running.gateway(simulator.url, CONVERSATION_WAIT_S="20") as gateway, ThreadPoolExecutor(8) as pool:
+    with (
+        running.gateway(simulator.url, WEB_CONCURRENCY="2", CONVERSATION_WAIT_S="20") as gateway,
+        ThreadPoolExecutor(8) as pool,
+    ):
         answers = list(pool.map(lambda i: gateway.say(f"turn {i}", conversation="queue"), range(8)))
         assert [a.status_code for a in answers] == [200] * 8
         assert gateway.get("/v1/chat/completions/queue").json()["turns"] == 8
@@ -246,7 +249,7 @@ def test_a_conversation_survives_a_kill_in_mid_answer(
     What was asked in the killed turn stays in the chat. Connect goes on after the last answer that counts, so
     that a later turn leaves it aside on a branch of its own; SSE has no such way.
     """
-    with running.gateway(simulator.url, LEASE_S="1") as gateway:
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2", LEASE_S="1") as gateway:
         for number in range(first_turns):
             assert gateway.say(f"before {number}", conversation="killed").ok
         simulator.knobs(gate="kill", gate_after=1)
@@ -265,7 +268,7 @@ def test_a_conversation_survives_a_kill_in_mid_answer(
             after = gateway.say("what did I say", conversation="killed")
             told = gateway.get("/v1/chat/completions/killed").json()
     if victim == "gateway":
-        with running.gateway(simulator.url, database=gateway.database, LEASE_S="1") as restarted:
+        with running.gateway(simulator.url, WEB_CONCURRENCY="2", database=gateway.database, LEASE_S="1") as restarted:
             after = restarted.say("what did I say", conversation="killed")
             told = restarted.get("/v1/chat/completions/killed").json()
     assert after.status_code == 200, after.text

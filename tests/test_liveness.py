@@ -29,7 +29,11 @@ BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "str
 def patient(request: pytest.FixtureRequest, running: Running, shared_simulator: Simulator) -> Iterator[Gateway]:
     """A gateway under each kind of server that commits early and beats fast."""
     with running.gateway(
-        shared_simulator.url, server=request.param, HEARTBEAT_S=str(HEARTBEAT_S), COMMIT_AFTER_S="0.3"
+        shared_simulator.url,
+        WEB_CONCURRENCY="2",
+        server=request.param,
+        HEARTBEAT_S=str(HEARTBEAT_S),
+        COMMIT_AFTER_S="0.3",
     ) as gateway:
         yield gateway
 
@@ -227,7 +231,7 @@ def test_a_stop_signal_lets_running_answers_end(running: Running, simulator: Sim
 def test_hundreds_of_streams_at_once(running: Running, simulator: Simulator) -> None:
     """They wait for one another at a gate, so all are open at the same time."""
     simulator.knobs(gate="many", gate_after=1, say="all of us", token_chars=3)
-    with running.gateway(simulator.url) as gateway:
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2") as gateway:
         clients = [RawClient(gateway, True) for _ in range(300)]
         simulator.wait("gate_waiting:many", equals=300, timeout_s=60)
         assert simulator.state()["open_streams"] == 300

@@ -62,7 +62,7 @@ def test_cookies_are_understood(running: Running, simulator: Simulator) -> None:
 def test_a_token_is_renewed_ahead_of_its_expiry(running: Running, simulator: Simulator) -> None:
     """No request ever waits: by the time of the next one the pair has been renewed in the background."""
     simulator.knobs(access_lifetime_s=3)
-    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=refresh("alice")) as gateway:
         simulator.wait("refreshes", at_least=4, timeout_s=30)
         assert ask(gateway, True).finish_reason == "stop"
         assert "repeated" not in gateway.log()
@@ -91,7 +91,10 @@ def test_a_rejected_token_is_renewed_and_the_request_repeated_once(
 
 def test_many_requests_renew_a_token_once(running: Running, simulator: Simulator) -> None:
     simulator.knobs(refresh_delay_s=0.5)
-    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway, ThreadPoolExecutor(20) as pool:
+    with (
+        running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=refresh("alice")) as gateway,
+        ThreadPoolExecutor(20) as pool,
+    ):
         answers = list(pool.map(lambda i: ask(gateway, i % 2 == 0), range(20)))
     assert [a.finish_reason for a in answers] == ["stop"] * 20
     state = simulator.state()
@@ -102,10 +105,12 @@ def test_the_newest_pair_survives_a_restart(running: Running, simulator: Simulat
     """The entry of KIMI_TOKENS was used up long ago; the store knows better."""
     simulator.knobs(access_lifetime_s=2)
     entry = refresh("alice")
-    with running.gateway(simulator.url, KIMI_TOKENS=entry) as gateway:
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=entry) as gateway:
         simulator.wait("refreshes", at_least=2, timeout_s=20)
     for _ in range(2):
-        with running.gateway(simulator.url, KIMI_TOKENS=entry, database=gateway.database) as gateway:
+        with running.gateway(
+            simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=entry, database=gateway.database
+        ) as gateway:
             assert ask(gateway, True).finish_reason == "stop"
     assert simulator.state()["stale_refreshes"] == 0
 
@@ -130,7 +135,7 @@ def test_a_changed_entry_wins_over_the_store(running: Running, simulator: Simula
 
 def test_a_dead_account_is_passed_over(running: Running, simulator: Simulator) -> None:
     expired = mint("alice", -5, "refresh")
-    with running.gateway(simulator.url, KIMI_TOKENS=f"{expired},{refresh('bob')}") as gateway:
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=f"{expired},{refresh('bob')}") as gateway:
         wait_until("alice is found dead", lambda: "not renewed" in gateway.log())
         wait_until("both workers know", lambda: all(gateway.say("hello").ok for _ in range(6)))
         assert gateway.get("/readyz").status_code == 200
@@ -172,7 +177,7 @@ def test_a_worker_killed_in_mid_refresh_does_not_lose_the_chain(
     """The refresh runs in a process of its own, which outlives whoever asked for it."""
     simulator.knobs(refresh_delay_s=1.5)
     token = refresh("alice")
-    with running.gateway(simulator.url, KIMI_TOKENS=token) as gateway:
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=token) as gateway:
         wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
         if victim == "gateway":
             gateway.kill()
@@ -183,7 +188,9 @@ def test_a_worker_killed_in_mid_refresh_does_not_lose_the_chain(
         if victim == "worker":
             assert ask(gateway, True).finish_reason == "stop"
     simulator.knobs(refresh_delay_s=0, access_lifetime_s=2)
-    with running.gateway(simulator.url, KIMI_TOKENS=token, database=gateway.database) as restarted:
+    with running.gateway(
+        simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=token, database=gateway.database
+    ) as restarted:
         assert ask(restarted, True).finish_reason == "stop"
     assert simulator.state()["stale_refreshes"] == 0
 
@@ -224,7 +231,7 @@ def test_traffic_through_expiries_and_kills(running: Running, simulator: Simulat
     simulator.knobs(access_lifetime_s=4, profile="all")
     seconds = float(os.environ.get("TOKEN_RUN_S", "12"))
     tokens = ",".join(refresh(user) for user in ("alice", "bob", "carol"))
-    with running.gateway(simulator.url, KIMI_TOKENS=tokens) as gateway:
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=tokens) as gateway:
         gateway.wait_for_workers()
         refused = traffic(gateway, simulator, seconds)
     state = simulator.state()
