@@ -5,10 +5,13 @@ import os
 import signal
 import sqlite3
 import stat
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.running import CANARY, Gateway, Running, Simulator, ask, mint, read_stream, wait_until
 from tests.test_start import start
@@ -225,35 +228,38 @@ def version(gateway: Gateway) -> int:
         db.close()
 
 
-def test_traffic_through_expiries_and_kills(running: Running, simulator: Simulator) -> None:
+def test_traffic_through_expiries_and_kills(
+    running: Running, simulator: Simulator, record_property: Callable[[str, object], None]
+) -> None:
     """Three accounts, tokens of a few seconds, a worker killed again and again: only what the killed worker
     itself was serving may fail, and no refresh uses a token that is not the newest."""
-    simulator.knobs(access_lifetime_s=4, profile="all")
     seconds = float(os.environ.get("TOKEN_RUN_S", "12"))
+    lifetime_s, kill_every_s = (4, 4) if seconds < 60 else (15, 10)
+    simulator.knobs(access_lifetime_s=lifetime_s, profile="all")
     tokens = ",".join(refresh(user) for user in ("alice", "bob", "carol"))
     with running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=tokens) as gateway:
         gateway.wait_for_workers()
-        refused = traffic(gateway, simulator, seconds)
+        refused, served = traffic(gateway, seconds, kill_every_s)
     state = simulator.state()
+    for name, figure in (("served", served), ("refreshes", state["refreshes"]), ("stale", state["stale_refreshes"])):
+        record_property(name, figure)
     assert refused == []
     assert state["stale_refreshes"] == 0
-    assert state["refreshes"] >= 3 * (seconds / 4)
+    assert state["refreshes"] >= 3 * (seconds / lifetime_s)
+    assert served > seconds
     assert set(state["accounts"]) == {"alice", "bob", "carol"}
 
 
-def traffic(gateway: Gateway, simulator: Simulator, seconds: float) -> list[str]:
-    """Steady requests while a worker is killed every four seconds; what was refused, kills apart."""
-    import time
-
-    import requests
-
+def traffic(gateway: Gateway, seconds: float, kill_every_s: float) -> tuple[list[str], int]:
+    """Steady requests while workers are killed; what was refused, kills apart, and how many were served."""
     refused: list[str] = []
+    served = 0
     end = time.monotonic() + seconds
-    next_kill = time.monotonic() + 4
+    next_kill = time.monotonic() + kill_every_s
     while time.monotonic() < end:
         if time.monotonic() > next_kill:
             os.kill(gateway.process.children()[0], signal.SIGKILL)
-            next_kill += 4
+            next_kill += kill_every_s
         try:
             answer = read_stream(gateway.say("hello", stream=True))
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
@@ -261,9 +267,10 @@ def traffic(gateway: Gateway, simulator: Simulator, seconds: float) -> list[str]
         except AssertionError as e:
             refused.append(str(e)[:300])
             continue
+        served += 1
         if answer.finish_reason != "stop":
             refused.append(str(answer.error))
-    return refused
+    return refused, served
 
 
 # At rest
