@@ -458,7 +458,9 @@ class ChatStream:
     def _fail(self, error: GatewayError) -> NoReturn:
         # Throttling of a stateless request is for its client to wait out: its chat is deleted, nothing is doubled.
         throttled = error.retry_after_s is not None and self.turn.hold is None
-        error.sent = self._chat_id is not None and not throttled
+        # In a chat that exists the message may have arrived before its upstream has said anything.
+        may_have_arrived = self._chat_id is not None or self.turn.resume is not None
+        error.sent = may_have_arrived and not throttled
         self.error = error
         raise error
 

@@ -372,6 +372,15 @@ def test_sdks_are_told_not_to_repeat_what_kimi_has_heard(quick: Gateway, simulat
     assert "x-should-retry" not in quick.say("hello").headers
 
 
+@EACH_GENERATION
+def test_silence_in_a_conversation_is_not_repeated_by_sdks(quick: Gateway, simulator: Simulator) -> None:
+    """The message went out; that no answer came does not say that it was not heard."""
+    assert quick.say("one", conversation="unheard").ok
+    simulator.knobs(fail="silent_headers", fail_at="turn")
+    response = quick.say("two", conversation="unheard")
+    assert response.status_code == 504 and response.headers["x-should-retry"] == "false"
+
+
 def test_what_cannot_be_noted_does_not_spoil_an_answer(running: Running, simulator: Simulator) -> None:
     simulator.knobs(unknown=True)
     with running.gateway(simulator.url) as gateway:
