@@ -324,7 +324,8 @@ class Running:
             # gunicorn loses a signal that comes while a worker is being started, and then waits for long.
             gateway.wait_for_workers()
         finally:
-            process.stop()
+            # werkzeug's server knows no stopping in order, and was seen to miss an interrupt.
+            process.stop(signal.SIGTERM if server == "threads" else signal.SIGINT)
 
     def leaks(self, secrets: Sequence[str] = ()) -> list[str]:
         """What no log and no database may hold and one of this run does hold: file and kind."""
