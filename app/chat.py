@@ -3,9 +3,9 @@
 Plain frozen values. Knows no wire format and no other file of ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "content_filter"]
@@ -36,12 +36,36 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class JsonFormat:
+    """The answer must be one JSON object. ``schema`` is a JSON Schema as JSON text, None for any object."""
+
+    name: str = "json_object"
+    schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a client wants of the answer beside its model; None means: as the model is.
+
+    ``max_tokens`` counts by our estimate, reasoning and text together. ``thinking`` and ``search`` choose that
+    form of the model, where there is one.
+    """
+
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    thinking: bool | None = None
+    search: bool | None = None
+    format: JsonFormat | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One turn that a client asks for. ``conversation_id`` is None for a stateless one."""
 
     model: str
     messages: tuple[Message, ...]
     conversation_id: str | None = None
+    options: Options = Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +107,25 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A page that the answer rests on, as an upstream tells it; ``ref`` is what its markers in the text say."""
+
+    ref: str
+    url: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A part of the text rests on a page: offsets in characters into the text that the client was given."""
+
+    url: str
+    title: str
+    start_index: int
+    end_index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """The upstream is alive and has nothing to say that concerns the client."""
 
@@ -108,6 +151,27 @@ class Finished:
     reason: FinishReason
 
 
-Event = Started | ReasoningDelta | TextDelta | Heartbeat | Notice | Unrecognised | Finished
+Event = Started | ReasoningDelta | TextDelta | Source | Citation | Heartbeat | Notice | Unrecognised | Finished
 
 HEARTBEAT = Heartbeat()
+
+
+class Answer(Protocol):
+    """An answer that is on its way. Iterating gives its events in batches, each as it came: ReasoningDelta,
+    TextDelta, Citation, and Finished last; a batch of Heartbeat alone says that nothing came for a moment.
+    Raises GatewayError where the answer failed. ``close`` gives everything back and is safe to call again.
+    """
+
+    @property
+    def prompt(self) -> str:
+        """The text that was sent upstream, for counting."""
+        ...
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What the upstream wanted the user to know, so far."""
+        ...
+
+    def __iter__(self) -> Iterator[Sequence[Event]]: ...
+
+    def close(self, error: BaseException | None = None) -> None: ...
