@@ -23,9 +23,8 @@ from werkzeug.routing import BaseConverter
 
 from app import sse, tokens
 from app.api import caller, error_object, gateway, json_response
-from app.chat import ChatRequest, Finished, Message, ReasoningDelta, Role, TextDelta, ToolCall
+from app.chat import Answer, ChatRequest, Finished, Message, ReasoningDelta, Role, TextDelta, ToolCall
 from app.errors import GatewayError, InvalidRequest
-from app.gateway import ChatStream
 from app.store import ConversationRow
 from app.streaming import event_stream
 
@@ -82,8 +81,11 @@ def _answer(conversation_id: str | None) -> Response:
     return response
 
 
-def _notices(stream: ChatStream) -> dict[str, str]:
-    return {"x-kimi-notice": ", ".join(stream.notices)} if stream.notices else {}
+def _notices(stream: Answer) -> dict[str, str]:
+    headers = {"x-kimi-notice": ", ".join(stream.notices)} if stream.notices else {}
+    if stream.rebuilt_from is not None:
+        headers["x-conversation-rebuilt"] = stream.rebuilt_from
+    return headers
 
 
 def _checked(conversation_id: str) -> str:
@@ -314,7 +316,7 @@ class _Shape:
         return self._start + b',"choices":[],"usage":' + orjson.dumps(usage) + b"}\n\n"
 
 
-def encode_stream(stream: ChatStream, shape: _Shape, heartbeat_s: float) -> Iterator[bytes]:
+def encode_stream(stream: Answer, shape: _Shape, heartbeat_s: float) -> Iterator[bytes]:
     """The answer as SSE; what came in one read leaves in one write. Closes ``stream``."""
     try:
         yield from _encode_batches(stream, shape, heartbeat_s)
@@ -332,7 +334,7 @@ def encode_stream(stream: ChatStream, shape: _Shape, heartbeat_s: float) -> Iter
         stream.close()
 
 
-def _encode_batches(stream: ChatStream, shape: _Shape, heartbeat_s: float) -> Iterator[bytes]:
+def _encode_batches(stream: Answer, shape: _Shape, heartbeat_s: float) -> Iterator[bytes]:
     text, reasoning = [], []
     out = [shape.role()]
     wrote_at = time.monotonic()
@@ -359,7 +361,7 @@ def _encode_batches(stream: ChatStream, shape: _Shape, heartbeat_s: float) -> It
             wrote_at = now
 
 
-def encode_completion(stream: ChatStream, shape: _Shape) -> dict[str, Any]:
+def encode_completion(stream: Answer, shape: _Shape) -> dict[str, Any]:
     """The answer as one object, when it is complete. Closes ``stream``; raises GatewayError."""
     text, reasoning, finish = [], [], None
     try:
@@ -411,5 +413,5 @@ def _encode_conversation(row: ConversationRow) -> dict[str, Any]:
         "turns": row.turns,
         "created": int(row.created_at),
         "updated": int(row.updated_at),
-        "busy": row.held_until > time.time(),
+        "busy": gateway().is_busy(row),
     }
