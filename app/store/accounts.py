@@ -39,7 +39,11 @@ class AccountRows:
             self._database.run(_ADD, id=account_id)
 
     def next(self, ids: Sequence[str]) -> str:
-        """The one of ``ids`` whose turn is longest ago; it goes to the end of the line. ``ids``: not empty."""
-        row = self._database.row(_NEXT, ids=listed(ids))
+        """The one of ``ids`` whose turn is longest ago; it goes to the end of the line. ``ids``: not empty.
+
+        Where the database is lost in that moment one may be passed over, once.
+        """
+        # Exclusively: PostgreSQL would give two that ask at once the same one.
+        row = self._database.exclusively(lambda tx: tx.row(_NEXT, ids=listed(ids)))
         assert row is not None, "add was not called"
         return str(row["id"])

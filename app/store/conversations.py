@@ -65,7 +65,8 @@ _HOLD = per_dialect(
         .on_conflict_do_update(
             index_elements=["owner", "id"],
             set_={"holder": _P("holder"), "held_until": _P("until")},
-            where=_conversations.c.held_until <= _P("now"),
+            # The holder itself: where its first attempt was done and only the word of it was lost.
+            where=sa.or_(_conversations.c.held_until <= _P("now"), _conversations.c.holder == _P("holder")),
         )
         .returning(*_conversations.c)
     )
