@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from app.credentials import Credential, CredentialError, parse_credentials
 
@@ -38,7 +38,9 @@ class Config:
     port: int = _setting("PORT", "8000", "Port that gunicorn listens on.")
     workers: int = _setting("WEB_CONCURRENCY", "2", "gunicorn worker processes; one per core is plenty.")
     database_url: str = _setting(
-        "DATABASE_URL", "sqlite:///data/gateway.db", "Where conversations are kept, as an SQLAlchemy URL."
+        "DATABASE_URL",
+        "sqlite:///data/gateway.db",
+        "Where conversations and tokens are kept: a file, or postgresql+psycopg://user:password@host/database.",
     )
     kimi_base_url: str = _setting(
         "KIMI_BASE_URL", "https://www.kimi.com", "The Kimi site. https://www.kimi.ai outside mainland China."
@@ -123,7 +125,8 @@ class Config:
     def secrets(self) -> list[str]:
         """Everything that must never be seen."""
         tokens = [token for credential in self.credentials for token in credential.secrets]
-        return [*tokens, *self.api_keys, *([self.gateway_secret] if self.gateway_secret else [])]
+        own = [self.gateway_secret] if self.gateway_secret else []
+        return [*tokens, *self.api_keys, *own, *_passwords(self.database_url)]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Config":
@@ -267,9 +270,25 @@ def _protocol(text: str) -> str:
 
 
 def _database_url(text: str) -> str:
-    if not re.match(r"sqlite:///(?!:memory:).+", text):
-        raise ValueError("expected sqlite:///path/to/file.db")
-    return text
+    if re.match(r"sqlite:///(?!:memory:).+", text):
+        return text
+    # What providers of databases hand out names no driver; there is one here.
+    url = re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", text)
+    parts = urlsplit(url)
+    try:
+        complete = parts.path.strip("/") and (parts.hostname or "host" in parse_qs(parts.query)) and parts.port != 0
+    except ValueError:
+        complete = False
+    if parts.scheme != "postgresql+psycopg" or not complete:
+        raise ValueError("expected sqlite:///path/to/file.db or postgresql+psycopg://user:password@host/database")
+    return url
+
+
+def _passwords(database_url: str) -> list[str]:
+    """The password in the URL: as it is, and as it is written there."""
+    parts = urlsplit(database_url)
+    written = [parts.password or "", *parse_qs(parts.query).get("password", [])]
+    return [password for text in written if text for password in dict.fromkeys((text, unquote(text)))]
 
 
 def _keys(text: str) -> tuple[str, ...]:

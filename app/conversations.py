@@ -84,7 +84,7 @@ class Hold:
             system_digest=system_digest,
             turns=self.row.turns + 1,
             updated_at=self._store.database.now(),
-            holder="",
+            held_until=0.0,
         )
         self._open = False
         if not saved:
@@ -101,7 +101,7 @@ class Hold:
             row = self.row
             self._presence.give_back(lambda: self._store.conversations.drop(row.owner, row.id, row.holder))
         else:
-            self._presence.give_back(lambda: self._save(holder=""))
+            self._presence.give_back(lambda: self._save(held_until=0.0))
 
     def _save(self, **values: object) -> bool:
         return self._store.conversations.save(self.row.owner, self.row.id, self.row.holder, **values)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.store.accounts import AccountRows
 from app.store.conversations import ConversationRow, ConversationRows
-from app.store.database import Database, StoreUnusable, Transaction, unusable
+from app.store.database import Database, StoreAway, StoreUnusable, Transaction
 from app.store.facts import Facts, Unrecognised, UnrecognisedRow
 from app.store.leases import LeaseRow, LeaseRows
 from app.store.litter import LitterRow, LitterRows
@@ -28,6 +28,7 @@ __all__ = [
     "LeaseRow",
     "LitterRow",
     "Store",
+    "StoreAway",
     "StoreUnusable",
     "TokenRow",
     "Transaction",
@@ -66,7 +67,7 @@ class Store:
         except WrongSecret as e:
             raise StoreUnusable(f"GATEWAY_SECRET: {e}") from e
         except SQLAlchemyError as e:
-            raise unusable(e) from e
+            raise self.database.unusable(e) from e
 
     def close(self) -> None:
         self.database.close()

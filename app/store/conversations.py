@@ -51,9 +51,7 @@ _conversations = sa.table(
 
 _P = sa.bindparam
 
-_IS_HELD = sa.and_(
-    _conversations.c.holder != "", _conversations.c.held_until > _P("now"), lives(_conversations.c.process_id)
-)
+_IS_HELD = sa.and_(_conversations.c.held_until > _P("now"), lives(_conversations.c.process_id))
 # Also where the same holder asks again: it may not know that it has got it.
 _IS_FREE = sa.or_(sa.not_(_IS_HELD), _conversations.c.holder == _P("holder"))
 
