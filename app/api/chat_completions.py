@@ -9,67 +9,36 @@ Source of the shapes: OpenAI's API reference and what its clients were measured 
 (openai-contract.md 1 and 2, 2026-11-23). Must never know that Kimi exists.
 """
 
-import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 import orjson
 from flask import Blueprint, Response, current_app, request
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
-from werkzeug.routing import BaseConverter
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from app import sse, tokens
-from app.api import caller, error_object, gateway, json_response
+from app.api import caller, gateway, json_response
+from app.api.bodies import Fields, has_effect, parse, unsupported
+from app.api.doors import asked_conversation, checked
+from app.api.failures import failure_of, openai_error
 from app.chat import ChatRequest, Finished, Message, ReasoningDelta, Role, TextDelta, ToolCall
 from app.errors import GatewayError, InvalidRequest
 from app.gateway import ChatStream
 from app.store import ConversationRow
 from app.streaming import event_stream
 
-log = logging.getLogger(__name__)
-
 blueprint = Blueprint("chat_completions", __name__)
 
 
-class AnythingConverter(BaseConverter):
-    """Whatever stands at the end of a path, slashes and line ends too, so that we can say what is wrong with it."""
-
-    regex = r"(?s:.+)"
-    part_isolating = False
-
-
-_CONVERSATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
 @blueprint.post("/chat/completions", strict_slashes=False)
-def create() -> Response:
-    return _answer(None)
-
-
 @blueprint.post("/chat/completions/<anything:conversation_id>")
-def create_in_conversation(conversation_id: str) -> Response:
-    return _answer(_checked(conversation_id))
-
-
-@blueprint.get("/chat/completions/<anything:conversation_id>")
-def get_conversation(conversation_id: str) -> Response:
-    owner = caller().owner
-    return json_response(_encode_conversation(gateway().find_conversation(owner, _checked(conversation_id))))
-
-
-@blueprint.delete("/chat/completions/<anything:conversation_id>")
-def delete_conversation(conversation_id: str) -> Response:
-    gateway().forget_conversation(caller(), _checked(conversation_id))
-    return json_response({"object": "conversation.deleted", "id": conversation_id, "deleted": True})
-
-
-def _answer(conversation_id: str | None) -> Response:
+def create(conversation_id: str | None = None) -> Response:
     who = caller()
-    body = parse(request.get_data())
-    chat = body.to_request(conversation_id)
+    body = parse(Body, request.get_data())
+    chat = body.to_request(asked_conversation(conversation_id, body.conversation_id))
     headers = {"x-ignored-params": ", ".join(ignored)} if (ignored := body.ignored()) else {}
     stream = gateway().open(chat, who, commit=bool(body.stream))
     shape = _Shape(chat.model, bool(body.stream and body.stream_options and body.stream_options.include_usage))
@@ -82,39 +51,36 @@ def _answer(conversation_id: str | None) -> Response:
     return response
 
 
+@blueprint.get("/chat/completions/<anything:conversation_id>")
+def get_conversation(conversation_id: str) -> Response:
+    owner = caller().owner
+    return json_response(_encode_conversation(gateway().find_conversation(owner, checked(conversation_id))))
+
+
+@blueprint.delete("/chat/completions/<anything:conversation_id>")
+def delete_conversation(conversation_id: str) -> Response:
+    gateway().forget_conversation(caller(), checked(conversation_id))
+    return json_response({"object": "conversation.deleted", "id": conversation_id, "deleted": True})
+
+
 def _notices(stream: ChatStream) -> dict[str, str]:
     return {"x-kimi-notice": ", ".join(stream.notices)} if stream.notices else {}
-
-
-def _checked(conversation_id: str) -> str:
-    if not _CONVERSATION_ID.fullmatch(conversation_id):
-        raise InvalidRequest(
-            "a conversation id is made of 1 to 128 of the characters A-Z a-z 0-9 . _ : -",
-            code="invalid_conversation_id",
-            param="conversation_id",
-        )
-    return conversation_id
 
 
 # What clients send
 
 
-class _Model(BaseModel):
-    # Unknown fields are kept, to be named as ignored.
-    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
-
-
-class _TextPart(_Model):
+class _TextPart(Fields):
     type: Literal["text"]
     text: StrictStr
 
 
-class _RefusalPart(_Model):
+class _RefusalPart(Fields):
     type: Literal["refusal"]
     refusal: StrictStr
 
 
-class _OtherPart(_Model):
+class _OtherPart(Fields):
     """Known to OpenAI, not yet to us: refused with its place rather than dropped."""
 
     type: Literal["image_url", "input_audio", "file", "video_url"]
@@ -123,17 +89,17 @@ class _OtherPart(_Model):
 _Part = Annotated[_TextPart | _RefusalPart | _OtherPart, Field(discriminator="type")]
 
 
-class _Function(_Model):
+class _Function(Fields):
     name: StrictStr
     arguments: StrictStr = ""
 
 
-class _ToolCall(_Model):
+class _ToolCall(Fields):
     id: StrictStr = ""
     function: _Function
 
 
-class _Message(_Model):
+class _Message(Fields):
     role: Role
     content: StrictStr | list[_Part] | None = None
     refusal: StrictStr | None = None
@@ -167,11 +133,11 @@ class _Message(_Model):
                     )
 
 
-class _StreamOptions(_Model):
+class _StreamOptions(Fields):
     include_usage: StrictBool | None = None
 
 
-class Body(_Model):
+class Body(Fields):
     """The body of a request: what is honoured. The rest is in ``_REFUSED`` or ignored by name."""
 
     model: StrictStr
@@ -186,32 +152,26 @@ class Body(_Model):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     max_tokens: StrictInt | None = Field(None, ge=1)
     max_completion_tokens: StrictInt | None = Field(None, ge=1)
+    # Ours: a door to a conversation.
+    conversation_id: StrictStr | None = None
 
     def to_request(self, conversation_id: str | None) -> ChatRequest:
         """Raises InvalidRequest for what cannot be served, naming the field."""
         if self.n not in (None, 1):
-            raise _unsupported("n", "only one choice can be made: leave n out or send 1")
+            raise unsupported("n", "only one choice can be made: leave n out or send 1")
         for name, refuse in _REFUSED.items():
             value = (self.model_extra or {}).get(name)
             if value is not None and (why := refuse(value)):
-                raise _unsupported(name, why)
+                raise unsupported(name, why)
         messages = tuple(m.to_message(f"messages[{i}]") for i, m in enumerate(self.messages))
         return ChatRequest(self.model, messages, conversation_id)
 
     def ignored(self) -> list[str]:
         """The names of fields that were sent and have no effect."""
         values = {**(self.model_extra or {}), **{name: getattr(self, name) for name in _CHECKED_ONLY}}
-        sent = [
-            name
-            for name, value in values.items()
-            if value is not None and value is not False and value not in ([], {})
-        ]
+        sent = [name for name, value in values.items() if has_effect(value)]
         # They go into a header, so only plain names are repeated.
         return [name for name in sent if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name)][:50]
-
-
-def _unsupported(name: str, why: str) -> InvalidRequest:
-    return InvalidRequest(f"Unsupported parameter: '{name}': {why}", code="unsupported_parameter", param=name)
 
 
 def _refuse_format(value: Any) -> str | None:
@@ -238,41 +198,6 @@ _REFUSED: dict[str, Callable[[Any], str | None]] = {
     "modalities": lambda value: None if value == ["text"] else "answers are text only",
     "audio": lambda _value: "answers are text only",
 }
-
-
-def parse(data: bytes) -> Body:
-    """The body of a request; raises InvalidRequest with the name of the field that is at fault."""
-    try:
-        raw = orjson.loads(data)
-    except ValueError as e:
-        raise InvalidRequest(f"the body is not valid JSON: {_place(e)}", code="invalid_json") from None
-    if not isinstance(raw, dict):
-        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
-    try:
-        return Body.model_validate(raw)
-    except ValidationError as e:
-        # A value that fits none of several forms has an error for each: the one that got furthest is meant.
-        first = max(e.errors(include_url=False, include_context=False), key=lambda error: len(error["loc"]))
-        param = _param(first["loc"], raw)
-        raise InvalidRequest(f"{param}: {first['msg']}", param=param) from None
-
-
-def _place(error: ValueError) -> str:
-    """Where JSON is broken, without showing any of it."""
-    return re.sub(r".*?(line \d+ column \d+).*", r"\1", str(error), flags=re.DOTALL)
-
-
-def _param(location: Sequence[int | str], raw: Any) -> str:
-    """A pydantic location → ``messages[0].content``; names of alternatives are not part of the path."""
-    path, here = "", raw
-    for index, step in enumerate(location):
-        if isinstance(step, int):
-            path += f"[{step}]"
-            here = here[step] if isinstance(here, list) and step < len(here) else None
-        elif isinstance(here, dict) and (step in here or index == len(location) - 1):
-            path += f".{step}" if path else step
-            here = here.get(step)
-    return path
 
 
 # What clients get
@@ -322,12 +247,10 @@ def encode_stream(stream: ChatStream, shape: _Shape, heartbeat_s: float) -> Iter
         # Also where the client seems to have left: it may have closed its sending half only, and must not take
         # a cut answer for a whole one.
         stream.close(e)
-        yield sse.encode(orjson.dumps(error_object(e))) + sse.DONE
-    except Exception as e:  # the outermost edge of a stream whose status is long sent
+        yield sse.encode(orjson.dumps(openai_error(failure_of(e)))) + sse.DONE
+    except Exception as e:  # noqa: BLE001  # logged with its traceback by failure_of; the outermost edge of a stream whose status is long sent
         stream.close(e)
-        log.exception("a stream failed for a reason of our own")
-        error = GatewayError("the gateway itself failed; its log says more", code="internal_error")
-        yield sse.encode(orjson.dumps(error_object(error))) + sse.DONE
+        yield sse.encode(orjson.dumps(openai_error(failure_of(e)))) + sse.DONE
     finally:
         stream.close()
 
