@@ -9,7 +9,7 @@ from flask import Flask
 
 from app import logs
 from app.accounts import Accounts
-from app.api import chat_completions, completions, doors, edge, health, models
+from app.api import chat_completions, completions, doors, edge, health, models, responses
 from app.auth import ApiKeys
 from app.catalogue import Catalogue
 from app.config import Config
@@ -32,6 +32,7 @@ _PUBLIC = (
     chat_completions.blueprint,
     completions.blueprint,
     models.blueprint,
+    responses.blueprint,
 )
 
 # KIMI_PROTOCOL → the upstreams that are switched on.
