@@ -9,7 +9,7 @@ from flask import Flask
 
 from app import logs
 from app.accounts import Accounts
-from app.api import chat_completions, completions, doors, edge, health, models, responses
+from app.api import chat_completions, completions, doors, edge, health, messages, models, responses
 from app.auth import ApiKeys
 from app.catalogue import Catalogue
 from app.config import Config
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _PUBLIC = (
     chat_completions.blueprint,
     completions.blueprint,
+    messages.blueprint,
     models.blueprint,
     responses.blueprint,
 )
