@@ -275,6 +275,26 @@ def test_what_has_no_effect_is_accepted_and_named(gateway: Gateway, simulator: S
     assert "x-ignored-params" not in send(gateway).headers
 
 
+def test_what_claude_code_sends_is_taken_at_once(gateway: Gateway, simulator: Simulator) -> None:
+    """Observed of 2.1.330; what it is refused, it sends again in up to five other forms."""
+    cached = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    sent = {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "R", **cached}, {"type": "text", "text": CANARY}]},
+            {"role": "system", "content": [{"type": "text", "text": "mid-conversation"}]},
+        ],
+        "system": [{"type": "text", "text": "You are Claude Code.", **cached}],
+        "tools": [{"name": "Bash", "description": "", "input_schema": {"type": "object"}}],
+        "metadata": {"user_id": "{}"},
+        "max_tokens": 32000,
+        "thinking": {"type": "adaptive", "display": "updates"},
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        "output_config": {"effort": "high"},
+    }
+    got = events(send(gateway, model=THINK, **sent, stream=True))
+    assert [event["content_block"]["type"] for event in got if "content_block" in event] == ["thinking", "text"]
+
+
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "f"}])
 def test_a_call_cannot_be_forced(gateway: Gateway, simulator: Simulator, choice: dict[str, str]) -> None:
     status, kind, message = error_of(send(gateway, tools=[{"name": "f"}], tool_choice=choice))

@@ -199,6 +199,30 @@ def test_what_has_no_effect_is_accepted_and_named(gateway: Gateway, simulator: S
     assert "x-ignored-params" not in respond(gateway).headers
 
 
+def test_what_codex_sends_is_taken(gateway: Gateway, simulator: Simulator) -> None:
+    """Observed of 0.169."""
+    sent = {
+        "tools": [
+            {"type": "function", "name": "exec_command", "strict": False, "parameters": {"type": "object"}},
+            {"type": "namespace", "name": "multi_agent_v1", "tools": []},
+            {"type": "web_search", "external_web_access": True},
+        ],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "reasoning": {"summary": "auto"},
+        "store": False,
+        "include": ["reasoning.encrypted_content"],
+        "prompt_cache_key": "k",
+        "client_metadata": {"turn_id": "t"},
+    }
+    items = [
+        {"type": "message", "role": "developer", "id": "msg_0", "content": [{"type": "input_text", "text": "D"}]},
+        {"type": "message", "role": "user", "id": "msg_1", "content": [{"type": "input_text", "text": CANARY}]},
+    ]
+    final = events(respond(gateway, items, **sent, stream=True))[-1]
+    assert final["type"] == "response.completed" and final["response"]["tools"] == [{"type": "web_search"}]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

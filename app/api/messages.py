@@ -195,7 +195,8 @@ class _ToolChoice(Fields):
 class _ThinkingOptions(Fields):
     type: Literal["enabled", "adaptive", "disabled", "between_tools"]
     budget_tokens: StrictInt | None = Field(None, ge=1)
-    display: Literal["summarized", "omitted"] | None = None
+    # "omitted" has an effect. Betas bring further words, and Claude Code asks again with less where one is refused.
+    display: StrictStr | None = None
 
 
 class _Format(Fields):
