@@ -262,7 +262,7 @@ def test_what_cannot_be_served_is_refused_by_name(
         ),
         ({"input": [{"type": "dance"}]}, "input[0]"),
         ({"input": [{"type": ["x"]}]}, "input[0]"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+        ({"input": [{"type": "item_reference"}]}, "input[0].id"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": [{"type": "reasoning", "summary": []}]}, "messages"),
         ({"instructions": []}, "instructions"),
@@ -303,6 +303,29 @@ def test_a_response_goes_on_from_the_one_before(gateway: Gateway, simulator: Sim
     assert [chat["turns"] for chat in simulator.state()["chats"].values()] == [3]
     assert simulator.prompts()[1:] == ["what did I say", "and now"]
     assert "I like tea" in second["output"][-1]["content"][0]["text"]
+
+
+def test_a_history_whose_answers_are_only_referred_to_goes_on(gateway: Gateway, simulator: Simulator) -> None:
+    """As the AI SDK sends it: the question again, and the answer by the ids of its items."""
+    history: list[dict[str, Any]] = [{"role": "system", "content": "Be kind."}]
+    for text in (f"I like tea {CANARY}", "what did I say", "and now"):
+        history.append({"role": "user", "content": text})
+        answer = respond(gateway, history, model="k1.5-thinking").json()
+        history += [{"type": "item_reference", "id": item["id"]} for item in answer["output"]]
+        assert [item["type"] for item in answer["output"]] == ["reasoning", "message"]
+    assert [chat["turns"] for chat in simulator.state()["chats"].values()] == [3]
+    assert simulator.prompts()[1:] == ["what did I say", "and now"]
+    # A branch: the last answer is asked for again, in other words.
+    branch = respond(gateway, history[:5], model="k1.5-thinking")
+    assert (branch.status_code, branch.json()["error"]["param"]) == (400, "input[3]")
+    # Two conversations in one.
+    other = respond(gateway).json()["output"][-1]["id"]
+    mixed = respond(gateway, [{"type": "item_reference", "id": other}, *history], model="k1.5-thinking")
+    assert (mixed.status_code, mixed.json()["error"]["param"]) == (400, "input[0]")
+    for nobodys in ("msg_1", "msg_" + "a" * 32, "rs_nobody_1_0"):
+        unknown = respond(gateway, [{"type": "item_reference", "id": nobodys}, {"role": "user", "content": "x"}])
+        assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "input[0]")
+    assert len(simulator.turns()) == 4
 
 
 def test_a_conversation_goes_on_after_a_restart(running: Running, simulator: Simulator) -> None:
@@ -386,7 +409,7 @@ def test_a_conversation_can_be_named(gateway: Gateway, simulator: Simulator, nam
         assert body["conversation"] == {"id": name} and body["id"] == f"resp_{name}_{turn}"
     assert respond(gateway, previous_response_id=door["id"]).ok
     assert gateway.get(f"/v1/chat/completions/{name}").json()["turns"] == 4
-    both = respond(gateway, conversation=name, previous_response_id=door["id"])
+    both = respond(gateway, conversation=name + "x", previous_response_id=door["id"])
     assert (both.status_code, both.json()["error"]["param"]) == (400, "previous_response_id")
 
 

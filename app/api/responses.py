@@ -2,8 +2,8 @@
 
 With ``store`` other than false, a response is a turn of a conversation that is kept, and its id says which:
 ``resp_<conversation>_<turn>``. That id is all that ``previous_response_id`` needs, so nothing else is stored, and a
-response itself cannot be fetched. A conversation goes on from its last turn only. With ``store: false`` (Codex)
-nothing is kept.
+response itself cannot be fetched. The ids of its items say the same, because the AI SDK refers to them in place of
+what was said. A conversation goes on from its last turn only. With ``store: false`` (Codex) nothing is kept.
 
 Source of the shapes: OpenAI's API reference, the models of openai-python 3.54, and the fields that the Open Responses
 schema demands (openai-contract.md 4, 2026-11-23). Must never know that Kimi exists.
@@ -32,7 +32,9 @@ from app.errors import InvalidRequest, UnknownConversation
 
 blueprint = Blueprint("responses", __name__)
 
-_RESPONSE_ID = re.compile(r"resp_([A-Za-z0-9._:-]{1,128})_([1-9][0-9]{0,8})")
+_TURN = r"([A-Za-z0-9._:-]{1,128})_([1-9][0-9]{0,8})"
+_RESPONSE_ID = re.compile(f"resp_{_TURN}")
+_ITEM_ID = re.compile(f"(?:msg|rs)_{_TURN}_[0-9]+")
 
 
 @blueprint.post("/responses", strict_slashes=False)
@@ -49,7 +51,7 @@ def create() -> Response:
         body.options(),
         turn.number - 1 if turn else None,
     )
-    encoder = _Encoder(body, turn.response_id if turn else f"resp_{uuid.uuid4().hex}", conversation_id)
+    encoder = _Encoder(body, turn.name if turn else uuid.uuid4().hex, conversation_id)
     headers = ignored(body, body.without_effect())
     answer = gateway().open(chat, who, commit=bool(body.stream))
     return respond(answer, encoder, stream=bool(body.stream), headers=headers)
@@ -76,14 +78,29 @@ class _Turn:
     number: int
 
     @property
-    def response_id(self) -> str:
-        return f"resp_{self.conversation_id}_{self.number}"
+    def name(self) -> str:
+        """What the ids of the response and of its items have in common."""
+        return f"{self.conversation_id}_{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Previous:
+    """What a request goes on from: None where its id can be none of ours. ``param``: the field that says so."""
+
+    turn: _Turn | None
+    param: str
+
+    @classmethod
+    def parse(cls, pattern: re.Pattern[str], its_id: str, param: str) -> "_Previous":
+        found = pattern.fullmatch(its_id)
+        return cls(_Turn(found[1], int(found[2])) if found else None, param)
 
 
 def _turn_of(body: "Body", conversation_id: str | None, who: Caller) -> _Turn | None:
     """Which turn of which conversation is asked for; None for a stateless one. Raises GatewayError."""
-    if body.previous_response_id is not None:
-        return _next_turn(body.previous_response_id, conversation_id, body.store, who)
+    previous = body.previous()
+    if previous is not None:
+        return _next_turn(previous, conversation_id, body.store, who)
     if conversation_id is None:
         return None if body.store is False else _Turn(uuid.uuid4().hex, 1)
     try:
@@ -92,37 +109,38 @@ def _turn_of(body: "Body", conversation_id: str | None, who: Caller) -> _Turn | 
         return _Turn(conversation_id, 1)
 
 
-def _next_turn(previous_id: str, conversation_id: str | None, store: bool | None, who: Caller) -> _Turn:
-    if conversation_id is not None:
-        raise _mistake("send previous_response_id or conversation, not both")
-    if store is False:
-        raise _mistake("a conversation that is kept can only go on with store: true, because its chat grows")
+def _next_turn(previous: _Previous, conversation_id: str | None, store: bool | None, who: Caller) -> _Turn:
     unknown = UnknownConversation(
-        "no such response is known for this API key; only one made with store: true can be gone on from",
+        f"{previous.param}: nothing with this id is known for this API key; only what was made with store: true is",
         code="previous_response_not_found",
-        param="previous_response_id",
+        param=previous.param,
     )
-    found = _RESPONSE_ID.fullmatch(previous_id)
-    if found is None:
+    if previous.turn is None:
         raise unknown
+    its_conversation, number = previous.turn.conversation_id, previous.turn.number
+    if conversation_id not in (None, its_conversation):
+        raise _mistake(previous, "this belongs to another conversation than the one that is named")
+    if store is False:
+        raise _mistake(
+            previous, "a conversation that is kept can go on with store: true only, because its chat grows"
+        )
     try:
-        turns = gateway().find_conversation(who.owner, found[1]).turns
+        turns = gateway().find_conversation(who.owner, its_conversation).turns
     except UnknownConversation:
         raise unknown from None
-    number = int(found[2])
     if number > turns:
         raise unknown
     if number < turns:
-        last = _Turn(found[1], turns).response_id
         raise _mistake(
-            f"a conversation can go on from its last response only, which is {last}; "
-            "for a branch, send the whole history as input"
+            previous,
+            f"a conversation can go on from its last response only, resp_{_Turn(its_conversation, turns).name}; "
+            "for a branch, send the whole history as input, with store: false",
         )
-    return _Turn(found[1], number + 1)
+    return _Turn(its_conversation, number + 1)
 
 
-def _mistake(message: str) -> InvalidRequest:
-    return InvalidRequest(message, code="invalid_previous_response_id", param="previous_response_id")
+def _mistake(previous: _Previous, message: str) -> InvalidRequest:
+    return InvalidRequest(f"{previous.param}: {message}", code="invalid_previous_response_id", param=previous.param)
 
 
 # What clients send
@@ -204,15 +222,13 @@ class _Dropped(Fields):
 
 
 class _Reference(Fields):
-    type: Literal["item_reference"]
+    """An item of an earlier answer, which Kimi's chat holds: it marks how far the client's history is known."""
 
-    def to_message(self, place: str) -> None:
-        raise InvalidRequest(
-            "items are not kept, so they cannot be referred to: send the item itself (store: false makes most "
-            "clients do so), or go on with previous_response_id",
-            code="unsupported_item",
-            param=place,
-        )
+    type: Literal["item_reference"]
+    id: StrictStr
+
+    def to_message(self, _place: str) -> Message:
+        return Message("assistant", ())
 
 
 # An item without a type is a message.
@@ -324,6 +340,21 @@ class Body(Fields):
         only_searches = all(tool.type.startswith("web_search") for tool in self.tools or ())
         return _CHECKED_ONLY if only_searches else (*_CHECKED_ONLY, "tools")
 
+    def previous(self) -> _Previous | None:
+        """What the request goes on from, if it says so. Raises InvalidRequest where it says two things."""
+        items = [] if isinstance(self.input, str) else self.input
+        found = [
+            _Previous.parse(_ITEM_ID, item.id, f"input[{index}]")
+            for index, item in enumerate(items)
+            if isinstance(item, _Reference)
+        ]
+        if self.previous_response_id is not None:
+            found.append(_Previous.parse(_RESPONSE_ID, self.previous_response_id, "previous_response_id"))
+        for one in found:
+            if one.turn and found[-1].turn and one.turn.conversation_id != found[-1].turn.conversation_id:
+                raise _mistake(one, "this belongs to another conversation than what comes after it")
+        return found[-1] if found else None
+
     def check(self) -> None:
         """Raises InvalidRequest for what cannot be served, naming the field."""
         if self.background:
@@ -404,9 +435,11 @@ class _Encoder:
 
     heartbeat = sse.COMMENT
 
-    def __init__(self, body: Body, response_id: str, conversation_id: str | None) -> None:
+    def __init__(self, body: Body, name: str, conversation_id: str | None) -> None:
+        """``name`` makes the ids of the response and of its items."""
         self._created_at = int(time.time())
-        self._fixed = _fixed_fields(body, response_id, conversation_id)
+        self._fixed = _fixed_fields(body, f"resp_{name}", conversation_id)
+        self._name = name
         self._number = 0
         # What the output is made of, by the place of each in it; None while it is being told.
         self._output: list[dict[str, Any] | None] = []
@@ -468,14 +501,15 @@ class _Encoder:
         return self._event("error", **error) + self._event("response.failed", response=response)
 
     def whole(self, told: Told) -> dict[str, Any]:
-        thought = [_reasoning_item(_new_id("rs"), told.reasoning)] if told.thoughts else []
+        thought = [_reasoning_item(f"rs_{self._name}_0", told.reasoning)] if told.thoughts else []
         annotations = [_annotation(citation) for citation in told.citations]
-        message = _message_item(_new_id("msg"), _status(told), told.text, annotations)
+        message = _message_item(f"msg_{self._name}_{len(thought)}", _status(told), told.text, annotations)
         return self._response(_status(told), [*thought, message], told)
 
     def _new_item(self, prefix: str) -> _Item:
+        index = len(self._output)
         self._output.append(None)
-        return _Item(_new_id(prefix), len(self._output) - 1, [])
+        return _Item(f"{prefix}_{self._name}_{index}", index, [])
 
     def _told_items(self) -> list[dict[str, Any]]:
         return [item for item in self._output if item is not None]
@@ -589,10 +623,6 @@ def _format(body: Body) -> dict[str, Any]:
         "schema": wanted.schema_,
         "strict": extra.get("strict") is True,
     }
-
-
-def _new_id(prefix: str) -> str:
-    return f"{prefix}_{uuid.uuid4().hex}"
 
 
 def _summary(text: str) -> dict[str, Any]:
