@@ -59,6 +59,18 @@ def test_usage_comes_once_and_only_when_asked_for(gateway: Gateway, simulator: S
     assert got[-1]["choices"] == [] and got[-1]["usage"]["completion_tokens"] > 0
 
 
+def test_stops_and_max_tokens_end_the_answer(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(say="one two three four", token_chars=3)
+    for stop in (" three", ["never", " three"]):
+        choice = complete(gateway, stop=stop).json()["choices"][0]
+        assert (choice["text"], choice["finish_reason"]) == ("one two", "stop")
+    simulator.knobs(say=None, tokens=200)
+    body = complete(gateway, max_tokens=10).json()
+    assert body["choices"][0]["finish_reason"] == "length" and body["usage"]["completion_tokens"] <= 10
+    last = chunks(complete(gateway, max_tokens=10, stream=True))[-1]["choices"][0]
+    assert (last["text"], last["finish_reason"]) == ("", "length")
+
+
 def test_a_conversation_goes_on_behind_its_doors(gateway: Gateway, simulator: Simulator, name: str) -> None:
     body = {"model": gateway.model, "prompt": f"I like tea {CANARY}"}
     for path, more in (

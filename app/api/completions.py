@@ -152,9 +152,10 @@ class _Encoder:
 
 
 def _usage(told: Told) -> dict[str, Any]:
+    counts = told.count()
     return {
-        "prompt_tokens": told.input_tokens,
-        "completion_tokens": told.output_tokens,
-        "total_tokens": told.input_tokens + told.output_tokens,
-        "completion_tokens_details": {"reasoning_tokens": told.reasoning_tokens},
+        "prompt_tokens": counts.input,
+        "completion_tokens": counts.output,
+        "total_tokens": counts.input + counts.output,
+        "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
     }

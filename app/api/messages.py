@@ -290,7 +290,7 @@ _CHECKED_ONLY = ("temperature", "top_p", "top_k")
 
 class _Encoder:
     """One answer, as blocks one after another. Citations have no place here: this API cites passages that were read,
-    and only the addresses of whole pages are known.
+    and only the addresses of whole pages are known. Their links in the text are there (CITATIONS).
     """
 
     heartbeat = sse.encode(b'{"type":"ping"}', "ping")
@@ -305,8 +305,8 @@ class _Encoder:
         self._blocks = 0
 
     def begin(self) -> bytes:
-        message = self._message([], None, {"input_tokens": self._input_tokens, "output_tokens": 0})
-        return self._event("message_start", message=message) + self.heartbeat
+        usage = {"input_tokens": self._input_tokens, "output_tokens": 0}
+        return self._event("message_start", message=self._message([], usage)) + self.heartbeat
 
     def text(self, text: str) -> bytes:
         return self._block("text") + self._delta({"type": "text_delta", "text": text})
@@ -322,11 +322,11 @@ class _Encoder:
     def end(self, told: Told) -> bytes:
         # An answer has a text, even where it is empty.
         out = b"" if told.texts else self._block("text")
-        delta = {"stop_reason": _stop_reason(told), "stop_sequence": None}
+        delta = {"stop_reason": _stop_reason(told), "stop_sequence": told.stop_sequence}
         return (
             out
             + self._close_block()
-            + self._event("message_delta", delta=delta, usage=self._usage(told))
+            + self._event("message_delta", delta=delta, usage=_usage(told))
             + self._event("message_stop")
         )
 
@@ -337,25 +337,24 @@ class _Encoder:
         content: list[dict[str, Any]] = [{"type": "text", "text": told.text, "citations": None}]
         if self._show_thinking and told.thoughts:
             content.insert(0, {"type": "thinking", "thinking": told.reasoning, "signature": ""})
-        return self._message(content, _stop_reason(told), self._usage(told))
+        return self._message(content, _usage(told), _stop_reason(told), told.stop_sequence)
 
-    def _message(self, content: list[dict[str, Any]], reason: str | None, usage: dict[str, Any]) -> dict[str, Any]:
+    def _message(
+        self,
+        content: list[dict[str, Any]],
+        usage: dict[str, Any],
+        stop_reason: str | None = None,
+        stop_sequence: str | None = None,
+    ) -> dict[str, Any]:
         return {
             "id": self._id,
             "type": "message",
             "role": "assistant",
             "model": self._model,
             "content": content,
-            "stop_reason": reason,
-            "stop_sequence": None,
+            "stop_reason": stop_reason,
+            "stop_sequence": stop_sequence,
             "usage": usage,
-        }
-
-    def _usage(self, told: Told) -> dict[str, Any]:
-        return {
-            "input_tokens": self._input_tokens,
-            "output_tokens": told.output_tokens,
-            "output_tokens_details": {"thinking_tokens": told.reasoning_tokens},
         }
 
     def _block(self, kind: Literal["text", "thinking"]) -> bytes:
@@ -380,6 +379,15 @@ class _Encoder:
         return sse.encode(orjson.dumps({"type": kind, **fields}), kind)
 
 
+def _usage(told: Told) -> dict[str, Any]:
+    counts = told.count()
+    return {
+        "input_tokens": counts.input,
+        "output_tokens": counts.output,
+        "output_tokens_details": {"thinking_tokens": counts.reasoning},
+    }
+
+
 _EMPTY = {
     "text": {"type": "text", "text": "", "citations": None},
     # The signature proves to Anthropic that its model thought this: there is none.
@@ -390,4 +398,4 @@ _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "
 
 
 def _stop_reason(told: Told) -> str | None:
-    return _STOP_REASONS.get(told.reason or "")
+    return "stop_sequence" if told.stop_sequence is not None else _STOP_REASONS.get(told.reason or "")

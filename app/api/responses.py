@@ -653,10 +653,11 @@ def _annotation(citation: Citation) -> dict[str, Any]:
 
 
 def _usage(told: Told) -> dict[str, Any]:
+    counts = told.count()
     return {
-        "input_tokens": told.input_tokens,
+        "input_tokens": counts.input,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": told.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": told.reasoning_tokens},
-        "total_tokens": told.input_tokens + told.output_tokens,
+        "output_tokens": counts.output,
+        "output_tokens_details": {"reasoning_tokens": counts.reasoning},
+        "total_tokens": counts.input + counts.output,
     }
