@@ -35,7 +35,7 @@ def parse(model: type[_F], data: bytes) -> _F:
     except ValidationError as e:
         # A value that fits none of several forms has an error for each: the one that got furthest is meant.
         first = max(e.errors(include_url=False, include_context=False), key=lambda error: len(error["loc"]))
-        param = _param(first["loc"], raw)
+        param = _param(first["loc"], raw, is_missing=first["type"] == "missing")
         raise InvalidRequest(f"{param}: {first['msg']}", param=param) from None
 
 
@@ -54,14 +54,15 @@ def _place(error: ValueError) -> str:
     return re.sub(r".*?(line \d+ column \d+).*", r"\1", str(error), flags=re.DOTALL)
 
 
-def _param(location: Sequence[int | str], raw: Any) -> str:
-    """A pydantic location → ``messages[0].content``; names of alternatives are not part of the path."""
+def _param(location: Sequence[int | str], raw: Any, *, is_missing: bool) -> str:
+    """A pydantic location → ``messages[0].content``. It also holds the names of alternatives, which are no part of
+    the path: what is not in the body is one of those, or the field that is missing."""
     path, here = "", raw
     for index, step in enumerate(location):
         if isinstance(step, int):
             path += f"[{step}]"
             here = here[step] if isinstance(here, list) and step < len(here) else None
-        elif isinstance(here, dict) and (step in here or index == len(location) - 1):
+        elif isinstance(here, dict) and (step in here or (is_missing and index == len(location) - 1)):
             path += f".{step}" if path else step
             here = here.get(step)
     return path
