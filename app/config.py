@@ -7,9 +7,10 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
+from app.chat import CitationStyle
 from app.credentials import Credential, CredentialError, parse_credentials
 
 
@@ -75,6 +76,12 @@ class Config:
     total_timeout_s: float = _setting("TOTAL_TIMEOUT_S", "1800", "Seconds that one answer may take in all.")
     max_continuations: int = _setting(
         "MAX_CONTINUATIONS", "3", "How often an answer that Kimi cut at its length limit is continued."
+    )
+    citations: CitationStyle = _setting(
+        "CITATIONS",
+        "both",
+        "What a reference to a web page becomes: annotations, markdown (a link in the text), both, or off "
+        "(Kimi's own markers).",
     )
     conversation_wait_s: float = _setting(
         "CONVERSATION_WAIT_S",
@@ -222,6 +229,12 @@ def _protocol(text: str) -> str:
     return text.lower()
 
 
+def _citations(text: str) -> str:
+    if text.lower() not in get_args(CitationStyle):
+        raise ValueError("expected annotations, markdown, both or off")
+    return text.lower()
+
+
 def _database_url(text: str) -> str:
     if not re.match(r"sqlite:///(?!:memory:).+", text):
         raise ValueError("expected sqlite:///path/to/file.db")
@@ -275,6 +288,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "idle_timeout_s": _seconds(0.1, 86400),
     "total_timeout_s": _seconds(0.1, 86400),
     "max_continuations": _integer(0, 100),
+    "citations": _citations,
     "conversation_wait_s": _seconds(0, 600),
     "lease_s": _seconds(0.5, 600),
     "max_body_bytes": _integer(1024, 1 << 31),

@@ -95,6 +95,7 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gat
         store,
         patience,
         keep_chats=config.keep_chats,
+        citations=config.citations,
     )
     connect = next((upstream for upstream in upstreams if isinstance(upstream, KimiConnect)), None)
     if connect is None:

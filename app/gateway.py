@@ -16,6 +16,7 @@ from app.chat import (
     HEARTBEAT,
     Caller,
     ChatRequest,
+    CitationStyle,
     Event,
     Finished,
     Heartbeat,
@@ -23,6 +24,7 @@ from app.chat import (
     Model,
     Notice,
     ReasoningDelta,
+    Source,
     Started,
     TextDelta,
     Unrecognised,
@@ -41,6 +43,7 @@ from app.errors import (
 from app.litter import Litter
 from app.prompt import flatten
 from app.pump import Cancellation, EndOfSource, Pump, PumpOverdue
+from app.shaping import shaper
 from app.store import ConversationRow, LitterRow, Store
 from app.upstreams import Resume, Upstream
 from app.upstreams.models import Models
@@ -76,6 +79,7 @@ class Gateway:
         patience: Patience,
         *,
         keep_chats: bool,
+        citations: CitationStyle,
     ) -> None:
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
         self._models = models
@@ -86,6 +90,7 @@ class Gateway:
         self._store = store
         self._patience = patience
         self._keep_chats = keep_chats
+        self.citations = citations
         self._litter = Litter(store, accounts.ids, self._delete_chat, keep_s=patience.total_s + 60)
 
     @property
@@ -304,6 +309,7 @@ class ChatStream:
         self._unrecognised: set[str] = set()
         self._reason: str | None = None
         self._closed = False
+        self._shaper = shaper(request.options, gateway.citations)
         self._pump = Pump[Event](self._run, patience.total_s)
 
     @property
@@ -380,7 +386,12 @@ class ChatStream:
     def _events(self, not_later_than: float | None) -> Iterator[list[Event]]:
         """Batches until Finished; an empty wait gives a Heartbeat. Raises GatewayError, also for the client."""
         while self._reason is None:
-            batch = self._take(not_later_than)
+            try:
+                batch = self._take(not_later_than)
+            except GatewayError:
+                if self._shaper is not None and (rest := self._shaper.rest()):
+                    yield rest
+                raise
             now = time.monotonic()
             if batch:
                 self._heard_at = now
@@ -430,6 +441,9 @@ class ChatStream:
             match event:
                 case TextDelta() | ReasoningDelta():
                     kept.append(event)
+                case Source():
+                    if self._shaper is not None:
+                        kept.append(event)
                 case Heartbeat():
                     continue
                 case Started(chat_id, message_id):
@@ -441,9 +455,16 @@ class ChatStream:
                         log.warning("%s: Kimi gave notice: %s", self.turn.account.label, kind)
                 case Unrecognised(kind):
                     self._unrecognised.add(kind)
-                case Finished(reason):
-                    self._complete(reason)
+                case Finished():
                     kept.append(event)
+        if self._shaper is not None:
+            said_all = bool(kept) and isinstance(kept[-1], Finished)
+            kept = self._shaper.take(kept)
+            if not said_all and kept and isinstance(kept[-1], Finished):
+                # Over before Kimi has said all: it is told to stop at once, and the turn counts as answered.
+                self._pump.cancel()
+        if kept and isinstance(kept[-1], Finished):
+            self._complete(kept[-1].reason)
         if kept and self._first_answer_s is None:
             self._first_answer_s = time.monotonic() - self._began
             self._gateway.upstream_is_there(self.upstream)
