@@ -62,12 +62,15 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One turn that a client asks for. ``conversation_id`` is None for a stateless one."""
+    """One turn that a client asks for. ``conversation_id`` is None for a stateless one. ``after_turn``: how many
+    turns the conversation must have behind it, where the client goes on from one that it names.
+    """
 
     model: str
     messages: tuple[Message, ...]
     conversation_id: str | None = None
     options: Options = Options()
+    after_turn: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from flask import Flask
 
 from app import logs
 from app.accounts import Accounts
-from app.api import chat_completions, doors, edge, health, models
+from app.api import chat_completions, completions, doors, edge, health, messages, models, responses
 from app.auth import ApiKeys
 from app.catalogue import Catalogue
 from app.config import Config
@@ -26,6 +26,15 @@ from app.upstreams.kimi_rest import KimiRest
 from app.upstreams.models import Models, Offer
 
 log = logging.getLogger(__name__)
+
+# What stands behind every prefix of ``doors``.
+_PUBLIC = (
+    chat_completions.blueprint,
+    completions.blueprint,
+    messages.blueprint,
+    models.blueprint,
+    responses.blueprint,
+)
 
 # KIMI_PROTOCOL → the upstreams that are switched on.
 _PROTOCOLS = {
@@ -52,7 +61,7 @@ def create_app(config: Config) -> Flask:
     app.url_map.merge_slashes = False
     doors.install(app)
     app.register_blueprint(health.blueprint)
-    for blueprint in (chat_completions.blueprint, models.blueprint):
+    for blueprint in _PUBLIC:
         for suffix, prefix in doors.PREFIXES.items():
             app.register_blueprint(blueprint, name=blueprint.name + suffix, url_prefix=prefix or None)
     accounts.keep_fresh()

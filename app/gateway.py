@@ -33,6 +33,7 @@ from app.conversations import Conversations, Hold, what_is_new
 from app.errors import (
     AccountRejected,
     ClientGone,
+    ConversationBusy,
     ConversationLost,
     GatewayError,
     GenerationGone,
@@ -195,6 +196,8 @@ class Gateway:
         return [self._upstreams[name] for name in sorted(names, key=lambda name: self._gone.get(name, 0.0) > now)]
 
     def _plan(self, request: ChatRequest, hold: Hold | None) -> "_Turn":
+        if hold is not None and request.after_turn not in (None, hold.row.turns):
+            raise ConversationBusy("another turn of this conversation came in between", retry_after_s=1)
         messages: Sequence[Message] = request.messages
         digest = ""
         resume = None

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, g, request
+from flask import Blueprint, Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
+from app import logs
 from app.api import json_response
 from app.errors import GatewayError
 
@@ -59,7 +60,7 @@ def failure_of(error: Exception) -> Failure:
     # What has happened before the fault is not known, so a repetition could double it.
     return Failure(
         500,
-        f"the gateway itself failed; its log says more at request {g.get('request_id', '-')}",
+        f"the gateway itself failed; its log says more at request {logs.request_id.get()}",
         "internal_error",
         should_retry=False,
     )
