@@ -92,6 +92,9 @@ class Config:
         "LEASE_S", "10", "Seconds after which a conversation held by a killed worker is free again."
     )
     max_body_bytes: int = _setting("MAX_BODY_BYTES", "16777216", "Largest request body, in bytes.")
+    strict_params: bool = _setting(
+        "STRICT_PARAMS", "0", "1 refuses parameters that have no effect here instead of naming them in a header."
+    )
     log_level: str = _setting("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
 
     @property
@@ -289,5 +292,6 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "conversation_wait_s": _seconds(0, 600),
     "lease_s": _seconds(0.5, 600),
     "max_body_bytes": _integer(1024, 1 << 31),
+    "strict_params": _switch,
     "log_level": _log_level,
 }

@@ -7,9 +7,9 @@ import logging
 
 from flask import Flask
 
-from app import api, logs
+from app import logs
 from app.accounts import Accounts
-from app.api import chat_completions, health, models
+from app.api import chat_completions, doors, edge, health, models
 from app.auth import ApiKeys
 from app.catalogue import Catalogue
 from app.config import Config
@@ -44,17 +44,17 @@ def create_app(config: Config) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
+    app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys(config.api_keys)
-    api.install(app)
+    edge.install(app)
     # A doubled slash is an unknown URL and never a redirect, which would lose the body of a POST.
     app.url_map.merge_slashes = False
-    app.url_map.converters["anything"] = chat_completions.AnythingConverter
+    doors.install(app)
     app.register_blueprint(health.blueprint)
     for blueprint in (chat_completions.blueprint, models.blueprint):
-        app.register_blueprint(blueprint, url_prefix="/v1")
-        # Clients differ in whether their base URL ends in /v1.
-        app.register_blueprint(blueprint, name=f"{blueprint.name}_unprefixed")
+        for suffix, prefix in doors.PREFIXES.items():
+            app.register_blueprint(blueprint, name=blueprint.name + suffix, url_prefix=prefix or None)
     accounts.keep_fresh()
     gateway.sweep()
     if catalogue is not None:

@@ -255,7 +255,7 @@ class Gateway:
             self._litter.discard(stream.upstream.name, chat_id, turn.account.id)
         for kind in kinds:
             log.info("%s sent something that this gateway does not know: %s", stream.upstream.name, kind)
-            self._store.count_unrecognised(stream.upstream.name, kind, time.time())
+            self._store.unrecognised.count(stream.upstream.name, kind, time.time())
 
     def _discard_chat(self, row: ConversationRow) -> None:
         if row.chat_id is not None and row.upstream is not None and row.account_id is not None:

@@ -185,39 +185,6 @@ def test_the_claims_of_the_token_become_headers(gateway: Gateway, simulator: Sim
     assert "cookie" not in headers
 
 
-def test_ignored_parameters_are_named(gateway: Gateway, simulator: Simulator) -> None:
-    response = gateway.say("hello", temperature=0, top_p=1, seed=0, tools=[], stop=["x"], unknown_thing=3, user=None)
-    assert response.ok
-    named = set(response.headers["x-ignored-params"].split(", "))
-    assert named == {"temperature", "top_p", "seed", "stop", "unknown_thing"}
-    assert "x-ignored-params" not in gateway.say("hello").headers
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("n", 2),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("logit_bias", {"50256": -100}),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", "json"),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-        ("modalities", ["text", "audio"]),
-        ("audio", {"voice": "alloy"}),
-    ],
-)
-def test_what_cannot_be_served_is_refused_by_name(
-    gateway: Gateway, simulator: Simulator, field: str, value: Any
-) -> None:
-    response = gateway.say("hello", **{field: value})
-    error = response.json()["error"]
-    assert response.status_code == 400
-    assert (error["param"], error["code"]) == (field, "unsupported_parameter")
-    assert simulator.state()["total_chats"] == 0
-
-
 @pytest.mark.parametrize(
     ("body", "param"),
     [
