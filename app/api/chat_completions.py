@@ -32,7 +32,7 @@ from app.streaming import event_stream
 blueprint = Blueprint("chat_completions", __name__)
 
 
-@blueprint.post("/chat/completions", strict_slashes=False)
+@blueprint.post("/chat/completions")
 @blueprint.post("/chat/completions/<anything:conversation_id>")
 def create(conversation_id: str | None = None) -> Response:
     who = caller()
