@@ -64,10 +64,10 @@ class Accounts:
         # What this process last saw of the store's pairs: the store is asked again when one no longer serves.
         self._rows: dict[str, TokenRow] = {}
         self._locks = {credential.id: threading.Lock() for credential in credentials}
-        store.add_accounts(list(self._credentials))
+        store.accounts.add(list(self._credentials))
         for c in credentials:
             if c.refresh_token is not None:
-                store.put_tokens(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
+                store.tokens.put(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
                 self._look(c.id)
         for sentence in (*self.problems(), *self.warnings()):
             log.warning("%s", sentence)
@@ -86,7 +86,7 @@ class Accounts:
         usable = [c.id for c in self._credentials.values() if self._problem(c) is None]
         if not usable:
             raise AccountRejected("no usable Kimi account. " + " ".join(self.problems()))
-        return self._account(self._credentials[self._store.next_account(usable)])
+        return self._account(self._credentials[self._store.accounts.next(usable)])
 
     def get(self, account_id: str) -> Account:
         """The account that a conversation belongs to.
@@ -161,8 +161,8 @@ class Accounts:
         return Account(c.id, c.label, token or "", expires_at, row is not None, c.user_id, c.device_id, c.session_id)
 
     def _look(self, account_id: str) -> TokenRow:
-        row = self._store.find_tokens(account_id)
-        assert row is not None, "put_tokens was not called"
+        row = self._store.tokens.find(account_id)
+        assert row is not None, "put was not called"
         self._rows[account_id] = row
         return row
 

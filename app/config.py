@@ -92,6 +92,15 @@ class Config:
         "LEASE_S", "10", "Seconds after which a conversation held by a killed worker is free again."
     )
     max_body_bytes: int = _setting("MAX_BODY_BYTES", "16777216", "Largest request body, in bytes.")
+    cors_origins: tuple[str, ...] = _setting(
+        "CORS_ORIGINS",
+        "*",
+        "Origins whose pages may call the gateway from a browser, comma-separated; without GATEWAY_API_KEYS only "
+        "those named here and those of this machine are served.",
+    )
+    strict_params: bool = _setting(
+        "STRICT_PARAMS", "0", "1 refuses parameters that have no effect here instead of naming them in a header."
+    )
     log_level: str = _setting("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
 
     @property
@@ -245,6 +254,17 @@ def _keys(text: str) -> tuple[str, ...]:
     return keys
 
 
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin for origin in (part.strip().rstrip("/") for part in text.split(",")) if origin)
+    # No name has a bracket or a star in it: flask-cors would take it for a pattern.
+    if any(
+        origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+-]*://[A-Za-z0-9._-]+(:[0-9]+)?", origin)
+        for origin in origins
+    ):
+        raise ValueError("expected * or origins such as https://chat.example.com, comma-separated")
+    return origins
+
+
 def _secret(text: str) -> str | None:
     if text and len(text) < 12:
         raise ValueError("expected at least 12 characters; `openssl rand -hex 32` makes a good one")
@@ -289,5 +309,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "conversation_wait_s": _seconds(0, 600),
     "lease_s": _seconds(0.5, 600),
     "max_body_bytes": _integer(1024, 1 << 31),
+    "cors_origins": _origins,
+    "strict_params": _switch,
     "log_level": _log_level,
 }

@@ -61,12 +61,12 @@ class Hold:
         self._open = False
         self._end(self.row.holder)
         if forget:
-            self._store.drop_conversation(self.row.owner, self.row.id, self.row.holder)
+            self._store.conversations.drop(self.row.owner, self.row.id, self.row.holder)
         else:
             self._save(held_until=0.0)
 
     def _save(self, **values: object) -> bool:
-        return self._store.save_conversation(self.row.owner, self.row.id, self.row.holder, **values)
+        return self._store.conversations.save(self.row.owner, self.row.id, self.row.holder, **values)
 
 
 class Conversations:
@@ -92,7 +92,7 @@ class Conversations:
         deadline = time.monotonic() + self._wait_s
         while True:
             now = time.time()
-            row = self._store.hold_conversation(
+            row = self._store.conversations.hold(
                 caller.owner, conversation_id, model, holder, now, now + self._lease_s
             )
             if row is not None:
@@ -108,7 +108,7 @@ class Conversations:
                 raise ClientGone("the client left while it waited for its conversation")
 
     def find(self, owner: str, conversation_id: str) -> ConversationRow:
-        row = self._store.find_conversation(owner, conversation_id)
+        row = self._store.conversations.find(owner, conversation_id)
         if row is None:
             raise UnknownConversation(f"no conversation '{conversation_id}' is known for this API key")
         return row
@@ -135,7 +135,7 @@ class Conversations:
                     self._renewing = False
                     return
             try:
-                self._store.renew_holds(holders, time.time() + self._lease_s)
+                self._store.conversations.renew_holds(holders, time.time() + self._lease_s)
             except SQLAlchemyError:
                 log.exception("conversation holds could not be renewed")
 

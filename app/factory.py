@@ -9,7 +9,7 @@ from flask import Flask
 
 from app import logs
 from app.accounts import Accounts
-from app.api import chat_completions, completions, doors, edge, health, messages, models, responses
+from app.api import chat_completions, completions, cors, doors, edge, health, messages, models, responses
 from app.auth import ApiKeys
 from app.catalogue import Catalogue
 from app.config import Config
@@ -53,11 +53,16 @@ def create_app(config: Config) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
+    app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)
+    app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys(config.api_keys)
     edge.install(app)
-    # A doubled slash is an unknown URL and never a redirect, which would lose the body of a POST.
+    cors.install(app, config.cors_origins)
+    # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, one at the end is
+    # nothing.
     app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = False
     doors.install(app)
     app.register_blueprint(health.blueprint)
     for blueprint in _PUBLIC:

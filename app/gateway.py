@@ -140,6 +140,10 @@ class Gateway:
                 turn.hold.release(forget=turn.hold.row.chat_id is None)
             raise
 
+    def unmet(self, request: ChatRequest) -> list[str]:
+        """Names of what the request asks for and its model does not have, and which is left out."""
+        return self._models.unmet(request.model, request.options)
+
     def find_conversation(self, owner: str, conversation_id: str) -> ConversationRow:
         """Raises UnknownConversation."""
         return self._conversations.find(owner, conversation_id)
@@ -254,7 +258,7 @@ class Gateway:
             self._litter.discard(stream.upstream.name, chat_id, turn.account.id)
         for kind in kinds:
             log.info("%s sent something that this gateway does not know: %s", stream.upstream.name, kind)
-            self._store.count_unrecognised(stream.upstream.name, kind, time.time())
+            self._store.unrecognised.count(stream.upstream.name, kind, time.time())
 
     def _discard_chat(self, row: ConversationRow) -> None:
         if row.chat_id is not None and row.upstream is not None and row.account_id is not None:
@@ -299,8 +303,8 @@ class ChatStream:
         self.upstream = upstream
         self.request = request
         self.error: BaseException | None = None
-        # What the upstream wanted the user to know, so far.
-        self.notices: list[str] = []
+        # What the user is to know: wishes that the model has no form for, and what the upstream tells, so far.
+        self.notices = gateway.unmet(request)
         self._gateway = gateway
         self._caller = caller
         self._patience = patience

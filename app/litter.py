@@ -42,7 +42,7 @@ class Litter:
 
     def note(self, upstream: str, chat_id: str, account_id: str) -> None:
         """A chat that will have to go, at the latest when its answer must have ended."""
-        self._store.add_litter(upstream, chat_id, account_id, time.time() + self._keep_s)
+        self._store.litter.add(upstream, chat_id, account_id, time.time() + self._keep_s)
 
     def discard(self, upstream: str, chat_id: str, account_id: str) -> None:
         """A noted chat can go now; the caller does not wait for it."""
@@ -69,7 +69,7 @@ class Litter:
         while True:
             try:
                 now = time.time()
-                while row := self._store.take_litter(self._account_ids, now, now + _RETRY_AFTER_S):
+                while row := self._store.litter.take(self._account_ids, now, now + _RETRY_AFTER_S):
                     self._remove(row)
             except SQLAlchemyError:
                 log.exception("the list of chats to delete could not be read")
@@ -88,7 +88,7 @@ class Litter:
         except GatewayError as e:
             if row.tries < _MAX_TRIES:
                 log.info("a Kimi chat could not be deleted yet: %s", e.message)
-                self._store.put_off_litter(row.upstream, row.chat_id, row.tries, time.time() + _RETRY_AFTER_S)
+                self._store.litter.put_off(row.upstream, row.chat_id, row.tries, time.time() + _RETRY_AFTER_S)
                 return
             log.warning("a Kimi chat stays in the chat list of its account: %s", e.message)
-        self._store.drop_litter(row.upstream, row.chat_id)
+        self._store.litter.drop(row.upstream, row.chat_id)

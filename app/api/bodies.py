@@ -55,7 +55,8 @@ def _place(error: ValueError) -> str:
 
 
 def _param(location: Sequence[int | str], raw: Any, *, is_missing: bool) -> str:
-    """A pydantic location → ``messages[0].content``; names of alternatives are not part of the path."""
+    """A pydantic location → ``messages[0].content``. It also holds the names of alternatives, which are no part of
+    the path: what is not in the body is one of those, or the field that is missing."""
     path, here = "", raw
     for index, step in enumerate(location):
         if isinstance(step, int):

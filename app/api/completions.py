@@ -26,16 +26,15 @@ from app.errors import InvalidRequest
 blueprint = Blueprint("completions", __name__)
 
 
-@blueprint.post("/completions", strict_slashes=False)
+@blueprint.post("/completions")
 def create() -> Response:
     who = caller()
     body = parse(Body, request.get_data())
     chat = body.to_request(asked_conversation(in_body=body.conversation_id))
+    headers = ignored(body, _CHECKED_ONLY)
     answer = gateway().open(chat, who, commit=bool(body.stream))
     usage = bool(body.stream_options and body.stream_options.include_usage)
-    return respond(
-        answer, _Encoder(chat.model, usage), stream=bool(body.stream), headers=ignored(body, _CHECKED_ONLY)
-    )
+    return respond(answer, _Encoder(chat.model, usage), stream=bool(body.stream), headers=headers)
 
 
 # What clients send

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flask import current_app
+
 from app.api.bodies import Fields, has_effect, unsupported
 
 # A reason for each value that cannot be served; None for one that can.
@@ -28,8 +30,13 @@ def ignored(body: Fields, checked_only: Sequence[str], known: Sequence[str] = ()
     """
     unknown = {name: value for name, value in (body.model_extra or {}).items() if name not in known}
     values = {**unknown, **{name: getattr(body, name) for name in checked_only}}
-    # They go into a header, so only plain names are repeated.
-    names = [
-        name for name, value in values.items() if has_effect(value) and re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name)
-    ]
-    return {"x-ignored-params": ", ".join(names[:50])} if names else {}
+    return name_ignored([name for name, value in values.items() if has_effect(value)])
+
+
+def name_ignored(names: Sequence[str]) -> dict[str, str]:
+    """The header that names what has no effect. Raises InvalidRequest for it in strict mode (STRICT_PARAMS)."""
+    if names and current_app.config["STRICT_PARAMS"]:
+        raise unsupported(names[0], "it has no effect here, and this gateway is set to refuse such")
+    # Only plain names are repeated in a header, and not any number of them.
+    plain = [name for name in names if re.fullmatch(r"[A-Za-z0-9_.$-]{1,64}", name)]
+    return {"x-ignored-params": ", ".join(plain[:50])} if plain else {}

@@ -116,6 +116,9 @@ def _refusal_of_flask(error: HTTPException) -> Failure:
 
 
 def _unknown_url() -> str:
-    if request.path.startswith("/v1/v1/"):
-        return f"Unknown URL: {request.path}. Your client adds /v1 by itself: take it off the base URL that you set"
-    return f"Unknown URL: {request.method} {request.path}"
+    unknown = f"Unknown URL: {request.method} {request.path}"
+    if "/v1/v1/" in f"{request.path}/":
+        return f"{unknown}. Your client adds /v1 by itself: take it off the base URL that you set"
+    if "//" in request.path:
+        return f"{unknown}. It has two slashes in a row: take the one at the end off the base URL that you set"
+    return unknown

@@ -63,7 +63,7 @@ def _name_request(response: Response) -> Response:
     return response
 
 
-@blueprint.post("/messages", strict_slashes=False)
+@blueprint.post("/messages")
 def create() -> Response:
     who = caller()
     body = parse(Body, request.get_data())
@@ -74,7 +74,7 @@ def create() -> Response:
     return respond(answer, encoder, stream=bool(body.stream), headers=headers)
 
 
-@blueprint.post("/messages/count_tokens", strict_slashes=False)
+@blueprint.post("/messages/count_tokens")
 def count_tokens() -> Response:
     """An estimate, of what would be sent: tools are not."""
     caller()
@@ -83,8 +83,8 @@ def count_tokens() -> Response:
     return json_response({"input_tokens": tokens.estimate(flatten(body.to_messages()))})
 
 
-@blueprint.route("/messages", methods=["GET", "PUT", "PATCH", "DELETE"], strict_slashes=False)
-@blueprint.route("/messages/count_tokens", methods=["GET", "PUT", "PATCH", "DELETE"], strict_slashes=False)
+@blueprint.route("/messages", methods=["GET", "PUT", "PATCH", "DELETE"])
+@blueprint.route("/messages/count_tokens", methods=["GET", "PUT", "PATCH", "DELETE"])
 def wrong_method() -> NoReturn:
     """Here, so that it is told in this API's shape."""
     raise MethodNotAllowed(["POST"])

@@ -37,7 +37,7 @@ _RESPONSE_ID = re.compile(f"resp_{_TURN}")
 _ITEM_ID = re.compile(f"(?:msg|rs)_{_TURN}_[0-9]+")
 
 
-@blueprint.post("/responses", strict_slashes=False)
+@blueprint.post("/responses")
 def create() -> Response:
     who = caller()
     body = parse(Body, request.get_data())

@@ -159,7 +159,9 @@ class Doctor:
             yield Finding("problem", "store", found, _store_advice(""))
             return
         self._store = store
-        sealed = "tokens sealed with GATEWAY_SECRET" if store.seals else "tokens not sealed (GATEWAY_SECRET unset)"
+        sealed = (
+            "tokens sealed with GATEWAY_SECRET" if store.tokens.sealed else "tokens not sealed (GATEWAY_SECRET unset)"
+        )
         yield Finding("ok", "store", f"{path}: opens, can be written, version {store.version}, {sealed}")
         status = path.stat()
         if stat.S_IMODE(status.st_mode) & 0o077:
@@ -182,7 +184,7 @@ class Doctor:
             yield self._describe_account(c, self._row(c))
 
     def _row(self, c: Credential) -> TokenRow | None:
-        return self._store.find_tokens(c.id) if self._store is not None and c.refresh_token else None
+        return self._store.tokens.find(c.id) if self._store is not None and c.refresh_token else None
 
     def _describe_account(self, c: Credential, row: TokenRow | None) -> Finding:
         hint, now = self._privacy.hint(c), time.time()
@@ -360,7 +362,7 @@ class Doctor:
             yield Finding("warning", "turn", f"{name}: its chat could not be deleted: {outcome.undeleted}", advice)
         if self._store is not None:
             for kind in sorted(outcome.unrecognised):
-                self._store.count_unrecognised(name, kind, time.time())
+                self._store.unrecognised.count(name, kind, time.time())
 
     # what was not understood
 
@@ -368,7 +370,7 @@ class Doctor:
         if self._store is None:
             yield Finding("skipped", "unknown", "not checked: it needs the store")
             return
-        rows = self._store.unrecognised()[:_SHOWN_KINDS]
+        rows = self._store.unrecognised.all()[:_SHOWN_KINDS]
         for row in rows:
             yield Finding(
                 "warning",

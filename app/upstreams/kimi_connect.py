@@ -75,7 +75,7 @@ class KimiConnect:
         cancellation: Cancellation,
     ) -> Generator[Event, None, None]:
         """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well."""
-        form = self._models.connect(request.model)
+        form = self._models.connect(request.model, request.options)
         answer = _Answer(account, form.scenario, resume)
         body = envelope.encode(build_turn(prompt, form, resume))
         try:

@@ -55,7 +55,7 @@ class KimiRest:
         cancellation: Cancellation,
     ) -> Generator[Event, None, None]:
         """See ``Upstream.open``. Answers that Kimi cuts at its length limit are continued (3.9)."""
-        wire = self._models.sse(request.model)
+        wire = self._models.sse(request.model, request.options)
         chat_id = resume.chat_id if resume else self._create_chat(account, cancellation)
         yield Started(chat_id)
         body = build_turn(prompt, wire)
