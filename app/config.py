@@ -7,9 +7,10 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from app.chat import CitationStyle
 from app.credentials import Credential, CredentialError, parse_credentials
 
 
@@ -110,6 +111,12 @@ class Config:
         "1 keeps what was said in conversations, sealed, so that one whose Kimi chat is lost can go on. "
         "Needs GATEWAY_SECRET.",
     )
+    citations: CitationStyle = _setting(
+        "CITATIONS",
+        "both",
+        "What a reference to a web page becomes: annotations, markdown (a link in the text), both, or off "
+        "(Kimi's own markers).",
+    )
     conversation_wait_s: float = _setting(
         "CONVERSATION_WAIT_S",
         "15",
@@ -119,6 +126,15 @@ class Config:
         "LEASE_S", "10", "Seconds after which everything that a killed worker held is free again."
     )
     max_body_bytes: int = _setting("MAX_BODY_BYTES", "16777216", "Largest request body, in bytes.")
+    cors_origins: tuple[str, ...] = _setting(
+        "CORS_ORIGINS",
+        "*",
+        "Origins whose pages may call the gateway from a browser, comma-separated; without GATEWAY_API_KEYS only "
+        "those named here and those of this machine are served.",
+    )
+    strict_params: bool = _setting(
+        "STRICT_PARAMS", "0", "1 refuses parameters that have no effect here instead of naming them in a header."
+    )
     log_level: str = _setting("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
 
     @property
@@ -269,6 +285,12 @@ def _protocol(text: str) -> str:
     return text.lower()
 
 
+def _citations(text: str) -> str:
+    if text.lower() not in get_args(CitationStyle):
+        raise ValueError("expected annotations, markdown, both or off")
+    return text.lower()
+
+
 def _database_url(text: str) -> str:
     if re.match(r"sqlite:///(?!:memory:).+", text):
         return text
@@ -296,6 +318,17 @@ def _keys(text: str) -> tuple[str, ...]:
     if any(not key.isascii() or not key.isprintable() or " " in key for key in keys):
         raise ValueError("a key is made of printable ASCII characters without spaces")
     return keys
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin for origin in (part.strip().rstrip("/") for part in text.split(",")) if origin)
+    # No name has a bracket or a star in it: flask-cors would take it for a pattern.
+    if any(
+        origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+-]*://[A-Za-z0-9._-]+(:[0-9]+)?", origin)
+        for origin in origins
+    ):
+        raise ValueError("expected * or origins such as https://chat.example.com, comma-separated")
+    return origins
 
 
 def _secret(text: str) -> str | None:
@@ -347,8 +380,11 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "max_conversations": _integer(1, 100_000_000),
     "conversation_max_age_days": _number(0, 36_500),
     "store_transcripts": _switch,
+    "citations": _citations,
     "conversation_wait_s": _seconds(0, 600),
     "lease_s": _seconds(0.5, 600),
     "max_body_bytes": _integer(1024, 1 << 31),
+    "cors_origins": _origins,
+    "strict_params": _switch,
     "log_level": _log_level,
 }

@@ -7,9 +7,9 @@ import logging
 
 from flask import Flask
 
-from app import api, logs
+from app import logs
 from app.accounts import Accounts
-from app.api import chat_completions, health, models
+from app.api import chat_completions, completions, cors, doors, edge, health, messages, models, responses
 from app.auth import ApiKeys
 from app.catalogue import Catalogue
 from app.config import Config
@@ -33,6 +33,15 @@ from app.upstreams.models import Models, Offer
 
 log = logging.getLogger(__name__)
 
+# What stands behind every prefix of ``doors``.
+_PUBLIC = (
+    chat_completions.blueprint,
+    completions.blueprint,
+    messages.blueprint,
+    models.blueprint,
+    responses.blueprint,
+)
+
 # KIMI_PROTOCOL → the upstreams that are switched on.
 _PROTOCOLS = {
     "auto": (KimiRest.name, KimiConnect.name),
@@ -50,17 +59,21 @@ def create_app(config: Config) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
+    app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)
+    app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys(config.api_keys)
-    api.install(app)
-    # A doubled slash is an unknown URL and never a redirect, which would lose the body of a POST.
+    edge.install(app)
+    cors.install(app, config.cors_origins)
+    # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, one at the end is
+    # nothing.
     app.url_map.merge_slashes = False
-    app.url_map.converters["anything"] = chat_completions.AnythingConverter
+    app.url_map.strict_slashes = False
+    doors.install(app)
     app.register_blueprint(health.blueprint)
-    for blueprint in (chat_completions.blueprint, models.blueprint):
-        app.register_blueprint(blueprint, url_prefix="/v1")
-        # Clients differ in whether their base URL ends in /v1.
-        app.register_blueprint(blueprint, name=f"{blueprint.name}_unprefixed")
+    for blueprint in _PUBLIC:
+        for suffix, prefix in doors.PREFIXES.items():
+            app.register_blueprint(blueprint, name=blueprint.name + suffix, url_prefix=prefix or None)
     accounts.keep_fresh()
     gateway.tidy()
     if catalogue is not None:
@@ -114,7 +127,7 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gat
     )
     litter = Litter(store, accounts.ids, lambda row: _delete_chat(row, routes, accounts), keep_s=longest_s)
     persistence = Persistence(config.failover_s, config.retry_backoff_s, config.keep_chats)
-    turns = Turns(routes, accounts, leases, conversations, litter, store, persistence)
+    turns = Turns(routes, accounts, leases, conversations, litter, store, persistence, config.citations)
     gateway = Gateway(turns, models, accounts, conversations, litter, store, patience)
     connect = next((upstream for upstream in upstreams if isinstance(upstream, KimiConnect)), None)
     if connect is None:

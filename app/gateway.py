@@ -81,13 +81,17 @@ class Gateway:
         The caller must ``close`` what it gets.
         """
         self.model(request.model)
-        stream = ChatStream(self._turns, Turn(request, caller), self._patience)
+        stream = ChatStream(self._turns, Turn(request, caller), self._patience, self.unmet(request))
         try:
             stream.wait_for_answer(commit)
         except BaseException as e:
             stream.close(e)
             raise
         return stream
+
+    def unmet(self, request: ChatRequest) -> list[str]:
+        """Names of what the request asks for and its model does not have, and which is left out."""
+        return self._models.unmet(request.model, request.options)
 
     def find_conversation(self, owner: str, conversation_id: str) -> ConversationRow:
         """Raises UnknownConversation."""
@@ -136,10 +140,11 @@ class ChatStream:
     is raised. Everything that the turn holds is given back soon after ``close``, at the latest.
     """
 
-    def __init__(self, turns: Turns, turn: Turn, patience: Patience) -> None:
+    def __init__(self, turns: Turns, turn: Turn, patience: Patience, unmet: list[str]) -> None:
         self.turn = turn
         self.error: BaseException | None = None
-        self.notices: list[str] = []
+        # What the user is to know: wishes that the model has no form for, and what the upstream tells, so far.
+        self.notices = unmet
         self._patience = patience
         self._began = self._heard_at = self._looked_at = time.monotonic()
         self._first_answer_s: float | None = None

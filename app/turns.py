@@ -21,10 +21,12 @@ from app.accounts import Account, Accounts
 from app.chat import (
     Caller,
     ChatRequest,
+    CitationStyle,
     Event,
     Finished,
     Message,
     ReasoningDelta,
+    Source,
     Started,
     TextDelta,
     Unrecognised,
@@ -35,6 +37,7 @@ from app.errors import (
     AccountLimited,
     AccountRejected,
     ChatUnknown,
+    ConversationBusy,
     ConversationLost,
     GatewayError,
     GenerationGone,
@@ -47,6 +50,7 @@ from app.litter import Litter
 from app.prompt import flatten
 from app.pump import Cancellation, Cancelled
 from app.routes import Routes
+from app.shaping import shaper
 from app.store import Store
 from app.upstreams import Resume, Upstream
 
@@ -138,7 +142,9 @@ class Turns:
         litter: Litter,
         store: Store,
         persistence: Persistence,
+        citations: CitationStyle,
     ) -> None:
+        self._citations: CitationStyle = citations
         self._routes = routes
         self._accounts = accounts
         self._leases = leases
@@ -330,22 +336,40 @@ class Turns:
         events = attempt.upstream.open(
             turn.request, attempt.plan.prompt, attempt.account, attempt.resume, cancellation
         )
+        shape = shaper(turn.request.options, self._citations)
         with contextlib.closing(events):
-            for event in events:
-                match event:
-                    case TextDelta(text):
-                        attempt.answered = True
-                        if hold is not None:
-                            attempt.text.append(text)
-                    case ReasoningDelta():
-                        attempt.answered = True
-                    case Started():
-                        self._started(turn, attempt, hold, event)
-                    case Unrecognised(kind):
-                        unknown.add(kind)
-                    case Finished():
-                        self._finished(turn, attempt, hold)
-                yield event
+            try:
+                for event in events:
+                    match event:
+                        case Started():
+                            self._started(turn, attempt, hold, event)
+                        case Unrecognised(kind):
+                            unknown.add(kind)
+                        case Source() if shape is None:
+                            continue
+                    for told in (event,) if shape is None else shape.take((event,)):
+                        self._tell(turn, attempt, hold, told)
+                        yield told
+                    if attempt.finished and not isinstance(event, Finished):
+                        # Over before Kimi has said all: closing its stream tells it to stop.
+                        return
+            except UpstreamError:
+                for told in shape.rest() if shape is not None else ():
+                    self._tell(turn, attempt, hold, told)
+                    yield told
+                raise
+
+    def _tell(self, turn: Turn, attempt: _Attempt, hold: Hold | None, event: Event) -> None:
+        """Notes what the client is about to be told."""
+        match event:
+            case TextDelta(text):
+                attempt.answered = True
+                if hold is not None:
+                    attempt.text.append(text)
+            case ReasoningDelta():
+                attempt.answered = True
+            case Finished():
+                self._finished(turn, attempt, hold)
 
     def _started(self, turn: Turn, attempt: _Attempt, hold: Hold | None, event: Started) -> None:
         is_new = event.chat_id != attempt.chat_id
@@ -412,8 +436,10 @@ class Turns:
         messages = turn.request.messages
         if hold is None:
             return self._fresh_plan(turn, messages, ())
-        said, digest = what_is_new(hold.row, messages)
         row = hold.row
+        if turn.request.after_turn not in (None, row.turns):
+            raise ConversationBusy("another turn of this conversation came in between", retry_after_s=1)
+        said, digest = what_is_new(row, messages)
         if row.chat_id is None or row.account_id is None or row.upstream is None:
             return replace(self._fresh_plan(turn, said, said), system_digest=digest)
         upstreams = self._routes.for_chat(row.upstream, turn.request.model, row.model)

@@ -5,6 +5,7 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -42,12 +43,16 @@ class RawClient:
     """A client that can leave in any way: by closing (FIN) or by resetting (RST) its connection."""
 
     def __init__(
-        self, gateway: Gateway, stream: bool, path: str = "/v1/chat/completions", model: str | None = None
+        self,
+        gateway: Gateway,
+        stream: bool,
+        path: str = "/v1/chat/completions",
+        model: str | None = None,
+        **more: Any,
     ) -> None:
         address = urlsplit(gateway.url)
-        body = json.dumps(
-            {"model": model or gateway.model, "stream": stream, "messages": [{"role": "user", "content": CANARY}]}
-        ).encode()
+        messages = [{"role": "user", "content": CANARY}]
+        body = json.dumps({"model": model or gateway.model, "stream": stream, "messages": messages, **more}).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         self.socket = socket.create_connection((address.hostname, address.port), timeout=30)
         self.socket.sendall(head.encode() + body)
