@@ -18,6 +18,7 @@ from app.store.leases import LeaseRow, LeaseRows
 from app.store.litter import LitterRow, LitterRows
 from app.store.migrations import VERSION, migrate
 from app.store.processes import ProcessRows
+from app.store.recordings import RecordingRow, RecordingRows
 from app.store.tokens import TokenRow, TokenRows
 from app.store.transcripts import TranscriptRows
 from app.vault import Vault, WrongSecret
@@ -27,6 +28,7 @@ __all__ = [
     "Database",
     "LeaseRow",
     "LitterRow",
+    "RecordingRow",
     "Store",
     "StoreAway",
     "StoreUnusable",
@@ -56,6 +58,7 @@ class Store:
             self.accounts = AccountRows(self.database)
             self.processes = ProcessRows(self.database)
             self.leases = LeaseRows(self.database)
+            self.recordings = RecordingRows(self.database)
             self.conversations = ConversationRows(self.database)
             self.litter = LitterRows(self.database)
             self.facts = Facts(self.database)
