@@ -6,7 +6,8 @@
 Must never know that Kimi exists.
 """
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import orjson
@@ -27,6 +28,23 @@ def caller() -> Caller:
     """Who sent the current request. Raises NotAuthorized."""
     keys = cast(ApiKeys, current_app.extensions["api_keys"])
     return Caller(keys.owner(_api_key(), _is_local()), client_watch(request.environ))
+
+
+class SaidBeside(Protocol):
+    """What an answer tells beside itself."""
+
+    @property
+    def notices(self) -> Sequence[str]: ...
+    @property
+    def rebuilt_from(self) -> str | None: ...
+
+
+def said_beside(answer: SaidBeside) -> dict[str, str]:
+    """The headers for it."""
+    headers = {"x-kimi-notice": ", ".join(answer.notices)} if answer.notices else {}
+    if answer.rebuilt_from is not None:
+        headers["x-conversation-rebuilt"] = answer.rebuilt_from
+    return headers
 
 
 def json_response(body: Any, status: int = 200) -> Response:

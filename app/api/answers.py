@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from flask import Response, current_app
 
 from app import tokens
-from app.api import json_response
+from app.api import json_response, said_beside
 from app.api.failures import Failure, failure_of
 from app.chat import Answer, Citation, Finished, FinishReason, ReasoningDelta, TextDelta
 from app.streaming import event_stream
@@ -78,14 +78,10 @@ def respond(answer: Answer, encoder: Encoder, *, stream: bool, headers: Mapping[
     """The response to a request that has been accepted. Closes ``answer``; raises what a whole one fails with."""
     if stream:
         heartbeat_s: float = current_app.config["HEARTBEAT_S"]
-        return event_stream(_streamed(answer, encoder, heartbeat_s), answer.close, {**headers, **_notices(answer)})
+        return event_stream(_streamed(answer, encoder, heartbeat_s), answer.close, {**headers, **said_beside(answer)})
     response = json_response(encoder.whole(_collected(answer)))
-    response.headers.update({**headers, **_notices(answer)})
+    response.headers.update({**headers, **said_beside(answer)})
     return response
-
-
-def _notices(answer: Answer) -> dict[str, str]:
-    return {"x-kimi-notice": ", ".join(answer.notices)} if answer.notices else {}
 
 
 def _streamed(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[bytes]:
