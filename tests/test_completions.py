@@ -158,15 +158,15 @@ def test_a_failure_has_its_status_and_in_mid_stream_its_place(
 
 
 def test_a_silent_answer_gets_its_headers_at_once_and_heartbeats(running: Any, simulator: Simulator) -> None:
-    settings = {"HEARTBEAT_S": "0.3", "COMMIT_AFTER_S": "0.1"}
-    with running.gateway(simulator.url, **settings) as gateway:
-        simulator.knobs(gate="late", gate_after=0)
-        body = {"model": gateway.model, "prompt": CANARY, "stream": True}
-        response = gateway.post("/v1/completions", json=body, stream=True)
-        pieces = response.iter_content(None)
-        assert [next(pieces) for _ in range(3)] == [b": keep-alive\n\n"] * 3
-        simulator.open_gate("late")
-        assert b"".join(pieces).endswith(b"data: [DONE]\n\n")
+    for heartbeat_s, at_least in (("0.3", 3), ("30", 1)):
+        with running.gateway(simulator.url, HEARTBEAT_S=heartbeat_s, COMMIT_AFTER_S="0.1") as gateway:
+            simulator.knobs(gate=f"late-{at_least}", gate_after=0)
+            body = {"model": gateway.model, "prompt": CANARY, "stream": True}
+            response = requests.post(f"{gateway.url}/v1/completions", json=body, stream=True, timeout=10)
+            pieces = response.iter_content(None)
+            assert [next(pieces) for _ in range(at_least)] == [b": keep-alive\n\n"] * at_least
+            simulator.open_gate(f"late-{at_least}")
+            assert b"".join(pieces).endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/completions/", "/completions"])

@@ -56,6 +56,33 @@ def test_a_json_schema_that_is_none_is_a_400(
     assert not simulator.turns()
 
 
+@pytest.mark.parametrize(
+    ("dialect", "wish", "model", "searches"),
+    [
+        ("responses", {}, "k1.5", True),
+        ("responses", {"reasoning": {"effort": "medium"}}, "k1.5-thinking", False),
+        ("responses", {"reasoning": {"effort": "none"}}, "k1.5", True),
+        ("responses", {"reasoning": {"summary": "auto"}}, "k1.5", True),
+        ("responses", {"model": "k1.5-nosearch", "tools": [{"type": "web_search_preview"}]}, "k1.5", True),
+        ("responses", {"tools": [{"type": "web_search"}], "tool_choice": "none"}, "k1.5", False),
+        ("messages", {}, "k1.5", True),
+        ("messages", {"thinking": {"type": "enabled", "budget_tokens": 2000}}, "k1.5-thinking", False),
+        ("messages", {"model": "k1.5-thinking", "thinking": {"type": "disabled"}}, "k1.5", False),
+        ("messages", {"output_config": {"effort": "high"}}, "k1.5-thinking", False),
+        ("messages", {"output_config": {"effort": "low"}}, "k1.5", True),
+        ("messages", {"model": "k1.5-nosearch", "tools": [{"type": "web_search_20250305"}]}, "k1.5", True),
+        ("messages", {"tools": [{"type": "web_search_20250305"}], "tool_choice": {"type": "none"}}, "k1.5", False),
+    ],
+)
+def test_a_wish_to_think_or_to_search_chooses_the_form_of_the_model(
+    gateway: Gateway, simulator: Simulator, dialect: str, wish: dict[str, Any], model: str, searches: bool
+) -> None:
+    response = gateway.post(f"/v1/{dialect}", json={"model": "k1.5", **BODIES[dialect], **wish})
+    assert response.ok and response.headers.get("x-ignored-params") in (None, "thinking.budget_tokens")
+    (turn,) = simulator.turns()
+    assert (turn.body["model"], turn.body["use_search"]) == (model, searches)
+
+
 @EVERY
 def test_a_model_is_not_guessed(gateway: Gateway, simulator: Simulator, dialect: str) -> None:
     response = gateway.post(f"/v1/{dialect}", json={"model": "gpt-9", **BODIES[dialect]})

@@ -335,6 +335,8 @@ class Body(_Prompt):
     def _ignored(self) -> Iterator[str]:
         only_searches = all(tool.searches for tool in self.tools or ())
         yield from (name for name in super()._ignored() if name != "tools" or not only_searches)
+        if self.thinking is not None and self.thinking.budget_tokens is not None:
+            yield "thinking.budget_tokens"
 
 
 # What clients get
