@@ -472,7 +472,7 @@ def test_a_failure_in_mid_stream_is_an_error_and_a_failed_response(gateway: Gate
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_sdk_raises_what_fails_before_the_first_word(
-    client: openai.OpenAI, simulator: Simulator, stream: bool
+    client: openai.OpenAI, gateway: Gateway, simulator: Simulator, stream: bool
 ) -> None:
     for fault, error in (
         ("token_invalid", openai.AuthenticationError),
@@ -480,6 +480,7 @@ def test_the_sdk_raises_what_fails_before_the_first_word(
         ("overloaded", openai.InternalServerError),
     ):
         simulator.knobs(fail=fault)
+        gateway.wake_accounts()
         with pytest.raises(error) as raised:
             client.responses.create(model="k2", input=CANARY, stream=stream)
         assert raised.value.request_id
