@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test check format bench clean
+.PHONY: help demo run test postgres check format bench clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -37,8 +37,14 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check
+test: check postgres
 	$(BIN)/python -m pytest
+
+# The tests run on SQLite and on a PostgreSQL of their own. Root (a container, CI) gets its programs from apt.
+postgres: $(VENV)/dev
+	@$(BIN)/python -m tests.postgres || { test "$$(id -u)" = 0 && command -v apt-get && apt-get update -q \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends postgresql \
+		&& $(BIN)/python -m tests.postgres; }
 
 bench: $(VENV)/dev
 	$(BIN)/python -m bench
