@@ -1,7 +1,7 @@
 """A PostgreSQL of the tests' own: made in a fresh folder, on a free port, by whatever user runs the tests.
 
 One per run is shared by all its processes; a test that stops its database starts one for itself. Needs the server's
-programs (``make postgres`` installs them) and never skips a test for want of them.
+programs (``make servers`` installs them) and never skips a test for want of them.
 """
 
 import fcntl
@@ -157,7 +157,7 @@ def programs() -> Path:
         if Path(folder, "initdb").exists():
             return Path(folder)
     raise MissingServer(
-        "the tests need PostgreSQL's server programs (13 or newer): `make postgres` as root; apt install postgresql, "
+        "the tests need PostgreSQL's server programs (13 or newer): `make servers` as root; apt install postgresql, "
         "dnf install postgresql-server, or brew install postgresql"
     )
 
@@ -169,7 +169,7 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    # For `make postgres`: whether there is one.
+    # For `make servers`: whether there is one.
     try:
         programs()
     except MissingServer as e:

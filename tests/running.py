@@ -38,6 +38,12 @@ CANARY = "canary-Kanarienvogel-金丝雀"
 SERVERS = {
     "gevent": ["-m", "gunicorn", "-b", "fd://{fd}"],
     "gthread": ["-m", "gunicorn", "-b", "fd://{fd}", "-k", "gthread", "--threads", "16"],
+    # As the first process of a world of its own.
+    "container": [
+        "-c",
+        "import os, sys; os.execvp('unshare', ['unshare', '-pf', '--kill-child', sys.executable, '-m', 'gunicorn',"
+        " '-b', 'fd://{fd}'])",
+    ],
     "threads": [
         "-c",
         "from werkzeug.serving import make_server; from wsgi import app;"
