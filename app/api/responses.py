@@ -223,13 +223,13 @@ class _Dropped(Fields):
 
 
 class _Reference(Fields):
-    """An item of an earlier answer, which Kimi's chat holds: it marks how far the client's history is known."""
+    """An item of an earlier answer, which the conversation holds: it marks how far that goes."""
 
     type: Literal["item_reference"]
     id: StrictStr
 
-    def to_message(self, _place: str) -> Message:
-        return Message("assistant", ())
+    def to_message(self, _place: str) -> None:
+        return None
 
 
 # An item without a type is a message.
@@ -445,11 +445,17 @@ class Body(Parameters):
 
     def messages(self) -> tuple[Message, ...]:
         """Raises InvalidRequest for an item that cannot be served, naming its place."""
-        instructions = [Message("system", (self.instructions,))] if self.instructions else []
+        messages = [Message("system", (self.instructions,))] if self.instructions else []
         if isinstance(self.input, str):
-            return (*instructions, Message("user", (self.input,)))
-        items = [item.to_message(f"input[{index}]") for index, item in enumerate(self.input)]
-        return (*instructions, *(message for message in items if message is not None))
+            return (*messages, Message("user", (self.input,)))
+        held = max((index for index, item in enumerate(self.input) if isinstance(item, _Reference)), default=-1)
+        for index, item in enumerate(self.input):
+            message = item.to_message(f"input[{index}]")
+            # What comes before a reference has been said, except that instructions may have changed. With the holes
+            # that references are, it is no history that a conversation could be rebuilt from.
+            if message is not None and (index > held or message.role in ("system", "developer")):
+                messages.append(message)
+        return tuple(messages)
 
     def options(self) -> Options:
         effort = self.reasoning.effort if self.reasoning else None
