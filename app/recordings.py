@@ -1,8 +1,8 @@
 """Answers to requests with an ``Idempotency-Key``: asked for once, given as often as the request is repeated.
 
 The first request with a key asks, and goes on asking when its client has left; a repetition, on whatever worker,
-waits for that answer and gets it. For a day the answer is kept, sealed with the client's own key, which the store does
-not know. What failed before anything reached Kimi is not kept: then a repetition may try. Must never know HTTP.
+waits for that answer and gets it. For a day the answer is kept, sealed with the client's own key, which the store
+does not know. What failed before anything reached Kimi is not kept: then a repetition may try. Must never know HTTP.
 """
 
 import base64
@@ -67,7 +67,9 @@ class Recordings:
         failure that the first request met, and what ``open_one`` raises.
         """
         seal = _Seal(caller.owner, key)
-        digest = hashlib.sha256(repr(request).encode(errors="replace")).hexdigest()
+        # By the time of a repetition its conversation may have gone on: with the very turn that it asks for.
+        asked = repr(replace(request, after_turn=None))
+        digest = hashlib.sha256(asked.encode(errors="replace")).hexdigest()
         now, holder = self._store.database.now(), uuid.uuid4().hex
         if self._store.recordings.begin(seal.id, digest, self._presence.id, holder, now):
             return self._record(seal, caller, open_one)

@@ -6,7 +6,6 @@ Must never know that Kimi exists.
 """
 
 import time
-import uuid
 from typing import Annotated, Any
 
 import orjson
@@ -14,7 +13,7 @@ from flask import Blueprint, Response, request
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from app import sse
-from app.api import caller, gateway
+from app.api import caller, gateway, reply_id
 from app.api.answers import Told, respond
 from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
@@ -34,7 +33,12 @@ def create() -> Response:
     chat = body.to_request(asked_conversation(in_body=body.conversation_id))
     headers = body.settle()
     answer = gateway().open(chat, who, commit=bool(body.stream))
-    return respond(answer, _Encoder(chat.model, body.wants_usage), stream=bool(body.stream), headers=headers)
+    return respond(
+        answer,
+        _Encoder(reply_id("cmpl-", who), chat.model, body.wants_usage),
+        stream=bool(body.stream),
+        headers=headers,
+    )
 
 
 # What clients send
@@ -133,9 +137,9 @@ class _Encoder:
 
     heartbeat = sse.COMMENT
 
-    def __init__(self, model: str, include_usage: bool) -> None:
+    def __init__(self, reply_id: str, model: str, include_usage: bool) -> None:
         self._head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
+            "id": reply_id,
             "object": "text_completion",
             "created": int(time.time()),
             "model": model,

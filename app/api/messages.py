@@ -4,7 +4,6 @@ Source of the shapes: Anthropic's API reference, the models of anthropic-python 
 measured to send and to need (openai-contract.md 3, 2026-11-23). Must never know that Kimi exists.
 """
 
-import uuid
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -14,7 +13,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from app import logs, sse, tokens
-from app.api import caller, gateway, json_response
+from app.api import caller, gateway, json_response, reply_id
 from app.api.answers import Told, respond
 from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
@@ -72,7 +71,9 @@ def create() -> Response:
     chat = ChatRequest(body.model, body.to_messages(), asked_conversation(), body.options())
     headers = body.settle()
     answer = gateway().open(chat, who, commit=bool(body.stream))
-    encoder = _Encoder(body.model, tokens.estimate(answer.prompt), show_thinking=body.wants_thinking)
+    encoder = _Encoder(
+        reply_id("msg_", who), body.model, tokens.estimate(answer.prompt), show_thinking=body.wants_thinking
+    )
     return respond(answer, encoder, stream=bool(body.stream), headers=headers)
 
 
@@ -349,11 +350,11 @@ class _Encoder:
 
     heartbeat = sse.encode(b'{"type":"ping"}', "ping")
 
-    def __init__(self, model: str, input_tokens: int, *, show_thinking: bool) -> None:
+    def __init__(self, reply_id: str, model: str, input_tokens: int, *, show_thinking: bool) -> None:
         self._model = model
         self._input_tokens = input_tokens
         self._show_thinking = show_thinking
-        self._id = f"msg_{uuid.uuid4().hex}"
+        self._id = reply_id
         # The block that is open, if any, and how many have been opened.
         self._open: Literal["text", "thinking"] | None = None
         self._blocks = 0

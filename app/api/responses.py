@@ -11,7 +11,6 @@ schema demands (openai-contract.md 4, 2026-11-23). Must never know that Kimi exi
 
 import re
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -21,7 +20,7 @@ from flask import Blueprint, Response, request
 from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 
 from app import sse
-from app.api import caller, gateway
+from app.api import caller, gateway, reply_id
 from app.api.answers import Told, respond
 from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
@@ -53,7 +52,7 @@ def create() -> Response:
         body.options(),
         turn.number - 1 if turn else None,
     )
-    encoder = _Encoder(body, turn.name if turn else uuid.uuid4().hex, conversation_id)
+    encoder = _Encoder(body, turn.name if turn else reply_id("", who), conversation_id)
     answer = gateway().open(chat, who, commit=bool(body.stream))
     return respond(answer, encoder, stream=bool(body.stream), headers=headers)
 
@@ -103,7 +102,7 @@ def _turn_of(body: "Body", conversation_id: str | None, who: Caller) -> _Turn | 
     if previous is not None:
         return _next_turn(previous, conversation_id, body.store, who)
     if conversation_id is None:
-        return None if body.store is False else _Turn(uuid.uuid4().hex, 1)
+        return None if body.store is False else _Turn(reply_id("", who), 1)
     try:
         return _Turn(conversation_id, gateway().find_conversation(who.owner, conversation_id).turns + 1)
     except UnknownConversation:
@@ -131,7 +130,8 @@ def _next_turn(previous: _Previous, conversation_id: str | None, store: bool | N
         raise unknown from None
     if number > turns:
         raise unknown
-    if number < turns:
+    # A repetition of a request that has been answered gets that answer, further down.
+    if number < turns and who.idempotency_key is None:
         raise _mistake(
             previous,
             f"a conversation can go on from its last response only, resp_{_Turn(its_conversation, turns).name}; "
