@@ -50,9 +50,9 @@ def create() -> Response:
         body.messages(),
         turn.conversation_id if turn else None,
         body.options(),
-        turn.number - 1 if turn else None,
+        turn.number - 1 if turn and turn.number else None,
     )
-    encoder = _Encoder(body, turn.name if turn else reply_id("", who), conversation_id)
+    encoder = _Encoder(body, turn.name if turn and turn.number else reply_id("", who), conversation_id)
     answer = gateway().open(chat, who, commit=bool(body.stream))
     return respond(answer, encoder, stream=bool(body.stream), headers=headers)
 
@@ -72,7 +72,7 @@ def one(response_id: str) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """The place of a response in a conversation; the first turn is number 1."""
+    """The place of a response in a conversation; the first turn is number 1, and 0 is one that nobody counted."""
 
     conversation_id: str
     number: int
@@ -103,6 +103,9 @@ def _turn_of(body: "Body", conversation_id: str | None, who: Caller) -> _Turn | 
         return _next_turn(previous, conversation_id, body.store, who)
     if conversation_id is None:
         return None if body.store is False else _Turn(reply_id("", who), 1)
+    if who.idempotency_key is not None:
+        # If this is a repetition, its turn has been, and the conversation does not tell which it was.
+        return _Turn(conversation_id, 0)
     try:
         return _Turn(conversation_id, gateway().find_conversation(who.owner, conversation_id).turns + 1)
     except UnknownConversation:
