@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import CANARY, ROOT, Gateway, Running, Simulator
+from tests.running import CANARY, EACH_GENERATION, ROOT, Gateway, Profile, Running, Simulator
 
 BODIES: dict[str, dict[str, Any]] = {
     "completions": {"prompt": CANARY},
@@ -81,6 +81,21 @@ def test_a_wish_to_think_or_to_search_chooses_the_form_of_the_model(
     assert response.ok and response.headers.get("x-ignored-params") in (None, "thinking.budget_tokens")
     (turn,) = simulator.turns()
     assert (turn.body["model"], turn.body["use_search"]) == (model, searches)
+
+
+@EACH_GENERATION
+@EVERY
+def test_each_generation_answers_and_thinks(
+    gateway: Gateway, simulator: Simulator, profile: Profile, dialect: str
+) -> None:
+    simulator.knobs(say="forty-two", think="a long thought", token_chars=99)
+    wish = {"messages": {"thinking": {"type": "adaptive"}}}.get(dialect, {})
+    body = {"model": profile.thinking_model, **BODIES[dialect], **wish}
+    for stream in (False, True):
+        response = gateway.post(f"/v1/{dialect}", json={**body, "stream": stream})
+        assert response.ok and "forty-two" in response.text
+        # The legacy API has no place for it.
+        assert ("a long thought" in response.text) is (dialect != "completions")
 
 
 @EVERY
