@@ -62,12 +62,15 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One turn that a client asks for. ``conversation_id`` is None for a stateless one."""
+    """One turn that a client asks for. ``conversation_id`` is None for a stateless one. ``after_turn``: how many
+    turns the conversation must have behind it, where the client goes on from one that it names.
+    """
 
     model: str
     messages: tuple[Message, ...]
     conversation_id: str | None = None
     options: Options = Options()
+    after_turn: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,11 @@ class Answer(Protocol):
     @property
     def notices(self) -> Sequence[str]:
         """What the upstream wanted the user to know, so far."""
+        ...
+
+    @property
+    def rebuilt_from(self) -> str | None:
+        """Where the history came from, if a lost conversation goes on in a new chat: history or transcript."""
         ...
 
     def __iter__(self) -> Iterator[Sequence[Event]]: ...

@@ -55,6 +55,11 @@ class Choices:
             raise
 
     @property
+    def rebuilt_from(self) -> str | None:
+        """Several answers are never turns of a conversation."""
+        return None
+
+    @property
     def prompt(self) -> str:
         """The question was sent more than once, and is counted once."""
         return self._answers[0].prompt

@@ -18,7 +18,7 @@ import orjson
 from flask import Blueprint, Response, current_app, request
 
 from app import sse, tokens
-from app.api import caller, gateway, json_response
+from app.api import caller, gateway, json_response, said_beside
 from app.api.bodies import parse
 from app.api.chat_body import Body
 from app.api.doors import asked_conversation, checked
@@ -32,7 +32,7 @@ from app.streaming import event_stream
 blueprint = Blueprint("chat_completions", __name__)
 
 
-@blueprint.post("/chat/completions", strict_slashes=False)
+@blueprint.post("/chat/completions")
 @blueprint.post("/chat/completions/<anything:conversation_id>")
 def create(conversation_id: str | None = None) -> Response:
     who = caller()
@@ -43,10 +43,10 @@ def create(conversation_id: str | None = None) -> Response:
     shape = _Shape(chat.model, body.choices, body.wants_usage)
     if body.stream:
         heartbeat_s: float = current_app.config["HEARTBEAT_S"]
-        headers |= _notices(answer)
+        headers |= said_beside(answer)
         return event_stream(encode_stream(answer, shape, heartbeat_s), answer.close, headers)
     response = json_response(encode_completion(answer, shape))
-    response.headers.update(headers | _notices(answer))
+    response.headers.update(headers | said_beside(answer))
     return response
 
 
@@ -70,6 +70,8 @@ class _Answers(Protocol):
 
     @property
     def notices(self) -> Sequence[str]: ...
+    @property
+    def rebuilt_from(self) -> str | None: ...
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[Event]]]: ...
 
@@ -91,6 +93,10 @@ class _One:
     def notices(self) -> Sequence[str]:
         return self._answer.notices
 
+    @property
+    def rebuilt_from(self) -> str | None:
+        return self._answer.rebuilt_from
+
     def __iter__(self) -> Iterator[tuple[int, Sequence[Event]]]:
         return ((0, batch) for batch in self._answer)
 
@@ -100,10 +106,6 @@ def _open(chat: ChatRequest, who: Caller, choices: int, *, commit: bool) -> _Ans
     if choices == 1:
         return _One(open_one(chat, who, commit=commit))
     return Choices(lambda caller: open_one(chat, caller, commit=commit), who, choices)
-
-
-def _notices(answer: _Answers) -> dict[str, str]:
-    return {"x-kimi-notice": ", ".join(answer.notices)} if answer.notices else {}
 
 
 class _Shape:

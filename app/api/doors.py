@@ -20,16 +20,24 @@ PREFIXES = {
     "_unprefixed": "",
     "_of_conversation": "/v1/conversations/<door>",
     "_of_conversation_unprefixed": "/conversations/<door>",
+    # For those that add /v1 to any base URL.
+    "_of_conversation_suffixed": "/conversations/<door>/v1",
 }
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class AnythingConverter(BaseConverter):
-    """Whatever stands at the end of a path, slashes and line ends too, so that we can say what is wrong with it."""
+    """Whatever stands at the end of a path, slashes and line ends too, so that we can say what is wrong with it.
+
+    One slash at its end is a client's habit and no part of it.
+    """
 
     regex = r"(?s:.+)"
     part_isolating = False
+
+    def to_python(self, value: str) -> str:
+        return value.removesuffix("/")
 
 
 def install(app: Flask) -> None:

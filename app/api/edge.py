@@ -25,4 +25,7 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
+    if request.method == "OPTIONS":
+        # It has no body, so it has no type either; Flask would call it HTML.
+        response.headers.pop("Content-Type", None)
     return response

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, g, request
+from flask import Blueprint, Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
+from app import logs
 from app.api import json_response
 from app.errors import GatewayError
 
@@ -59,7 +60,7 @@ def failure_of(error: Exception) -> Failure:
     # What has happened before the fault is not known, so a repetition could double it.
     return Failure(
         500,
-        f"the gateway itself failed; its log says more at request {g.get('request_id', '-')}",
+        f"the gateway itself failed; its log says more at request {logs.request_id.get()}",
         "internal_error",
         should_retry=False,
     )
@@ -115,6 +116,9 @@ def _refusal_of_flask(error: HTTPException) -> Failure:
 
 
 def _unknown_url() -> str:
-    if request.path.startswith("/v1/v1/"):
-        return f"Unknown URL: {request.path}. Your client adds /v1 by itself: take it off the base URL that you set"
-    return f"Unknown URL: {request.method} {request.path}"
+    unknown = f"Unknown URL: {request.method} {request.path}"
+    if "/v1/v1/" in f"{request.path}/":
+        return f"{unknown}. Your client adds /v1 by itself: take it off the base URL that you set"
+    if "//" in request.path:
+        return f"{unknown}. It has two slashes in a row: take the one at the end off the base URL that you set"
+    return unknown

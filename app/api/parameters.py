@@ -5,17 +5,16 @@ A body is a ``Parameters`` model whose fields carry a ``Use``. From it come the 
 no parameter of any API.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flask import current_app
 from pydantic import GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from app.api.bodies import Fields, has_effect, unsupported
+from app.api.effects import name_ignored
 
 Language = Literal["en", "zh"]
 
@@ -52,14 +51,7 @@ class Parameters(Fields):
             value = getattr(self, name)
             if use.refusal is not None and value is not None and (why := use.refusal(value)):
                 raise unsupported(name, why)
-        ignored = list(self._ignored())
-        if ignored and current_app.config["STRICT_PARAMS"]:
-            raise unsupported(
-                ignored[0], "it has no effect here, and this gateway is set to refuse such (STRICT_PARAMS)"
-            )
-        # Only plain names are repeated in a header, and not any number of them.
-        plain = [name for name in ignored if re.fullmatch(r"[A-Za-z0-9_.$-]{1,64}", name)]
-        return {"x-ignored-params": ", ".join(plain[:50])} if plain else {}
+        return name_ignored(list(self._ignored()))
 
     def _ignored(self) -> Iterator[str]:
         for name, use in _uses(type(self)):
