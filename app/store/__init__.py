@@ -13,6 +13,7 @@ from app.store.accounts import AccountRows
 from app.store.conversations import ConversationRow, ConversationRows
 from app.store.database import Database, StoreUnusable, Transaction, unusable
 from app.store.facts import Facts, Unrecognised, UnrecognisedRow
+from app.store.keys import KeyRow, KeyRows
 from app.store.litter import LitterRow, LitterRows
 from app.store.migrations import VERSION, migrate
 from app.store.tokens import TokenRow, TokenRows
@@ -21,6 +22,7 @@ from app.vault import Vault, WrongSecret
 __all__ = [
     "ConversationRow",
     "Database",
+    "KeyRow",
     "LitterRow",
     "Store",
     "StoreUnusable",
@@ -49,6 +51,7 @@ class Store:
             migrate(self.database)
             self.accounts = AccountRows(self.database)
             self.conversations = ConversationRows(self.database)
+            self.keys = KeyRows(self.database)
             self.litter = LitterRows(self.database)
             self.facts = Facts(self.database)
             self.unrecognised = Unrecognised(self.database)
