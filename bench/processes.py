@@ -54,6 +54,10 @@ class Process:
         if self._popen.poll() is not None:
             raise Failed(f"{self._popen.args!r} ended with {self._popen.returncode}:\n{tail(self.log)}")
 
+    def children(self) -> list[int]:
+        """Pids: of a gunicorn, its workers."""
+        return _tree(self._popen.pid)[1:]
+
     def cpu_s(self) -> float:
         """Processor time used so far."""
         return sum(_cpu_s(pid) for pid in _tree(self._popen.pid))
