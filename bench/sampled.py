@@ -1,9 +1,8 @@
 """gunicorn's configuration as shipped, and in each worker a sampler: ``gunicorn -c python:bench.sampled``.
 
 As often as the kernel's clock allows (250 times in a second of processor time, mostly; waiting is never counted) a
-signal notes the Python stack. A call
-into C is noted at the Python line that made it; what the event loop itself does is gevent's ``Hub.run``. The notes
-go to the file that ``BENCH_SAMPLES`` names when the worker ends.
+signal notes the Python stack. A call into C is noted at the Python line that made it; what the event loop itself does
+is gevent's ``Hub.run``. The notes go to the file that ``BENCH_SAMPLES`` names when the worker ends.
 """
 
 import collections
