@@ -44,7 +44,7 @@ class Catalogue:
         while True:
             try:
                 self._load()
-                now = time.time()
+                now = self._store.database.now()
                 if now - self._known_at > _FRESH_S and now - self._tried_at > _RETRY_S:
                     self._tried_at = now
                     self._ask(now)
@@ -56,11 +56,11 @@ class Catalogue:
 
     def _ask(self, now: float) -> None:
         offers = self._fetch()
-        self._store.keep(_NAME, orjson.dumps(encode_offers(offers)).decode(), now)
+        self._store.facts.keep(_NAME, orjson.dumps(encode_offers(offers)).decode(), now)
         self._learn(offers, now)
 
     def _load(self) -> None:
-        kept = self._store.kept(_NAME)
+        kept = self._store.facts.kept(_NAME)
         if kept is not None and kept[1] > self._known_at:
             self._learn(parse_offers(orjson.loads(kept[0])), kept[1])
 

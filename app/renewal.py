@@ -56,8 +56,8 @@ def main() -> None:
     logs.configure(config.log_level, config.secrets)
     store = Store(config.database_url, config.gateway_secret, durable=True)
     holder = uuid.uuid4().hex
-    now = time.time()
-    row = store.hold_tokens(account_id, version, holder, now, now + _HOLD_S)
+    now = store.database.now()
+    row = store.tokens.hold(account_id, version, holder, now, now + _HOLD_S)
     if row is None:
         return  # somebody else does it, or has done it
     threading.Thread(target=_keep_hold, args=(store, account_id, holder), daemon=True).start()
@@ -85,18 +85,18 @@ def _renew(config: Config, store: Store, row: TokenRow) -> None:
     except UpstreamError as e:
         dead = isinstance(e, AccountRejected)
         log.log(logging.ERROR if dead else logging.WARNING, "%s: not renewed: %s", credential.label, e.message)
-        store.save_trouble(row.account_id, row.version, e.message, dead)
+        store.tokens.save_trouble(row.account_id, row.version, e.message, dead)
         return
     expires_at = read_expiry(pair.access_token)
     # Stored before anybody can use it: the only place where it is handed on is the store.
-    if store.save_tokens(row.account_id, row.version, pair.access_token, pair.refresh_token, expires_at):
+    if store.tokens.save(row.account_id, row.version, pair.access_token, pair.refresh_token, expires_at):
         log.info("%s: renewed", credential.label)
 
 
 def _keep_hold(store: Store, account_id: str, holder: str) -> None:
     while True:
         time.sleep(_HOLD_S / 3)
-        store.renew_tokens_hold(account_id, holder, time.time() + _HOLD_S)
+        store.tokens.renew_hold(account_id, holder, store.database.now() + _HOLD_S)
 
 
 if __name__ == "__main__":

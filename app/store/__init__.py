@@ -1,0 +1,77 @@
+"""The database: what several workers must agree on, and what must survive them.
+
+Knows SQL and its migrations. Must never know policy: what is fresh, who is next, what a client may do.
+Holds message text only where transcripts are switched on, and tokens only of accounts that are refreshed; both sealed
+by ``vault``. Times are Unix seconds.
+"""
+
+import secrets
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.store.accounts import AccountRows
+from app.store.conversations import ConversationRow, ConversationRows
+from app.store.database import Database, StoreAway, StoreUnusable, Transaction
+from app.store.facts import Facts, Unrecognised, UnrecognisedRow
+from app.store.leases import LeaseRow, LeaseRows
+from app.store.litter import LitterRow, LitterRows
+from app.store.migrations import VERSION, migrate
+from app.store.processes import ProcessRows
+from app.store.tokens import TokenRow, TokenRows
+from app.store.transcripts import TranscriptRows
+from app.vault import Vault, WrongSecret
+
+__all__ = [
+    "ConversationRow",
+    "Database",
+    "LeaseRow",
+    "LitterRow",
+    "Store",
+    "StoreAway",
+    "StoreUnusable",
+    "TokenRow",
+    "Transaction",
+    "UnrecognisedRow",
+]
+
+_kept = sa.table("kept", sa.column("value", sa.Text))
+_CHECK_WRITABLE = sa.update(_kept).where(sa.false()).values(value="")
+
+
+class Store:
+    """All tables of one database, opened once per process.
+
+    Opening raises StoreUnusable; later, sqlalchemy.exc.SQLAlchemyError says that the database fails.
+    """
+
+    # How many migrations the database has seen: all that this gateway knows.
+    version = VERSION
+
+    def __init__(self, url: str, secret: str | None = None, *, durable: bool = False) -> None:
+        """``secret`` seals the tokens. ``durable``: what is written has reached the disk, at some cost."""
+        self.database = Database(url, durable=durable)
+        try:
+            migrate(self.database)
+            self.accounts = AccountRows(self.database)
+            self.processes = ProcessRows(self.database)
+            self.leases = LeaseRows(self.database)
+            self.conversations = ConversationRows(self.database)
+            self.litter = LitterRows(self.database)
+            self.facts = Facts(self.database)
+            self.unrecognised = Unrecognised(self.database)
+            salt = bytes.fromhex(self.facts.settle("vault_salt", secrets.token_hex(16)))
+            vault = Vault(secret, salt)
+            self.tokens = TokenRows(self.database, vault)
+            self.transcripts = TranscriptRows(self.database, vault)
+        except WrongSecret as e:
+            raise StoreUnusable(f"GATEWAY_SECRET: {e}") from e
+        except SQLAlchemyError as e:
+            raise self.database.unusable(e) from e
+
+    def close(self) -> None:
+        self.database.close()
+
+    def check_writable(self) -> None:
+        """Raises where nothing can be written."""
+        self.database.run(_CHECK_WRITABLE)

@@ -1,0 +1,160 @@
+"""The conversations and who holds them. Holds no message text. Must never know when one may be continued."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.store.database import Database, Row
+from app.store.dialects import per_dialect
+from app.store.processes import lives
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationRow:
+    """What is known of a conversation. ``chat_id`` is None until Kimi has opened a chat for it."""
+
+    owner: str
+    id: str
+    model: str
+    account_id: str | None
+    upstream: str | None
+    chat_id: str | None
+    message_id: str | None
+    system_digest: str | None
+    turns: int
+    created_at: float
+    updated_at: float
+    holder: str
+    held_until: float
+    process_id: str
+
+
+_conversations = sa.table(
+    "conversations",
+    sa.column("owner", sa.String),
+    sa.column("id", sa.String),
+    sa.column("model", sa.String),
+    sa.column("account_id", sa.String),
+    sa.column("upstream", sa.String),
+    sa.column("chat_id", sa.String),
+    sa.column("message_id", sa.String),
+    sa.column("system_digest", sa.String),
+    sa.column("turns", sa.Integer),
+    sa.column("created_at", sa.Float),
+    sa.column("updated_at", sa.Float),
+    sa.column("holder", sa.String),
+    sa.column("held_until", sa.Float),
+    sa.column("process_id", sa.String),
+)
+
+_P = sa.bindparam
+
+_IS_HELD = sa.and_(_conversations.c.held_until > _P("now"), lives(_conversations.c.process_id))
+# Also where the same holder asks again: it may not know that it has got it.
+_IS_FREE = sa.or_(sa.not_(_IS_HELD), _conversations.c.holder == _P("holder"))
+
+_HOLD = per_dialect(
+    lambda insert: (
+        insert(_conversations)
+        .values(
+            owner=_P("owner"),
+            id=_P("id"),
+            model=_P("model"),
+            turns=0,
+            created_at=_P("now"),
+            updated_at=_P("now"),
+            holder=_P("holder"),
+            held_until=_P("until"),
+            process_id=_P("process_id"),
+        )
+        .on_conflict_do_update(
+            index_elements=["owner", "id"],
+            set_={"holder": _P("holder"), "held_until": _P("until"), "process_id": _P("process_id")},
+            where=_IS_FREE,
+        )
+        .returning(*_conversations.c)
+    )
+)
+
+_THIS = (_conversations.c.owner == _P("of_owner"), _conversations.c.id == _P("of_id"))
+_MINE = (*_THIS, _conversations.c.holder == _P("of_holder"))
+
+_FIND = sa.select(*_conversations.c).where(*_THIS)
+_DROP = sa.delete(_conversations).where(*_MINE)
+_HELD = sa.select(sa.literal(1).label("held")).where(*_THIS, _IS_HELD)
+_COUNT = sa.select(sa.func.count().label("count")).where(_conversations.c.owner == _P("of_owner"))
+_DROP_UNUSED = (
+    sa.delete(_conversations)
+    .where(
+        sa.tuple_(_conversations.c.owner, _conversations.c.id).in_(
+            sa.select(_conversations.c.owner, _conversations.c.id)
+            .where(_conversations.c.updated_at < _P("before"), sa.not_(_IS_HELD))
+            .order_by(_conversations.c.updated_at)
+            .limit(_P("most"))
+        ),
+        _conversations.c.updated_at < _P("before"),
+        sa.not_(_IS_HELD),
+    )
+    .returning(*_conversations.c)
+)
+_transcripts = sa.table("transcripts", sa.column("owner", sa.String), sa.column("conversation_id", sa.String))
+_DROP_TRANSCRIPT = sa.delete(_transcripts).where(
+    _transcripts.c.owner == _P("of_owner"), _transcripts.c.conversation_id == _P("of_id")
+)
+
+
+@cache
+def _save(names: tuple[str, ...]) -> sa.Update:
+    """The statement that writes these columns; callers have few ways to name them."""
+    return sa.update(_conversations).where(*_MINE).values({name: _P(name) for name in names})
+
+
+class ConversationRows:
+    """The table of conversations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def hold(
+        self, owner: str, conversation_id: str, model: str, holder: str, process_id: str, now: float, until: float
+    ) -> ConversationRow | None:
+        """Takes the conversation for one turn, making it if it is new; None while another holder has it.
+
+        It is held until ``until``, by a process that lives."""
+        who = {"owner": owner, "id": conversation_id, "holder": holder, "process_id": process_id}
+        return _row(self._database.row(_HOLD, **who, model=model, now=now, until=until))
+
+    def is_held(self, row: ConversationRow, now: float) -> bool:
+        return self._database.row(_HELD, of_owner=row.owner, of_id=row.id, now=now) is not None
+
+    def count(self, owner: str) -> int:
+        """How many the key has."""
+        row = self._database.row(_COUNT, of_owner=owner)
+        return int(row["count"]) if row else 0
+
+    def drop_unused(self, before: float, now: float, most: int) -> list[ConversationRow]:
+        """Drops conversations without a turn since ``before``, and says which: at most so many, the oldest."""
+        rows = [
+            ConversationRow(**row) for row in self._database.rows(_DROP_UNUSED, before=before, now=now, most=most)
+        ]
+        for row in rows:
+            self._database.run(_DROP_TRANSCRIPT, of_owner=row.owner, of_id=row.id)
+        return rows
+
+    def save(self, owner: str, conversation_id: str, held_by: str, /, **values: Any) -> bool:
+        """Writes columns of a conversation that ``held_by`` has; False if it has it no longer."""
+        mine = {"of_owner": owner, "of_id": conversation_id, "of_holder": held_by}
+        return self._database.run(_save(tuple(values)), **mine, **values) > 0
+
+    def drop(self, owner: str, conversation_id: str, held_by: str) -> None:
+        if self._database.run(_DROP, of_owner=owner, of_id=conversation_id, of_holder=held_by):
+            self._database.run(_DROP_TRANSCRIPT, of_owner=owner, of_id=conversation_id)
+
+    def find(self, owner: str, conversation_id: str) -> ConversationRow | None:
+        return _row(self._database.row(_FIND, of_owner=owner, of_id=conversation_id))
+
+
+def _row(row: Row | None) -> ConversationRow | None:
+    return None if row is None else ConversationRow(**row)

@@ -1,0 +1,211 @@
+"""The connection to the database: opening it, patience with it, transactions, its clock.
+
+Must never know a table of ours, nor what is written into it.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from app.store.clock import Clock
+from app.store.dialects import PerDialect, Statement
+from app.store.dialects.postgresql import POSTGRESQL
+from app.store.dialects.sqlite import SQLITE
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+_KINDS = {"sqlite": SQLITE, "postgresql": POSTGRESQL}
+
+
+class StoreUnusable(Exception):
+    """The database cannot be opened, or was written by a newer gateway."""
+
+
+class StoreAway(StoreUnusable):
+    """The database could not be reached for a while; it may be back later."""
+
+
+class Transaction:
+    """Runs statements within one transaction. The columns of a row have the names and types of the database."""
+
+    def __init__(self, connection: sa.Connection, statements: "_Statements") -> None:
+        self._connection = connection
+        self._statements = statements
+
+    def run(self, statement: Statement, **values: Any) -> int:
+        """How many rows were written."""
+        return int(self._execute(statement, values).rowcount)
+
+    def row(self, statement: Statement, **values: Any) -> Row | None:
+        """The first row, or None."""
+        result = self._execute(statement, values)
+        row = result.first()
+        return None if row is None else dict(zip(result.keys(), row, strict=True))
+
+    def rows(self, statement: Statement, **values: Any) -> list[Row]:
+        result = self._execute(statement, values)
+        names = result.keys()
+        return [dict(zip(names, row, strict=True)) for row in result]
+
+    def execute_ddl(self, sql: str) -> None:
+        """For migrations: a statement in words that every database of ours understands."""
+        self._connection.exec_driver_sql(sql)
+
+    def _execute(self, statement: Statement, values: Row) -> sa.CursorResult[Any]:
+        sql, constants = self._statements.prepared(statement)
+        return self._connection.exec_driver_sql(sql, {**constants, **values})
+
+
+class Database:
+    """One database, opened once per process. Safe for threads.
+
+    A statement is built once, at the top of a module: its SQL is made at its first use and kept for ever. Its
+    parameters are named by ``sqlalchemy.bindparam``. ``run``, ``row`` and ``rows`` are one transaction each, and are
+    run again where the connection was lost before their result came: each must be safe to repeat.
+    Opening raises StoreUnusable; later, sqlalchemy.exc.SQLAlchemyError says that the database fails.
+    """
+
+    def __init__(self, url: str, *, durable: bool = False) -> None:
+        """``durable``: what is written has reached the disk, at some cost."""
+        parsed = sa.make_url(url)
+        self._kind = _KINDS[parsed.get_backend_name()]
+        try:
+            self._open(parsed, durable)
+        except (OSError, SQLAlchemyError) as e:
+            raise self.unusable(e) from e
+
+    def _open(self, parsed: sa.URL, durable: bool) -> None:
+        self._engine = self._kind.open_engine(parsed, durable)
+        self._statements = _Statements(self._engine.dialect)
+        self._away_since: float | None = None
+        self._clock = Clock(lambda: self._patiently(self._measure_clock))
+
+    def unusable(self, error: Exception) -> StoreUnusable:
+        """The error as it is told to who starts the gateway."""
+        why = f"DATABASE_URL: the database cannot be opened ({type(error).__name__}: {_first_line(error)})"
+        is_passing = isinstance(error, DBAPIError) and self._kind.is_passing(error)
+        return StoreAway(why) if is_passing else StoreUnusable(why)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def run(self, statement: Statement, **values: Any) -> int:
+        """How many rows were written."""
+        return self._patiently(lambda db: Transaction(db, self._statements).run(statement, **values))
+
+    def row(self, statement: Statement, **values: Any) -> Row | None:
+        """The first row, or None."""
+        return self._patiently(lambda db: Transaction(db, self._statements).row(statement, **values))
+
+    def rows(self, statement: Statement, **values: Any) -> list[Row]:
+        return self._patiently(lambda db: Transaction(db, self._statements).rows(statement, **values))
+
+    def exclusively(self, work: Callable[[Transaction], T]) -> T:
+        """Runs ``work`` in one transaction that overlaps no other such transaction, of whatever process.
+
+        ``work`` is run again where the database was locked or the connection was lost, also where it was lost so
+        late that the first run may have been committed: it does nothing but read and write the transaction, and
+        finds out by what it reads whether it is done already. An exception of its own undoes what it wrote.
+        It must be short: everybody else waits.
+        """
+        return self._patiently(lambda db: self._in_transaction(db, work))
+
+    def now(self) -> float:
+        """Unix seconds by the clock that all machines share: the database's."""
+        return self._clock.now()
+
+    def _measure_clock(self, db: sa.Connection) -> float:
+        """How far the database's clock is ahead of this process's."""
+        if self._kind.clock is None:
+            return 0.0
+        before = time.time()
+        theirs = db.exec_driver_sql(self._kind.clock).scalar_one()
+        return float(theirs) - (before + time.time()) / 2
+
+    def _in_transaction(self, db: sa.Connection, work: Callable[[Transaction], T]) -> T:
+        try:
+            db.exec_driver_sql(self._kind.begin_exclusively)
+        except DBAPIError:
+            # It may have got half way; where it did not, there is nothing to undo, which is an error too.
+            with suppress(SQLAlchemyError):
+                db.exec_driver_sql("ROLLBACK")
+            raise
+        try:
+            result = work(Transaction(db, self._statements))
+            db.exec_driver_sql("COMMIT")
+        except BaseException:
+            try:
+                db.exec_driver_sql("ROLLBACK")
+            except SQLAlchemyError:
+                # Nobody may get this connection with half a transaction in it.
+                db.invalidate()
+            raise
+        return result
+
+    def _patiently(self, work: Callable[[sa.Connection], T]) -> T:
+        """``work`` on a connection, again and again while the database is locked, or away and will be back."""
+        deadline = time.monotonic() + self._kind.patience_s
+        while True:
+            try:
+                with self._engine.connect() as db:
+                    result = work(db)
+            except DBAPIError as e:
+                if not self._kind.is_passing(e):
+                    raise
+                self._note_absence(e)
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                if self._away_since is not None:
+                    self._note_return()
+                return result
+            time.sleep(random.uniform(*self._kind.pause_s))
+
+    def _note_absence(self, error: DBAPIError) -> None:
+        """Said once, and not by each of those who wait."""
+        is_away = error.connection_invalidated or error.statement is None
+        if is_away and self._away_since is None:
+            self._away_since = time.monotonic()
+            log.warning("the database is away; requests wait for it (%s)", _first_line(error))
+
+    def _note_return(self) -> None:
+        since, self._away_since = self._away_since, None
+        if since is not None:
+            log.warning("the database is back after %.1f s", time.monotonic() - since)
+
+
+class _Statements:
+    """The SQL of every statement that was ever run: making it costs several times as much as running it."""
+
+    def __init__(self, dialect: sa.Dialect) -> None:
+        self._dialect = dialect
+        self._made: dict[Statement, tuple[str, Row]] = {}
+
+    def prepared(self, statement: Statement) -> tuple[str, Row]:
+        """The SQL, and the values that the statement itself holds."""
+        made = self._made.get(statement)
+        if made is None:
+            made = self._made[statement] = self._make(statement)
+        return made
+
+    def _make(self, statement: Statement) -> tuple[str, Row]:
+        if isinstance(statement, PerDialect):
+            statement = statement.by_dialect[self._dialect.name]
+        compiled = statement.compile(dialect=self._dialect)
+        assert isinstance(compiled, SQLCompiler)
+        constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
+        return str(compiled), constants
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

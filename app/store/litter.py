@@ -1,0 +1,89 @@
+"""The Kimi chats that are to be deleted. Must never know why, nor how."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from app.store.database import Database
+from app.store.dialects import listed, one_of, per_dialect
+
+
+@dataclass(frozen=True, slots=True)
+class LitterRow:
+    """A Kimi chat that is to be deleted."""
+
+    upstream: str
+    chat_id: str
+    account_id: str
+    tries: int
+
+
+_litter = sa.table(
+    "litter",
+    sa.column("upstream", sa.String),
+    sa.column("chat_id", sa.String),
+    sa.column("account_id", sa.String),
+    sa.column("due_at", sa.Float),
+    sa.column("tries", sa.Integer),
+)
+
+_P = sa.bindparam
+
+_ADD = per_dialect(
+    lambda insert: (
+        insert(_litter)
+        .values(
+            upstream=_P("upstream"),
+            chat_id=_P("chat_id"),
+            account_id=_P("account_id"),
+            due_at=_P("due_at"),
+            tries=0,
+        )
+        .on_conflict_do_update(index_elements=["upstream", "chat_id"], set_={"due_at": _P("due_at"), "tries": 0})
+    )
+)
+
+_TAKE = (
+    sa.update(_litter)
+    .where(
+        _litter.c.due_at <= _P("now"),
+        _litter.c.chat_id
+        == sa.select(_litter.c.chat_id)
+        .where(_litter.c.due_at <= _P("now"), one_of(_litter.c.account_id, "accounts"))
+        .order_by(_litter.c.due_at)
+        .limit(1)
+        # PostgreSQL: what another worker is just taking is passed over. SQLite has one writer at a time.
+        .with_for_update(skip_locked=True)
+        .scalar_subquery(),
+    )
+    .values(due_at=_P("again_at"), tries=_litter.c.tries + 1)
+    .returning(_litter.c.upstream, _litter.c.chat_id, _litter.c.account_id, _litter.c.tries)
+)
+
+_THIS = (_litter.c.upstream == _P("of_upstream"), _litter.c.chat_id == _P("of_chat_id"))
+
+_PUT_OFF = sa.update(_litter).where(*_THIS).values(tries=_P("tries"), due_at=_P("due_at"))
+_DROP = sa.delete(_litter).where(*_THIS)
+
+
+class LitterRows:
+    """The table of chats to delete."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, upstream: str, chat_id: str, account_id: str, due_at: float) -> None:
+        """Notes a chat for deletion, or sets a new time for one that is noted."""
+        self._database.run(_ADD, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at)
+
+    def take(self, account_ids: Sequence[str], now: float, again_at: float) -> LitterRow | None:
+        """One chat that is due, put off until ``again_at`` so that no other worker takes it meanwhile."""
+        row = self._database.row(_TAKE, accounts=listed(account_ids), now=now, again_at=again_at)
+        return None if row is None else LitterRow(**row)
+
+    def put_off(self, upstream: str, chat_id: str, tries: int, due_at: float) -> None:
+        self._database.run(_PUT_OFF, of_upstream=upstream, of_chat_id=chat_id, tries=tries, due_at=due_at)
+
+    def drop(self, upstream: str, chat_id: str) -> None:
+        self._database.run(_DROP, of_upstream=upstream, of_chat_id=chat_id)
