@@ -35,7 +35,7 @@ CLIENTS = (
     Client("openai_node", "openai-node", _LIBRARY, keeps_chats=True),
     Client("ai_sdk", "AI SDK", _LIBRARY, keeps_chats=True),
     Client("langchain", "LangChain", _LIBRARY - {"thinking"}),
-    Client("pydantic_ai", "pydantic-ai", _LIBRARY),
+    Client("pydantic_ai", "pydantic-ai", _LIBRARY, keeps_chats=True),
     Client("litellm", "LiteLLM", _LIBRARY),
     Client("llama_index", "LlamaIndex", _LIBRARY - {"thinking"}),
     Client("llm", "llm", frozenset({"text", "stream", "usage", "error"})),

@@ -91,6 +91,8 @@ def _npm(description: Path, folder: Path, timeout_s: float) -> None:
     for module in [*description.glob("*.mjs"), *description.glob("*.html"), EXERCISES / "told.mjs"]:
         (folder / module.name).symlink_to(module)
     _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder, timeout_s)
+    # What a package would do by an install script of its own, named where it is needed.
+    _run(["npm", "run", "--if-present", "finish"], folder, timeout_s)
 
 
 def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:

@@ -89,6 +89,7 @@ def _run(outcome: Outcome, environment: Environment, told: dict[str, str], timeo
             output, _ = process.communicate()
         else:
             _end(process)
+    (environment.folder / "exercise.out").write_text(output)
     if process.returncode and not outcome.failure:
         outcome.failure = f"ended with {process.returncode}"
     if outcome.failure:
