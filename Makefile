@@ -2,12 +2,13 @@
 # make run     start it on your own .env         make check   format, lint, types, imports
 # make bench   how fast it is (QUICK=1: does the rig work?)    make profile   where its time goes
 # make soak    30 minutes of clients that come and leave (QUICK=1: two)
+# make clients the programs that people use, each in an environment of its own (CLIENTS="--only aider", "--ci")
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test servers check format bench profile soak clean
+.PHONY: help demo run test servers check format bench profile soak clients clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -59,5 +60,12 @@ profile: $(VENV)/dev
 soak: $(VENV)/dev
 	$(BIN)/python -m bench.soak $(if $(QUICK),--minutes 2)
 
+# Chromium is Debian's, where nobody has one; everything else comes from PyPI and npm into .clients/.
+clients: $(VENV)/dev
+	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -q --no-install-recommends chromium fonts-noto-cjk; }
+	$(BIN)/python -m tests.clients $(CLIENTS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .clients $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -42,7 +42,7 @@ CLIENTS = (
     Client("aider", "aider", frozenset({"text", "error"})),
     Client("codex", "Codex", frozenset({"text", "usage", "error"})),
     Client("claude_code", "Claude Code", frozenset({"text", "usage", "error"})),
-    Client("chromium", "openai-node in Chromium", frozenset({"text", "stream", "error"})),
+    Client("chromium", "openai-node in Chromium", frozenset({"text", "stream", "error", "broken"})),
     Client("open_webui", "Open WebUI in Chromium", frozenset({"text", "thinking"}), heavy=True),
 )
 # By the seconds that they take, so that the longest is not the last one left.

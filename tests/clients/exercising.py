@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.clients import environments
 from tests.clients.catalogue import FACTS, Client
@@ -33,7 +34,9 @@ def exercise(client: Client, deadline: float) -> Outcome:
     started = time.monotonic()
     _say(client, "is being installed")
     try:
-        environment = environments.prepare(client.name, _left(deadline, 3 * _INSTALL_S if client.heavy else _INSTALL_S))
+        environment = environments.prepare(
+            client.name, _left(deadline, 3 * _INSTALL_S if client.heavy else _INSTALL_S)
+        )
     except NotInstalled as failure:
         outcome.failure = f"not installed: {failure}"
         return outcome
@@ -52,7 +55,7 @@ def exercise(client: Client, deadline: float) -> Outcome:
 def _in_a_world(outcome: Outcome, environment: Environment, deadline: float) -> None:
     """As it is shipped: two workers, keys, and every other setting at its default."""
     key = f"sk-{secrets.token_hex(16)}"
-    shipped = {"WEB_CONCURRENCY": "2", "LOG_LEVEL": "INFO", "GATEWAY_API_KEYS": f"clients={key}"}
+    shipped: dict[str, Any] = {"WEB_CONCURRENCY": "2", "LOG_LEVEL": "INFO", "GATEWAY_API_KEYS": f"clients={key}"}
     with tempfile.TemporaryDirectory(prefix="clients-") as folder:
         running = Running(Path(folder), Path(folder))
         with running.simulator() as simulator, running.gateway(simulator.url, **shipped) as gateway:
@@ -98,6 +101,7 @@ def _run(outcome: Outcome, environment: Environment, told: dict[str, str], timeo
 
 
 def _environ(environment: Environment, told: dict[str, str]) -> dict[str, str]:
+    ours = {name: os.environ[name] for name in ("CHROMIUM",) if name in os.environ}
     proxies = {"HTTP_PROXY": _NOWHERE, "HTTPS_PROXY": _NOWHERE, "NO_PROXY": _HERE}
     return {
         "PATH": environment.path,
@@ -108,6 +112,7 @@ def _environ(environment: Environment, told: dict[str, str]) -> dict[str, str]:
         **proxies,
         **{name.lower(): value for name, value in proxies.items()},
         **told,
+        **ours,
     }
 
 

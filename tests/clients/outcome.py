@@ -7,7 +7,7 @@ from tests.clients.catalogue import Client
 
 @dataclass
 class Outcome:
-    """``also``: what it has proven beside the facts that all are asked for. ``failure``: empty, or what went wrong."""
+    """``also``: what it has proven beside the facts. ``failure``: what went wrong, or empty."""
 
     client: Client
     version: str = ""

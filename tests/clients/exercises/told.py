@@ -6,6 +6,8 @@ import json
 import os
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 GATEWAY = os.environ["GATEWAY_URL"]
 BASE = f"{GATEWAY}/v1"
@@ -59,6 +61,25 @@ def asked(times: int) -> Iterator[None]:
     before = turns()
     yield
     assert turns() == before + times, f"{turns() - before} turns instead of {times}"
+
+
+@dataclass
+class Failed:
+    """The error, once it was raised."""
+
+    error: Any = None
+
+
+@contextlib.contextmanager
+def fails(kind: type[Exception]) -> Iterator[Failed]:
+    """Within, this is raised."""
+    failed = Failed()
+    try:
+        yield failed
+    except kind as error:
+        failed.error = error
+        return
+    raise AssertionError(f"no {kind.__name__}")
 
 
 def proved(fact: str, besides: str = "") -> None:

@@ -10,7 +10,12 @@ version(importlib.metadata.version("aider-chat"))
 repository = Path.home() / "repository"
 repository.mkdir()
 (repository / "tea.py").write_text("LEAVES = 1\n")
-for words in (["init", "-q"], ["config", "user.name", "tea"], ["config", "user.email", "tea@example.com"], ["add", "."]):
+for words in (
+    ["init", "-q"],
+    ["config", "user.name", "tea"],
+    ["config", "user.email", "tea@example.com"],
+    ["add", "."],
+):
     subprocess.run(["git", *words], cwd=repository, check=True)
 subprocess.run(["git", "commit", "-qm", "tea"], cwd=repository, check=True)
 

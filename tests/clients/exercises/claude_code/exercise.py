@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 
-from told import GATEWAY, KEY, MODEL, TEXT, THINKING, asked, proved, prompt, version
+from told import GATEWAY, KEY, MODEL, TEXT, THINKING, asked, prompt, proved, version
 
 environment = {
     **os.environ,

@@ -5,7 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from told import BASE, KEY, MODEL, TEXT, THINKING, asked, proved, prompt, refused, version
+from told import BASE, KEY, MODEL, TEXT, THINKING, asked, prompt, proved, refused, version
 
 settings = Path.home() / ".codex"
 settings.mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 import openai
 import pytest
 from langchain_openai import ChatOpenAI
-from told import BASE, KEY, MODEL, TEXT, asked, cut_short, proved, prompt, refused, slowly, version
+from told import BASE, KEY, MODEL, TEXT, asked, cut_short, fails, prompt, proved, refused, slowly, version
 
 version(importlib.metadata.version("langchain-openai"))
 model = ChatOpenAI(model=MODEL, base_url=BASE, api_key=KEY, stream_usage=True)
@@ -28,23 +28,15 @@ for wish, error_class, times in (
     (prompt(fail="too_long"), openai.BadRequestError, 1),
     (refused(), openai.InternalServerError, 2),
 ):
-    with asked(times):
-        try:
-            model.invoke(wish)
-        except error_class:
-            pass
-        else:
-            raise AssertionError("no error")
+    with asked(times), fails(error_class):
+        model.invoke(wish)
 proved("error")
 
 text = ""
-try:
+with fails(openai.APIError):
     for chunk in model.stream(cut_short()):
         text += chunk.content
-except openai.APIError:
-    assert text == "Tea is r", text
-else:
-    raise AssertionError("no error")
+assert text == "Tea is r", text
 proved("broken")
 
 

@@ -7,7 +7,22 @@ import os
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
-from told import BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, asked, cut_short, proved, prompt, refused, slowly, version
+from told import (
+    BASE,
+    KEY,
+    MODEL,
+    TEXT,
+    THINKING,
+    THOUGHT,
+    asked,
+    cut_short,
+    fails,
+    prompt,
+    proved,
+    refused,
+    slowly,
+    version,
+)
 
 version(importlib.metadata.version("litellm"))
 
@@ -36,25 +51,15 @@ for wish, error_class, times in (
     (prompt(fail="too_long"), litellm.ContextWindowExceededError, 1),
     (refused(), litellm.BadGatewayError, 2),
 ):
-    with asked(times):
-        try:
-            ask(wish)
-        except error_class:
-            pass
-        else:
-            raise AssertionError("no error")
-try:
-    litellm.completion(model="openai/gpt-4o", api_base=BASE, api_key=KEY, messages=[{"role": "user", "content": "Hello"}])
-except litellm.NotFoundError:
-    pass
+    with asked(times), fails(error_class):
+        ask(wish)
+with fails(litellm.NotFoundError):
+    ask("Hello", "gpt-4o")
 proved("error")
 
 text = ""
-try:
+with fails(litellm.exceptions.MidStreamFallbackError):
     for chunk in ask(cut_short(), stream=True):
         text += chunk.choices[0].delta.content or ""
-except litellm.exceptions.MidStreamFallbackError:
-    assert text == "Tea is r", text
-else:
-    raise AssertionError("no error")
+assert text == "Tea is r", text
 proved("broken")

@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from told import BASE, KEY, MODEL, TEXT, asked, proved, prompt, slowly, version
+from told import BASE, KEY, MODEL, TEXT, asked, prompt, proved, slowly, version
 
 version(importlib.metadata.version("llm"))
 settings = Path.home() / "llm"

@@ -1,10 +1,25 @@
-"""OpenAI's SDK for Python: chat completions by hand and by its helpers, strictly validated; Responses; the legacy API."""
+"""OpenAI's SDK for Python: chat completions by hand and by helpers, strictly validated; Responses; the legacy API."""
 
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response
 from pydantic import BaseModel
-from told import BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, asked, cut_short, proved, prompt, refused, slowly, version
+from told import (
+    BASE,
+    KEY,
+    MODEL,
+    TEXT,
+    THINKING,
+    THOUGHT,
+    asked,
+    cut_short,
+    fails,
+    prompt,
+    proved,
+    refused,
+    slowly,
+    version,
+)
 
 
 class Tea(BaseModel):
@@ -45,42 +60,27 @@ assert final.usage.completion_tokens > 0
 proved("stream")
 proved("also", "`.stream()`")
 
-with asked(1):
-    try:
-        client.chat.completions.create(model=MODEL, messages=message(prompt(fail="too_long")))
-    except openai.BadRequestError as error:
-        assert error.code == "context_length_exceeded" and error.request_id, error
-    else:
-        raise AssertionError("no error")
+with asked(1), fails(openai.BadRequestError) as failed:
+    client.chat.completions.create(model=MODEL, messages=message(prompt(fail="too_long")))
+assert failed.error.code == "context_length_exceeded" and failed.error.request_id
 # The gateway itself tries another account; the SDK would repeat a 502, were it not told otherwise.
-with asked(2):
-    try:
-        client.chat.completions.create(model=MODEL, messages=message(refused()))
-    except openai.InternalServerError as error:
-        assert error.status_code == 502, error
-    else:
-        raise AssertionError("no error")
+with asked(2), fails(openai.InternalServerError) as failed:
+    client.chat.completions.create(model=MODEL, messages=message(refused()))
+assert failed.error.status_code == 502
 for wrong, error_class in (
     (client.with_options(api_key="sk-wrong"), openai.AuthenticationError),
     (client.with_options(base_url=f"{BASE}/v1"), openai.NotFoundError),
 ):
-    try:
+    with fails(error_class):
         wrong.chat.completions.create(model=MODEL, messages=message("Hello"))
-    except error_class:
-        pass
-    else:
-        raise AssertionError(f"no {error_class}")
 proved("error")
 
 text = ""
-try:
+with fails(openai.APIError):
     for chunk in client.chat.completions.create(model=MODEL, messages=message(cut_short()), stream=True):
         text += chunk.choices[0].delta.content or ""
         assert chunk.choices[0].finish_reason is None
-except openai.APIError:
-    assert text == "Tea is r", text
-else:
-    raise AssertionError("no error")
+assert text == "Tea is r", text
 proved("broken")
 
 parsed = client.chat.completions.parse(model=MODEL, messages=message(prompt('{"leaves": 3}')), response_format=Tea)
