@@ -20,13 +20,15 @@ _LIBRARY = frozenset(FACTS)
 
 @dataclass(frozen=True)
 class Client:
-    """``title``: what people call it. ``heavy``: too much for CI. ``keeps_chats``: it uses conversations."""
+    """``title``: what people call it. ``heavy``: too much for CI. ``keeps_chats``: it uses conversations.
+    ``picture``: the name in docs/ of the picture that its exercise leaves in its home as picture.png."""
 
     name: str
     title: str
     proves: frozenset[Fact]
     heavy: bool = False
     keeps_chats: bool = False
+    picture: str = ""
 
 
 # In the order of the table. The heaviest are started first.
@@ -43,7 +45,13 @@ CLIENTS = (
     Client("codex", "Codex", frozenset({"text", "usage", "error"})),
     Client("claude_code", "Claude Code", frozenset({"text", "usage", "error"})),
     Client("chromium", "openai-node in Chromium", frozenset({"text", "stream", "error", "broken"})),
-    Client("open_webui", "Open WebUI in Chromium", frozenset({"text", "thinking"}), heavy=True),
+    Client(
+        "open_webui",
+        "Open WebUI in Chromium",
+        frozenset({"text", "stream", "thinking", "error"}),
+        heavy=True,
+        picture="open-webui.png",
+    ),
 )
 # By the seconds that they take, so that the longest is not the last one left.
 FIRST = ("aider", "litellm", "llama_index", "langchain", "codex", "claude_code")

@@ -20,6 +20,10 @@ export const cutShort = () => prompt({ delay_s: 0.1, fail: 'drop', fail_after: 2
 // Fails with a 502, on any account: the gateway asks twice, and says that it need not be asked again.
 export const refused = () => prompt({ fail: 'error_unknown' });
 
+// For clients whose questions are not ours to write.
+export const knobs = (values) =>
+  fetch(`${process.env.SIMULATOR_URL}/_sim/knobs`, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(values) });
+
 export async function turns() {
   return (await (await fetch(`${process.env.SIMULATOR_URL}/_sim/state`)).json()).turns;
 }
