@@ -7,6 +7,7 @@ developer's environment but the PATH, has a home of its own, and reaches nobody 
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -72,27 +73,23 @@ def _run(outcome: Outcome, environment: Environment, told: dict[str, str], timeo
     """Its output. Whatever it has started is ended with it."""
     shutil.rmtree(environment.home, ignore_errors=True)
     environment.home.mkdir()
-    log = environment.folder / "exercise.log"
-    with log.open("wb") as errors:
+    said, log = environment.folder / "exercise.out", environment.folder / "exercise.log"
+    with said.open("wb") as out, log.open("wb") as errors:
         process = subprocess.Popen(
             environment.command,
             cwd=environment.home,
             env=_environ(environment, told),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=out,
             stderr=errors,
-            text=True,
             start_new_session=True,
         )
-        try:
-            output, _ = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
+        if not _ends_within(process.pid, timeout_s):
             outcome.failure = f"did not end within {timeout_s:.0f} s"
-            _end(process)
-            output, _ = process.communicate()
-        else:
-            _end(process)
-    (environment.folder / "exercise.out").write_text(output)
+        # It began a group of its own. Only now is it waited for: until then its number is nobody else's.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    output = said.read_text(errors="replace")
     if process.returncode and not outcome.failure:
         outcome.failure = f"ended with {process.returncode}"
     if outcome.failure:
@@ -116,12 +113,13 @@ def _environ(environment: Environment, told: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
-    """What it has left behind too: it began a group of its own."""
+def _ends_within(pid: int, timeout_s: float) -> bool:
+    descriptor = os.pidfd_open(pid)
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+        ended, _, _ = select.select([descriptor], [], [], timeout_s)
+        return bool(ended)
+    finally:
+        os.close(descriptor)
 
 
 def _listen(outcome: Outcome, output: str) -> None:

@@ -50,6 +50,7 @@ for chunk in chunks:
     ChatCompletionChunk.model_validate(chunk.model_dump(exclude_unset=True), strict=True)
 pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
 assert "".join(pieces) == TEXT and len(pieces) > 1, pieces
+assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
 with client.chat.completions.stream(
     model=MODEL, messages=message(slowly()), stream_options={"include_usage": True}
 ) as stream:
