@@ -23,6 +23,7 @@
        ├─ UpstreamConflict                  409  upstream  the chat is in a state that does not allow it
        ├─ AnswerRewritten                   502  upstream  Kimi took back text that was already passed on
        ├─ UpstreamUnavailable               502  upstream  connect, read, 5xx, redirect
+       │  ├─ AnswerEmpty                    502  upstream  complete, and without a word
        │  └─ GenerationGone                 502  upstream  the site does not serve this protocol (any more)
        ├─ UpstreamTimeout                   504  upstream  silence
        └─ UpstreamProtocolError             502  ours      an answer that we cannot read
@@ -207,6 +208,10 @@ class UpstreamOverloaded(UpstreamError):
 
 class UpstreamUnavailable(UpstreamError):
     status = 502
+
+
+class AnswerEmpty(UpstreamUnavailable):
+    """Kimi calls the answer complete, and it holds nothing: so it slows accounts down."""
 
 
 class GenerationGone(UpstreamUnavailable):
