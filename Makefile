@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test check format bench clean
+.PHONY: help demo run test check format chaos bench clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -39,6 +39,12 @@ format: $(VENV)/dev
 
 test: check
 	$(BIN)/python -m pytest
+
+# Everything that can go wrong at once, for an hour; `make chaos SEED=7 SECONDS=600` for another one.
+SEED    ?= 1
+SECONDS ?= 3600
+chaos: $(VENV)/dev
+	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS)
 
 bench: $(VENV)/dev
 	$(BIN)/python -m bench

@@ -2,10 +2,10 @@
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 from tests.chaos.run import chaos
+from tests.postgres import folder_of_a_run
 
 
 def main() -> int:
@@ -15,11 +15,10 @@ def main() -> int:
     parser.add_argument("--database", choices=("postgresql", "sqlite"), default="postgresql")
     parser.add_argument("--folder", type=Path, help="where logs and the database go and stay; an empty one")
     wishes = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="kimi-gateway-chaos-") as temporary:
-        folder = wishes.folder or Path(temporary)
+    with folder_of_a_run() as temporary:
+        folder = wishes.folder or temporary
         # PostgreSQL may run as another user.
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         result = chaos(folder, wishes.seed, wishes.seconds, wishes.database)
     print(result.table())
     return 1 if result.problems else 0

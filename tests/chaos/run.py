@@ -16,6 +16,21 @@ from tests.chaos.verdict import Verdict
 # 40 clients: as many as there are letters.
 _KINDS = "s" * 14 + "n" * 13 + "h" * 13
 _NAMES = {"s": "stateless", "n": "new", "h": "history"}
+# What a run of a minute or more must have seen at least, also on a busy machine, to mean anything.
+_LEAST = {
+    "workers killed": 3,
+    "gateways killed and started again": 1,
+    "database crashed and started again": 1,
+    "chats lost at Kimi": 2,
+    "two turns at once": 2,
+    "looked at another key's conversation": 1,
+    "repeated with an Idempotency-Key": 2,
+    "turns with more than one attempt": 5,
+    "conversations that go on": 15,
+}
+_LEAST_FAULTS = 10
+_LEAST_WHOLE = 40
+
 # Longer than the longest turn, its repetitions included.
 _LAST_TURNS_S = 240.0
 
@@ -26,6 +41,7 @@ class Result:
 
     seed: int
     seconds: float
+    database: str
     problems: list[str]
     faults: dict[str, int]
     outcomes: Counter[str]
@@ -33,20 +49,27 @@ class Result:
     settled: dict[str, float]
 
     @property
-    def whole(self) -> int:
-        return self.outcomes["whole"]
-
-    @property
     def turns(self) -> int:
         return sum(self.outcomes.values())
 
+    def missing(self) -> list[str]:
+        """What there was too little of for the run to mean anything."""
+        least = {"database crashed and started again": 0} if self.database == "sqlite" else {}
+        missing = [name for name, times in {**_LEAST, **least}.items() if self.counts[name] < times]
+        if not any(name.startswith("rebuilt") for name in self.counts):
+            missing.append("rebuilt conversations")
+        if self.outcomes["whole"] < _LEAST_WHOLE:
+            missing.append("whole answers")
+        return [*missing, *(["kinds of faults"] if len(self.faults) < _LEAST_FAULTS else [])]
+
     def table(self) -> str:
-        lines = [f"chaos: seed {self.seed}, {self.seconds:.0f} s", "", "injected by Kimi"]
+        lines = [f"chaos: seed {self.seed}, {self.seconds:.0f} s, {self.database}", "", "injected by Kimi"]
         lines += _rows(self.faults)
         lines += ["", "done by us and to us", *_rows(self.counts)]
         lines += ["", f"what clients saw of {self.turns} turns", *_rows(self.outcomes)]
         lines += ["", "seconds until, at the end", *_rows(self.settled)]
         lines += ["", f"problems: {len(self.problems)}", *(f"  {problem}" for problem in self.problems[:50])]
+        lines += ["", f"too little of: {', '.join(missing)}"] if (missing := self.missing()) else []
         return "\n".join(lines)
 
 
@@ -66,7 +89,9 @@ def chaos(folder: Path, seed: int, seconds: float, database: str) -> Result:
         verdict.check_litter()
         faults = the_site.simulator.state()["faults"]
         verdict.check_end()
-        return Result(seed, seconds, ledger.problems, faults, ledger.outcomes, ledger.counts, ledger.settled)
+        return Result(
+            seed, seconds, database, ledger.problems, faults, ledger.outcomes, ledger.counts, ledger.settled
+        )
 
 
 def _rage(the_site: Site, ledger: Ledger, chatter: Chatter, seed: int, seconds: float) -> None:

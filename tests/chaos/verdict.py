@@ -21,6 +21,7 @@ from tests.running import secrets_in, wait_until
 
 # How often the gateway sweeps up what the dead have left is a minute at most.
 _SWEPT_IN_S = 90.0
+_STOPS_IN_S = 25.0
 _JUDGE = 9999
 _TURN_LINE = re.compile(r"turn model=\S+ upstream=\S+ account=\S+ attempts=(\d+) .* end=(\S+)")
 
@@ -59,7 +60,7 @@ class Verdict:
         self._site.sql("UPDATE litter SET due_at = :now WHERE due_at > :now", now=now)
         # The first thing that a gateway does is to sweep. This one was stopped in good order.
         gateway = self._site.gateways[0]
-        gateway.stop()
+        self._stop(gateway)
         start(gateway)
 
     def check_accounts(self) -> None:
@@ -127,7 +128,7 @@ class Verdict:
     def check_end(self) -> None:
         """Gateways that were stopped in good order leave nothing behind, and their logs tell no secret."""
         for gateway in self._site.gateways:
-            gateway.stop()
+            self._stop(gateway)
         now = time.time()
         if self._site.sql("SELECT 1 FROM processes WHERE until > :now", now=now) or not self._nothing_is_held():
             self._ledger.wrong("stopped gateways have left something behind")
@@ -139,6 +140,13 @@ class Verdict:
         self._read_logs(logs.decode(errors="replace"))
 
     # Parts
+
+    def _stop(self, gateway: Gateway) -> None:
+        """Nothing runs on it, so that there is nothing to wait for."""
+        seconds = gateway.stop()
+        self._ledger.settled[f"gateway {gateway.name} has stopped"] = seconds
+        if seconds > _STOPS_IN_S:
+            self._ledger.wrong(f"gateway {gateway.name} took {seconds:.0f} s to stop, with nothing to do")
 
     def _within(self, what: str, condition: object, timeout_s: float) -> bool:
         began = time.monotonic()
