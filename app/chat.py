@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "content_filter"]
+# What a reference to a page becomes: a Citation, a Markdown link in the text, both; off leaves the upstream's own.
+CitationStyle = Literal["annotations", "markdown", "both", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +62,26 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One turn that a client asks for. ``conversation_id`` is None for a stateless one."""
+    """One turn that a client asks for. ``conversation_id`` is None for a stateless one. ``after_turn``: how many
+    turns the conversation must have behind it, where the client goes on from one that it names.
+    """
 
     model: str
     messages: tuple[Message, ...]
     conversation_id: str | None = None
     options: Options = Options()
+    after_turn: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks: ``owner`` names the API key without being it; ``is_gone`` tells, without waiting,
-    that nobody reads the answer any more (always False where the server offers no way to know)."""
+    that nobody reads the answer any more (always False where the server offers no way to know).
+    ``idempotency_key``: requests with the same one are the same request."""
 
     owner: str
     is_gone: Callable[[], bool]
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +153,11 @@ class Unrecognised:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The upstream said that the answer is complete. Always the last event; a stream without it failed."""
+    """The answer is complete. Always the last event; a stream without it failed. ``stop_sequence``: the one of
+    ``Options.stop`` that ended it."""
 
     reason: FinishReason
+    stop_sequence: str | None = None
 
 
 Event = Started | ReasoningDelta | TextDelta | Source | Citation | Heartbeat | Notice | Unrecognised | Finished
@@ -170,6 +179,11 @@ class Answer(Protocol):
     @property
     def notices(self) -> Sequence[str]:
         """What the upstream wanted the user to know, so far."""
+        ...
+
+    @property
+    def rebuilt_from(self) -> str | None:
+        """Where the history came from, if a lost conversation goes on in a new chat: history or transcript."""
         ...
 
     def __iter__(self) -> Iterator[Sequence[Event]]: ...

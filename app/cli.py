@@ -1,4 +1,7 @@
-"""``flask --app wsgi doctor``: what the doctor finds, as lines or as JSON.
+"""The commands of ``flask --app wsgi``.
+
+    doctor      what the doctor finds, as lines or as JSON
+    parameters  what is done with each parameter of a chat, as a table
 
 Knows the command line and how findings look. Must never know how anything is checked.
 """
@@ -15,6 +18,8 @@ import click
 from flask import Flask
 
 from app import logs
+from app.api import chat_body, completions, messages, responses
+from app.api.parameters import Language, Parameters, describe
 from app.config import Config
 from app.doctor.examination import Doctor, Instruments
 from app.doctor.findings import Finding, Privacy
@@ -22,19 +27,18 @@ from app.doctor.transcript import LeakFound, Recorder
 from app.doctor.turns import Generation
 from app.factory import build_generations, build_http
 
-_NAME = "doctor"
-
 
 def is_asked_for() -> bool:
     """Whether the ``flask`` command is about to run a command of this file."""
-    return click.get_current_context(silent=True) is not None and _NAME in sys.argv[1:]
+    return click.get_current_context(silent=True) is not None and not _NAMES.isdisjoint(sys.argv[1:])
 
 
 def register(app: Flask) -> None:
-    app.cli.add_command(doctor)
+    for command in _COMMANDS:
+        app.cli.add_command(command)
 
 
-@click.command(_NAME)
+@click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON document without anything private.")
 @click.option("--refresh", is_flag=True, help="Renew the tokens also where that is not due.")
 @click.option("--record", type=click.Path(dir_okay=False), help="Write down the wire of the tiny turns, masked.")
@@ -104,3 +108,24 @@ def _document(findings: Sequence[Finding]) -> dict[str, Any]:
         "ok": not any(f.mark == "problem" for f in findings),
         "findings": [{"mark": f.mark, "check": f.check, "found": f.found, "advice": f.advice} for f in findings],
     }
+
+
+# The last part of an endpoint's path → the body that is sent to it.
+_BODIES: dict[str, type[Parameters]] = {
+    "chat/completions": chat_body.Body,
+    "completions": completions.Body,
+    "responses": responses.Body,
+    "messages": messages.Body,
+}
+
+
+@click.command()
+@click.option("--language", type=click.Choice(["en", "zh"]), default="en")
+@click.option("--of", type=click.Choice(list(_BODIES)), default="chat/completions")
+def parameters(language: Language, of: str) -> None:
+    """Prints what is done with each parameter of POST /v1/…, the endpoint being chat/completions or another one."""
+    _echo(describe(_BODIES[of], language))
+
+
+_COMMANDS = (doctor, parameters)
+_NAMES = frozenset(command.name or "" for command in _COMMANDS)

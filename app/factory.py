@@ -7,18 +7,25 @@ import logging
 
 from flask import Flask
 
-from app import api, logs
+from app import logs
 from app.accounts import Accounts
-from app.api import chat_completions, health, models
+from app.api import chat_completions, completions, cors, doors, edge, health, messages, models, responses
 from app.auth import ApiKeys
 from app.catalogue import Catalogue
 from app.config import Config
-from app.conversations import Conversations
+from app.conversations import ConversationLimits, Conversations
 from app.doctor.turns import Generation
 from app.errors import AccountRejected, GatewayError
 from app.gateway import Gateway, Patience
+from app.leases import Leases
+from app.litter import Litter
+from app.presence import Presence
+from app.recordings import Recordings
 from app.renewal import renew_in_a_process
-from app.store import Store
+from app.routes import Routes
+from app.schedule import Limits
+from app.store import LitterRow, Store
+from app.turns import Persistence, Turns
 from app.upstreams import Upstream
 from app.upstreams.kimi_connect import KimiConnect
 from app.upstreams.kimi_http import KimiHttp, Tap, Timeouts
@@ -26,6 +33,15 @@ from app.upstreams.kimi_rest import KimiRest
 from app.upstreams.models import Models, Offer
 
 log = logging.getLogger(__name__)
+
+# What stands behind every prefix of ``doors``.
+_PUBLIC = (
+    chat_completions.blueprint,
+    completions.blueprint,
+    messages.blueprint,
+    models.blueprint,
+    responses.blueprint,
+)
 
 # KIMI_PROTOCOL → the upstreams that are switched on.
 _PROTOCOLS = {
@@ -44,19 +60,23 @@ def create_app(config: Config) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
+    app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)
+    app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys(config.api_keys)
-    api.install(app)
-    # A doubled slash is an unknown URL and never a redirect, which would lose the body of a POST.
+    edge.install(app)
+    cors.install(app, config.cors_origins)
+    # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, one at the end is
+    # nothing.
     app.url_map.merge_slashes = False
-    app.url_map.converters["anything"] = chat_completions.AnythingConverter
+    app.url_map.strict_slashes = False
+    doors.install(app)
     app.register_blueprint(health.blueprint)
-    for blueprint in (chat_completions.blueprint, models.blueprint):
-        app.register_blueprint(blueprint, url_prefix="/v1")
-        # Clients differ in whether their base URL ends in /v1.
-        app.register_blueprint(blueprint, name=f"{blueprint.name}_unprefixed")
+    for blueprint in _PUBLIC:
+        for suffix, prefix in doors.PREFIXES.items():
+            app.register_blueprint(blueprint, name=blueprint.name + suffix, url_prefix=prefix or None)
     accounts.keep_fresh()
-    gateway.sweep()
+    gateway.tidy()
     if catalogue is not None:
         catalogue.start()
     _say_ready(config)
@@ -82,20 +102,35 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gat
     )
     models = Models(switched_on=_PROTOCOLS[config.kimi_protocol])
     upstreams = build_upstreams(config, build_http(config), models)
-    gateway = Gateway(
-        upstreams,
-        models,
-        accounts,
-        Conversations(
-            store,
-            lease_s=config.lease_s,
-            wait_s=config.conversation_wait_s,
-            longest_s=config.total_timeout_s + 60,
-        ),
+    routes = Routes(upstreams, models)
+    # No turn lasts longer; what is held beyond that was lost.
+    longest_s = config.total_timeout_s + 60
+    presence = Presence(store, config.lease_s)
+    presence.begin()
+    leases = Leases(
         store,
-        patience,
-        keep_chats=config.keep_chats,
+        presence,
+        Limits(config.account_max_streams, config.account_min_interval_s),
+        max_waiting=config.queue_max,
+        wait_s=config.queue_wait_s,
+        longest_s=longest_s,
     )
+    conversations = Conversations(
+        store,
+        presence,
+        ConversationLimits(
+            wait_s=config.conversation_wait_s,
+            longest_s=longest_s,
+            most=config.max_conversations,
+            max_age_s=config.conversation_max_age_days * 86_400 or None,
+            keep_transcripts=config.store_transcripts,
+        ),
+    )
+    litter = Litter(store, accounts.ids, lambda row: _delete_chat(row, routes, accounts), keep_s=longest_s)
+    persistence = Persistence(config.failover_s, config.retry_backoff_s, config.keep_chats)
+    turns = Turns(routes, accounts, leases, conversations, litter, store, persistence, config.citations)
+    recordings = Recordings(store, presence, commit_after_s=config.commit_after_s, tick_s=patience.tick_s)
+    gateway = Gateway(turns, models, accounts, conversations, litter, recordings, store, patience)
     connect = next((upstream for upstream in upstreams if isinstance(upstream, KimiConnect)), None)
     if connect is None:
         return gateway, None
@@ -128,6 +163,12 @@ def build_http(config: Config, tap: Tap | None = None) -> KimiHttp:
         ),
         tap,
     )
+
+
+def _delete_chat(row: LitterRow, routes: Routes, accounts: Accounts) -> None:
+    upstream = routes.get(row.upstream)
+    if upstream is not None:
+        upstream.delete_chat(accounts.fresh(accounts.get(row.account_id)), row.chat_id)
 
 
 def _ask_for_offers(connect: KimiConnect, accounts: Accounts) -> tuple[Offer, ...]:

@@ -53,6 +53,10 @@ class Litter:
             self._threads += 1
         threading.Thread(target=self._work, name="litter", daemon=True).start()
 
+    def keep(self, upstream: str, chat_id: str) -> None:
+        """A noted chat is needed after all."""
+        self._store.litter.drop(upstream, chat_id)
+
     def sweep(self) -> None:
         """Looks for notes that are due, now and for as long as the process lives."""
         threading.Thread(target=self._sweep, name="litter-sweep", daemon=True).start()

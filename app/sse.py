@@ -36,6 +36,6 @@ def decode(lines: Iterable[bytes]) -> Iterator[bytes | None]:
             data = []
 
 
-def encode(data: bytes) -> bytes:
-    """One event of one line."""
-    return b"data: " + data + b"\n\n"
+def encode(data: bytes, name: str = "") -> bytes:
+    """One event of one line, with its name where it has one."""
+    return (b"event: " + name.encode() + b"\n" if name else b"") + b"data: " + data + b"\n\n"

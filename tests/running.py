@@ -278,6 +278,11 @@ class Gateway:
     def delete(self, path: str, **arguments: Any) -> requests.Response:
         return requests.delete(self.url + path, timeout=60, **arguments)
 
+    def wake_accounts(self) -> None:
+        """Whatever earlier tests have brought upon the accounts is forgotten, as if they had just been added."""
+        self.wait_for_workers()
+        self.database.execute("DELETE FROM rests", "UPDATE accounts SET refused = NULL")
+
     def kill(self) -> None:
         """SIGKILL for all of it. The master first: it must not start new workers for the killed ones."""
         workers = self.process.children()

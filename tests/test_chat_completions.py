@@ -185,39 +185,6 @@ def test_the_claims_of_the_token_become_headers(gateway: Gateway, simulator: Sim
     assert "cookie" not in headers
 
 
-def test_ignored_parameters_are_named(gateway: Gateway, simulator: Simulator) -> None:
-    response = gateway.say("hello", temperature=0, top_p=1, seed=0, tools=[], stop=["x"], unknown_thing=3, user=None)
-    assert response.ok
-    named = set(response.headers["x-ignored-params"].split(", "))
-    assert named == {"temperature", "top_p", "seed", "stop", "unknown_thing"}
-    assert "x-ignored-params" not in gateway.say("hello").headers
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("n", 2),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("logit_bias", {"50256": -100}),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", "json"),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-        ("modalities", ["text", "audio"]),
-        ("audio", {"voice": "alloy"}),
-    ],
-)
-def test_what_cannot_be_served_is_refused_by_name(
-    gateway: Gateway, simulator: Simulator, field: str, value: Any
-) -> None:
-    response = gateway.say("hello", **{field: value})
-    error = response.json()["error"]
-    assert response.status_code == 400
-    assert (error["param"], error["code"]) == (field, "unsupported_parameter")
-    assert simulator.state()["total_chats"] == 0
-
-
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -292,34 +259,70 @@ def test_every_route_works_with_and_without_v1(gateway: Gateway, simulator: Simu
     assert gateway.post(f"{prefix}/chat/completions", json=body).ok
     assert gateway.post(f"{prefix}/chat/completions/", json=body).ok
     assert gateway.post(f"{prefix}/chat/completions/{conversation}", json=body).ok
-    assert gateway.get(f"{prefix}/chat/completions/{conversation}").ok
+    assert gateway.post(f"{prefix}/chat/completions/{conversation}/", json=body).ok
+    assert gateway.get(f"{prefix}/chat/completions/{conversation}").json()["turns"] == 2
     assert gateway.delete(f"{prefix}/chat/completions/{conversation}").ok
     assert gateway.get(f"{prefix}/models").ok
     assert gateway.get(f"{prefix}/models/").ok
     assert gateway.get(f"{prefix}/models/k2").ok
+    assert gateway.get(f"{prefix}/models/k2/").ok
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("HEAD", "/v1/chat/completions", 405, None),
         ("PUT", "/v1/chat/completions/abc", 405, "method_not_allowed"),
         ("POST", "/v1/models", 405, "method_not_allowed"),
+        ("POST", "/healthz", 405, "method_not_allowed"),
+        ("TRACE", "/v1/models", 405, "method_not_allowed"),
         ("POST", "/v1/embeddings", 404, "unknown_url"),
+        ("POST", "/v1/images/generations", 404, "unknown_url"),
         ("GET", "/", 404, "unknown_url"),
+        ("HEAD", "/nowhere", 404, None),
+        ("GET", "/api/tags", 404, "unknown_url"),
         ("GET", "/v1/v1/models", 404, "unknown_url"),
         ("GET", "/dashboard/billing/usage", 404, "unknown_url"),
+        ("GET", "/dashboard/billing/subscription", 404, "unknown_url"),
         ("POST", "/v1//chat/completions", 404, "unknown_url"),
     ],
 )
 def test_unknown_routes_and_wrong_methods_are_json(
-    gateway: Gateway, method: str, path: str, status: int, code: str
+    gateway: Gateway, method: str, path: str, status: int, code: str | None
 ) -> None:
-    response = requests.request(method, gateway.url + path, timeout=30)
-    error = response.json()["error"]
-    assert (response.status_code, error["code"]) == (status, code)
-    assert set(error) == {"message", "type", "param", "code"}
-    assert status != 405 or "Allow" in response.headers
+    response = requests.request(method, gateway.url + path, timeout=30, allow_redirects=False)
+    assert response.status_code == status and response.headers["Content-Type"] == "application/json"
+    assert response.headers["x-request-id"] and response.headers["x-should-retry"] == "false"
+    assert status != 405 or method not in response.headers["Allow"]
+    if method != "HEAD":
+        error = response.json()["error"]
+        assert error["code"] == code and set(error) == {"message", "type", "param", "code"}
+        assert method in error["message"] and path.rpartition("/")[2] in error["message"]
+
+
+def test_head_answers_as_get_does(gateway: Gateway) -> None:
+    for path in ("/v1/models", "/models/k2", "/healthz"):
+        head = requests.head(gateway.url + path, timeout=30)
+        assert head.ok and not head.content and head.headers["Content-Type"] == "application/json"
+
+
+def test_options_have_no_body_and_name_the_methods(gateway: Gateway) -> None:
+    response = requests.options(f"{gateway.url}/v1/chat/completions", timeout=30)
+    assert response.ok and not response.content and "POST" in response.headers["Allow"]
+    assert "Content-Type" not in response.headers
+
+
+def test_ids_of_models_are_found_however_they_were_encoded(gateway: Gateway) -> None:
+    for path in ("kimi/k2", "kimi%2Fk2", "kimi%252Fk2", "a%20b", "a:b.c"):
+        response = gateway.get(f"/v1/models/{path}")
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+        assert "k1.5-thinking" in response.json()["error"]["message"]
+    assert gateway.get("/v1/models/k1%252E5").json()["id"] == "k1.5"
+
+
+def test_a_base_url_with_a_slash_too_many_is_explained(gateway: Gateway) -> None:
+    assert "two slashes" in gateway.post("/v1//chat/completions", json={}).json()["error"]["message"]
 
 
 def test_a_doubled_v1_is_explained(gateway: Gateway) -> None:

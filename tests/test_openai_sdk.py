@@ -107,7 +107,7 @@ def test_an_unknown_model_and_a_bad_field(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="k1.5-thinking"):
         client.chat.completions.create(model="gpt-4o", messages=HELLO)
     with pytest.raises(openai.BadRequestError) as raised:
-        client.chat.completions.create(model="k2", messages=HELLO, n=3)
+        client.chat.completions.create(model="k2", messages=HELLO, n=5)
     assert raised.value.param == "n"
 
 

@@ -50,6 +50,8 @@ def start(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
         ({"WEB_CONCURRENCY": "0"}, "WEB_CONCURRENCY=0: expected a whole number from 1"),
         ({"MAX_CONTINUATIONS": "1.5"}, "MAX_CONTINUATIONS=1.5: expected a whole number"),
         ({"KIMI_KEEP_CHATS": "perhaps"}, "KIMI_KEEP_CHATS=perhaps: expected 1 or 0"),
+        ({"CORS_ORIGINS": "chat.example.com"}, "CORS_ORIGINS=chat.example.com: expected * or origins"),
+        ({"STRICT_PARAMS": "very"}, "STRICT_PARAMS=very: expected 1 or 0"),
         ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL=LOUD: expected DEBUG"),
         ({"GATEWAY_API_KEYS": "clé"}, "GATEWAY_API_KEYS: a key is made of printable ASCII"),
         ({"HOST": "a b"}, "HOST=a b: expected an address"),

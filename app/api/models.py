@@ -14,13 +14,13 @@ blueprint = Blueprint("models", __name__)
 _CREATED = 1763856000
 
 
-@blueprint.get("/models", strict_slashes=False)
+@blueprint.get("/models")
 def list_models() -> Response:
     caller()
     return json_response({"object": "list", "data": [_encode(model) for model in gateway().models]})
 
 
-@blueprint.get("/models/<path:model_id>")
+@blueprint.get("/models/<anything:model_id>")
 def get_model(model_id: str) -> Response:
     caller()
     # Apache may hand over the id with its percent signs (openai-contract.md 1.11).

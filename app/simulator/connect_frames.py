@@ -168,6 +168,8 @@ class ConnectVoice:
         for number, token in enumerate(self.tokens):
             yield token
             yield from self._interruptions(number)
+        if self._old and self._knobs.refs == "after":
+            yield from self._refs()
 
     def _thinking(self) -> Iterator[Step]:
         thoughts = self._answer.thoughts
@@ -192,6 +194,10 @@ class ConnectVoice:
             yield self._block(
                 "block.search.webPages", {"id": block_id, "search": {"webPages": [_old_page(page)]}}, op="append"
             )
+        if self._knobs.refs != "after":
+            yield from self._refs()
+
+    def _refs(self) -> Iterator[bytes]:
         for number, page in enumerate(self._answer.pages, start=1):
             ref = {"id": str(number), "search": {"id": str(number), "base": _old_page(page)}}
             yield self._frame({"op": "set"}, {"ref": ref})

@@ -71,6 +71,9 @@ class Knobs:
     stamp: bool = _knob(False, "each text token starts with `<monotonic ns>;`")
     search: int = _knob(2, "results found when the request asks for a search")
     cite: bool = _knob(False, "cite the results in the text")
+    refs: str = _knob(
+        "", "Connect 2025: ref frames before (the default) or after the text (Q28); SSE: ref_docs there"
+    )
     length_after: int | None = _knob(None, "`length` after N tokens; the rest is for `continue`")
     length_times: int = _knob(1, "how many streams of one answer end in `length`")
     req_on_continue: bool = _knob(False, "a continued stream repeats `req` (Q5)")
@@ -116,6 +119,7 @@ _CHOICES = {
     "framing": ("chunked", "close"),
     "end": ("clean", "close", "reset", "stall"),
     "completion": ("status", "whole"),
+    "refs": ("", "before", "after"),
 }
 _CUT = re.compile(r"none|event|line|byte|random:\d+")
 

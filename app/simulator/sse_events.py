@@ -90,10 +90,14 @@ class SSEVoice:
             yield self._event({"event": "rename", "text": self._answer.title})
         if self._answer.pages:
             yield from self._search(self._answer.pages)
+        if self._knobs.refs == "before":
+            yield self._ref_docs()
         yield from map(Thought, self._answer.thoughts)
         for number, token in enumerate(self.tokens):
             yield token
             yield from self._interruptions(number)
+        if self._knobs.refs == "after":
+            yield self._ref_docs()
 
     def _interruptions(self, number: int) -> Iterator[bytes]:
         if self._knobs.empty_text:
@@ -113,6 +117,11 @@ class SSEVoice:
             newer = {"site_name": page.site, "date": page.date, "snippet": page.snippet}
             yield self._progress(found if self._old else found | newer)
         yield self._progress({"type": "answer"})
+
+    def _ref_docs(self) -> bytes:
+        """The cards of the pages; of a card only `url` is known for certain (3.4)."""
+        cards = [{"url": page.url, "title": page.title} for page in self._answer.pages]
+        return self._event({"event": "ref_docs", "ref_cards": cards})
 
     def _progress(self, msg: Mapping[str, object]) -> bytes:
         return self._event({"event": "search_plus", "msg": msg})

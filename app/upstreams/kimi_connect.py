@@ -40,6 +40,7 @@ from app.pump import Cancellation, Cancelled
 from app.upstreams import Resume, kimi_errors
 from app.upstreams.kimi_http import CONNECT_STREAM, KimiHttp, Reply
 from app.upstreams.kimi_json import Halves, Reader
+from app.upstreams.kimi_sources import sources_of_ref, sources_of_tool
 from app.upstreams.models import ConnectForm, Models, Offer, parse_offers
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class KimiConnect:
         cancellation: Cancellation,
     ) -> Generator[Event, None, None]:
         """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well."""
-        form = self._models.connect(request.model)
+        form = self._models.connect(request.model, request.options)
         answer = _Answer(account, form.scenario, resume)
         body = envelope.encode(build_turn(prompt, form, resume))
         try:
@@ -190,8 +191,9 @@ class _Rewrite(Exception):
     """Text that was passed on has been changed."""
 
 
-# Parts of a block whose contents are no answer: searches of both eras, native tools, stages (5.3, 5.6, L8).
-_QUIET_PARTS = frozenset({"search", "tool", "stage", "multiStage"})
+# Parts of a block that say nothing that a client is to see: the K2 era's search, whose pages come again as
+# `ref` with their numbers, and stages (5.3, 5.6).
+_QUIET_PARTS = frozenset({"search", "stage", "multiStage"})
 _NO_PARTS = frozenset({"id", "parentId", "messageId"})
 _CHAT_MASKS = frozenset({"", "chat", "chat.lastRequest", "chat.name"})
 _MESSAGE_MASKS = frozenset({"", "message", "message.status", "message.blocks"})
@@ -308,7 +310,9 @@ class _Answer:
                     yield from self._fail(fields.get("error"))
                 case "notification":
                     yield self._notification(fields)
-                case "heartbeat" | "ref":
+                case "ref":
+                    yield from sources_of_ref(fields)
+                case "heartbeat":
                     pass
                 case _:
                     yield Unrecognised(f"frame {_name(kind)}")
@@ -405,6 +409,8 @@ class _Answer:
                 yield from self._say(ReasoningDelta, self._thinking, op, block, part)
             elif part == "exception":
                 yield from self._exception(block)
+            elif part == "tool":
+                yield from sources_of_tool(block.get(part))
             elif part not in _QUIET_PARTS and part not in _NO_PARTS:
                 yield Unrecognised(f"mask {_name(path)}")
             seen.add(part)

@@ -30,6 +30,7 @@ from app.pump import Cancellation
 from app.upstreams import Resume, kimi_errors
 from app.upstreams.kimi_http import KimiHttp, Reply, Stream
 from app.upstreams.kimi_json import Halves, Reader, mended
+from app.upstreams.kimi_sources import sources_of_cards, sources_of_search
 from app.upstreams.models import Models, SseForm
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class KimiRest:
         cancellation: Cancellation,
     ) -> Generator[Event, None, None]:
         """See ``Upstream.open``. Answers that Kimi cuts at its length limit are continued (3.9)."""
-        wire = self._models.sse(request.model)
+        wire = self._models.sse(request.model, request.options)
         chat_id = resume.chat_id if resume else self._create_chat(account, cancellation)
         yield Started(chat_id)
         body = build_turn(prompt, wire)
@@ -139,8 +140,8 @@ def _refuse_json(stream: Stream, account: Account, site: str) -> Iterator[bytes]
 # one: no source says which content type the stream has.
 _NO_STREAM = ("application/json", "text/html", "application/xhtml+xml")
 
-# Frames that say nothing that a client is to see (3.4): the echo, the title, search progress, ends of parts.
-_QUIET = frozenset({"resp", "rename", "debug", "search_plus", "ref_docs", "done", "ping"})
+# Frames that say nothing that a client is to see (3.4): the echo, the title, ends of parts.
+_QUIET = frozenset({"resp", "rename", "debug", "done", "ping"})
 
 
 @dataclass(slots=True)
@@ -181,6 +182,10 @@ class _Answer:
                 if error is not None:
                     raise error
                 return self._finish("content_filter")
+            case "search_plus":
+                return tuple(sources_of_search(frame.get("msg"))) or (HEARTBEAT,)
+            case "ref_docs":
+                return tuple(sources_of_cards(frame.get("ref_cards"))) or (HEARTBEAT,)
             case str(kind) if kind in _QUIET:
                 pass
             case kind:

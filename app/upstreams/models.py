@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.chat import Model
+from app.chat import Model, Options
 from app.errors import UnknownModel
 
 # Names of the upstreams, as they stand in the store.
@@ -39,7 +39,8 @@ class ConnectForm:
 @dataclass(frozen=True, slots=True)
 class Row:
     """One id. ``home`` is the generation that serves it as long as the site has it; ``key`` is the catalogue's
-    name of the same thing."""
+    name of the same thing. Rows of one ``family`` are one model in several forms: one that thinks aloud or not,
+    one that searches the web or not."""
 
     id: str
     title: str
@@ -47,6 +48,13 @@ class Row:
     sse: SseForm | None = None
     connect: ConnectForm | None = None
     key: str = ""
+    family: str = ""
+    thinks: bool = False
+
+    @property
+    def searches(self) -> bool:
+        forms = (self.sse.use_search if self.sse else False, self.connect.search if self.connect else False)
+        return any(forms)
 
     @property
     def served_by(self) -> tuple[str, ...]:
@@ -75,37 +83,77 @@ def _k2d5(search: bool, options: Mapping[str, Any]) -> ConnectForm:
 
 _ROWS = (
     # K2 is served by both generations: SSE `model: "k2"` (multi-source), Connect SCENARIO_K2 (multi-source).
-    Row("k2", "Kimi K2", SSE, SseForm("k2", True), ConnectForm("SCENARIO_K2", _K2_OPTIONS, True)),
+    Row("k2", "Kimi K2", SSE, SseForm("k2", True), ConnectForm("SCENARIO_K2", _K2_OPTIONS, True), family="k2"),
     Row(
         "k2-nosearch",
         "Kimi K2, without web search",
         SSE,
         SseForm("k2", False),
         ConnectForm("SCENARIO_K2", _K2_OPTIONS, False),
+        family="k2",
     ),
     # K1.5 has no scenario that anybody has captured (SCENARIO_K1 is a guess), so it lives and ends with SSE.
-    Row("k1.5", "Kimi K1.5", SSE, SseForm("k1.5", True)),
-    Row("k1.5-nosearch", "Kimi K1.5, without web search", SSE, SseForm("k1.5", False)),
-    Row("k1.5-thinking", "Kimi K1.5, long thinking", SSE, SseForm("k1.5-thinking", False)),
-    Row("k1.5-thinking-nosearch", "Kimi K1.5, long thinking", SSE, SseForm("k1.5-thinking", False)),
+    Row("k1.5", "Kimi K1.5", SSE, SseForm("k1.5", True), family="k1.5"),
+    Row("k1.5-nosearch", "Kimi K1.5, without web search", SSE, SseForm("k1.5", False), family="k1.5"),
+    Row(
+        "k1.5-thinking",
+        "Kimi K1.5, long thinking",
+        SSE,
+        SseForm("k1.5-thinking", False),
+        family="k1.5",
+        thinks=True,
+    ),
+    # The same request, for those who write the ending out of habit.
+    Row("k1.5-thinking-nosearch", "Kimi K1.5, long thinking", SSE, SseForm("k1.5-thinking", False), thinks=True),
     # K2.5 and K2.6 are the same request: which of them answers is Kimi's choice.
-    Row("kimi-k2.5", "Kimi K2.5", CONNECT, connect=_k2d5(True, _INSTANT)),
-    Row("kimi-k2.5-nosearch", "Kimi K2.5, without web search", CONNECT, connect=_k2d5(False, _INSTANT)),
-    Row("kimi-k2.5-thinking", "Kimi K2.5, thinking", CONNECT, connect=_k2d5(True, _THINKING)),
+    Row("kimi-k2.5", "Kimi K2.5", CONNECT, connect=_k2d5(True, _INSTANT), family="k2.5"),
+    Row(
+        "kimi-k2.5-nosearch",
+        "Kimi K2.5, without web search",
+        CONNECT,
+        connect=_k2d5(False, _INSTANT),
+        family="k2.5",
+    ),
+    Row(
+        "kimi-k2.5-thinking",
+        "Kimi K2.5, thinking",
+        CONNECT,
+        connect=_k2d5(True, _THINKING),
+        family="k2.5",
+        thinks=True,
+    ),
     Row(
         "kimi-k2.5-thinking-nosearch",
         "Kimi K2.5, thinking, without web search",
         CONNECT,
         connect=_k2d5(False, _THINKING),
+        family="k2.5",
+        thinks=True,
     ),
-    Row("kimi-k2.6", "Kimi K2.6", CONNECT, connect=_k2d5(True, _INSTANT), key="k2d6"),
-    Row("kimi-k2.6-nosearch", "Kimi K2.6, without web search", CONNECT, connect=_k2d5(False, _INSTANT)),
-    Row("kimi-k2.6-thinking", "Kimi K2.6, thinking", CONNECT, connect=_k2d5(True, _THINKING), key="k2d6-thinking"),
+    Row("kimi-k2.6", "Kimi K2.6", CONNECT, connect=_k2d5(True, _INSTANT), key="k2d6", family="k2.6"),
+    Row(
+        "kimi-k2.6-nosearch",
+        "Kimi K2.6, without web search",
+        CONNECT,
+        connect=_k2d5(False, _INSTANT),
+        family="k2.6",
+    ),
+    Row(
+        "kimi-k2.6-thinking",
+        "Kimi K2.6, thinking",
+        CONNECT,
+        connect=_k2d5(True, _THINKING),
+        key="k2d6-thinking",
+        family="k2.6",
+        thinks=True,
+    ),
     Row(
         "kimi-k2.6-thinking-nosearch",
         "Kimi K2.6, thinking, without web search",
         CONNECT,
         connect=_k2d5(False, _THINKING),
+        family="k2.6",
+        thinks=True,
     ),
     # L10 [single-source, 2026-07]: SCENARIO_K3, thinking false, no plugin, no tools; the server attaches tools of
     # its own, so a -nosearch form could not keep its word.
@@ -114,6 +162,7 @@ _ROWS = (
         "Kimi K3",
         CONNECT,
         connect=ConnectForm("SCENARIO_K3", {"thinking": False, "enable_plugin": False}, False),
+        family="k3",
     ),
     # The scenario: 6.1, X16 [single-source]. Other clients ask for K3 as an agent: SCENARIO_OK_COMPUTER with key
     # `k3` (multi-source for the key). Where the catalogue offers `k3`, that is an id of its own.
@@ -122,10 +171,14 @@ _ROWS = (
         "Kimi K3, thinking",
         CONNECT,
         connect=ConnectForm("SCENARIO_K3_THINKING", {"thinking": True, "enable_plugin": False}, False),
+        family="k3",
+        thinks=True,
     ),
 )
 _TABLE = {row.id: row for row in _ROWS}
 _KEYS = {row.key for row in _ROWS if row.key}
+# family → thinks, searches → the row of that form
+_FORMS = {(row.family, row.thinks, row.searches): row for row in _ROWS if row.family}
 
 # What a catalogue may name; anything else is left out. Its keys become ids in URLs and its words go out again.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -191,7 +244,18 @@ def _row_of(offer: Offer) -> Row:
         kimiplus_id=offer.kimiplus_id,
         agent_mode=offer.agent_mode,
     )
-    return Row(offer.key, offer.title, CONNECT, connect=form)
+    return Row(offer.key, offer.title, CONNECT, connect=form, thinks=offer.thinking)
+
+
+def _form_of(row: Row, options: Options) -> Row:
+    """The row of the same family that thinks and searches as asked; what it does not have is left as it is,
+    thinking being looked at first."""
+    if not row.family:
+        return row
+    thinks = row.thinks if options.thinking is None else options.thinking
+    searches = row.searches if options.search is None else options.search
+    forms = ((thinks, searches), (thinks, not searches), (row.thinks, searches))
+    return next((_FORMS[row.family, *form] for form in forms if (row.family, *form) in _FORMS), row)
 
 
 @dataclass(slots=True)
@@ -227,15 +291,25 @@ class Models:
         """The names of the upstreams that serve it, the preferred one first. Raises UnknownModel."""
         return self._able(self._row(model_id))
 
-    def sse(self, model_id: str) -> SseForm:
-        form = self._row(model_id).sse
+    def sse(self, model_id: str, options: Options) -> SseForm:
+        form = _form_of(self._row(model_id), options).sse
         assert form is not None, "asked of an upstream that does not serve it"
         return form
 
-    def connect(self, model_id: str) -> ConnectForm:
-        form = self._row(model_id).connect
+    def connect(self, model_id: str, options: Options) -> ConnectForm:
+        form = _form_of(self._row(model_id), options).connect
         assert form is not None, "asked of an upstream that does not serve it"
         return form
+
+    def unmet(self, model_id: str, options: Options) -> list[str]:
+        """A name for each thing that ``options`` ask for and the model has no form for."""
+        form = _form_of(self._row(model_id), options)
+        unmet = []
+        if options.thinking is not None and options.thinking != form.thinks:
+            unmet.append("thinking-unavailable" if options.thinking else "thinking-unavoidable")
+        if options.search and not form.searches:
+            unmet.append("search-unavailable")
+        return unmet
 
     def _row(self, model_id: str) -> Row:
         row = _TABLE.get(model_id) or self._offered.get(model_id)

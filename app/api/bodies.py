@@ -1,0 +1,68 @@
+"""From the bytes of a request to a checked model: what is wrong with them, and where.
+
+Knows JSON and how pydantic tells a fault. Must never know the fields of any one API.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app.errors import InvalidRequest
+
+
+class Fields(BaseModel):
+    """Named fields of a request or of a part of it. Those that we do not know are kept, to be named as ignored."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+
+
+_F = TypeVar("_F", bound=Fields)
+
+
+def parse(model: type[_F], data: bytes) -> _F:
+    """The body of a request; raises InvalidRequest with the name of the field that is at fault."""
+    try:
+        raw = orjson.loads(data)
+    except ValueError as e:
+        raise InvalidRequest(f"the body is not valid JSON: {_place(e)}", code="invalid_json") from None
+    if not isinstance(raw, dict):
+        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
+    try:
+        return model.model_validate(raw)
+    except ValidationError as e:
+        # A value that fits none of several forms has an error for each: the one that got furthest is meant.
+        first = max(e.errors(include_url=False, include_context=False), key=lambda error: len(error["loc"]))
+        param = _param(first["loc"], raw, is_missing=first["type"] == "missing")
+        raise InvalidRequest(f"{param}: {first['msg']}", param=param) from None
+
+
+def unsupported(name: str, why: str) -> InvalidRequest:
+    """The refusal of a parameter that OpenAI knows and that cannot be served."""
+    return InvalidRequest(f"Unsupported parameter: '{name}': {why}", code="unsupported_parameter", param=name)
+
+
+def has_effect(value: Any) -> bool:
+    """Whether the sender of this value may expect something of it: null, false, "", [] and {} ask for nothing."""
+    return value is not None and value is not False and value not in ("", [], {})
+
+
+def _place(error: ValueError) -> str:
+    """Where JSON is broken, without showing any of it."""
+    return re.sub(r".*?(line \d+ column \d+).*", r"\1", str(error), flags=re.DOTALL)
+
+
+def _param(location: Sequence[int | str], raw: Any, *, is_missing: bool) -> str:
+    """A pydantic location → ``messages[0].content``. It also holds the names of alternatives, which are no part of
+    the path: what is not in the body is one of those, or the field that is missing."""
+    path, here = "", raw
+    for index, step in enumerate(location):
+        if isinstance(step, int):
+            path += f"[{step}]"
+            here = here[step] if isinstance(here, list) and step < len(here) else None
+        elif isinstance(here, dict) and (step in here or (is_missing and index == len(location) - 1)):
+            path += f".{step}" if path else step
+            here = here.get(step)
+    return path

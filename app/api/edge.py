@@ -1,0 +1,31 @@
+"""What happens to every request, whatever is asked: its id, and JSON for everything that can go wrong."""
+
+import re
+import uuid
+
+from flask import Flask, Response, g, request
+
+from app import logs
+from app.api.failures import answer_failures
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+
+
+def install(app: Flask) -> None:
+    app.before_request(_begin)
+    app.after_request(_end)
+    answer_failures(app)
+
+
+def _begin() -> None:
+    sent = request.headers.get("x-request-id", "")
+    g.request_id = sent if _SANE_REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
+    logs.request_id.set(g.request_id)
+
+
+def _end(response: Response) -> Response:
+    response.headers["x-request-id"] = g.request_id
+    if request.method == "OPTIONS":
+        # It has no body, so it has no type either; Flask would call it HTML.
+        response.headers.pop("Content-Type", None)
+    return response

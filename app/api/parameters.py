@@ -1,0 +1,96 @@
+"""What is done with each parameter of a request: one word and one sentence per field, from which everything follows.
+
+A body is a ``Parameters`` model whose fields carry a ``Use``. From it come the refusals, the names in
+``x-ignored-params``, strict mode, the descriptions in the OpenAPI document, and the tables in the READMEs. Knows
+no parameter of any API.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import GetJsonSchemaHandler
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema
+
+from app.api.bodies import Fields, has_effect, unsupported
+from app.api.effects import name_ignored
+
+Language = Literal["en", "zh"]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Honoured; ignored (checked and without effect); or refused, where ``refusal`` has a reason against the value.
+
+    ``about`` and ``about_zh`` are for the READMEs; what all ignored or all refused ones share is not repeated there.
+    ``neutral`` are values that ask for nothing, beside null, false, "", [] and {}: the field's defaults at OpenAI.
+    """
+
+    done: Literal["honoured", "ignored", "refused"]
+    about: str
+    about_zh: str
+    refusal: Callable[[Any], str | None] | None = None
+    neutral: tuple[Any, ...] = ()
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        described = handler(schema)
+        described["description"] = f"{self.done.capitalize()}: {self.about}"
+        return described
+
+
+class Parameters(Fields):
+    """The body of a request; what stands in it beside its fields is ignored by name."""
+
+    def settle(self) -> dict[str, str]:
+        """Refuses what cannot be served, and gives the header that names what has no effect.
+
+        Raises InvalidRequest, in strict mode for what has no effect too.
+        """
+        for name, use in _uses(type(self)):
+            value = getattr(self, name)
+            if use.refusal is not None and value is not None and (why := use.refusal(value)):
+                raise unsupported(name, why)
+        return name_ignored(list(self._ignored()))
+
+    def _ignored(self) -> Iterator[str]:
+        for name, use in _uses(type(self)):
+            value = getattr(self, name)
+            if use.done == "ignored" and has_effect(value) and value not in use.neutral:
+                yield name
+            if isinstance(value, Fields):
+                yield from (f"{name}.{inner}" for inner, v in (value.model_extra or {}).items() if has_effect(v))
+        yield from (name for name, value in (self.model_extra or {}).items() if has_effect(value))
+
+
+def describe(model: type[Parameters], language: Language) -> str:
+    """The parameters as a table in Markdown. Those that share their sentence share a row."""
+    heading, done = _WORDS[language]
+    rows: dict[tuple[str, str], list[str]] = {}
+    for name, use in _uses(model):
+        rows.setdefault((use.done, use.about if language == "en" else use.about_zh), []).append(f"`{name}`")
+    lines = [f"| {' | '.join(heading)} |", "|---|---|---|"]
+    for (kind, about), names in sorted(rows.items(), key=lambda row: list(done).index(row[0][0])):
+        lines.append(f"| {', '.join(names)} | {done[kind]} | {about} |")
+    return "\n".join(lines)
+
+
+_WORDS: dict[Language, tuple[tuple[str, ...], dict[str, str]]] = {
+    "en": (
+        ("parameter", "", "what is done with it"),
+        {"honoured": "honoured", "ignored": "no effect", "refused": "400"},
+    ),
+    "zh": (("参数", "", "如何处理"), {"honoured": "支持", "ignored": "不起作用", "refused": "返回 400"}),
+}
+
+
+def _uses(model: type[Parameters]) -> Iterator[tuple[str, Use]]:
+    for name, field in model.model_fields.items():
+        yield name, _use(name, field)
+
+
+def _use(name: str, field: FieldInfo) -> Use:
+    for note in field.metadata:
+        if isinstance(note, Use):
+            return note
+    raise TypeError(f"the field {name} does not say what is done with it")

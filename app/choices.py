@@ -1,0 +1,130 @@
+"""Several answers to one question, as one stream: each runs in a thread of its own (under gevent: a greenlet).
+
+Knows how answers are merged and that they stand and fall together. Must never know where an answer comes from, or
+any wire format.
+"""
+
+import contextlib
+import contextvars
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from app.chat import HEARTBEAT, Answer, Caller, Event
+from app.errors import ClientGone
+
+# Batches that may wait for a slow reader before the answers are read more slowly too.
+_HIGH_WATER = 64
+
+
+class Choices:
+    """Iterating gives ``(index, batch)``; the batches of one index are in order, and each ends with Finished.
+
+    A batch of Heartbeat alone says that nothing came for a moment. One answer's failure is everybody's: it is
+    raised, and the others are closed. ``close`` gives everything back and is safe to call again.
+    """
+
+    def __init__(self, open_one: Callable[[Caller], Answer], caller: Caller, count: int, tick_s: float = 1.0) -> None:
+        """Returns when each answer has begun. Raises GatewayError where one could not.
+
+        The socket of a client must not be looked at by several threads at once, so that the answers are told by
+        us whether the caller has left: ``tick_s`` is how often we look.
+        """
+        self._caller = caller
+        self._tick_s = tick_s
+        self._looked_at = time.monotonic()
+        self._closed = False
+        self._gone = False
+        self._queue: queue.Queue[tuple[int, Answer | Sequence[Event] | BaseException | None]] = queue.Queue(
+            _HIGH_WATER
+        )
+        self._answers: list[Answer] = []
+        self._early: list[tuple[int, Sequence[Event]]] = []
+        self._running = count
+        watched = replace(caller, is_gone=lambda: self._gone or self._closed)
+        try:
+            for index in range(count):
+                # With the context of the request, for its id in the log.
+                run = contextvars.copy_context().run
+                threading.Thread(target=run, args=(self._run, index, open_one, watched), daemon=True).start()
+            while len(self._answers) < count:
+                self._early += self._take()
+        except BaseException as e:
+            self.close(e)
+            raise
+
+    @property
+    def rebuilt_from(self) -> str | None:
+        """Several answers are never turns of a conversation."""
+        return None
+
+    @property
+    def prompt(self) -> str:
+        """The question was sent more than once, and is counted once."""
+        return self._answers[0].prompt
+
+    @property
+    def notices(self) -> Sequence[str]:
+        return list(dict.fromkeys(notice for answer in self._answers for notice in answer.notices))
+
+    def __iter__(self) -> Iterator[tuple[int, Sequence[Event]]]:
+        early, self._early = self._early, []
+        yield from early
+        while self._running:
+            yield from self._take() or [(0, [HEARTBEAT])]
+
+    def close(self, error: BaseException | None = None) -> None:  # noqa: ARG002  # as an Answer: each tells its own
+        """The answers are closed by the threads that read them, at their next event or tick."""
+        self._closed = True
+
+    def _take(self) -> list[tuple[int, Sequence[Event]]]:
+        """What has come, at most one batch. Raises what an answer raised."""
+        now = time.monotonic()
+        if now - self._looked_at >= self._tick_s:
+            # By the clock and not by silence: the answers' own heartbeats are no silence.
+            self._looked_at = now
+            self._gone = self._gone or self._caller.is_gone()
+        try:
+            index, item = self._queue.get(timeout=self._tick_s)
+        except queue.Empty:
+            return []
+        if isinstance(item, BaseException):
+            self.close(item)
+            raise item
+        if item is None:
+            self._running -= 1
+            return []
+        if isinstance(item, Sequence):
+            return [(index, item)]
+        self._answers.append(item)
+        return []
+
+    def _run(self, index: int, open_one: Callable[[Caller], Answer], caller: Caller) -> None:
+        try:
+            if caller.idempotency_key is not None:
+                caller = replace(caller, idempotency_key=f"{caller.idempotency_key}#{index}")
+            answer = open_one(caller)
+            try:
+                self._put(index, answer)
+                for batch in answer:
+                    self._put(index, batch)
+            except BaseException as e:
+                answer.close(e)
+                raise
+            finally:
+                answer.close()
+            self._put(index, None)
+        except BaseException as e:  # noqa: BLE001  # handed to the reader, which raises it
+            with contextlib.suppress(ClientGone):
+                self._put(index, e)
+
+    def _put(self, index: int, item: "Answer | Sequence[Event] | BaseException | None") -> None:
+        """Waits for room. Raises ClientGone where nobody will read it."""
+        while not self._closed:
+            try:
+                return self._queue.put((index, item), timeout=self._tick_s)
+            except queue.Full:
+                continue
+        raise ClientGone("the other choices failed, or nobody waits for them any more")
