@@ -1,5 +1,6 @@
 # make demo    try it without a Kimi account     make test    everything that is checked
 # make run     start it on your own .env         make check   format, lint, types, imports
+# make servers what make test needs of PostgreSQL and nginx (as root, by apt; it is part of make test)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
