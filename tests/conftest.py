@@ -100,10 +100,11 @@ def shared_gateways(running: Running, shared_simulator: Simulator) -> Iterator[_
 
         def get(kind: str, settings: dict[str, Any], profile: Profile) -> Gateway:
             key = (kind, profile.protocol, running.kind_of_database)
-            if key not in started:
+            if key in started:
+                started[key].wake_accounts()
+            else:
                 settings = {**settings, "KIMI_PROTOCOL": profile.protocol}
                 started[key] = stack.enter_context(running.gateway(shared_simulator.url, **settings))
-            started[key].wake_accounts()
             return replace(started[key], model=profile.model)
 
         yield get
