@@ -2,6 +2,7 @@
 # make run     start it on your own .env         make check   format, lint, types, imports
 # make bench   how fast it is (QUICK=1: does the rig work?)    make profile   where its time goes
 # make soak    30 minutes of clients that come and leave (QUICK=1: two)
+# make servers what make test needs of PostgreSQL and nginx (as root, by apt; it is part of make test)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
