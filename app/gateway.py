@@ -28,6 +28,7 @@ from app.errors import ClientGone, GatewayError, UpstreamTimeout
 from app.litter import Litter
 from app.pump import Cancellation, EndOfSource, Pump, PumpOverdue
 from app.store import ConversationRow, Store
+from app.structured import open_structured
 from app.turns import Turn, Turns
 from app.upstreams.models import Models
 
@@ -81,6 +82,11 @@ class Gateway:
         The caller must ``close`` what it gets.
         """
         self.model(request.model)
+        if request.options.format is not None:
+            return open_structured(self._open, request, caller, commit=commit)
+        return self._open(request, caller, commit=commit)
+
+    def _open(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
         stream = ChatStream(self._turns, Turn(request, caller), self._patience, self.unmet(request))
         try:
             stream.wait_for_answer(commit)
