@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test check format bench clean
+.PHONY: help demo run test servers check format bench clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -37,8 +37,16 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check
+test: check servers
 	$(BIN)/python -m pytest
+
+# The tests run on SQLite and on a PostgreSQL of their own, and try deploy/nginx.conf where there is an nginx. Root (a
+# container, CI) gets both from apt; without PostgreSQL this says what to install.
+servers: $(VENV)/dev
+	@$(BIN)/python -m tests.postgres 2>/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -q --no-install-recommends postgresql nginx-light; }
+	@$(BIN)/python -m tests.postgres
 
 bench: $(VENV)/dev
 	$(BIN)/python -m bench

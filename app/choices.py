@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from app.chat import HEARTBEAT, Answer, Caller, Event
 from app.errors import ClientGone
@@ -42,7 +43,7 @@ class Choices:
         self._answers: list[Answer] = []
         self._early: list[tuple[int, Sequence[Event]]] = []
         self._running = count
-        watched = Caller(caller.owner, lambda: self._gone or self._closed)
+        watched = replace(caller, is_gone=lambda: self._gone or self._closed)
         try:
             for index in range(count):
                 # With the context of the request, for its id in the log.
@@ -102,6 +103,8 @@ class Choices:
 
     def _run(self, index: int, open_one: Callable[[Caller], Answer], caller: Caller) -> None:
         try:
+            if caller.idempotency_key is not None:
+                caller = replace(caller, idempotency_key=f"{caller.idempotency_key}#{index}")
             answer = open_one(caller)
             try:
                 self._put(index, answer)

@@ -20,6 +20,7 @@ from app.gateway import Gateway, Patience
 from app.leases import Leases
 from app.litter import Litter
 from app.presence import Presence
+from app.recordings import Recordings
 from app.renewal import renew_in_a_process
 from app.routes import Routes
 from app.schedule import Limits
@@ -128,7 +129,8 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gat
     litter = Litter(store, accounts.ids, lambda row: _delete_chat(row, routes, accounts), keep_s=longest_s)
     persistence = Persistence(config.failover_s, config.retry_backoff_s, config.keep_chats)
     turns = Turns(routes, accounts, leases, conversations, litter, store, persistence, config.citations)
-    gateway = Gateway(turns, models, accounts, conversations, litter, store, patience)
+    recordings = Recordings(store, presence, commit_after_s=config.commit_after_s, tick_s=patience.tick_s)
+    gateway = Gateway(turns, models, accounts, conversations, litter, recordings, store, patience)
     connect = next((upstream for upstream in upstreams if isinstance(upstream, KimiConnect)), None)
     if connect is None:
         return gateway, None

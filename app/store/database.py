@@ -103,6 +103,11 @@ class Database:
         """How many rows were written."""
         return self._patiently(lambda db: Transaction(db, self._statements).run(statement, **values))
 
+    def run_at_once(self, statement: Statement, **values: Any) -> int:
+        """``run`` without patience: what cannot be done now fails now."""
+        with self._engine.connect() as db:
+            return Transaction(db, self._statements).run(statement, **values)
+
     def row(self, statement: Statement, **values: Any) -> Row | None:
         """The first row, or None."""
         return self._patiently(lambda db: Transaction(db, self._statements).row(statement, **values))

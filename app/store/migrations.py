@@ -53,6 +53,10 @@ _LEASES = (
     """CREATE TABLE transcripts (
         owner VARCHAR NOT NULL, conversation_id VARCHAR NOT NULL, turn INTEGER NOT NULL, line INTEGER NOT NULL,
         role VARCHAR NOT NULL, text TEXT NOT NULL, PRIMARY KEY (owner, conversation_id, turn, line))""",
+    """CREATE TABLE recordings (
+        id VARCHAR NOT NULL PRIMARY KEY, request VARCHAR NOT NULL, process_id VARCHAR NOT NULL,
+        holder VARCHAR NOT NULL, content TEXT, begun_at FLOAT NOT NULL)""",
+    "CREATE INDEX recordings_by_age ON recordings (begun_at)",
 )
 
 _MIGRATIONS = (_FIRST_TABLES, _TOKENS, _KEPT, _LEASES)
