@@ -9,7 +9,7 @@ from flask import Flask
 from app import cli
 from app.config import Config, ConfigError
 from app.factory import create_app
-from app.store import StoreUnusable
+from app.store import StoreAway, StoreUnusable
 
 load_dotenv()
 
@@ -18,6 +18,7 @@ try:
     app = Flask("app") if cli.is_asked_for() else create_app(Config.from_env(os.environ))
 except (ConfigError, StoreUnusable) as error:
     sys.stderr.write(f"kimi-gateway: {error}\n")
-    # With this status gunicorn gives up; with any other it would start the worker again and again.
-    sys.exit(4)
+    # With status 4 gunicorn gives up; with any other it starts the worker again and again, which is right where a
+    # worker is replaced while the database is away. The first start has been stopped by preflight before.
+    sys.exit(1 if isinstance(error, StoreAway) else 4)
 cli.register(app)

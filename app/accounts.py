@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -81,28 +81,45 @@ class Accounts:
         for account_id in self._rows:
             threading.Thread(target=self._keep_fresh, args=(account_id,), name="renew", daemon=True).start()
 
-    def next(self) -> Account:
-        """The account for a new chat; AccountRejected says what to do where none can be used."""
-        usable = [c.id for c in self._credentials.values() if self._problem(c) is None]
+    def usable(self) -> dict[str, str]:
+        """The accounts that may be asked, with the digests of their tokens; AccountRejected says what to do where
+        there is none."""
+        usable = {c.id: c.source for c in self._credentials.values() if self._problem(c) is None}
         if not usable:
             raise AccountRejected("no usable Kimi account. " + " ".join(self.problems()))
-        return self._account(self._credentials[self._store.accounts.next(usable)])
+        return usable
 
-    def get(self, account_id: str) -> Account:
-        """The account that a conversation belongs to.
+    def only(self, account_id: str) -> dict[str, str]:
+        """The account that a conversation belongs to, in the form of ``usable``.
 
         Raises ConversationLost where it is not configured any more, AccountRejected where it cannot be used.
         """
+        self.get(account_id)
+        return {account_id: self._credentials[account_id].source}
+
+    def refused_token(self, account_id: str) -> str | None:
+        """The digest of a token that Kimi has rejected and that only a new one can replace; None where the account
+        is refreshed."""
+        credential = self._credentials[account_id]
+        return credential.source if credential.refresh_token is None else None
+
+    def get(self, account_id: str) -> Account:
+        """Raises as ``only``."""
         credential = self._credentials.get(account_id)
         if credential is None:
             raise ConversationLost(
                 "the Kimi account that this conversation was opened with is no longer in KIMI_TOKENS; "
-                "put it back, or start a new conversation"
+                "put it back, send the whole history with the next message, or start a new conversation"
             )
         problem = self._problem(credential)
         if problem is not None:
             raise AccountRejected(problem)
         return self._account(credential)
+
+    def is_dead(self, account_id: str) -> bool:
+        """Whether Kimi refuses the account's refresh token."""
+        row = self._rows.get(account_id)
+        return row is not None and row.dead
 
     def fresh(self, account: Account) -> Account:
         """The account with a token that has not expired; waits for a renewal where one is needed.
@@ -124,7 +141,9 @@ class Accounts:
 
     def problems(self) -> list[str]:
         """A sentence for each account that cannot be used, saying what to do."""
-        return [problem for c in self._credentials.values() if (problem := self._problem(c)) is not None]
+        refused = self._store.accounts.refused()
+        problems = (self._problem(c) or _refusal(c, refused) for c in self._credentials.values())
+        return [problem for problem in problems if problem is not None]
 
     def warnings(self) -> list[str]:
         """A sentence for each account that will stop working although it works now."""
@@ -143,7 +162,7 @@ class Accounts:
         return sentences
 
     def has_usable(self) -> bool:
-        return any(self._problem(c) is None for c in self._credentials.values())
+        return len(self.problems()) < len(self._credentials)
 
     def _problem(self, c: Credential) -> str | None:
         now = time.time()
@@ -209,6 +228,12 @@ class Accounts:
 
 def describe_expiry(label: str, expires_at: float) -> str:
     return f"{label}: the Kimi token expired at {_when(expires_at)}; paste a new one into KIMI_TOKENS and restart."
+
+
+def _refusal(c: Credential, refused: Mapping[str, str]) -> str | None:
+    if refused.get(c.id) != c.source:
+        return None
+    return f"{c.label}: Kimi does not accept the token any more; paste a new one into KIMI_TOKENS and restart."
 
 
 def _dead(c: Credential, row: TokenRow) -> str:

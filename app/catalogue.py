@@ -44,7 +44,7 @@ class Catalogue:
         while True:
             try:
                 self._load()
-                now = time.time()
+                now = self._store.database.now()
                 if now - self._known_at > _FRESH_S and now - self._tried_at > _RETRY_S:
                     self._tried_at = now
                     self._ask(now)

@@ -21,8 +21,8 @@ import click
 from flask import Flask
 
 from app import logs
-from app.api.chat_body import Body
-from app.api.parameters import Language, describe
+from app.api import chat_body, completions, messages, responses
+from app.api.parameters import Language, Parameters, describe
 from app.auth import digest_of, make_key, seconds_of
 from app.config import Config
 from app.doctor.examination import Doctor, Instruments
@@ -115,11 +115,21 @@ def _document(findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
+# The last part of an endpoint's path → the body that is sent to it.
+_BODIES: dict[str, type[Parameters]] = {
+    "chat/completions": chat_body.Body,
+    "completions": completions.Body,
+    "responses": responses.Body,
+    "messages": messages.Body,
+}
+
+
 @click.command()
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en")
-def parameters(language: Language) -> None:
-    """Prints what is done with each parameter of POST /v1/chat/completions."""
-    _echo(describe(Body, language))
+@click.option("--of", type=click.Choice(list(_BODIES)), default="chat/completions")
+def parameters(language: Language, of: str) -> None:
+    """Prints what is done with each parameter of POST /v1/…, the endpoint being chat/completions or another one."""
+    _echo(describe(_BODIES[of], language))
 
 
 @click.group()

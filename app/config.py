@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from app.chat import CitationStyle
 from app.credentials import Credential, CredentialError, parse_credentials
@@ -48,7 +48,9 @@ class Config:
     port: int = _setting("PORT", "8000", "Port that gunicorn listens on.")
     workers: int = _setting("WEB_CONCURRENCY", "2", "gunicorn worker processes; one per core is plenty.")
     database_url: str = _setting(
-        "DATABASE_URL", "sqlite:///data/gateway.db", "Where conversations are kept, as an SQLAlchemy URL."
+        "DATABASE_URL",
+        "sqlite:///data/gateway.db",
+        "Where conversations and tokens are kept: a file, or postgresql+psycopg://user:password@host/database.",
     )
     kimi_base_url: str = _setting(
         "KIMI_BASE_URL", "https://www.kimi.com", "The Kimi site. https://www.kimi.ai outside mainland China."
@@ -86,6 +88,38 @@ class Config:
     max_continuations: int = _setting(
         "MAX_CONTINUATIONS", "3", "How often an answer that Kimi cut at its length limit is continued."
     )
+    account_max_streams: int = _setting(
+        "ACCOUNT_MAX_STREAMS", "2", "Answers that one Kimi account gives at the same time; 0: any number."
+    )
+    account_min_interval_s: float = _setting(
+        "ACCOUNT_MIN_INTERVAL_S", "0", "Seconds, with some chance added, between two turns of one account."
+    )
+    queue_wait_s: float = _setting(
+        "QUEUE_WAIT_S", "30", "Seconds that a request waits for a free account before it is told 429."
+    )
+    queue_max: int = _setting(
+        "QUEUE_MAX", "500", "Requests that may wait for an account, all together; one more is told 429 at once."
+    )
+    failover_s: float = _setting(
+        "FAILOVER_S", "60", "Seconds after which a request that has failed is not tried on another account."
+    )
+    retry_backoff_s: float = _setting(
+        "RETRY_BACKOFF_S", "1", "Seconds, more or less, before the one new try where Kimi as a whole has failed."
+    )
+    max_conversations: int = _setting(
+        "MAX_CONVERSATIONS", "10000", "Conversations that one API key may have; a new one more is told 429."
+    )
+    conversation_max_age_days: float = _setting(
+        "CONVERSATION_MAX_AGE_DAYS",
+        "0",
+        "Days without a turn after which a conversation and its Kimi chat are deleted; 0: never.",
+    )
+    store_transcripts: bool = _setting(
+        "STORE_TRANSCRIPTS",
+        "0",
+        "1 keeps what was said in conversations, sealed, so that one whose Kimi chat is lost can go on. "
+        "Needs GATEWAY_SECRET.",
+    )
     citations: CitationStyle = _setting(
         "CITATIONS",
         "both",
@@ -98,7 +132,7 @@ class Config:
         "Seconds that a turn waits for an earlier turn of its conversation before it is told 409.",
     )
     lease_s: float = _setting(
-        "LEASE_S", "10", "Seconds after which a conversation held by a killed worker is free again."
+        "LEASE_S", "10", "Seconds after which everything that a killed worker held is free again."
     )
     max_body_bytes: int = _setting("MAX_BODY_BYTES", "16777216", "Largest request body, in bytes.")
     cors_origins: tuple[str, ...] = _setting(
@@ -116,11 +150,8 @@ class Config:
     def secrets(self) -> list[str]:
         """Everything that must never be seen."""
         tokens = [token for credential in self.credentials for token in credential.secrets]
-        return [
-            *tokens,
-            *(key.secret for key in self.api_keys),
-            *([self.gateway_secret] if self.gateway_secret else []),
-        ]
+        own = [self.gateway_secret] if self.gateway_secret else []
+        return [*tokens, *(key.secret for key in self.api_keys), *own, *_passwords(self.database_url)]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Config":
@@ -128,6 +159,7 @@ class Config:
         values = {f.name: _read(env, f.metadata["name"], f.metadata["default"], f.name) for f in fields(cls)}
         config = cls(**values)
         config.check_bind([config.host])
+        config.check_transcripts()
         return config
 
     @classmethod
@@ -148,10 +180,20 @@ class Config:
                 config.check_bind([config.host])
             except ConfigError as e:
                 wrong["HOST"] = str(e)
+        if "GATEWAY_SECRET" not in wrong:
+            try:
+                config.check_transcripts()
+            except ConfigError as e:
+                wrong["STORE_TRANSCRIPTS"] = str(e)
         # GATEWAY_INTERFACE belongs to CGI.
         known = {"GATEWAY_INTERFACE", *(f.metadata["name"] for f in fields(cls))}
         unknown = sorted(name for name in env if name.startswith(("KIMI_", "GATEWAY_")) and name not in known)
         return Examination(config, wrong, tuple(unknown))
+
+    def check_transcripts(self) -> None:
+        """Refuses to keep message text where anybody could read it."""
+        if self.store_transcripts and not self.gateway_secret:
+            raise ConfigError("STORE_TRANSCRIPTS=1 keeps message text, which GATEWAY_SECRET must seal: set it, too")
 
     def check_bind(self, hosts: list[str]) -> None:
         """Refuses to listen beyond this machine when any key would be accepted."""
@@ -206,13 +248,17 @@ def _read(env: Mapping[str, str], name: str, default: str | None, key: str) -> A
 
 
 def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
+    return _number(lowest, highest, "a number of seconds")
+
+
+def _number(lowest: float, highest: float, what: str = "a number") -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = -1.0
         if not lowest <= value <= highest:
-            raise ValueError(f"expected a number of seconds from {lowest:g} to {highest:g}")
+            raise ValueError(f"expected {what} from {lowest:g} to {highest:g}")
         return value
 
     return parse
@@ -255,9 +301,25 @@ def _citations(text: str) -> str:
 
 
 def _database_url(text: str) -> str:
-    if not re.match(r"sqlite:///(?!:memory:).+", text):
-        raise ValueError("expected sqlite:///path/to/file.db")
-    return text
+    if re.match(r"sqlite:///(?!:memory:).+", text):
+        return text
+    # What providers of databases hand out names no driver; there is one here.
+    url = re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", text)
+    parts = urlsplit(url)
+    try:
+        complete = parts.path.strip("/") and (parts.hostname or "host" in parse_qs(parts.query)) and parts.port != 0
+    except ValueError:
+        complete = False
+    if parts.scheme != "postgresql+psycopg" or not complete:
+        raise ValueError("expected sqlite:///path/to/file.db or postgresql+psycopg://user:password@host/database")
+    return url
+
+
+def _passwords(database_url: str) -> list[str]:
+    """The password in the URL: as it is, and as it is written there."""
+    parts = urlsplit(database_url)
+    written = [parts.password or "", *parse_qs(parts.query).get("password", [])]
+    return [password for text in written if text for password in dict.fromkeys((text, unquote(text)))]
 
 
 def _keys(text: str) -> tuple[ApiKey, ...]:
@@ -327,6 +389,15 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "idle_timeout_s": _seconds(0.1, 86400),
     "total_timeout_s": _seconds(0.1, 86400),
     "max_continuations": _integer(0, 100),
+    "account_max_streams": _integer(0, 1000),
+    "account_min_interval_s": _seconds(0, 3600),
+    "queue_wait_s": _seconds(0, 3600),
+    "queue_max": _integer(0, 100_000),
+    "failover_s": _seconds(0, 3600),
+    "retry_backoff_s": _seconds(0, 60),
+    "max_conversations": _integer(1, 100_000_000),
+    "conversation_max_age_days": _number(0, 36_500),
+    "store_transcripts": _switch,
     "citations": _citations,
     "conversation_wait_s": _seconds(0, 600),
     "lease_s": _seconds(0.5, 600),

@@ -9,103 +9,156 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.chat import Caller, Message
-from app.errors import ClientGone, ConversationBusy, InvalidRequest, UnknownConversation
+from app.errors import (
+    ConversationBusy,
+    ConversationTaken,
+    InvalidRequest,
+    TooManyConversations,
+    UnknownConversation,
+)
+from app.presence import Presence
+from app.pump import Cancellation
 from app.store import ConversationRow, Store
 
 log = logging.getLogger(__name__)
 
 # How often a waiting turn looks whether the conversation is free. Seconds.
 _LOOK_EVERY_S = 0.1
+# How long the number of a key's conversations is believed without counting again. Seconds.
+_COUNT_EVERY_S = 10.0
+# How often conversations that are too old are looked for, and how many are forgotten at once.
+_AGE_EVERY_S = 600.0
+_AGE_BATCH = 100
 
 
 class Hold:
     """One turn's exclusive right to a conversation; ends with exactly one of ``complete`` and ``release``."""
 
-    def __init__(self, row: ConversationRow, store: Store, end: Callable[[str], None]) -> None:
+    def __init__(self, row: ConversationRow, store: Store, presence: Presence, *, keep_transcript: bool) -> None:
         self.row = row
         self._store = store
-        self._end = end
+        self._presence = presence
+        self._keep_transcript = keep_transcript
         self._open = True
+        # Whether the conversation goes with a turn that is not completed: it never really began.
+        self.forget = row.chat_id is None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no chat was ever opened for it."""
+        return self.row.chat_id is None
 
     def save_chat(self, account_id: str, upstream: str, model: str, chat_id: str, message_id: str | None) -> None:
         """Remembers the upstream chat, before anything of its answer is known: a killed worker loses nothing."""
         self._save(account_id=account_id, upstream=upstream, model=model, chat_id=chat_id, message_id=message_id)
 
-    def complete(self, model: str, message_id: str | None, system_digest: str) -> None:
-        """The turn has been answered in full: it counts, and the conversation is free."""
+    def transcript(self) -> tuple[Message, ...]:
+        """What was said so far, where it was kept."""
+        return tuple(
+            Message(role, (text,))  # type: ignore[arg-type]  # only what ``complete`` has written
+            for role, text in self._store.transcripts.read(self.row.owner, self.row.id)
+        )
+
+    def complete(
+        self, model: str, message_id: str | None, system_digest: str, said: Sequence[Message], answer: str
+    ) -> None:
+        """The turn has been answered in full: it counts, and the conversation is free.
+
+        ``said``: what was new in it. Raises ConversationTaken where another turn took the conversation over.
+        """
         if not self._open:
             return
-        self._open = False
-        # No longer renewed, whatever happens: where the store fails now, the hold runs out by itself.
-        self._end(self.row.holder)
+        if self._keep_transcript:
+            lines = [(m.role, m.text) for m in said] + [("assistant", answer)]
+            self._store.transcripts.add(self.row.owner, self.row.id, self.row.turns, lines)
         saved = self._save(
             model=model,
             message_id=message_id,
             system_digest=system_digest,
             turns=self.row.turns + 1,
-            updated_at=time.time(),
+            updated_at=self._store.database.now(),
             held_until=0.0,
         )
+        self._open = False
         if not saved:
-            log.warning("a conversation was taken over while its turn was running; the turn was not counted")
+            raise ConversationTaken(
+                "this turn was out of touch with the database for so long that another one took its conversation over"
+            )
 
-    def release(self, forget: bool) -> None:
-        """The turn has failed: the conversation is as it was; ``forget`` where it never really began."""
+    def release(self) -> None:
+        """The turn was not completed: the conversation is as it was, or gone where it is to be forgotten."""
         if not self._open:
             return
         self._open = False
-        self._end(self.row.holder)
-        if forget:
-            self._store.conversations.drop(self.row.owner, self.row.id, self.row.holder)
+        if self.forget:
+            row = self.row
+            self._presence.give_back(lambda: self._store.conversations.drop(row.owner, row.id, row.holder))
         else:
-            self._save(held_until=0.0)
+            self._presence.give_back(lambda: self._save(held_until=0.0))
 
     def _save(self, **values: object) -> bool:
         return self._store.conversations.save(self.row.owner, self.row.id, self.row.holder, **values)
 
 
+@dataclass(frozen=True, slots=True)
+class ConversationLimits:
+    """``wait_s``: for an earlier turn; ``longest_s``: after which a hold ends, whoever has it; ``most``: per key;
+    ``max_age_s``: without a turn (None: for ever). ``keep_transcripts``: so that a lost chat can be rebuilt."""
+
+    wait_s: float
+    longest_s: float
+    most: int
+    max_age_s: float | None
+    keep_transcripts: bool
+
+
 class Conversations:
-    """All conversations of all keys. Holds live in the store with an expiry and are renewed by a thread."""
+    """All conversations of all keys. A hold lives in the store for as long as the process that has it."""
 
-    def __init__(self, store: Store, *, lease_s: float, wait_s: float, longest_s: float) -> None:
-        """``lease_s``: how long a hold outlives its process; ``wait_s``: for an earlier turn;
-        ``longest_s``: after which a hold is not renewed any more, whoever still has it."""
+    def __init__(self, store: Store, presence: Presence, limits: ConversationLimits) -> None:
         self._store = store
-        self._lease_s = lease_s
-        self._wait_s = wait_s
-        self._longest_s = longest_s
-        self._holders: dict[str, float] = {}
-        self._lock = threading.Lock()
-        self._renewing = False
+        self._presence = presence
+        self._limits = limits
+        # By owner: how many it had at a (monotonic) time, and how many it has made here since.
+        self._counts: dict[str, tuple[float, int]] = {}
 
-    def hold(self, caller: Caller, conversation_id: str, model: str) -> Hold:
+    @contextmanager
+    def hold(self, caller: Caller, conversation_id: str, model: str, cancellation: Cancellation) -> Iterator[Hold]:
         """Takes the conversation for one turn, waiting for an earlier turn of it to end.
 
-        Raises ConversationBusy when the wait was in vain, ClientGone when the client did not wait.
+        Raises ConversationBusy when the wait was in vain, TooManyConversations where it would be one too many,
+        and Cancelled.
         """
+        hold = self._hold(caller.owner, conversation_id, model, cancellation)
+        try:
+            yield hold
+        finally:
+            hold.release()
+
+    def _hold(self, owner: str, conversation_id: str, model: str, cancellation: Cancellation) -> Hold:
+        deadline = time.monotonic() + self._limits.wait_s
         holder = uuid.uuid4().hex
-        deadline = time.monotonic() + self._wait_s
         while True:
-            now = time.time()
-            row = self._store.conversations.hold(
-                caller.owner, conversation_id, model, holder, now, now + self._lease_s
-            )
+            now = self._store.database.now()
+            until = now + self._limits.longest_s
+            row = self._store.conversations.hold(owner, conversation_id, model, holder, self._presence.id, now, until)
             if row is not None:
-                self._begin(holder)
-                return Hold(row, self._store, self._forget_holder)
+                hold = Hold(row, self._store, self._presence, keep_transcript=self._limits.keep_transcripts)
+                self._check_count(hold)
+                return hold
             if time.monotonic() >= deadline:
                 raise ConversationBusy(
                     "another turn of this conversation is still running; wait for its end", retry_after_s=5
                 )
             log.debug("a turn waits for an earlier one of its conversation")
-            time.sleep(_LOOK_EVERY_S)
-            if caller.is_gone():
-                raise ClientGone("the client left while it waited for its conversation")
+            cancellation.sleep(_LOOK_EVERY_S)
 
     def find(self, owner: str, conversation_id: str) -> ConversationRow:
         row = self._store.conversations.find(owner, conversation_id)
@@ -113,31 +166,46 @@ class Conversations:
             raise UnknownConversation(f"no conversation '{conversation_id}' is known for this API key")
         return row
 
-    def _begin(self, holder: str) -> None:
-        with self._lock:
-            self._holders[holder] = time.monotonic() + self._longest_s
-            if not self._renewing:
-                threading.Thread(target=self._renew, name="conversation-holds", daemon=True).start()
-                self._renewing = True
+    def is_busy(self, row: ConversationRow) -> bool:
+        """Whether a turn of it runs now."""
+        return self._store.conversations.is_held(row, self._store.database.now())
 
-    def _forget_holder(self, holder: str) -> None:
-        with self._lock:
-            self._holders.pop(holder, None)
+    def watch_age(self, forget: Callable[[ConversationRow], None]) -> None:
+        """Forgets, from now on and in the background, what nobody has used for too long."""
+        if self._limits.max_age_s is not None:
+            threading.Thread(target=self._watch_age, args=(forget,), name="age", daemon=True).start()
 
-    def _renew(self) -> None:
-        """Keeps this process's holds alive; a killed process stops doing so, and its conversations go free."""
+    def _check_count(self, hold: Hold) -> None:
+        row = hold.row
+        if not (hold.is_new and row.turns == 0):
+            return
+        try:
+            now = time.monotonic()
+            counted_at, count = self._counts.get(row.owner, (0.0, 0))
+            count += 1
+            if now - counted_at > _COUNT_EVERY_S or count > self._limits.most:
+                counted_at, count = now, self._store.conversations.count(row.owner)
+            self._counts[row.owner] = (counted_at, count)
+            if count > self._limits.most:
+                raise TooManyConversations(
+                    f"this API key has {self._limits.most} conversations already (MAX_CONVERSATIONS); "
+                    "delete some, or wait until old ones are forgotten"
+                )
+        except BaseException:
+            hold.release()
+            raise
+
+    def _watch_age(self, forget: Callable[[ConversationRow], None]) -> None:
+        assert self._limits.max_age_s is not None
         while True:
-            time.sleep(self._lease_s / 3)
-            with self._lock:
-                now = time.monotonic()
-                holders = [holder for holder, until in self._holders.items() if until > now]
-                if not holders:
-                    self._renewing = False
-                    return
             try:
-                self._store.conversations.renew_holds(holders, time.time() + self._lease_s)
+                before = self._store.database.now() - self._limits.max_age_s
+                while rows := self._store.conversations.drop_unused(before, self._store.database.now(), _AGE_BATCH):
+                    for row in rows:
+                        forget(row)
             except SQLAlchemyError:
-                log.exception("conversation holds could not be renewed")
+                log.exception("old conversations could not be forgotten")
+            time.sleep(_AGE_EVERY_S)
 
 
 def what_is_new(row: ConversationRow, messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:

@@ -7,7 +7,11 @@
     ├─ UnknownConversation                  404  request
     ├─ KeyLimited                           429  request   our own API key has asked for all that it may
     ├─ ConversationBusy                     409  request   another turn of it is running
-    ├─ ConversationLost                     409  request   the account that owns it is no longer configured
+    ├─ ConversationLost                     409  request   its account is gone, or Kimi no longer knows its chat
+    ├─ ConversationTaken                    409  ours      another turn took it over while this one was frozen
+    ├─ TooManyConversations                 429  request   its API key has as many as it may have
+    ├─ AnswerLost                           409  request   the answer for this Idempotency-Key cannot be had again
+    ├─ NoAccountFree                        429  account   all are busy or rest, for longer than anybody waits
     ├─ ClientGone                           499  request   nobody is listening any more
     └─ UpstreamError                        502  upstream
        ├─ AccountRejected                   401  account   its token is expired, revoked or banned
@@ -27,9 +31,19 @@
 ``status`` is for the client, ``blame`` for the gateway. Knows no JSON shape, no Flask, no requests.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 Blame = Literal["request", "account", "upstream", "ours"]
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """What was exceeded: ``limit`` requests, of which ``remaining`` are left; again in ``reset_s`` seconds."""
+
+    limit: int
+    remaining: int
+    reset_s: float
 
 
 class GatewayError(Exception):
@@ -60,6 +74,7 @@ class GatewayError(Exception):
         self.retry_after_s = retry_after_s
         # The message may have reached the upstream: repeating the request would say it there a second time.
         self.sent = False
+        self.rate_limit: RateLimit | None = None
 
 
 class InvalidRequest(GatewayError):
@@ -108,6 +123,32 @@ class ConversationLost(GatewayError):
     permanent = True
 
 
+class ConversationTaken(GatewayError):
+    status = 409
+    default_code = "conversation_taken"
+    permanent = True
+
+
+class TooManyConversations(GatewayError):
+    status = 429
+    blame: ClassVar[Blame] = "request"
+    default_code = "conversation_limit"
+    permanent = True
+
+
+class AnswerLost(GatewayError):
+    status = 409
+    blame: ClassVar[Blame] = "request"
+    default_code = "answer_lost"
+    permanent = True
+
+
+class NoAccountFree(GatewayError):
+    status = 429
+    blame: ClassVar[Blame] = "account"
+    default_code = "rate_limit_exceeded"
+
+
 class ClientGone(GatewayError):
     status = 499
     blame: ClassVar[Blame] = "request"
@@ -115,9 +156,15 @@ class ClientGone(GatewayError):
 
 
 class UpstreamError(GatewayError):
+    """``told_wait``: the upstream itself has said ``retry_after_s``. ``concerns_model``: said of one model only."""
+
     status = 502
     blame: ClassVar[Blame] = "upstream"
     default_code = "upstream_error"
+    # The upstream refused before it took anything in: the message is not in the chat.
+    refused = False
+    told_wait = False
+    concerns_model = False
 
 
 class AccountRejected(UpstreamError):

@@ -14,12 +14,19 @@ from app.api import chat_completions, completions, cors, doors, edge, health, me
 from app.auth import ApiKeys
 from app.catalogue import Catalogue
 from app.config import Config
-from app.conversations import Conversations
+from app.conversations import ConversationLimits, Conversations
 from app.doctor.turns import Generation
 from app.errors import AccountRejected, GatewayError
 from app.gateway import Gateway, Patience
+from app.leases import Leases
+from app.litter import Litter
+from app.presence import Presence
+from app.recordings import Recordings
 from app.renewal import renew_in_a_process
-from app.store import Store
+from app.routes import Routes
+from app.schedule import Limits
+from app.store import LitterRow, Store
+from app.turns import Persistence, Turns
 from app.upstreams import Upstream
 from app.upstreams.kimi_connect import KimiConnect
 from app.upstreams.kimi_http import KimiHttp, Tap, Timeouts
@@ -50,7 +57,9 @@ def create_app(config: Config) -> Flask:
     logs.configure(config.log_level, config.secrets)
     store = Store(config.database_url, config.gateway_secret)
     accounts = Accounts(config.credentials, store, renew_in_a_process)
-    gateway, catalogue = build_gateway(config, store, accounts)
+    presence = Presence(store, config.lease_s)
+    presence.begin()
+    gateway, catalogue = build_gateway(config, store, accounts, presence)
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
@@ -58,7 +67,7 @@ def create_app(config: Config) -> Flask:
     app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
-    app.extensions["allowances"] = Allowances(store.keys, store.database.now, config.lease_s)
+    app.extensions["allowances"] = Allowances(store, presence, _longest_s(config))
     edge.install(app)
     cors.install(app, config.cors_origins)
     # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, one at the end is
@@ -71,11 +80,16 @@ def create_app(config: Config) -> Flask:
         for suffix, prefix in doors.PREFIXES.items():
             app.register_blueprint(blueprint, name=blueprint.name + suffix, url_prefix=prefix or None)
     accounts.keep_fresh()
-    gateway.sweep()
+    gateway.tidy()
     if catalogue is not None:
         catalogue.start()
     _say_ready(config)
     return app
+
+
+def _longest_s(config: Config) -> float:
+    """No turn lasts longer; what is held beyond that was lost."""
+    return config.total_timeout_s + 60
 
 
 def _say_ready(config: Config) -> None:
@@ -85,7 +99,9 @@ def _say_ready(config: Config) -> None:
     log.info("ready: %d accounts at %s", len(config.credentials), config.kimi_base_url)
 
 
-def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gateway, Catalogue | None]:
+def build_gateway(
+    config: Config, store: Store, accounts: Accounts, presence: Presence
+) -> tuple[Gateway, Catalogue | None]:
     """The gateway with its upstreams, over a store; and Kimi's catalogue, where the protocol has one."""
     patience = Patience(
         # Twice a heartbeat, so that a client that left is noticed within one; seldom enough to cost nothing.
@@ -97,21 +113,32 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gat
     )
     models = Models(switched_on=_PROTOCOLS[config.kimi_protocol])
     upstreams = build_upstreams(config, build_http(config), models)
-    gateway = Gateway(
-        upstreams,
-        models,
-        accounts,
-        Conversations(
-            store,
-            lease_s=config.lease_s,
-            wait_s=config.conversation_wait_s,
-            longest_s=config.total_timeout_s + 60,
-        ),
+    routes = Routes(upstreams, models)
+    longest_s = _longest_s(config)
+    leases = Leases(
         store,
-        patience,
-        keep_chats=config.keep_chats,
-        citations=config.citations,
+        presence,
+        Limits(config.account_max_streams, config.account_min_interval_s),
+        max_waiting=config.queue_max,
+        wait_s=config.queue_wait_s,
+        longest_s=longest_s,
     )
+    conversations = Conversations(
+        store,
+        presence,
+        ConversationLimits(
+            wait_s=config.conversation_wait_s,
+            longest_s=longest_s,
+            most=config.max_conversations,
+            max_age_s=config.conversation_max_age_days * 86_400 or None,
+            keep_transcripts=config.store_transcripts,
+        ),
+    )
+    litter = Litter(store, accounts.ids, lambda row: _delete_chat(row, routes, accounts), keep_s=longest_s)
+    persistence = Persistence(config.failover_s, config.retry_backoff_s, config.keep_chats)
+    turns = Turns(routes, accounts, leases, conversations, litter, store, persistence, config.citations)
+    recordings = Recordings(store, presence, commit_after_s=config.commit_after_s, tick_s=patience.tick_s)
+    gateway = Gateway(turns, models, accounts, conversations, litter, recordings, store, patience)
     connect = next((upstream for upstream in upstreams if isinstance(upstream, KimiConnect)), None)
     if connect is None:
         return gateway, None
@@ -144,6 +171,12 @@ def build_http(config: Config, tap: Tap | None = None) -> KimiHttp:
         ),
         tap,
     )
+
+
+def _delete_chat(row: LitterRow, routes: Routes, accounts: Accounts) -> None:
+    upstream = routes.get(row.upstream)
+    if upstream is not None:
+        upstream.delete_chat(accounts.fresh(accounts.get(row.account_id)), row.chat_id)
 
 
 def _ask_for_offers(connect: KimiConnect, accounts: Accounts) -> tuple[Offer, ...]:

@@ -42,7 +42,7 @@ class Litter:
 
     def note(self, upstream: str, chat_id: str, account_id: str) -> None:
         """A chat that will have to go, at the latest when its answer must have ended."""
-        self._store.litter.add(upstream, chat_id, account_id, time.time() + self._keep_s)
+        self._store.litter.add(upstream, chat_id, account_id, self._store.database.now() + self._keep_s)
 
     def discard(self, upstream: str, chat_id: str, account_id: str) -> None:
         """A noted chat can go now; the caller does not wait for it."""
@@ -52,6 +52,10 @@ class Litter:
                 return
             self._threads += 1
         threading.Thread(target=self._work, name="litter", daemon=True).start()
+
+    def keep(self, upstream: str, chat_id: str) -> None:
+        """A noted chat is needed after all."""
+        self._store.litter.drop(upstream, chat_id)
 
     def sweep(self) -> None:
         """Looks for notes that are due, now and for as long as the process lives."""
@@ -68,7 +72,7 @@ class Litter:
     def _sweep(self) -> None:
         while True:
             try:
-                now = time.time()
+                now = self._store.database.now()
                 while row := self._store.litter.take(self._account_ids, now, now + _RETRY_AFTER_S):
                     self._remove(row)
             except SQLAlchemyError:
@@ -88,7 +92,8 @@ class Litter:
         except GatewayError as e:
             if row.tries < _MAX_TRIES:
                 log.info("a Kimi chat could not be deleted yet: %s", e.message)
-                self._store.litter.put_off(row.upstream, row.chat_id, row.tries, time.time() + _RETRY_AFTER_S)
+                again_at = self._store.database.now() + _RETRY_AFTER_S
+                self._store.litter.put_off(row.upstream, row.chat_id, row.tries, again_at)
                 return
             log.warning("a Kimi chat stays in the chat list of its account: %s", e.message)
         self._store.litter.drop(row.upstream, row.chat_id)

@@ -49,6 +49,19 @@ class Cancellation:
         with self._lock:
             self._abort = None
 
+    def wait(self, event: threading.Event, timeout_s: float) -> None:
+        """Waits for ``event``, at most ``timeout_s``. Raises Cancelled as soon as the work is called off."""
+        self.attach(event.set)
+        try:
+            event.wait(timeout_s)
+        finally:
+            self.detach()
+        self.check()
+
+    def sleep(self, seconds: float) -> None:
+        """Raises Cancelled as soon as the work is called off."""
+        self.wait(threading.Event(), seconds)
+
     def cancel(self) -> None:
         """Ends the work at once. Safe from any thread, any number of times."""
         with self._lock:

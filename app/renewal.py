@@ -56,7 +56,7 @@ def main() -> None:
     logs.configure(config.log_level, config.secrets)
     store = Store(config.database_url, config.gateway_secret, durable=True)
     holder = uuid.uuid4().hex
-    now = time.time()
+    now = store.database.now()
     row = store.tokens.hold(account_id, version, holder, now, now + _HOLD_S)
     if row is None:
         return  # somebody else does it, or has done it
@@ -96,7 +96,7 @@ def _renew(config: Config, store: Store, row: TokenRow) -> None:
 def _keep_hold(store: Store, account_id: str, holder: str) -> None:
     while True:
         time.sleep(_HOLD_S / 3)
-        store.tokens.renew_hold(account_id, holder, time.time() + _HOLD_S)
+        store.tokens.renew_hold(account_id, holder, store.database.now() + _HOLD_S)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ _SHIPPED = {
     "FIRST_EVENT_TIMEOUT_S": "4",
     "IDLE_TIMEOUT_S": "4",
     "CONVERSATION_WAIT_S": "1",
+    "QUEUE_WAIT_S": "4",
+    "RETRY_BACKOFF_S": "0.05",
 }
 # A gateway without patience: silence is a failure after a second.
 _QUICK = {
@@ -24,6 +26,8 @@ _QUICK = {
     "IDLE_TIMEOUT_S": "1",
     "CONVERSATION_WAIT_S": "0.3",
     "LEASE_S": "1",
+    "QUEUE_WAIT_S": "0.3",
+    "RETRY_BACKOFF_S": "0.02",
 }
 
 
@@ -71,6 +75,7 @@ def shared_gateways(running: Running, shared_simulator: Simulator) -> Iterator[_
             if key not in started:
                 settings = {**settings, "KIMI_PROTOCOL": profile.protocol}
                 started[key] = stack.enter_context(running.gateway(shared_simulator.url, **settings))
+            started[key].wake_accounts()
             return replace(started[key], model=profile.model)
 
         yield get
@@ -84,6 +89,12 @@ def gateway(shared_gateways: _Shared, profile: Profile) -> Gateway:
 @pytest.fixture
 def quick(shared_gateways: _Shared, profile: Profile) -> Gateway:
     return shared_gateways("quick", _QUICK, profile)
+
+
+@pytest.fixture
+def blunt(shared_gateways: _Shared, profile: Profile) -> Gateway:
+    """One that tells every failure at once: no second try, no other account."""
+    return shared_gateways("blunt", {**_QUICK, "FAILOVER_S": "0"}, profile)
 
 
 @pytest.fixture

@@ -260,6 +260,15 @@ class Gateway:
     def delete(self, path: str, **arguments: Any) -> requests.Response:
         return requests.delete(self.url + path, timeout=60, **arguments)
 
+    def wake_accounts(self) -> None:
+        """Whatever earlier tests have brought upon the accounts is forgotten, as if they had just been added."""
+        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(self.sql()) as db, db:
+            db.execute("DELETE FROM rests")
+            db.execute("UPDATE accounts SET refused = NULL")
+
+    def sql(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.database, timeout=10)
+
     def kill(self) -> None:
         """SIGKILL for all of it. The master first: it must not start new workers for the killed ones."""
         workers = self.process.children()

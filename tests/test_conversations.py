@@ -159,7 +159,9 @@ def test_a_failed_turn_does_not_count(quick: Gateway, simulator: Simulator, prof
     quick.say("one", conversation=name)
     simulator.knobs(fail="overloaded", fail_after=1)
     assert quick.say("two", conversation=name).status_code == overloaded(profile)
+    quick.wake_accounts()
     assert read_stream(quick.say("two", conversation=name, stream=True)).error
+    quick.wake_accounts()
     simulator.knobs(fail="", fail_after=None)
     assert quick.get(f"/v1/chat/completions/{name}").json()["turns"] == 1
     assert quick.say("two", conversation=name).ok
@@ -180,11 +182,13 @@ def test_a_failed_first_turn_leaves_nothing_behind(
 
 
 @EVERY_PROFILE
-def test_a_chat_that_kimi_has_lost_is_a_404_that_says_so(quick: Gateway, simulator: Simulator, name: str) -> None:
+def test_a_chat_that_kimi_has_lost_is_a_409_that_says_what_to_do(
+    quick: Gateway, simulator: Simulator, name: str
+) -> None:
     quick.say("one", conversation=name)
     simulator.reset()
     error = quick.say("two", conversation=name).json()["error"]
-    assert error["code"] == "not_found" and "start a new conversation" in error["message"]
+    assert error["code"] == "conversation_lost" and "send all earlier messages" in error["message"]
 
 
 @EVERY_PROFILE

@@ -150,7 +150,7 @@ CODES = [
 
 
 @pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
-def test_an_error_of_connect_means_what_its_code_says(quick: Gateway, simulator: Simulator) -> None:
+def test_an_error_of_connect_means_what_its_code_says(blunt: Gateway, simulator: Simulator) -> None:
     """Instead of a stream, in the end-of-stream envelope, in a frame, and after `done`; the text stands in the
     details or beside them."""
     for code, reason, status, our_code in CODES:
@@ -167,7 +167,8 @@ def test_an_error_of_connect_means_what_its_code_says(quick: Gateway, simulator:
                     simulator.script(json.dumps(error).encode(), status=400, headers=headers)
                 else:
                     simulator.script(failing_stream(place, error))
-                response = quick.say("hello", stream=bool(text))
+                blunt.wake_accounts()
+                response = blunt.say("hello", stream=bool(text))
                 said = response.json()["error"]
                 assert (response.status_code, said["code"]) == (status, our_code), (code, place, said)
                 assert not text or text in said["message"]
@@ -198,6 +199,7 @@ def test_a_token_that_is_refused_inside_the_stream_is_a_401(
 def test_permanent_failures_tell_sdks_not_to_repeat_them(quick: Gateway, simulator: Simulator) -> None:
     for fault, permanent in (("token_invalid", True), ("account_abnormal", True), ("overloaded", False)):
         simulator.knobs(fail=fault)
+        quick.wake_accounts()
         assert (quick.say("hello").headers.get("x-should-retry") == "false") is permanent
 
 
@@ -336,33 +338,35 @@ def make_unwritable(database: Path) -> None:
 
 
 @BOTH_MODES
-def test_a_refusal_that_calls_itself_a_stream_is_read(quick: Gateway, simulator: Simulator, stream: bool) -> None:
+def test_a_refusal_that_calls_itself_a_stream_is_read(blunt: Gateway, simulator: Simulator, stream: bool) -> None:
     for headers in ({"Content-Type": "text/plain"}, {}, {"Content-Type": "text/event-stream"}):
         simulator.script('{"error_type":"auth.token.invalid","message":"过期"}'.encode(), headers=headers)
-        response = quick.say("hello", stream=stream)
+        blunt.wake_accounts()
+        response = blunt.say("hello", stream=stream)
         assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("location", ["http://[", "http://\xff\xfe/", "", "//"])
-def test_a_location_that_is_no_address_is_a_502(quick: Gateway, simulator: Simulator, location: str) -> None:
+def test_a_location_that_is_no_address_is_a_502(blunt: Gateway, simulator: Simulator, location: str) -> None:
     simulator.script(b"", status=302, headers={"Location": location})
-    response = quick.say("hello")
+    response = blunt.say("hello")
     assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_error")
 
 
-def test_half_a_character_in_an_error_is_no_fault_of_ours(quick: Gateway, simulator: Simulator) -> None:
+def test_half_a_character_in_an_error_is_no_fault_of_ours(blunt: Gateway, simulator: Simulator) -> None:
     body = b'data: {"event":"error","error":{"error_type":"x\\ud83d","message":"\\ud83d"}}\n\n'
     for stream in (True, False):
         simulator.script(body)
-        response = quick.say("hello", stream=stream)
+        blunt.wake_accounts()
+        response = blunt.say("hello", stream=stream)
         assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_error")
 
 
 @pytest.mark.parametrize("error_type", ["auth.account_blocked", "account.risk_control", "rate_limit.policy"])
-def test_only_what_speaks_of_content_is_moderation(quick: Gateway, simulator: Simulator, error_type: str) -> None:
+def test_only_what_speaks_of_content_is_moderation(blunt: Gateway, simulator: Simulator, error_type: str) -> None:
     error = f'data: {{"event":"error","error":{{"error_type":"{error_type}"}}}}\n\n'
     simulator.script(b'data: {"event":"cmpl","text":"a"}\n\n' + error.encode())
-    assert quick.say("hello").status_code == 502
+    assert blunt.say("hello").status_code == 502
 
 
 def test_sdks_are_told_not_to_repeat_what_kimi_has_heard(quick: Gateway, simulator: Simulator) -> None:

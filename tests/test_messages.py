@@ -117,6 +117,22 @@ def test_an_answer_cut_at_its_length_says_so(gateway: Gateway, simulator: Simula
     assert events(send(gateway, stream=True))[-2]["delta"]["stop_reason"] == "max_tokens"
 
 
+def test_a_stop_sequence_is_named(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(say="one two three four", token_chars=3)
+    body = send(gateway, stop_sequences=["never", " three"]).json()
+    assert (body["stop_reason"], body["stop_sequence"]) == ("stop_sequence", " three")
+    assert body["content"][0]["text"] == "one two"
+    got = events(send(gateway, stop_sequences=["never", " three"], stream=True))
+    assert got[-2]["delta"] == {"stop_reason": "stop_sequence", "stop_sequence": " three"}
+    assert "".join(event["delta"].get("text", "") for event in got if "delta" in event) == "one two"
+
+
+def test_max_tokens_ends_the_answer(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(tokens=200)
+    body = send(gateway, max_tokens=10).json()
+    assert body["stop_reason"] == "max_tokens" and body["usage"]["output_tokens"] <= 10
+
+
 def test_an_answer_without_words_has_an_empty_text(gateway: Gateway, simulator: Simulator) -> None:
     simulator.knobs(say="")
     assert send(gateway).json()["content"] == [{"type": "text", "text": "", "citations": None}]
@@ -259,7 +275,7 @@ def test_what_has_no_effect_is_accepted_and_named(gateway: Gateway, simulator: S
     sent = {
         "tools": [{"name": "f", "description": "", "input_schema": {"type": "object"}}],
         "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
-        "temperature": 1,
+        "temperature": 0.3,
         "top_p": 0.9,
         "top_k": 5,
         "metadata": {"user_id": "u"},

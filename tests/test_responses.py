@@ -123,6 +123,28 @@ def test_a_cut_answer_is_incomplete(gateway: Gateway, simulator: Simulator) -> N
     assert last["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
+def test_max_output_tokens_end_the_answer(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(tokens=200)
+    body = check(respond(gateway, max_output_tokens=10).json())
+    assert (body["status"], body["max_output_tokens"]) == ("incomplete", 10)
+    assert body["usage"]["output_tokens"] <= 10
+
+
+def test_pages_are_annotations_of_the_text_that_was_told(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(search=2, cite=1, token_chars=3)
+    got = events(respond(gateway, stream=True))
+    message = got[-1]["response"]["output"][-1]["content"][0]
+    added = [event for event in got if event["type"] == "response.output_text.annotation.added"]
+    assert [event["annotation"] for event in added] == message["annotations"] != []
+    assert [event["annotation_index"] for event in added] == list(range(len(added)))
+    told = "".join(event["delta"] for event in got if event["type"] == "response.output_text.delta")
+    assert told == message["text"]
+    for annotation in message["annotations"]:
+        cited = told[annotation["start_index"] : annotation["end_index"]]
+        assert annotation["url"].startswith("http") and annotation["title"] and cited
+    assert check(respond(gateway).json())["output"][-1]["content"][0] == message
+
+
 def test_the_sdk_gets_a_whole_answer(client: openai.OpenAI, simulator: Simulator) -> None:
     simulator.knobs(say="你好, tea?")
     response = client.responses.create(model="k2", input=f"hello {CANARY}")
@@ -450,7 +472,7 @@ def test_a_failure_in_mid_stream_is_an_error_and_a_failed_response(gateway: Gate
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_sdk_raises_what_fails_before_the_first_word(
-    client: openai.OpenAI, simulator: Simulator, stream: bool
+    client: openai.OpenAI, gateway: Gateway, simulator: Simulator, stream: bool
 ) -> None:
     for fault, error in (
         ("token_invalid", openai.AuthenticationError),
@@ -458,6 +480,7 @@ def test_the_sdk_raises_what_fails_before_the_first_word(
         ("overloaded", openai.InternalServerError),
     ):
         simulator.knobs(fail=fault)
+        gateway.wake_accounts()
         with pytest.raises(error) as raised:
             client.responses.create(model="k2", input=CANARY, stream=stream)
         assert raised.value.request_id

@@ -88,6 +88,7 @@ def test_a_rejected_token_is_renewed_and_the_request_repeated_once(
         simulator.knobs(fail="token_invalid", fail_at=place, fail_times=0)
         assert gateway.say("hello", stream=stream).status_code == 401
         simulator.knobs(fail="")
+        gateway.wake_accounts()
         assert ask(gateway, stream).finish_reason == "stop"
     assert simulator.state()["stale_refreshes"] == 0
 

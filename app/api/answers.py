@@ -12,21 +12,32 @@ from typing import Any, Protocol
 from flask import Response, current_app
 
 from app import tokens
-from app.api import json_response
+from app.api import json_response, said_beside
 from app.api.failures import Failure, failure_of
 from app.chat import Answer, Citation, Finished, FinishReason, ReasoningDelta, TextDelta
 from app.streaming import event_stream
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Estimates, because Kimi tells no numbers. ``output`` is reasoning and text."""
+
+    input: int
+    output: int
+    reasoning: int
+
+
 @dataclass(slots=True)
 class Told:
-    """What an answer has said so far; ``reason`` is None until it is complete."""
+    """What an answer has said so far. ``reason`` is None until it is complete; ``stop_sequence`` is what ended it, if
+    one did."""
 
     prompt: str
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
     reason: FinishReason | None = None
+    stop_sequence: str | None = None
 
     @property
     def text(self) -> str:
@@ -36,20 +47,9 @@ class Told:
     def reasoning(self) -> str:
         return "".join(self.thoughts)
 
-    # Estimates, because Kimi tells no numbers.
-
-    @property
-    def input_tokens(self) -> int:
-        return tokens.estimate(self.prompt)
-
-    @property
-    def reasoning_tokens(self) -> int:
-        return tokens.estimate(self.reasoning)
-
-    @property
-    def output_tokens(self) -> int:
-        """Reasoning and text."""
-        return tokens.estimate(self.text) + self.reasoning_tokens
+    def count(self) -> Counts:
+        reasoning = tokens.estimate(self.reasoning)
+        return Counts(tokens.estimate(self.prompt), tokens.estimate(self.text) + reasoning, reasoning)
 
 
 class Encoder(Protocol):
@@ -78,14 +78,10 @@ def respond(answer: Answer, encoder: Encoder, *, stream: bool, headers: Mapping[
     """The response to a request that has been accepted. Closes ``answer``; raises what a whole one fails with."""
     if stream:
         heartbeat_s: float = current_app.config["HEARTBEAT_S"]
-        return event_stream(_streamed(answer, encoder, heartbeat_s), answer.close, {**headers, **_notices(answer)})
+        return event_stream(_streamed(answer, encoder, heartbeat_s), answer.close, {**headers, **said_beside(answer)})
     response = json_response(encoder.whole(_collected(answer)))
-    response.headers.update({**headers, **_notices(answer)})
+    response.headers.update({**headers, **said_beside(answer)})
     return response
-
-
-def _notices(answer: Answer) -> dict[str, str]:
-    return {"x-kimi-notice": ", ".join(answer.notices)} if answer.notices else {}
 
 
 def _streamed(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[bytes]:
@@ -117,8 +113,8 @@ def _batches(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[b
                 case Citation():
                     told.citations.append(event)
                     out.append(encoder.citation(event))
-                case Finished(reason):
-                    told.reason = reason
+                case Finished():
+                    told.reason, told.stop_sequence = event.reason, event.stop_sequence
                     out.append(encoder.end(told))
         piece = b"".join(out)
         out.clear()
@@ -142,8 +138,8 @@ def _collected(answer: Answer) -> Told:
                         told.thoughts.append(text)
                     case Citation():
                         told.citations.append(event)
-                    case Finished(reason):
-                        told.reason = reason
+                    case Finished():
+                        told.reason, told.stop_sequence = event.reason, event.stop_sequence
     except BaseException as e:
         answer.close(e)
         raise

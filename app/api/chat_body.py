@@ -7,13 +7,27 @@ know that Kimi exists, except in the sentences for people.
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-import jsonschema
 import orjson
-from jsonschema.validators import validator_for
-from pydantic import Field, Strict, StrictBool, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from app.api.bodies import Fields
 from app.api.parameters import Parameters, Use
+from app.api.schemas import check_schema
+from app.api.uses import (
+    BIASES,
+    BOOKKEEPING,
+    CONVERSATION,
+    MODEL,
+    PENALTY,
+    PROBABILITIES,
+    SAMPLING,
+    SEED,
+    STREAM,
+    STYLE,
+    TOOLS,
+    VENDOR,
+    Number,
+)
 from app.chat import ChatRequest, JsonFormat, Message, Options, Role, ToolCall
 from app.errors import InvalidRequest
 
@@ -132,9 +146,6 @@ class _JsonSchema(Fields):
 
 _Format = Annotated[_Text | _JsonObject | _JsonSchema, Field(discriminator="type")]
 
-# A number that is one: neither text nor true.
-_Number = Annotated[float, Strict()]
-
 # The tool by which Moonshot's own platform searches the web.
 _WEB_SEARCH = "$web_search"
 
@@ -150,23 +161,17 @@ def _refuse_forced_tool(value: Any) -> str | None:
     return None if mode in ("auto", "none") else "tools cannot be called, so a call cannot be forced"
 
 
-def _refuse_probabilities(value: Any) -> str | None:
-    return "Kimi tells no probabilities" if value else None
-
-
 def _refuse_choices(value: int) -> str | None:
     return None if value <= MOST_CHOICES else f"at most {MOST_CHOICES} choices can be made"
 
 
 # What is done with each
 
-_MODEL = Use("honoured", "an id of `/v1/models`; an unknown one is a 404", "`/v1/models` 里的名称；未知的返回 404")
 _MESSAGES = Use(
     "honoured",
     "all roles, text; images, files and audio in `content` are a 400 that names their place",
     "所有角色的文本；`content` 里的图片、文件、音频返回 400，并指出位置",
 )
-_STREAM = Use("honoured", "`include_usage` too; usage is an estimate", "含 `include_usage`；用量为估算值")
 _MAX_TOKENS = Use(
     "honoured",
     "by estimate, thinking included; `finish_reason` is `length`. `max_completion_tokens` wins",
@@ -199,40 +204,13 @@ _FORMAT = Use(
     "`json_object` and `json_schema` by asking Kimi and checking its answer",
     "`json_object` 和 `json_schema`：通过提示词要求，并校验回答",
 )
-_CONVERSATION = Use(
-    "honoured",
-    "ours: the conversation that this turn belongs to, as in the path",
-    "本网关自有：这一轮所属的对话，与写在路径里相同",
-)
 _PARENT = Use(
     "refused",
     "a conversation goes on after its last turn",
     "对话总是从最后一轮继续",
     lambda _value: "a conversation goes on after its last turn",
 )
-_SAMPLING = Use("ignored", "Kimi offers no such setting", "Kimi 没有这类设置", neutral=(1,))
-_PENALTY = Use("ignored", "Kimi offers no such setting", "Kimi 没有这类设置", neutral=(0,))
-_VENDOR = Use("ignored", "Kimi offers no such setting", "Kimi 没有这类设置")
-_SEED = Use("ignored", "two answers to one question differ", "同一问题的两次回答会不同")
-_BOOKKEEPING = Use(
-    "ignored",
-    "nothing is stored, billed or looked up by these",
-    "不会据此存储、计费或查询",
-    neutral=("auto", "default"),
-)
-_STYLE = Use("ignored", "say it in a message", "请写在消息里", neutral=("medium",))
-# Tool calling gets its place here: until then these are accepted, because most clients send tools with every chat.
-_TOOLS = Use(
-    "ignored",
-    "tools are never called; `tool_choice` other than `auto` and `none` is a 400",
-    "不会调用工具；`tool_choice` 不是 `auto` 或 `none` 时返回 400",
-    neutral=(True,),
-)
 _TOOL_CHOICE = Use("refused", "a call that is forced", "强制调用工具", _refuse_forced_tool)
-_PROBABILITIES = Use("refused", "Kimi tells no probabilities", "Kimi 不提供概率", _refuse_probabilities)
-_BIASES = Use(
-    "refused", "Kimi takes no biases", "Kimi 不支持偏置", lambda value: "Kimi takes no biases" if value else None
-)
 _MODALITIES = Use(
     "refused",
     "anything but text",
@@ -245,10 +223,10 @@ _AUDIO = Use("refused", "anything but text", "文本以外的内容", lambda _va
 class Body(Parameters):
     """The body of ``POST /v1/chat/completions``."""
 
-    model: Annotated[StrictStr, _MODEL]
+    model: Annotated[StrictStr, MODEL]
     messages: Annotated[list[_Message], Field(min_length=1), _MESSAGES]
-    stream: Annotated[StrictBool | None, _STREAM] = None
-    stream_options: Annotated[_StreamOptions | None, _STREAM] = None
+    stream: Annotated[StrictBool | None, STREAM] = None
+    stream_options: Annotated[_StreamOptions | None, STREAM] = None
     max_completion_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
     max_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
     stop: Annotated[StrictStr | Annotated[list[StrictStr], Field(max_length=4)] | None, _STOP] = None
@@ -262,37 +240,37 @@ class Body(Parameters):
     use_search: Annotated[StrictBool | None, _SEARCH] = None
     web_search_options: Annotated[Fields | None, _SEARCH] = None
     response_format: Annotated[_Format | None, _FORMAT] = None
-    conversation_id: Annotated[StrictStr | None, _CONVERSATION] = None
+    conversation_id: Annotated[StrictStr | None, CONVERSATION] = None
     parent_id: Annotated[Any, _PARENT] = None
 
-    temperature: Annotated[_Number | None, Field(ge=0, le=2), _SAMPLING] = None
-    top_p: Annotated[_Number | None, Field(ge=0, le=1), _SAMPLING] = None
-    frequency_penalty: Annotated[_Number | None, Field(ge=-2, le=2), _PENALTY] = None
-    presence_penalty: Annotated[_Number | None, Field(ge=-2, le=2), _PENALTY] = None
-    top_k: Annotated[StrictInt | None, Field(ge=-1), _VENDOR] = None
-    min_p: Annotated[_Number | None, Field(ge=0, le=1), _VENDOR] = None
-    repetition_penalty: Annotated[_Number | None, Field(ge=0), _SAMPLING] = None
-    seed: Annotated[StrictInt | None, _SEED] = None
-    user: Annotated[StrictStr | None, _BOOKKEEPING] = None
-    metadata: Annotated[dict[str, Any] | None, _BOOKKEEPING] = None
-    store: Annotated[StrictBool | None, _BOOKKEEPING] = None
-    service_tier: Annotated[StrictStr | None, _BOOKKEEPING] = None
-    safety_identifier: Annotated[StrictStr | None, _BOOKKEEPING] = None
-    prompt_cache_key: Annotated[StrictStr | None, _BOOKKEEPING] = None
-    prompt_cache_retention: Annotated[StrictStr | None, _BOOKKEEPING] = None
-    prompt_cache_options: Annotated[dict[str, Any] | None, _BOOKKEEPING] = None
-    moderation: Annotated[dict[str, Any] | None, _BOOKKEEPING] = None
-    verbosity: Annotated[Literal["low", "medium", "high"] | None, _STYLE] = None
-    prediction: Annotated[dict[str, Any] | None, _STYLE] = None
-    tools: Annotated[list[dict[str, Any]] | None, _TOOLS] = None
-    parallel_tool_calls: Annotated[StrictBool | None, _TOOLS] = None
-    functions: Annotated[list[dict[str, Any]] | None, _TOOLS] = None
+    temperature: Annotated[Number | None, Field(ge=0, le=2), SAMPLING] = None
+    top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
+    frequency_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
+    presence_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
+    top_k: Annotated[StrictInt | None, Field(ge=-1), VENDOR] = None
+    min_p: Annotated[Number | None, Field(ge=0, le=1), VENDOR] = None
+    repetition_penalty: Annotated[Number | None, Field(ge=0), SAMPLING] = None
+    seed: Annotated[StrictInt | None, SEED] = None
+    user: Annotated[StrictStr | None, BOOKKEEPING] = None
+    metadata: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
+    store: Annotated[StrictBool | None, BOOKKEEPING] = None
+    service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
+    safety_identifier: Annotated[StrictStr | None, BOOKKEEPING] = None
+    prompt_cache_key: Annotated[StrictStr | None, BOOKKEEPING] = None
+    prompt_cache_retention: Annotated[StrictStr | None, BOOKKEEPING] = None
+    prompt_cache_options: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
+    moderation: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
+    verbosity: Annotated[Literal["low", "medium", "high"] | None, STYLE] = None
+    prediction: Annotated[dict[str, Any] | None, STYLE] = None
+    tools: Annotated[list[dict[str, Any]] | None, TOOLS] = None
+    parallel_tool_calls: Annotated[StrictBool | None, TOOLS] = None
+    functions: Annotated[list[dict[str, Any]] | None, TOOLS] = None
 
     tool_choice: Annotated[Any, _TOOL_CHOICE] = None
     function_call: Annotated[Any, _TOOL_CHOICE] = None
-    logprobs: Annotated[Any, _PROBABILITIES] = None
-    top_logprobs: Annotated[Any, _PROBABILITIES] = None
-    logit_bias: Annotated[Any, _BIASES] = None
+    logprobs: Annotated[Any, PROBABILITIES] = None
+    top_logprobs: Annotated[Any, PROBABILITIES] = None
+    logit_bias: Annotated[Any, BIASES] = None
     modalities: Annotated[Any, _MODALITIES] = None
     audio: Annotated[Any, _AUDIO] = None
 
@@ -361,37 +339,7 @@ def _json_format(wish: _Text | _JsonObject | _JsonSchema | None) -> JsonFormat |
             return JsonFormat()
         case _JsonSchema(json_schema=_Schema(name=name, schema_=schema)):
             if schema is not None:
-                _check_schema(schema)
+                check_schema(schema, "response_format.json_schema.schema")
             return JsonFormat(name, None if schema is None else orjson.dumps(schema).decode())
         case _:
             return None
-
-
-def _check_schema(schema: dict[str, Any]) -> None:
-    """Raises InvalidRequest for what is no JSON Schema, or needs something that is not in it."""
-    place = "response_format.json_schema.schema"
-    kind = validator_for(schema, default=jsonschema.Draft202012Validator)
-    try:
-        kind.check_schema(schema)
-        outside = next(_outside_references(schema), None)
-    except jsonschema.SchemaError as e:
-        # Its text shows the value; where it stands is enough.
-        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in e.absolute_path)
-        raise InvalidRequest(f"{place}{path} is not valid in a JSON Schema", param=place) from None
-    except RecursionError:
-        raise InvalidRequest(f"{place} is nested too deep", param=place) from None
-    if outside is not None:
-        raise InvalidRequest(f"{place}: only references within the schema ('#…') are followed", param=place)
-
-
-def _outside_references(value: Any) -> Iterator[str]:
-    """What a validator would have to fetch from somewhere else."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if name in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(inner, str) and inner[:1] != "#":
-                yield inner
-            else:
-                yield from _outside_references(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _outside_references(inner)

@@ -10,7 +10,6 @@ Source of the shapes: OpenAI's API reference and what its clients were measured 
 """
 
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ import orjson
 from flask import Blueprint, Response, current_app, request
 
 from app import sse, tokens
-from app.api import caller, gateway, json_response
+from app.api import caller, gateway, json_response, reply_id, said_beside
 from app.api.bodies import parse
 from app.api.chat_body import Body
 from app.api.doors import asked_conversation, checked
@@ -40,13 +39,13 @@ def create(conversation_id: str | None = None) -> Response:
     headers = body.settle()
     chat = body.to_request(asked_conversation(conversation_id, body.conversation_id))
     answer = _open(chat, who, body.choices, commit=bool(body.stream))
-    shape = _Shape(chat.model, body.choices, body.wants_usage)
+    shape = _Shape(reply_id("chatcmpl-", who), chat.model, body.choices, body.wants_usage)
     if body.stream:
         heartbeat_s: float = current_app.config["HEARTBEAT_S"]
-        headers |= _notices(answer)
+        headers |= said_beside(answer)
         return event_stream(encode_stream(answer, shape, heartbeat_s), answer.close, headers)
     response = json_response(encode_completion(answer, shape))
-    response.headers.update(headers | _notices(answer))
+    response.headers.update(headers | said_beside(answer))
     return response
 
 
@@ -70,6 +69,8 @@ class _Answers(Protocol):
 
     @property
     def notices(self) -> Sequence[str]: ...
+    @property
+    def rebuilt_from(self) -> str | None: ...
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[Event]]]: ...
 
@@ -91,6 +92,10 @@ class _One:
     def notices(self) -> Sequence[str]:
         return self._answer.notices
 
+    @property
+    def rebuilt_from(self) -> str | None:
+        return self._answer.rebuilt_from
+
     def __iter__(self) -> Iterator[tuple[int, Sequence[Event]]]:
         return ((0, batch) for batch in self._answer)
 
@@ -102,15 +107,11 @@ def _open(chat: ChatRequest, who: Caller, choices: int, *, commit: bool) -> _Ans
     return Choices(lambda caller: open_one(chat, caller, commit=commit), who, choices)
 
 
-def _notices(answer: _Answers) -> dict[str, str]:
-    return {"x-kimi-notice": ", ".join(answer.notices)} if answer.notices else {}
-
-
 class _Shape:
     """The parts that all chunks of one reply share, made once."""
 
-    def __init__(self, model: str, choices: int, include_usage: bool) -> None:
-        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+    def __init__(self, reply_id: str, model: str, choices: int, include_usage: bool) -> None:
+        self.id = reply_id
         self.created = int(time.time())
         self.model = model
         self.include_usage = include_usage

@@ -13,6 +13,7 @@ from flask_cors import CORS
 # A client written in JavaScript sees these and no others.
 _EXPOSED = [
     "retry-after",
+    "x-conversation-rebuilt",
     "x-ignored-params",
     "x-kimi-notice",
     "x-ratelimit-limit-requests",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from app.accounts import Account, Accounts
 from app.config import Examination
 from app.credentials import Credential, read_expiry
 from app.doctor import sites
-from app.doctor.findings import Finding, Mark, Privacy, database_path
+from app.doctor.findings import Finding, Mark, Privacy, database_name, database_path
 from app.doctor.sites import Knock
 from app.doctor.transcript import Recorder
 from app.doctor.turns import Generation, Outcome, take_turn
@@ -144,25 +145,29 @@ class Doctor:
         if {"DATABASE_URL", "GATEWAY_SECRET"} & set(self._wrong):
             yield Finding("skipped", "store", "not checked: its settings are wrong")
             return
-        path = database_path(self._config)
+        path, name = database_path(self._config), database_name(self._config)
         try:
             store = Store(self._config.database_url, self._config.gateway_secret)
         except StoreUnusable as e:
-            yield Finding("problem", "store", str(e), _store_advice(str(e)))
+            yield Finding("problem", "store", str(e), _store_advice(path, str(e)))
             return
         try:
             store.check_writable()
             if self._config.credentials:
                 self._accounts = Accounts(self._credentials, store, renew_in_a_process)
         except SQLAlchemyError as e:
-            found = f"{path} cannot be written ({str(e).partition(chr(10))[0]})"
-            yield Finding("problem", "store", found, _store_advice(""))
+            found = f"{name} cannot be written ({str(e).partition(chr(10))[0]})"
+            yield Finding("problem", "store", found, _store_advice(path))
             return
         self._store = store
         sealed = (
             "tokens sealed with GATEWAY_SECRET" if store.tokens.sealed else "tokens not sealed (GATEWAY_SECRET unset)"
         )
-        yield Finding("ok", "store", f"{path}: opens, can be written, version {store.version}, {sealed}")
+        yield Finding("ok", "store", f"{name}: opens, can be written, version {store.version}, {sealed}")
+        if path is not None:
+            yield from self._check_file(path)
+
+    def _check_file(self, path: Path) -> Iterator[Finding]:
         status = path.stat()
         if stat.S_IMODE(status.st_mode) & 0o077:
             found = f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: other users of this machine may use it"
@@ -389,18 +394,20 @@ def _survived(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
         yield from findings
     except SQLAlchemyError as e:
         found = f"the database fails in the middle of this ({type(e).__name__}: {str(e).partition(chr(10))[0]})"
-        yield Finding("problem", check, found, _store_advice(""))
+        yield Finding("problem", check, found, "see what its log says, and try again")
     except Exception as e:  # a fault of ours or of an upstream: the log has the traceback
         log.exception("the doctor failed")
         yield Finding("problem", check, f"the doctor itself failed here ({type(e).__name__})", "please report this")
 
 
-def _store_advice(message: str) -> str:
+def _store_advice(path: Path | None, message: str = "") -> str:
     if "GATEWAY_SECRET" in message:
         return (
             "set the GATEWAY_SECRET that it was made with; if that is lost, move the database away and paste new "
             "refresh tokens"
         )
+    if path is None:
+        return "see that its server runs and can be reached from here, and that user, password and name are right"
     return "see that its folder exists, has room, and belongs to the user that the gateway runs as"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from app.config import Config
 from app.credentials import Credential
@@ -13,6 +14,8 @@ Mark = Literal["ok", "warning", "problem", "skipped"]
 
 # Bearer tokens of whatever origin, and the name and password that a URL may carry.
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.?[\w-]*")
+# How libpq names a host with its address, a user, a database.
+_DATABASE_NAMES = re.compile(r"""\b(server at|host name|host|user|role|database|on socket) "[^"]*"( \([^)]*\))?""")
 _USER_INFO = re.compile(r"//[^/@\s]*@")
 
 
@@ -43,7 +46,9 @@ class Privacy:
             for value in (c.id, c.user_id, c.device_id, c.session_id)
             if value is not None
         ]
-        self._paths = [(str(database_path(config)), "the database file"), (str(Path.home()), "~")]
+        path = database_path(config)
+        name = (str(path), "the database file") if path else (database_name(config), "the PostgreSQL database")
+        self._paths = [name, (str(Path.home()), "~")]
 
     @property
     def private(self) -> list[str]:
@@ -82,8 +87,21 @@ class Privacy:
             text = text.replace(private, "[id]")
         for path, name in self._paths:
             text = text.replace(path, name) if len(path) > 1 else text
+        text = _DATABASE_NAMES.sub(r"\1 [name]", text)
         return re.sub(r"'/[^']*'", "'a path'", text)
 
 
-def database_path(config: Config) -> Path:
+def database_path(config: Config) -> Path | None:
+    """The file of the database, where it is one."""
+    if not config.database_url.startswith("sqlite:///"):
+        return None
     return Path(config.database_url.removeprefix("sqlite:///").partition("?")[0])
+
+
+def database_name(config: Config) -> str:
+    """The database as its owner knows it, without user and password."""
+    path = database_path(config)
+    if path is not None:
+        return str(path)
+    parts = urlsplit(config.database_url)
+    return f"PostgreSQL's {parts.path.strip('/')} at {parts.netloc.rpartition('@')[2] or 'a local socket'}"

@@ -76,7 +76,7 @@ def _attempt(generation: Generation, account: Account, store: Store | None, limi
             for event in pump.take(left_s):
                 _note(event, outcome, time.monotonic() - began)
                 if isinstance(event, Started) and store is not None:
-                    store.litter.add(upstream.name, event.chat_id, account.id, time.time() + _LITTER_DUE_S)
+                    store.litter.add(upstream.name, event.chat_id, account.id, store.database.now() + _LITTER_DUE_S)
     except EndOfSource:
         pass  # the reader has gone home, too: all bytes have been seen
     except GatewayError as e:

@@ -1,7 +1,8 @@
 """The database: what several workers must agree on, and what must survive them.
 
 Knows SQL and its migrations. Must never know policy: what is fresh, who is next, what a client may do.
-Holds no message text, and tokens only of accounts that are refreshed, sealed by ``vault``. Times are Unix seconds.
+Holds message text only where transcripts are switched on, and tokens only of accounts that are refreshed; both sealed
+by ``vault``. Times are Unix seconds.
 """
 
 import secrets
@@ -11,20 +12,27 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.store.accounts import AccountRows
 from app.store.conversations import ConversationRow, ConversationRows
-from app.store.database import Database, StoreUnusable, Transaction, unusable
+from app.store.database import Database, StoreAway, StoreUnusable, Transaction
 from app.store.facts import Facts, Unrecognised, UnrecognisedRow
 from app.store.keys import KeyRow, KeyRows
+from app.store.leases import LeaseRow, LeaseRows
 from app.store.litter import LitterRow, LitterRows
 from app.store.migrations import VERSION, migrate
+from app.store.processes import ProcessRows
+from app.store.recordings import RecordingRow, RecordingRows
 from app.store.tokens import TokenRow, TokenRows
+from app.store.transcripts import TranscriptRows
 from app.vault import Vault, WrongSecret
 
 __all__ = [
     "ConversationRow",
     "Database",
     "KeyRow",
+    "LeaseRow",
     "LitterRow",
+    "RecordingRow",
     "Store",
+    "StoreAway",
     "StoreUnusable",
     "TokenRow",
     "Transaction",
@@ -50,17 +58,22 @@ class Store:
         try:
             migrate(self.database)
             self.accounts = AccountRows(self.database)
+            self.processes = ProcessRows(self.database)
+            self.leases = LeaseRows(self.database)
+            self.recordings = RecordingRows(self.database)
             self.conversations = ConversationRows(self.database)
             self.keys = KeyRows(self.database)
             self.litter = LitterRows(self.database)
             self.facts = Facts(self.database)
             self.unrecognised = Unrecognised(self.database)
             salt = bytes.fromhex(self.facts.settle("vault_salt", secrets.token_hex(16)))
-            self.tokens = TokenRows(self.database, Vault(secret, salt))
+            vault = Vault(secret, salt)
+            self.tokens = TokenRows(self.database, vault)
+            self.transcripts = TranscriptRows(self.database, vault)
         except WrongSecret as e:
             raise StoreUnusable(f"GATEWAY_SECRET: {e}") from e
         except SQLAlchemyError as e:
-            raise unusable(e) from e
+            raise self.database.unusable(e) from e
 
     def close(self) -> None:
         self.database.close()

@@ -1,6 +1,5 @@
 """The conversations and who holds them. Holds no message text. Must never know when one may be continued."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.store.database import Database, Row
-from app.store.dialects import listed, one_of, per_dialect
+from app.store.dialects import per_dialect
+from app.store.processes import lives
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class ConversationRow:
     updated_at: float
     holder: str
     held_until: float
+    process_id: str
 
 
 _conversations = sa.table(
@@ -45,9 +46,14 @@ _conversations = sa.table(
     sa.column("updated_at", sa.Float),
     sa.column("holder", sa.String),
     sa.column("held_until", sa.Float),
+    sa.column("process_id", sa.String),
 )
 
 _P = sa.bindparam
+
+_IS_HELD = sa.and_(_conversations.c.held_until > _P("now"), lives(_conversations.c.process_id))
+# Also where the same holder asks again: it may not know that it has got it.
+_IS_FREE = sa.or_(sa.not_(_IS_HELD), _conversations.c.holder == _P("holder"))
 
 _HOLD = per_dialect(
     lambda insert: (
@@ -61,20 +67,15 @@ _HOLD = per_dialect(
             updated_at=_P("now"),
             holder=_P("holder"),
             held_until=_P("until"),
+            process_id=_P("process_id"),
         )
         .on_conflict_do_update(
             index_elements=["owner", "id"],
-            set_={"holder": _P("holder"), "held_until": _P("until")},
-            where=_conversations.c.held_until <= _P("now"),
+            set_={"holder": _P("holder"), "held_until": _P("until"), "process_id": _P("process_id")},
+            where=_IS_FREE,
         )
         .returning(*_conversations.c)
     )
-)
-
-_RENEW = (
-    sa.update(_conversations)
-    .where(one_of(_conversations.c.holder, "holders"), _conversations.c.held_until > 0)
-    .values(held_until=_P("until"))
 )
 
 _THIS = (_conversations.c.owner == _P("of_owner"), _conversations.c.id == _P("of_id"))
@@ -82,6 +83,26 @@ _MINE = (*_THIS, _conversations.c.holder == _P("of_holder"))
 
 _FIND = sa.select(*_conversations.c).where(*_THIS)
 _DROP = sa.delete(_conversations).where(*_MINE)
+_HELD = sa.select(sa.literal(1).label("held")).where(*_THIS, _IS_HELD)
+_COUNT = sa.select(sa.func.count().label("count")).where(_conversations.c.owner == _P("of_owner"))
+_DROP_UNUSED = (
+    sa.delete(_conversations)
+    .where(
+        sa.tuple_(_conversations.c.owner, _conversations.c.id).in_(
+            sa.select(_conversations.c.owner, _conversations.c.id)
+            .where(_conversations.c.updated_at < _P("before"), sa.not_(_IS_HELD))
+            .order_by(_conversations.c.updated_at)
+            .limit(_P("most"))
+        ),
+        _conversations.c.updated_at < _P("before"),
+        sa.not_(_IS_HELD),
+    )
+    .returning(*_conversations.c)
+)
+_transcripts = sa.table("transcripts", sa.column("owner", sa.String), sa.column("conversation_id", sa.String))
+_DROP_TRANSCRIPT = sa.delete(_transcripts).where(
+    _transcripts.c.owner == _P("of_owner"), _transcripts.c.conversation_id == _P("of_id")
+)
 
 
 @cache
@@ -97,17 +118,30 @@ class ConversationRows:
         self._database = database
 
     def hold(
-        self, owner: str, conversation_id: str, model: str, holder: str, now: float, until: float
+        self, owner: str, conversation_id: str, model: str, holder: str, process_id: str, now: float, until: float
     ) -> ConversationRow | None:
-        """Takes the conversation for one turn, making it if it is new; None while another holder has it."""
-        return _row(
-            self._database.row(
-                _HOLD, owner=owner, id=conversation_id, model=model, holder=holder, now=now, until=until
-            )
-        )
+        """Takes the conversation for one turn, making it if it is new; None while another holder has it.
 
-    def renew_holds(self, holders: Sequence[str], until: float) -> None:
-        self._database.run(_RENEW, holders=listed(holders), until=until)
+        It is held until ``until``, by a process that lives."""
+        who = {"owner": owner, "id": conversation_id, "holder": holder, "process_id": process_id}
+        return _row(self._database.row(_HOLD, **who, model=model, now=now, until=until))
+
+    def is_held(self, row: ConversationRow, now: float) -> bool:
+        return self._database.row(_HELD, of_owner=row.owner, of_id=row.id, now=now) is not None
+
+    def count(self, owner: str) -> int:
+        """How many the key has."""
+        row = self._database.row(_COUNT, of_owner=owner)
+        return int(row["count"]) if row else 0
+
+    def drop_unused(self, before: float, now: float, most: int) -> list[ConversationRow]:
+        """Drops conversations without a turn since ``before``, and says which: at most so many, the oldest."""
+        rows = [
+            ConversationRow(**row) for row in self._database.rows(_DROP_UNUSED, before=before, now=now, most=most)
+        ]
+        for row in rows:
+            self._database.run(_DROP_TRANSCRIPT, of_owner=row.owner, of_id=row.id)
+        return rows
 
     def save(self, owner: str, conversation_id: str, held_by: str, /, **values: Any) -> bool:
         """Writes columns of a conversation that ``held_by`` has; False if it has it no longer."""
@@ -115,7 +149,8 @@ class ConversationRows:
         return self._database.run(_save(tuple(values)), **mine, **values) > 0
 
     def drop(self, owner: str, conversation_id: str, held_by: str) -> None:
-        self._database.run(_DROP, of_owner=owner, of_id=conversation_id, of_holder=held_by)
+        if self._database.run(_DROP, of_owner=owner, of_id=conversation_id, of_holder=held_by):
+            self._database.run(_DROP_TRANSCRIPT, of_owner=owner, of_id=conversation_id)
 
     def find(self, owner: str, conversation_id: str) -> ConversationRow | None:
         return _row(self._database.row(_FIND, of_owner=owner, of_id=conversation_id))

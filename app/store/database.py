@@ -4,32 +4,35 @@ Must never know a table of ours, nor what is written into it.
 """
 
 import logging
-import os
 import random
-import stat
 import time
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from app.store.clock import Clock
 from app.store.dialects import PerDialect, Statement
+from app.store.dialects.postgresql import POSTGRESQL
+from app.store.dialects.sqlite import SQLITE
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Row = dict[str, Any]
 
-# How long a statement waits for other processes. Seconds.
-_LOCKED_S = 10.0
+_KINDS = {"sqlite": SQLITE, "postgresql": POSTGRESQL}
 
 
 class StoreUnusable(Exception):
     """The database cannot be opened, or was written by a newer gateway."""
+
+
+class StoreAway(StoreUnusable):
+    """The database could not be reached for a while; it may be back later."""
 
 
 class Transaction:
@@ -67,34 +70,31 @@ class Database:
     """One database, opened once per process. Safe for threads.
 
     A statement is built once, at the top of a module: its SQL is made at its first use and kept for ever. Its
-    parameters are named by ``sqlalchemy.bindparam``. ``run``, ``row`` and ``rows`` are one transaction each.
+    parameters are named by ``sqlalchemy.bindparam``. ``run``, ``row`` and ``rows`` are one transaction each, and are
+    run again where the connection was lost before their result came: each must be safe to repeat.
     Opening raises StoreUnusable; later, sqlalchemy.exc.SQLAlchemyError says that the database fails.
     """
 
     def __init__(self, url: str, *, durable: bool = False) -> None:
         """``durable``: what is written has reached the disk, at some cost."""
+        parsed = sa.make_url(url)
+        self._kind = _KINDS[parsed.get_backend_name()]
         try:
-            self._open(url, durable)
+            self._open(parsed, durable)
         except (OSError, SQLAlchemyError) as e:
-            raise unusable(e) from e
+            raise self.unusable(e) from e
 
-    def _open(self, url: str, durable: bool) -> None:
-        path = sa.make_url(url).database
-        if path:
-            _create_private(Path(path))
-        # Every statement is a transaction of its own unless one is begun in words.
-        self._engine = sa.create_engine(
-            url,
-            isolation_level="AUTOCOMMIT",
-            skip_autocommit_rollback=True,
-            hide_parameters=True,
-            paramstyle="named",
-            connect_args={"timeout": 0.01},
-        )
+    def _open(self, parsed: sa.URL, durable: bool) -> None:
+        self._engine = self._kind.open_engine(parsed, durable)
         self._statements = _Statements(self._engine.dialect)
-        sa.event.listen(self._engine, "connect", partial(_on_sqlite_connect, durable=durable))
-        # Kept in the file; switching to it may fail at once where another process is just opening it.
-        self._patiently(lambda db: db.exec_driver_sql("PRAGMA journal_mode=WAL"))
+        self._away_since: float | None = None
+        self._clock = Clock(lambda: self._patiently(self._measure_clock))
+
+    def unusable(self, error: Exception) -> StoreUnusable:
+        """The error as it is told to who starts the gateway."""
+        why = f"DATABASE_URL: the database cannot be opened ({type(error).__name__}: {_first_line(error)})"
+        is_passing = isinstance(error, DBAPIError) and self._kind.is_passing(error)
+        return StoreAway(why) if is_passing else StoreUnusable(why)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -122,10 +122,24 @@ class Database:
 
     def now(self) -> float:
         """Unix seconds by the clock that all machines share: the database's."""
-        return time.time()
+        return self._clock.now()
+
+    def _measure_clock(self, db: sa.Connection) -> float:
+        """How far the database's clock is ahead of this process's."""
+        if self._kind.clock is None:
+            return 0.0
+        before = time.time()
+        theirs = db.exec_driver_sql(self._kind.clock).scalar_one()
+        return float(theirs) - (before + time.time()) / 2
 
     def _in_transaction(self, db: sa.Connection, work: Callable[[Transaction], T]) -> T:
-        db.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            db.exec_driver_sql(self._kind.begin_exclusively)
+        except DBAPIError:
+            # It may have got half way; where it did not, there is nothing to undo, which is an error too.
+            with suppress(SQLAlchemyError):
+                db.exec_driver_sql("ROLLBACK")
+            raise
         try:
             result = work(Transaction(db, self._statements))
             db.exec_driver_sql("COMMIT")
@@ -139,19 +153,35 @@ class Database:
         return result
 
     def _patiently(self, work: Callable[[sa.Connection], T]) -> T:
-        """``work`` on a connection, again and again while another process has the database locked.
-
-        SQLite's own waiting would do, but it sleeps in C: a gevent worker would stand still with all its streams.
-        """
-        deadline = time.monotonic() + _LOCKED_S
+        """``work`` on a connection, again and again while the database is locked, or away and will be back."""
+        deadline = time.monotonic() + self._kind.patience_s
         while True:
             try:
                 with self._engine.connect() as db:
-                    return work(db)
-            except OperationalError as e:
-                if "locked" not in str(e.orig) or time.monotonic() > deadline:
+                    result = work(db)
+            except DBAPIError as e:
+                if not self._kind.is_passing(e):
                     raise
-            time.sleep(random.uniform(0.002, 0.02))
+                self._note_absence(e)
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                if self._away_since is not None:
+                    self._note_return()
+                return result
+            time.sleep(random.uniform(*self._kind.pause_s))
+
+    def _note_absence(self, error: DBAPIError) -> None:
+        """Said once, and not by each of those who wait."""
+        is_away = error.connection_invalidated or error.statement is None
+        if is_away and self._away_since is None:
+            self._away_since = time.monotonic()
+            log.warning("the database is away; requests wait for it (%s)", _first_line(error))
+
+    def _note_return(self) -> None:
+        since, self._away_since = self._away_since, None
+        if since is not None:
+            log.warning("the database is back after %.1f s", time.monotonic() - since)
 
 
 class _Statements:
@@ -177,21 +207,5 @@ class _Statements:
         return str(compiled), constants
 
 
-def unusable(error: Exception) -> StoreUnusable:
-    why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return StoreUnusable(f"DATABASE_URL: the database cannot be opened ({why})")
-
-
-def _create_private(path: Path) -> None:
-    """The file exists and only its owner can read it, before anything is written into it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        log.warning("other users of this machine may read the database file; chmod 600 it")
-
-
-def _on_sqlite_connect(dbapi: Any, _record: Any, *, durable: bool) -> None:
-    cursor = dbapi.cursor()
-    # NORMAL in WAL mode: nothing is lost when a process is killed; a power cut may lose the last moment.
-    cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-    cursor.close()
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

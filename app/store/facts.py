@@ -91,6 +91,7 @@ class Unrecognised:
         self._database = database
 
     def count(self, upstream: str, kind: str, now: float) -> None:
+        """May count twice where the database is lost in that moment: it is a measure of how much there is."""
         self._database.run(_COUNT, upstream=upstream, kind=kind, now=now)
 
     def all(self) -> list[UnrecognisedRow]:

@@ -47,12 +47,15 @@ _ADD = per_dialect(
 _TAKE = (
     sa.update(_litter)
     .where(
+        _litter.c.due_at <= _P("now"),
         _litter.c.chat_id
         == sa.select(_litter.c.chat_id)
         .where(_litter.c.due_at <= _P("now"), one_of(_litter.c.account_id, "accounts"))
         .order_by(_litter.c.due_at)
         .limit(1)
-        .scalar_subquery()
+        # PostgreSQL: what another worker is just taking is passed over. SQLite has one writer at a time.
+        .with_for_update(skip_locked=True)
+        .scalar_subquery(),
     )
     .values(due_at=_P("again_at"), tries=_litter.c.tries + 1)
     .returning(_litter.c.upstream, _litter.c.chat_id, _litter.c.account_id, _litter.c.tries)

@@ -33,17 +33,43 @@ _TOKENS = (
 
 _KEPT = ("CREATE TABLE kept (name VARCHAR NOT NULL PRIMARY KEY, value TEXT NOT NULL, kept_at FLOAT NOT NULL)",)
 
+_LEASES = (
+    "CREATE TABLE processes (id VARCHAR NOT NULL PRIMARY KEY, until FLOAT NOT NULL)",
+    "ALTER TABLE accounts ADD COLUMN next_at FLOAT NOT NULL DEFAULT 0",
+    "ALTER TABLE accounts ADD COLUMN refused VARCHAR",
+    """CREATE TABLE leases (
+        id VARCHAR NOT NULL PRIMARY KEY, process_id VARCHAR NOT NULL, account_id VARCHAR NOT NULL,
+        scope VARCHAR NOT NULL, is_probe BOOLEAN NOT NULL, waited BOOLEAN NOT NULL, started_at FLOAT NOT NULL,
+        ends_at FLOAT NOT NULL)""",
+    """CREATE TABLE line (
+        id VARCHAR NOT NULL PRIMARY KEY, process_id VARCHAR NOT NULL, owner VARCHAR NOT NULL, scope VARCHAR NOT NULL,
+        accounts TEXT NOT NULL, place BIGINT NOT NULL, joined_at FLOAT NOT NULL, ends_at FLOAT NOT NULL)""",
+    """CREATE TABLE rests (
+        account_id VARCHAR NOT NULL, scope VARCHAR NOT NULL, until FLOAT NOT NULL, strikes INTEGER NOT NULL,
+        PRIMARY KEY (account_id, scope))""",
+    # Who holds a conversation counts for as long as its process does.
+    "ALTER TABLE conversations ADD COLUMN process_id VARCHAR NOT NULL DEFAULT ''",
+    "CREATE INDEX conversations_by_age ON conversations (updated_at)",
+    """CREATE TABLE transcripts (
+        owner VARCHAR NOT NULL, conversation_id VARCHAR NOT NULL, turn INTEGER NOT NULL, line INTEGER NOT NULL,
+        role VARCHAR NOT NULL, text TEXT NOT NULL, PRIMARY KEY (owner, conversation_id, turn, line))""",
+    """CREATE TABLE recordings (
+        id VARCHAR NOT NULL PRIMARY KEY, request VARCHAR NOT NULL, process_id VARCHAR NOT NULL,
+        holder VARCHAR NOT NULL, content TEXT, begun_at FLOAT NOT NULL)""",
+    "CREATE INDEX recordings_by_age ON recordings (begun_at)",
+)
+
 _API_KEYS = (
     """CREATE TABLE api_keys (
         digest VARCHAR NOT NULL PRIMARY KEY, name VARCHAR NOT NULL, created_at FLOAT NOT NULL, expires_at FLOAT,
         revoked_at FLOAT, per_minute INTEGER, at_once INTEGER)""",
     """CREATE TABLE api_key_uses (
-        id VARCHAR NOT NULL PRIMARY KEY, digest VARCHAR NOT NULL, began_at FLOAT NOT NULL,
-        held_until FLOAT NOT NULL)""",
+        id VARCHAR NOT NULL PRIMARY KEY, digest VARCHAR NOT NULL, process_id VARCHAR NOT NULL,
+        began_at FLOAT NOT NULL, ends_at FLOAT NOT NULL)""",
     "CREATE INDEX api_key_uses_of_a_key ON api_key_uses (digest, began_at)",
 )
 
-_MIGRATIONS = (_FIRST_TABLES, _TOKENS, _KEPT, _API_KEYS)
+_MIGRATIONS = (_FIRST_TABLES, _TOKENS, _KEPT, _LEASES, _API_KEYS)
 
 # How many migrations this gateway knows.
 VERSION = len(_MIGRATIONS)

@@ -85,7 +85,8 @@ _HOLD = (
         _tokens.c.account_id == _P("of_id"),
         _tokens.c.version == _P("of_version"),
         _tokens.c.dead == sa.false(),
-        _tokens.c.held_until <= _P("now"),
+        # The holder itself: where its first attempt was done and only the word of it was lost.
+        sa.or_(_tokens.c.held_until <= _P("now"), _tokens.c.holder == _P("holder")),
     )
     .values(holder=_P("holder"), held_until=_P("until"))
     .returning(*_tokens.c)
@@ -98,7 +99,14 @@ _RENEW = (
 _THIS_PAIR = (_tokens.c.account_id == _P("of_id"), _tokens.c.version == _P("of_version"))
 _SAVE = (
     sa.update(_tokens)
-    .where(*_THIS_PAIR)
+    .where(
+        _tokens.c.account_id == _P("of_id"),
+        sa.or_(
+            _tokens.c.version == _P("of_version"),
+            # Done by a first attempt, and only the word of it was lost.
+            sa.and_(_tokens.c.version == _P("version"), _tokens.c.refresh_token == _P("refresh_token")),
+        ),
+    )
     .values(
         version=_P("version"),
         access_token=_P("access_token"),

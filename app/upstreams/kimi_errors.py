@@ -39,6 +39,7 @@ class _Row:
     says: str
     code: str | None = None
     retry_after_s: float | None = None
+    concerns_model: bool = False
 
 
 _TOKEN = _Row(AccountRejected, "Kimi does not accept the token any more; paste a new one into KIMI_TOKENS")
@@ -61,6 +62,9 @@ _ANONYMOUS = _Row(
 
 _UNKNOWN_CHAT = _Row(ChatUnknown, "Kimi does not know this chat any more; start a new conversation")
 _LIMITED = _Row(AccountLimited, "Kimi limits this account; wait before the next request")
+_MODEL_LIMITED = _Row(
+    AccountLimited, "Kimi limits this model for this account; wait, or use another one", concerns_model=True
+)
 _QUOTA = _Row(AccountLimited, "the quota of this account or plan is spent", "insufficient_quota", 600)
 _FAULT = _Row(UpstreamError, "Kimi failed")
 _REFUSED = _Row(RequestRefused, "Kimi refuses this request: its form, its model, or its length", "request_refused")
@@ -117,7 +121,7 @@ _BY_CODE = {
     "internal": _FAULT,
     "unknown": _FAULT,
     "data_loss": _FAULT,
-    "MODEL_RATE_LIMIT": _LIMITED,
+    "MODEL_RATE_LIMIT": _MODEL_LIMITED,
     "RATE_LIMITED": _LIMITED,
     "INTERNAL_ERROR": _FAULT,
 }
@@ -151,6 +155,13 @@ def refusal(reply: Reply, account: Account, site: str) -> UpstreamError:
 
     ``site`` is the address that was asked.
     """
+    error = _refusal(reply, account, site)
+    # A status says that nothing was begun, unless it is the server's own failure.
+    error.refused = reply.status < 500
+    return error
+
+
+def _refusal(reply: Reply, account: Account, site: str) -> UpstreamError:
     said = _read(reply.body)
     row = _row(said) or _BY_STATUS.get(reply.status)
     if row is not None:
@@ -158,9 +169,11 @@ def refusal(reply: Reply, account: Account, site: str) -> UpstreamError:
     if 300 <= reply.status < 400:
         return _redirect(reply, account, site)
     if reply.status >= 500:
-        return UpstreamUnavailable(
+        error = UpstreamUnavailable(
             f"{account.label}: Kimi answered {reply.status}{_quoted(said.text)}", retry_after_s=_retry_after(reply)
         )
+        error.told_wait = error.retry_after_s is not None
+        return error
     if reply.status == 200 and not said.name:
         return UpstreamProtocolError(
             f"{account.label}: expected a stream, got {reply.media_type or 'no type'!r} (perhaps a bot wall)"
@@ -211,11 +224,14 @@ def _error(row: _Row, account: Account, text: str, retry_after_s: float | None) 
     says = f"{account.label}: {row.says}"
     if row is _TOKEN and account.expires_at is not None and account.has_expired():
         says = describe_expiry(account.label, account.expires_at)
-    return row.error(
+    error = row.error(
         says + _quoted(text),
         code=row.code,
         retry_after_s=row.retry_after_s if retry_after_s is None else retry_after_s,
     )
+    error.told_wait = retry_after_s is not None
+    error.concerns_model = row.concerns_model
+    return error
 
 
 def _redirect(reply: Reply, account: Account, site: str) -> UpstreamError:

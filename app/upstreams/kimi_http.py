@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
 from app.accounts import Account
-from app.errors import UpstreamTimeout, UpstreamUnavailable
+from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.pump import Cancellation
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class KimiHttp:
             self._tap("request", _head(f"{method} {path}", headers) + (body or b""))
         try:
             with (
-                _translated(account, self.base_url, exchange.cancellation),
+                _translated(account, self.base_url, exchange),
                 self._request(
                     account,
                     method,
@@ -230,6 +230,11 @@ class _Exchange:
         self.cancellation = cancellation
         self.read_s = read_s
         self._connection: _Owned | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a connection was had, so that something may have been sent."""
+        return self._connection is not None
 
     def begin(self, connection: "_Owned") -> None:
         self._connection = connection
@@ -359,16 +364,22 @@ def _whole(response: requests.Response) -> Reply:
 
 
 @contextlib.contextmanager
-def _translated(account: Account, base_url: str, scope: Cancellation) -> Iterator[None]:
+def _translated(account: Account, base_url: str, exchange: _Exchange) -> Iterator[None]:
     """Exceptions of requests, urllib3, http.client and the socket → ours. Texts name the site, not the path."""
     try:
         yield
     except (requests.Timeout, ReadTimeoutError, TimeoutError) as e:
-        scope.check()
-        raise UpstreamTimeout(f"{account.label}: no answer from {base_url} in time ({type(e).__name__})") from e
+        exchange.cancellation.check()
+        error: UpstreamError = UpstreamTimeout(
+            f"{account.label}: no answer from {base_url} in time ({type(e).__name__})"
+        )
+        error.refused = not exchange.has_begun
+        raise error from e
     except (requests.RequestException, HTTPError, HTTPException, OSError) as e:
-        scope.check()
-        raise UpstreamUnavailable(f"{account.label}: the connection to {base_url} failed ({_reason(e)})") from e
+        exchange.cancellation.check()
+        error = UpstreamUnavailable(f"{account.label}: the connection to {base_url} failed ({_reason(e)})")
+        error.refused = not exchange.has_begun
+        raise error from e
 
 
 def _reason(error: BaseException) -> str:

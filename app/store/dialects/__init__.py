@@ -1,4 +1,4 @@
-"""Where SQLite and PostgreSQL differ: the one place that says what each of them wants.
+"""Statements that SQLite and PostgreSQL spell differently. How each is opened: ``sqlite`` and ``postgresql``.
 
 Must never know a table, nor what a statement is for.
 """
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -25,7 +26,7 @@ class PerDialect:
 
 def per_dialect(build: Callable[[Insert], sa.ClauseElement]) -> PerDialect:
     """``build`` gets the ``insert`` that has ``on_conflict_do_update`` and ``on_conflict_do_nothing``."""
-    return PerDialect({"sqlite": build(sqlite.insert), "postgresql": build(postgresql.insert)})
+    return PerDialect({"sqlite": build(sqlite_insert), "postgresql": build(postgresql_insert)})
 
 
 Statement = sa.ClauseElement | PerDialect

@@ -1,0 +1,72 @@
+"""That this process is alive, said again and again in the store.
+
+What a process holds there (leases, places in the line, conversations, answers that are being recorded) counts for as
+long as its presence does: a killed process frees everything after one ``lease_s``, a stopped one at once. Must never
+know what is held.
+"""
+
+import atexit
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.store import Store
+
+log = logging.getLogger(__name__)
+
+# How often what dead processes left behind is swept up.
+_SWEEP_EVERY_S = 30.0
+
+
+class Presence:
+    """``id`` names the process. Renewed by a thread from the first use on."""
+
+    def __init__(self, store: Store, lease_s: float) -> None:
+        self._store = store
+        self._lease_s = lease_s
+        self.id = uuid.uuid4().hex
+        self._left = threading.Event()
+        self._owed: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+
+    def begin(self) -> None:
+        """From here on the process counts as alive. Raises what the store raises."""
+        self._beat()
+        threading.Thread(target=self._run, name="presence", daemon=True).start()
+        atexit.register(self.leave)
+
+    def give_back(self, release: Callable[[], object]) -> None:
+        """Calls ``release``, which frees something in the store; again and again later where the store fails."""
+        try:
+            release()
+        except SQLAlchemyError:
+            log.exception("something that this process held could not be given back; it will be tried again")
+            self._owed.put(release)
+
+    def leave(self) -> None:
+        """Everything that the process holds is free."""
+        self._left.set()
+        try:
+            self._store.processes.leave(self.id)
+        except SQLAlchemyError:
+            log.warning("the end of this process could not be noted; what it held is free in %.0f s", self._lease_s)
+
+    def _beat(self) -> None:
+        self._store.processes.beat(self.id, self._store.database.now() + self._lease_s)
+
+    def _run(self) -> None:
+        swept_at = 0.0
+        while not self._left.wait(self._lease_s / 3):
+            try:
+                self._beat()
+                for _ in range(self._owed.qsize()):
+                    self.give_back(self._owed.get())
+                if time.monotonic() - swept_at > _SWEEP_EVERY_S:
+                    swept_at = time.monotonic()
+                    self._store.processes.sweep(self._store.database.now())
+            except SQLAlchemyError:
+                log.exception("the presence of this process could not be renewed")

@@ -1,0 +1,148 @@
+"""Whose turn it is: which account serves which waiting request. Pure policy, over a snapshot of the store.
+
+Accounts: the least busy first, among equals the one whose turn is longest ago; never more streams than the limit,
+never sooner after the last start than the spacing, never while the account rests. An account whose rest has just
+ended is half open: it serves one request, and is itself again when that has gone well.
+
+Requests: fair between API keys, first come, first served within one. Each gets a ``place`` when it joins the line:
+one behind the last that its key has there, or level with the head of the line where its key has none (start-time fair
+queueing). A request that cannot be served now (its conversation's account is busy) holds nobody up behind it.
+
+Must never know SQL, Kimi, or what a request is about. Times are Unix seconds.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+# A rest grows with every failure in a row, and never beyond this.
+LONGEST_REST_S = 3600.0
+_SHORTEST_CAP_S = 600.0
+_SHORTEST_REST_S = 1.0
+
+# The scope of a rest that concerns the whole account; others are model ids.
+WHOLE_ACCOUNT = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``max_streams`` at once per account, 0 for any number; ``min_interval_s`` between two starts on one."""
+
+    max_streams: int
+    min_interval_s: float
+
+    def capacity(self, accounts: int) -> int | None:
+        """How many requests that many accounts serve at once; None where there is no limit."""
+        return accounts * self.max_streams if self.max_streams else None
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """An account is left alone until ``until``, after ``strikes`` failures in a row."""
+
+    until: float
+    strikes: int
+
+
+@dataclass(slots=True)
+class AccountState:
+    """What the store knows of an account. ``active``: running streams by scope. ``refused``: the digest of the
+    token that Kimi has rejected."""
+
+    id: str
+    last_turn: int
+    next_at: float
+    refused: str | None
+    active: dict[str, int] = field(default_factory=dict)
+    rests: dict[str, Rest] = field(default_factory=dict)
+
+    @property
+    def streams(self) -> int:
+        return sum(self.active.values())
+
+    def rest_of(self, scope: str) -> list[Rest]:
+        return [self.rests[name] for name in {WHOLE_ACCOUNT, scope} if name in self.rests]
+
+    def rests_until(self, scope: str) -> float:
+        return max((rest.until for rest in self.rest_of(scope)), default=0.0)
+
+    def is_free(self, scope: str, limits: Limits, now: float) -> bool:
+        if limits.max_streams and self.streams >= limits.max_streams or self.next_at > now:
+            return False
+        if self.rests_until(scope) > now:
+            return False
+        half_open = self.rests.keys() & {WHOLE_ACCOUNT, scope}
+        # One request tries whether the rest has helped; whatever else runs there began before it.
+        return not any(self.streams if name == WHOLE_ACCOUNT else self.active.get(name) for name in half_open)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A request that wants an account. ``accounts``: those that will do, with the digests of their tokens."""
+
+    id: str
+    owner: str
+    scope: str
+    accounts: Mapping[str, str]
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """``ticket`` is served by ``account_id``, which may start its next stream at ``next_at``. ``is_probe``: the
+    account's rest has just ended."""
+
+    ticket: Ticket
+    account_id: str
+    last_turn: int
+    next_at: float
+    is_probe: bool
+
+
+def assign(accounts: Sequence[AccountState], line: Sequence[Ticket], limits: Limits, now: float) -> list[Grant]:
+    """Who of the ``line`` (in its order) is served now, and by whom. Changes ``accounts`` accordingly."""
+    by_id = {account.id: account for account in accounts}
+    turn = max((account.last_turn for account in accounts), default=0)
+    grants = []
+    for ticket in line:
+        free = [
+            account
+            for account_id, token in ticket.accounts.items()
+            if (account := by_id.get(account_id)) is not None
+            and account.refused != token
+            and account.is_free(ticket.scope, limits, now)
+        ]
+        if not free:
+            continue
+        chosen = min(free, key=lambda account: (account.streams, account.last_turn, account.id))
+        turn += 1
+        is_probe = bool(chosen.rest_of(ticket.scope))
+        chosen.last_turn = turn
+        chosen.next_at = now + limits.min_interval_s * random.uniform(1.0, 1.5)
+        chosen.active[ticket.scope] = chosen.active.get(ticket.scope, 0) + 1
+        grants.append(Grant(ticket, chosen.id, turn, chosen.next_at, is_probe))
+    return grants
+
+
+def next_place(owner_last: int | None, head: int | None) -> int:
+    """The place of a new request: ``owner_last`` is the last of its key in the line, ``head`` the first of all."""
+    return (head or 0) if owner_last is None else owner_last + 1
+
+
+def wakes_at(accounts: Sequence[AccountState], ticket: Ticket) -> float | None:
+    """When the first of the ticket's accounts ends its rest, 0 where one does not rest; None where none will do."""
+    ends = [
+        account.rests_until(ticket.scope)
+        for account in accounts
+        if account.id in ticket.accounts and account.refused != ticket.accounts[account.id]
+    ]
+    return min(ends, default=None)
+
+
+def rest_s(strikes: int, base_s: float, told_s: float | None) -> float:
+    """How long an account rests after its ``strikes``-th failure in a row: as long as it was told, otherwise twice
+    as long each time, from ``base_s`` on."""
+    if told_s is not None:
+        return max(_SHORTEST_REST_S, told_s) * random.uniform(1.0, 1.05)
+    cap_s = min(LONGEST_REST_S, max(_SHORTEST_CAP_S, base_s))
+    return min(cap_s, base_s * 2.0 ** min(strikes - 1, 20)) * random.uniform(1.0, 1.2)

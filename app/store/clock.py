@@ -1,0 +1,51 @@
+"""One clock for all machines that share a database: the database's, known here by its distance from ours.
+
+Must never know how a database is asked.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+log = logging.getLogger(__name__)
+
+# How old a measured distance may be before it is measured again, and how far it may move before that is said.
+_FRESH_S = 60.0
+_REMARKABLE_S = 1.0
+
+
+class Clock:
+    """``distance`` asks the database how many seconds it is ahead of this process."""
+
+    def __init__(self, distance: Callable[[], float]) -> None:
+        """Measures, and raises what ``distance`` raises."""
+        self._distance = distance
+        self._measuring = threading.Lock()
+        self._offset_s = 0.0
+        self._measure()
+
+    def now(self) -> float:
+        """Unix seconds. Never waits for the database: a distance that has grown old is measured beside."""
+        if time.monotonic() - self._measured_at > _FRESH_S and self._measuring.acquire(blocking=False):
+            threading.Thread(target=self._measure_again, name="clock", daemon=True).start()
+        return time.time() + self._offset_s
+
+    def _measure_again(self) -> None:
+        try:
+            self._measure()
+        except SQLAlchemyError as e:
+            # Whoever needs the database now says so.
+            log.debug("the database's clock could not be read (%s)", type(e).__name__)
+            self._measured_at = time.monotonic()
+        finally:
+            self._measuring.release()
+
+    def _measure(self) -> None:
+        offset_s = self._distance()
+        if abs(offset_s - self._offset_s) > _REMARKABLE_S:
+            log.warning("the clocks of this machine and of the database differ by %.1f s", offset_s)
+        self._offset_s = offset_s
+        self._measured_at = time.monotonic()

@@ -1,0 +1,26 @@
+"""What ``database`` must be told about a kind of database."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of database.
+
+    ``open_engine`` gets the URL and whether what is written must have reached the disk; each statement of its
+    connections is a transaction of its own until ``begin_exclusively``, which waits until it is the only one.
+    ``clock`` asks for the Unix seconds, None where the clock is this machine's.
+    ``is_passing``: the error comes from the moment and not from the statement, which is worth repeating for
+    ``patience_s`` with pauses between these two. Seconds.
+    """
+
+    open_engine: Callable[[sa.URL, bool], sa.Engine]
+    begin_exclusively: str
+    clock: str | None
+    is_passing: Callable[[DBAPIError], bool]
+    patience_s: float
+    pause_s: tuple[float, float]

@@ -1,0 +1,223 @@
+"""Running streams, the line of requests that wait for one, and resting accounts. Must never know who is next.
+
+Everything that depends on what others do at the same time takes a ``Transaction`` of ``Database.exclusively``.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from app.schedule import AccountState, Grant, Rest, Ticket
+from app.store.database import Database, Transaction
+from app.store.dialects import listed, one_of, per_dialect
+from app.store.processes import lives, processes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """A stream that may run on an account."""
+
+    id: str
+    account_id: str
+    scope: str
+    is_probe: bool
+
+
+_accounts = sa.table(
+    "accounts",
+    sa.column("id", sa.String),
+    sa.column("last_turn", sa.BigInteger),
+    sa.column("next_at", sa.Float),
+    sa.column("refused", sa.String),
+)
+_leases = sa.table(
+    "leases",
+    sa.column("id", sa.String),
+    sa.column("process_id", sa.String),
+    sa.column("account_id", sa.String),
+    sa.column("scope", sa.String),
+    sa.column("is_probe", sa.Boolean),
+    sa.column("waited", sa.Boolean),
+    sa.column("started_at", sa.Float),
+    sa.column("ends_at", sa.Float),
+)
+_line = sa.table(
+    "line",
+    sa.column("id", sa.String),
+    sa.column("process_id", sa.String),
+    sa.column("owner", sa.String),
+    sa.column("scope", sa.String),
+    sa.column("accounts", sa.Text),
+    sa.column("place", sa.BigInteger),
+    sa.column("joined_at", sa.Float),
+    sa.column("ends_at", sa.Float),
+)
+_rests = sa.table(
+    "rests",
+    sa.column("account_id", sa.String),
+    sa.column("scope", sa.String),
+    sa.column("until", sa.Float),
+    sa.column("strikes", sa.Integer),
+)
+
+_P = sa.bindparam
+
+_running = (
+    sa.select(_leases.c.account_id, _leases.c.scope, sa.func.count().label("streams"))
+    .where(_leases.c.ends_at > _P("now"), lives(_leases.c.process_id))
+    .group_by(_leases.c.account_id, _leases.c.scope)
+    .subquery()
+)
+_ACCOUNTS = sa.select(*_accounts.c, _running.c.scope, _running.c.streams).select_from(
+    _accounts.outerjoin(_running, _running.c.account_id == _accounts.c.id)
+)
+_RESTS = sa.select(*_rests.c)
+_LINE = (
+    sa.select(*_line.c)
+    .select_from(_line.join(processes, processes.c.id == _line.c.process_id))
+    .where(processes.c.until > _P("now"), _line.c.ends_at > _P("now"))
+    .order_by(_line.c.place, _line.c.joined_at, _line.c.id)
+)
+_GRANT = per_dialect(
+    lambda insert: (
+        insert(_leases)
+        .values({column: _P(column.name) for column in _leases.c})
+        .on_conflict_do_nothing(index_elements=["id"])
+    )
+)
+_PROCESS_OF = sa.select(_line.c.process_id).where(_line.c.id == _P("of_id"))
+_TAKE_TURN = (
+    sa.update(_accounts).where(_accounts.c.id == _P("of_id")).values(last_turn=_P("last_turn"), next_at=_P("next_at"))
+)
+_JOIN = per_dialect(
+    lambda insert: (
+        insert(_line)
+        .values({column: _P(column.name) for column in _line.c})
+        .on_conflict_do_nothing(index_elements=["id"])
+    )
+)
+_LEAVE = sa.delete(_line).where(_line.c.id == _P("of_id"))
+_RELEASE = sa.delete(_leases).where(_leases.c.id == _P("of_id"))
+_GRANTED = sa.select(_leases.c.id, _leases.c.account_id, _leases.c.scope, _leases.c.is_probe).where(
+    _leases.c.process_id == _P("of_process"), _leases.c.waited
+)
+_FIND_LEASE = sa.select(_leases.c.id, _leases.c.account_id, _leases.c.scope, _leases.c.is_probe).where(
+    _leases.c.id == _P("of_id")
+)
+_REST_OF = sa.select(*_rests.c).where(_rests.c.account_id == _P("of_id"), _rests.c.scope == _P("of_scope"))
+_PUT_TO_REST = per_dialect(
+    lambda insert: (
+        insert(_rests)
+        .values({column: _P(column.name) for column in _rests.c})
+        .on_conflict_do_update(
+            index_elements=["account_id", "scope"], set_={"until": _P("until"), "strikes": _P("strikes")}
+        )
+    )
+)
+_WAKE = sa.delete(_rests).where(
+    _rests.c.account_id == _P("of_id"), one_of(_rests.c.scope, "scopes"), _rests.c.until <= _P("now")
+)
+_WAKE_ALL = sa.delete(_rests).where(one_of(_rests.c.account_id, "ids"))
+_FORGIVE_ALL = (
+    sa.update(_accounts).where(one_of(_accounts.c.id, "ids")).values(refused=sa.null()).returning(_accounts.c.id)
+)
+
+
+class LeaseRows:
+    """The tables of leases, of the line, and of rests."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def accounts(self, tx: Transaction, now: float) -> list[AccountState]:
+        """Every account with what runs on it, and its rests."""
+        found: dict[str, AccountState] = {}
+        for row in tx.rows(_ACCOUNTS, now=now):
+            state = found.get(row["id"])
+            if state is None:
+                state = found[row["id"]] = AccountState(row["id"], row["last_turn"], row["next_at"], row["refused"])
+            if row["streams"]:
+                state.active[row["scope"]] = row["streams"]
+        for row in tx.rows(_RESTS):
+            if row["account_id"] in found:
+                found[row["account_id"]].rests[row["scope"]] = Rest(row["until"], row["strikes"])
+        return list(found.values())
+
+    def line(self, tx: Transaction, now: float) -> list[Ticket]:
+        """Who waits, in order."""
+        return [
+            Ticket(row["id"], row["owner"], row["scope"], json.loads(row["accounts"]), row["place"])
+            for row in tx.rows(_LINE, now=now)
+        ]
+
+    def grant(self, tx: Transaction, grant: Grant, process_id: str | None, now: float, ends_at: float) -> None:
+        """A ticket becomes a lease. ``process_id``: None for that which waits in the line."""
+        ticket, waited = grant.ticket, process_id is None
+        if waited:
+            row = tx.row(_PROCESS_OF, of_id=ticket.id)
+            if row is None:
+                return
+            process_id = row["process_id"]
+            tx.run(_LEAVE, of_id=ticket.id)
+        tx.run(
+            _GRANT,
+            id=ticket.id,
+            process_id=process_id,
+            account_id=grant.account_id,
+            scope=ticket.scope,
+            is_probe=grant.is_probe,
+            waited=waited,
+            started_at=now,
+            ends_at=ends_at,
+        )
+        tx.run(_TAKE_TURN, of_id=grant.account_id, last_turn=grant.last_turn, next_at=grant.next_at)
+
+    def lease(self, tx: Transaction, ticket_id: str) -> LeaseRow | None:
+        """What a ticket has become already."""
+        row = tx.row(_FIND_LEASE, of_id=ticket_id)
+        return None if row is None else LeaseRow(**{**row, "is_probe": bool(row["is_probe"])})
+
+    def join(self, tx: Transaction, ticket: Ticket, process_id: str, now: float, ends_at: float) -> None:
+        """To the line."""
+        tx.run(
+            _JOIN,
+            id=ticket.id,
+            process_id=process_id,
+            owner=ticket.owner,
+            scope=ticket.scope,
+            accounts=json.dumps(dict(ticket.accounts)),
+            place=ticket.place,
+            joined_at=now,
+            ends_at=ends_at,
+        )
+
+    def leave(self, ticket_id: str) -> None:
+        """Neither in the line nor with a lease any more."""
+        self._database.run(_LEAVE, of_id=ticket_id)
+        self._database.run(_RELEASE, of_id=ticket_id)
+
+    def granted(self, process_id: str) -> list[LeaseRow]:
+        """What requests of this process have got after waiting."""
+        rows = self._database.rows(_GRANTED, of_process=process_id)
+        return [LeaseRow(**{**row, "is_probe": bool(row["is_probe"])}) for row in rows]
+
+    def release(self, lease_id: str) -> None:
+        self._database.run(_RELEASE, of_id=lease_id)
+
+    def rest_of(self, tx: Transaction, account_id: str, scope: str) -> Rest | None:
+        row = tx.row(_REST_OF, of_id=account_id, of_scope=scope)
+        return None if row is None else Rest(row["until"], row["strikes"])
+
+    def put_to_rest(self, tx: Transaction, account_id: str, scope: str, until: float, strikes: int) -> None:
+        tx.run(_PUT_TO_REST, account_id=account_id, scope=scope, until=until, strikes=strikes)
+
+    def wake(self, account_id: str, scopes: Sequence[str], now: float) -> None:
+        """Rests that are over are forgotten, with their strikes."""
+        self._database.run(_WAKE, of_id=account_id, scopes=listed(scopes), now=now)
+
+    def wake_all(self, account_ids: Sequence[str]) -> list[str]:
+        """Whatever was held against these accounts is forgotten. Returns those that are known."""
+        self._database.run(_WAKE_ALL, ids=listed(account_ids))
+        return [row["id"] for row in self._database.rows(_FORGIVE_ALL, ids=listed(account_ids))]

@@ -1,0 +1,56 @@
+"""The processes that are alive, and what goes when they are not. Must never know what was held."""
+
+import sqlalchemy as sa
+
+from app.store.database import Database
+from app.store.dialects import per_dialect
+
+processes = sa.table("processes", sa.column("id", sa.String), sa.column("until", sa.Float))
+_leases = sa.table("leases", sa.column("process_id", sa.String), sa.column("ends_at", sa.Float))
+_line = sa.table("line", sa.column("process_id", sa.String), sa.column("ends_at", sa.Float))
+
+_P = sa.bindparam
+
+
+def lives(process_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Whether the process with this id is alive at the parameter ``now``."""
+    return sa.exists(sa.select(1).where(processes.c.id == process_id, processes.c.until > _P("now")))
+
+
+_BEAT = per_dialect(
+    lambda insert: (
+        insert(processes)
+        .values(id=_P("id"), until=_P("until"))
+        .on_conflict_do_update(index_elements=["id"], set_={"until": _P("until")})
+    )
+)
+_DROP = sa.delete(processes).where(processes.c.id == _P("of_id"))
+_DROP_DEAD = sa.delete(processes).where(processes.c.until <= _P("before"))
+_LEFT_BEHIND = [
+    sa.delete(table).where(sa.or_(table.c.ends_at <= _P("now"), sa.not_(lives(table.c.process_id))))
+    for table in (_leases, _line)
+]
+
+# A process that was frozen for no longer than this finds everything as it left it. Seconds.
+_GRACE_S = 300.0
+
+
+class ProcessRows:
+    """The table of processes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def beat(self, process_id: str, until: float) -> None:
+        """The process counts as alive until then."""
+        self._database.run(_BEAT, id=process_id, until=until)
+
+    def leave(self, process_id: str) -> None:
+        """The process counts no longer."""
+        self._database.run(_DROP, of_id=process_id)
+
+    def sweep(self, now: float) -> None:
+        """Drops what dead processes have left behind; it does not count in any case."""
+        for statement in _LEFT_BEHIND:
+            self._database.run(statement, now=now)
+        self._database.run(_DROP_DEAD, before=now - _GRACE_S)

@@ -1,0 +1,171 @@
+"""A PostgreSQL of the tests' own: made in a fresh folder, on a free port, by whatever user runs the tests.
+
+One per run is shared by all its processes; a test that stops its database starts one for itself. Needs the server's
+programs (``make postgres`` installs them) and never skips a test for want of them.
+"""
+
+import fcntl
+import itertools
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+# Nothing of it must survive the run.
+_CAREFREE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB")
+# PostgreSQL refuses to run as root; these users exist where root does.
+_UNPRIVILEGED = ("postgres", "nobody")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A PostgreSQL server that can be stopped and started again, with a password that no log may show."""
+
+    folder: Path
+    port: int
+    password: str
+
+    @classmethod
+    def create(cls, folder: Path) -> "Cluster":
+        """Makes the folder's server, and starts it."""
+        password = secrets.token_hex(12)
+        folder.mkdir(mode=0o755)
+        (folder / "password").write_text(password)
+        for path in (folder, folder / "password"):
+            os.chown(path, *_owner())
+        access = ("-U", "gateway", "-A", "scram-sha-256", "--pwfile", str(folder / "password"))
+        _run(folder, "initdb", *access, "-E", "UTF8", "--locale", "C", "--no-sync", "-D", str(folder / "data"))
+        cluster = cls(folder, _free_port(), password)
+        cluster.start()
+        return cluster
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> "Cluster":
+        """The server that another process has created there."""
+        port = int((folder / "data/postmaster.pid").read_text().splitlines()[3])
+        return cls(folder, port, (folder / "password").read_text())
+
+    def start(self) -> None:
+        settings = (f"port={self.port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}")
+        options = " ".join(f"-c {setting}" for setting in (*settings, *_CAREFREE))
+        self._control("start", "-l", str(self.folder / "log"), "-o", options)
+
+    def stop(self, mode: str = "fast") -> None:
+        """``immediate`` is a crash."""
+        self._control("stop", "-m", mode)
+
+    def remove(self) -> None:
+        self.stop("immediate")
+        shutil.rmtree(self.folder)
+
+    def new_database(self, name: str) -> str:
+        """The URL of a fresh database."""
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        return f"postgresql+psycopg://gateway:{self.password}@127.0.0.1:{self.port}/{name}"
+
+    def execute(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        with psycopg.connect(self._conninfo(database), autocommit=True) as db:
+            cursor = db.execute(sql.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def dump(self, database: str) -> bytes:
+        """All that the database holds, as text."""
+        command = [str(_programs() / "pg_dump"), "--inserts", "-d", self._conninfo(database)]
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
+    def _conninfo(self, database: str) -> str:
+        return f"host=127.0.0.1 port={self.port} user=gateway password={self.password} dbname={database}"
+
+    def _control(self, command: str, *arguments: str) -> None:
+        _run(self.folder, "pg_ctl", command, "-D", str(self.folder / "data"), "-w", "-t", "60", *arguments)
+
+
+@contextmanager
+def one_for_all(folder: Path) -> Iterator[Cluster]:
+    """The server of the run: created by the first process that asks. Whoever made ``folder`` ends it."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        inner = folder / "cluster"
+        cluster = Cluster.in_folder(inner) if inner.exists() else Cluster.create(inner)
+    yield cluster
+
+
+@contextmanager
+def folder_of_a_run() -> Iterator[Path]:
+    """Where ``one_for_all`` puts its server; it is stopped and the folder removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="kimi-gateway-tests-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        if (folder / "cluster/data/postmaster.pid").exists():
+            Cluster.in_folder(folder / "cluster").stop("immediate")
+        shutil.rmtree(folder)
+
+
+_numbers = itertools.count(1)
+
+
+def fresh_name() -> str:
+    """A database name that no other process of the run has."""
+    return f"gateway_{os.getpid()}_{next(_numbers)}"
+
+
+def _run(folder: Path, program: str, *arguments: str) -> None:
+    uid, gid = _owner()
+    other: dict[str, Any] = {"user": uid, "group": gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    command = [str(_programs() / program), *arguments]
+    # A file and not a pipe: the server inherits it, and a pipe would be open for as long as the server runs.
+    with (folder / "commands").open("a") as out:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False, **other
+        )
+    assert done.returncode == 0, f"{program} failed:\n" + "\n".join(
+        path.read_text()[-2000:] for path in (folder / "commands", folder / "log") if path.exists()
+    )
+
+
+def _owner() -> tuple[int, int]:
+    """Whom the server runs as."""
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    users = {user.pw_name: user for user in pwd.getpwall()}
+    user = next(users[name] for name in _UNPRIVILEGED if name in users)
+    return user.pw_uid, user.pw_gid
+
+
+def _programs() -> Path:
+    """The folder of initdb and pg_ctl, which Debian keeps off the PATH; the newest where there are several."""
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).resolve().parent
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    if debian:
+        return debian[-1].parent
+    config = shutil.which("pg_config")
+    if config:
+        folder = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=True).stdout.strip()
+        if Path(folder, "initdb").exists():
+            return Path(folder)
+    raise AssertionError(
+        "the tests need PostgreSQL's server programs: `make postgres`, or install PostgreSQL 13 or newer"
+    )
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
