@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,17 +12,18 @@ import openai
 import pytest
 import requests
 
+from tests.databases import Database, SqliteDatabase
 from tests.running import CANARY, ROOT, Gateway, Running, Simulator, wait_until
 
 OWN_KEY = "sk-key-of-the-settings"
 
 
-def run_keys(database: Path, *arguments: str, **settings: str) -> tuple[int, str]:
+def run_keys(database: Database, *arguments: str, **settings: str) -> tuple[int, str]:
     """``flask keys`` on the database of a gateway: its exit code and what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "wsgi", "keys", *arguments],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": f"sqlite:///{database}", **settings},
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": database.url, **settings},
         capture_output=True,
         text=True,
         timeout=60,
@@ -71,8 +71,7 @@ def test_keys_of_the_settings_may_have_names(running: Running, simulator: Simula
             assert ask(gateway, key).ok and say(gateway, key, conversation_id=name).ok
         for wrong in (f"ann={OWN_KEY}", "ann", "dGhlIGtleSBvZiBhIHRlc3Q", "=", ""):
             assert ask(gateway, wrong).status_code == 401
-        with sqlite3.connect(gateway.database) as db:
-            owners = {owner for (owner,) in db.execute("SELECT owner FROM conversations")}
+        owners = {owner for (owner,) in gateway.database.execute("SELECT owner FROM conversations")}
         # Conversations are found by these names; they must stay as they are.
         assert owners == {"key_" + hashlib.sha256(key.encode()).hexdigest()[:32] for key in (OWN_KEY, padded)}
 
@@ -97,8 +96,7 @@ def test_a_key_can_be_added_listed_and_revoked_while_the_gateway_runs(keyed: Gat
 
 def test_the_database_holds_no_key(keyed: Gateway) -> None:
     key = add(keyed, "ann")
-    files = list(keyed.database.parent.glob(f"{keyed.database.name}*"))
-    assert files and not any(key.encode() in file.read_bytes() for file in files)
+    assert key.encode() not in keyed.database.content()
     assert key not in keyed.log()
 
 
@@ -135,19 +133,19 @@ def test_the_first_key_closes_an_open_gateway_and_revoking_it_does_not_open_it(
     ],
 )
 def test_a_command_that_cannot_be_done_says_why(tmp_path: Path, arguments: list[str], says: str) -> None:
-    code, said = run_keys(tmp_path / "x.db", *arguments, GATEWAY_API_KEYS=f"mine={OWN_KEY}")
+    code, said = run_keys(SqliteDatabase(tmp_path / "x.db"), *arguments, GATEWAY_API_KEYS=f"mine={OWN_KEY}")
     assert code != 0 and says in said and "Traceback" not in said
 
 
 def test_commands_need_no_token_but_a_database(tmp_path: Path) -> None:
-    assert run_keys(tmp_path / "x.db", "list") == (
+    assert run_keys(SqliteDatabase(tmp_path / "x.db"), "list") == (
         0,
         "no keys: programs on this machine need none, and others are refused",
     )
-    code, said = run_keys(tmp_path / "x.db", "list", DATABASE_URL="nonsense")
+    code, said = run_keys(SqliteDatabase(tmp_path / "x.db"), "list", DATABASE_URL="nonsense")
     assert code != 0 and "DATABASE_URL" in said and "Traceback" not in said
-    key = run_keys(tmp_path / "x.db", "add", "ann")[1]
-    assert key.startswith("sk-") and "already" in run_keys(tmp_path / "x.db", "add", "ann")[1]
+    key = run_keys(SqliteDatabase(tmp_path / "x.db"), "add", "ann")[1]
+    assert key.startswith("sk-") and "already" in run_keys(SqliteDatabase(tmp_path / "x.db"), "add", "ann")[1]
 
 
 def test_requests_per_minute_are_counted_over_all_workers(keyed: Gateway, simulator: Simulator) -> None:

@@ -1,6 +1,5 @@
 """What a model id means, which generation serves it, and what Kimi's own catalogue adds."""
 
-import sqlite3
 from typing import Any
 
 import pytest
@@ -124,9 +123,8 @@ def test_a_degraded_model_is_a_header_and_a_line_in_the_log(gateway: Gateway, si
 def test_what_nobody_knows_is_counted_by_name(gateway: Gateway, simulator: Simulator) -> None:
     simulator.knobs(unknown=True, say="one two three four five", token_chars=4)
     assert ask(gateway, False).content == "one two three four five"
-    db = sqlite3.connect(gateway.database)
-    kinds = {kind for (kind,) in db.execute("SELECT kind FROM unrecognised WHERE upstream = 'kimi_connect'")}
-    db.close()
+    rows = gateway.database.execute("SELECT kind FROM unrecognised WHERE upstream = 'kimi_connect'")
+    kinds = {kind for (kind,) in rows}
     assert {"mask block.canvas", "op merge", "frame telemetry"} <= kinds
 
 

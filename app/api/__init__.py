@@ -30,10 +30,8 @@ def gateway() -> Gateway:
 
 
 def caller() -> Caller:
-    """Who sent the current request, which counts from here on.
-
-    Raises NotAuthorized, KeyLimited, and InvalidRequest for an unusable Idempotency-Key.
-    """
+    """Who sent the current request, which counts from here on. Raises NotAuthorized, KeyLimited, and InvalidRequest
+    for an unusable Idempotency-Key."""
     keys = cast(ApiKeys, current_app.extensions["api_keys"])
     known = keys.find(_api_key(), _is_local())
     if known.key is not None and (known.key.per_minute is not None or known.key.at_once is not None):

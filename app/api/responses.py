@@ -50,9 +50,9 @@ def create() -> Response:
         body.messages(),
         turn.conversation_id if turn else None,
         body.options(),
-        turn.number - 1 if turn else None,
+        turn.number - 1 if turn and turn.number else None,
     )
-    encoder = _Encoder(body, turn.name if turn else reply_id("", who), conversation_id)
+    encoder = _Encoder(body, turn.name if turn and turn.number else reply_id("", who), conversation_id)
     answer = gateway().open(chat, who, commit=bool(body.stream))
     return respond(answer, encoder, stream=bool(body.stream), headers=headers)
 
@@ -72,7 +72,7 @@ def one(response_id: str) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """The place of a response in a conversation; the first turn is number 1."""
+    """The place of a response in a conversation; the first turn is number 1, and 0 is one that nobody counted."""
 
     conversation_id: str
     number: int
@@ -103,6 +103,9 @@ def _turn_of(body: "Body", conversation_id: str | None, who: Caller) -> _Turn | 
         return _next_turn(previous, conversation_id, body.store, who)
     if conversation_id is None:
         return None if body.store is False else _Turn(reply_id("", who), 1)
+    if who.idempotency_key is not None:
+        # If this is a repetition, its turn has been, and the conversation does not tell which it was.
+        return _Turn(conversation_id, 0)
     try:
         return _Turn(conversation_id, gateway().find_conversation(who.owner, conversation_id).turns + 1)
     except UnknownConversation:
@@ -223,13 +226,13 @@ class _Dropped(Fields):
 
 
 class _Reference(Fields):
-    """An item of an earlier answer, which Kimi's chat holds: it marks how far the client's history is known."""
+    """An item of an earlier answer, which the conversation holds: it marks how far that goes."""
 
     type: Literal["item_reference"]
     id: StrictStr
 
-    def to_message(self, _place: str) -> Message:
-        return Message("assistant", ())
+    def to_message(self, _place: str) -> None:
+        return None
 
 
 # An item without a type is a message.
@@ -445,11 +448,17 @@ class Body(Parameters):
 
     def messages(self) -> tuple[Message, ...]:
         """Raises InvalidRequest for an item that cannot be served, naming its place."""
-        instructions = [Message("system", (self.instructions,))] if self.instructions else []
+        messages = [Message("system", (self.instructions,))] if self.instructions else []
         if isinstance(self.input, str):
-            return (*instructions, Message("user", (self.input,)))
-        items = [item.to_message(f"input[{index}]") for index, item in enumerate(self.input)]
-        return (*instructions, *(message for message in items if message is not None))
+            return (*messages, Message("user", (self.input,)))
+        held = max((index for index, item in enumerate(self.input) if isinstance(item, _Reference)), default=-1)
+        for index, item in enumerate(self.input):
+            message = item.to_message(f"input[{index}]")
+            # What comes before a reference has been said, except that instructions may have changed. With the holes
+            # that references are, it is no history that a conversation could be rebuilt from.
+            if message is not None and (index > held or message.role in ("system", "developer")):
+                messages.append(message)
+        return tuple(messages)
 
     def options(self) -> Options:
         effort = self.reasoning.effort if self.reasoning else None

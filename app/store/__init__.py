@@ -39,8 +39,8 @@ __all__ = [
     "UnrecognisedRow",
 ]
 
-_kept = sa.table("kept", sa.column("value", sa.Text))
-_CHECK_WRITABLE = sa.update(_kept).where(sa.false()).values(value="")
+_accounts = sa.table("accounts", sa.column("last_turn", sa.BigInteger))
+_CHECK_WRITABLE = sa.update(_accounts).where(sa.false()).values(last_turn=0)
 
 
 class Store:
@@ -79,5 +79,5 @@ class Store:
         self.database.close()
 
     def check_writable(self) -> None:
-        """Raises where nothing can be written."""
-        self.database.run(_CHECK_WRITABLE)
+        """Raises where nothing can be written, without waiting for a database that is away."""
+        self.database.run_at_once(_CHECK_WRITABLE)
