@@ -10,7 +10,7 @@ from flask import Flask
 from app import logs
 from app.accounts import Accounts
 from app.allowance import Allowances
-from app.api import chat_completions, completions, cors, doors, edge, health, messages, models, responses
+from app.api import chat_completions, completions, cors, doors, edge, health, messages, models, openapi, responses
 from app.auth import ApiKeys
 from app.catalogue import Catalogue
 from app.config import Config
@@ -35,14 +35,8 @@ from app.upstreams.models import Models, Offer
 
 log = logging.getLogger(__name__)
 
-# What stands behind every prefix of ``doors``.
-_PUBLIC = (
-    chat_completions.blueprint,
-    completions.blueprint,
-    messages.blueprint,
-    models.blueprint,
-    responses.blueprint,
-)
+# What stands behind every prefix of ``doors``, in the order of the documentation.
+_PUBLIC = (chat_completions, completions, responses, messages, models)
 
 # KIMI_PROTOCOL → the upstreams that are switched on.
 _PROTOCOLS = {
@@ -60,7 +54,7 @@ def create_app(config: Config) -> Flask:
     presence = Presence(store, config.lease_s)
     presence.begin()
     gateway, catalogue = build_gateway(config, store, accounts, presence)
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
     app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)
@@ -76,9 +70,11 @@ def create_app(config: Config) -> Flask:
     app.url_map.strict_slashes = False
     doors.install(app)
     app.register_blueprint(health.blueprint)
-    for blueprint in _PUBLIC:
+    for module in _PUBLIC:
         for suffix, prefix in doors.PREFIXES.items():
-            app.register_blueprint(blueprint, name=blueprint.name + suffix, url_prefix=prefix or None)
+            name = module.blueprint.name + suffix
+            app.register_blueprint(module.blueprint, name=name, url_prefix=prefix or None)
+    openapi.install(app, [operation for module in (*_PUBLIC, health) for operation in module.OPERATIONS])
     accounts.keep_fresh()
     gateway.tidy()
     if catalogue is not None:
