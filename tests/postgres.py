@@ -109,15 +109,26 @@ def one_for_all(folder: Path) -> Cluster:
 
 @contextmanager
 def folder_of_a_run() -> Iterator[Path]:
-    """Where ``one_for_all`` puts its server; it is stopped and the folder removed at the end."""
+    """Where ``one_for_all`` puts its server; it is stopped and the folder removed at the end, also of a run that is
+    killed: by a process that sees the pipe close."""
     folder = Path(tempfile.mkdtemp(prefix="kimi-gateway-tests-"))
     folder.chmod(0o755)
+    command = [sys.executable, "-m", "tests.postgres", str(folder)]
+    guard = subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, start_new_session=True)
+    assert guard.stdin is not None
     try:
         yield folder
     finally:
-        if (folder / "cluster/data/postmaster.pid").exists():
-            Cluster.in_folder(folder / "cluster").stop("immediate")
-        shutil.rmtree(folder)
+        guard.stdin.close()
+        guard.wait(60)
+
+
+def _guard(folder: Path) -> None:
+    sys.stdin.read()
+    cluster = folder / "cluster"
+    if (cluster / "data/postmaster.pid").exists():
+        Cluster.in_folder(cluster).stop("immediate")
+    shutil.rmtree(folder)
 
 
 def _run(folder: Path, program: str, *arguments: str) -> None:
@@ -169,7 +180,10 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    # For `make servers`: whether there is one.
+    if sys.argv[1:]:
+        _guard(Path(sys.argv[1]))
+        sys.exit()
+    # For `make servers`: whether there is a PostgreSQL.
     try:
         programs()
     except MissingServer as e:
