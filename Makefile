@@ -1,11 +1,14 @@
 # make demo    try it without a Kimi account     make test    everything that is checked
 # make run     start it on your own .env         make check   format, lint, types, imports
+# make bench   how fast it is (QUICK=1: does the rig work?)    make profile   where its time goes
+# make soak    30 minutes of clients that come and leave (QUICK=1: two)
+# make servers what make test needs of PostgreSQL and nginx (as root, by apt; it is part of make test)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test servers check format bench clean
+.PHONY: help demo run test servers check format bench profile soak clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -49,7 +52,13 @@ servers: $(VENV)/dev
 	@$(BIN)/python -m tests.postgres
 
 bench: $(VENV)/dev
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)
+
+profile: $(VENV)/dev
+	$(BIN)/python -m bench.profile $(PROFILE)
+
+soak: $(VENV)/dev
+	$(BIN)/python -m bench.soak $(if $(QUICK),--minutes 2)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

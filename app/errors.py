@@ -5,6 +5,7 @@
     ├─ NotAuthorized                        401  request   our own API key is missing or wrong
     ├─ UnknownModel                         404  request
     ├─ UnknownConversation                  404  request
+    ├─ KeyLimited                           429  request   our own API key has asked for all that it may
     ├─ ConversationBusy                     409  request   another turn of it is running
     ├─ ConversationLost                     409  request   its account is gone, or Kimi no longer knows its chat
     ├─ ConversationTaken                    409  ours      another turn took it over while this one was frozen
@@ -102,6 +103,12 @@ class UnknownConversation(GatewayError):
     blame: ClassVar[Blame] = "request"
     default_code = "conversation_not_found"
     permanent = True
+
+
+class KeyLimited(GatewayError):
+    status = 429
+    blame: ClassVar[Blame] = "request"
+    default_code = "rate_limit_exceeded"
 
 
 class ConversationBusy(GatewayError):

@@ -9,6 +9,7 @@ from flask import Flask
 
 from app import logs
 from app.accounts import Accounts
+from app.allowance import Allowances
 from app.api import chat_completions, completions, cors, doors, edge, health, messages, models, responses
 from app.auth import ApiKeys
 from app.catalogue import Catalogue
@@ -63,7 +64,8 @@ def create_app(config: Config) -> Flask:
     app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)
     app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
-    app.extensions["api_keys"] = ApiKeys(config.api_keys)
+    app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
+    app.extensions["allowances"] = Allowances(store.keys, store.database.now, config.lease_s)
     edge.install(app)
     cors.install(app, config.cors_origins)
     # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, one at the end is

@@ -280,6 +280,7 @@ class Gateway:
 
     def wake_accounts(self) -> None:
         """Whatever earlier tests have brought upon the accounts is forgotten, as if they had just been added."""
+        self.wait_for_workers()
         self.database.execute("DELETE FROM rests", "UPDATE accounts SET refused = NULL")
 
     def kill(self) -> None:

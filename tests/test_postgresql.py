@@ -168,6 +168,15 @@ def test_a_database_that_cannot_be_used_stops_the_start_without_its_password(
 
 
 @ON_POSTGRESQL
+def test_what_its_texts_cannot_hold_is_replaced(running: Running, simulator: Simulator, database: str) -> None:
+    with running.gateway(simulator.url, KIMI_PROTOCOL="sse") as gateway:
+        simulator.script(b'data: {"event":"da\\u0000nce"}\n\ndata: {"event":"all_done"}\n\n')
+        gateway.say("hello")
+        assert gateway.database.execute("SELECT kind FROM unrecognised") == [("event da\ufffdnce",)]
+        assert "could not be noted" not in gateway.log()
+
+
+@ON_POSTGRESQL
 def test_the_doctor_examines_it(running: Running, simulator: Simulator, tmp_path: Path, database: str) -> None:
     surgery = Surgery(simulator.url, tmp_path)
     url = running.new_database().url

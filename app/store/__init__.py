@@ -14,6 +14,7 @@ from app.store.accounts import AccountRows
 from app.store.conversations import ConversationRow, ConversationRows
 from app.store.database import Database, StoreAway, StoreUnusable, Transaction
 from app.store.facts import Facts, Unrecognised, UnrecognisedRow
+from app.store.keys import KeyRow, KeyRows
 from app.store.leases import LeaseRow, LeaseRows
 from app.store.litter import LitterRow, LitterRows
 from app.store.migrations import VERSION, migrate
@@ -27,6 +28,7 @@ __all__ = [
     "ConversationRow",
     "Database",
     "LeaseRow",
+    "KeyRow",
     "LitterRow",
     "RecordingRow",
     "Store",
@@ -60,6 +62,7 @@ class Store:
             self.leases = LeaseRows(self.database)
             self.recordings = RecordingRows(self.database)
             self.conversations = ConversationRows(self.database)
+            self.keys = KeyRows(self.database)
             self.litter = LitterRows(self.database)
             self.facts = Facts(self.database)
             self.unrecognised = Unrecognised(self.database)
