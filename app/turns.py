@@ -348,7 +348,7 @@ class Turns:
                             unknown.add(kind)
                         case Source() if shape is None:
                             continue
-                    for told in (event,) if shape is None else shape.take((event,)):
+                    for told in (event,) if shape is None or shape.lets_pass(event) else shape.take((event,)):
                         self._tell(turn, attempt, hold, told)
                         yield told
                     if attempt.finished and not isinstance(event, Finished):
