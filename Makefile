@@ -62,7 +62,7 @@ soak: $(VENV)/dev
 	$(BIN)/python -m bench.soak $(if $(QUICK),--minutes 2)
 
 fuzz: $(VENV)/dev
-	FUZZ_EXAMPLES=1300 $(BIN)/python -m pytest -o addopts="" -rP tests/test_fuzz.py
+	FUZZ_EXAMPLES=2300 $(BIN)/python -m pytest -o addopts="" -rP tests/test_fuzz.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

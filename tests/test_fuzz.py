@@ -19,7 +19,7 @@ from tests.running import Gateway, Running, Simulator, wait_until
 # Without the setting only at random; with it, every edge of every schema besides.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 PHASES = "examples,coverage,fuzzing" if EXAMPLES else "fuzzing"
-AT_LEAST = 15 * EXAMPLES if EXAMPLES else 500
+AT_LEAST = 9 * EXAMPLES if EXAMPLES else 500
 
 
 def _focused(document: dict[str, Any]) -> dict[str, Any]:
