@@ -2,13 +2,14 @@
 # make run     start it on your own .env         make check   format, lint, types, imports
 # make bench   how fast it is (QUICK=1: does the rig work?)    make profile   where its time goes
 # make soak    30 minutes of clients that come and leave (QUICK=1: two)
+# make fuzz    20,000 requests and more that nobody would think of, made from /openapi.json
 # make servers what make test needs of PostgreSQL and nginx (as root, by apt; it is part of make test)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test servers check format bench profile soak clean
+.PHONY: help demo run test servers check format bench profile soak fuzz clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -59,6 +60,9 @@ profile: $(VENV)/dev
 
 soak: $(VENV)/dev
 	$(BIN)/python -m bench.soak $(if $(QUICK),--minutes 2)
+
+fuzz: $(VENV)/dev
+	FUZZ_EXAMPLES=2300 $(BIN)/python -m pytest -o addopts="" -rP tests/test_fuzz.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

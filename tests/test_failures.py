@@ -370,6 +370,19 @@ def test_sdks_are_told_not_to_repeat_what_kimi_has_heard(quick: Gateway, simulat
     assert "x-should-retry" not in quick.say("hello").headers
 
 
+@pytest.mark.parametrize(("seconds", "is_repeated"), [(1, True), (600, False)])
+def test_sdks_are_told_to_wait_only_as_long_as_they_do(
+    running: Running, simulator: Simulator, seconds: int, is_repeated: bool
+) -> None:
+    simulator.knobs(fail="stream_pushing", retry_after=str(seconds))
+    with running.gateway(simulator.url, QUEUE_WAIT_S="0", FAILOVER_S="0") as gateway:
+        response = gateway.say("hello")
+        assert response.status_code == 429
+        # Rests differ a little, so that not everybody comes back at once.
+        assert seconds - 1 <= int(response.headers["Retry-After"]) <= 1.3 * seconds + 1
+        assert ("x-should-retry" not in response.headers) is is_repeated
+
+
 @EACH_GENERATION
 def test_silence_in_a_conversation_is_not_repeated_by_sdks(quick: Gateway, simulator: Simulator) -> None:
     """The message went out; that no answer came does not say that it was not heard."""
