@@ -2,12 +2,13 @@
 # make run     start it on your own .env         make check   format, lint, types, imports
 # make bench   how fast it is (QUICK=1: does the rig work?)    make profile   where its time goes
 # make soak    30 minutes of clients that come and leave (QUICK=1: two)
+# make servers what make test needs of PostgreSQL and nginx (as root, by apt; it is part of make test)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test check format bench profile soak clean
+.PHONY: help demo run test servers check format bench profile soak clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -39,8 +40,16 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check
+test: check servers
 	$(BIN)/python -m pytest
+
+# The tests run on SQLite and on a PostgreSQL of their own, and try deploy/nginx.conf where there is an nginx. Root (a
+# container, CI) gets both from apt; without PostgreSQL this says what to install.
+servers: $(VENV)/dev
+	@$(BIN)/python -m tests.postgres 2>/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -q --no-install-recommends postgresql nginx-light; }
+	@$(BIN)/python -m tests.postgres
 
 bench: $(VENV)/dev
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)

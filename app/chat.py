@@ -76,10 +76,12 @@ class ChatRequest:
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks: ``owner`` names the API key without being it; ``is_gone`` tells, without waiting,
-    that nobody reads the answer any more (always False where the server offers no way to know)."""
+    that nobody reads the answer any more (always False where the server offers no way to know).
+    ``idempotency_key``: requests with the same one are the same request."""
 
     owner: str
     is_gone: Callable[[], bool]
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,9 @@ from app.conversations import Conversations
 from app.errors import ClientGone, GatewayError, UpstreamTimeout
 from app.litter import Litter
 from app.pump import Cancellation, EndOfSource, Pump, PumpOverdue
+from app.recordings import Recordings
 from app.store import ConversationRow, Store
+from app.structured import open_structured
 from app.turns import Turn, Turns
 from app.upstreams.models import Models
 
@@ -55,6 +57,7 @@ class Gateway:
         accounts: Accounts,
         conversations: Conversations,
         litter: Litter,
+        recordings: Recordings,
         store: Store,
         patience: Patience,
     ) -> None:
@@ -63,6 +66,7 @@ class Gateway:
         self._models = models
         self._conversations = conversations
         self._litter = litter
+        self._recordings = recordings
         self._store = store
         self._patience = patience
 
@@ -81,6 +85,18 @@ class Gateway:
         The caller must ``close`` what it gets.
         """
         self.model(request.model)
+        if caller.idempotency_key is None:
+            return self._open(request, caller, commit)
+        return self._recordings.open(
+            caller.idempotency_key, request, caller, lambda who: self._open(request, who, commit), commit=commit
+        )
+
+    def _open(self, request: ChatRequest, caller: Caller, commit: bool) -> Answer:
+        if request.options.format is None:
+            return self._open_text(request, caller, commit=commit)
+        return open_structured(self._open_text, request, caller, commit=commit)
+
+    def _open_text(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
         stream = ChatStream(self._turns, Turn(request, caller), self._patience, self.unmet(request))
         try:
             stream.wait_for_answer(commit)
@@ -122,9 +138,10 @@ class Gateway:
             return [f"the database cannot be written ({type(e).__name__})"]
 
     def tidy(self) -> None:
-        """Looks, in the background, for chats that a killed worker left undeleted and for conversations that
-        nobody has used for too long."""
+        """Looks, in the background, for chats that a killed worker left undeleted, for conversations that nobody has
+        used for too long, and for answers that are kept no longer."""
         self._litter.sweep()
+        self._recordings.tidy()
         self._conversations.watch_age(self._discard_chat)
 
     def _discard_chat(self, row: ConversationRow) -> None:

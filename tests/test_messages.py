@@ -275,7 +275,7 @@ def test_what_has_no_effect_is_accepted_and_named(gateway: Gateway, simulator: S
     sent = {
         "tools": [{"name": "f", "description": "", "input_schema": {"type": "object"}}],
         "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
-        "temperature": 1,
+        "temperature": 0.3,
         "top_p": 0.9,
         "top_k": 5,
         "metadata": {"user_id": "u"},

@@ -6,16 +6,21 @@
 Must never know that Kimi exists.
 """
 
+import hashlib
+import re
+import uuid
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import orjson
-from flask import Response, current_app, request
+from flask import Response, current_app, g, request
 
+from app.allowance import Allowances
 from app.auth import ApiKeys
 from app.chat import Caller
 from app.config import is_loopback
+from app.errors import InvalidRequest
 from app.gateway import Gateway
 from app.streaming import client_watch
 
@@ -25,9 +30,34 @@ def gateway() -> Gateway:
 
 
 def caller() -> Caller:
-    """Who sent the current request. Raises NotAuthorized."""
+    """Who sent the current request, which counts from here on. Raises NotAuthorized, KeyLimited, and InvalidRequest
+    for an unusable Idempotency-Key."""
     keys = cast(ApiKeys, current_app.extensions["api_keys"])
-    return Caller(keys.owner(_api_key(), _is_local()), client_watch(request.environ))
+    known = keys.find(_api_key(), _is_local())
+    if known.key is not None and (known.key.per_minute is not None or known.key.at_once is not None):
+        # ``edge`` puts its numbers into the response, and ends it with that.
+        use = g.use = cast(Allowances, current_app.extensions["allowances"]).begin(known.key)
+        if use.refusal is not None:
+            raise use.refusal
+    return Caller(known.owner, client_watch(request.environ), _idempotency_key())
+
+
+def _idempotency_key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", key):
+        raise InvalidRequest(
+            "an Idempotency-Key is made of 1 to 255 printable ASCII characters",
+            code="invalid_idempotency_key",
+            param="Idempotency-Key",
+        )
+    return key
+
+
+def reply_id(prefix: str, who: Caller) -> str:
+    """A new id for a reply; the same one for the repetition of a request."""
+    if who.idempotency_key is None:
+        return prefix + uuid.uuid4().hex
+    return prefix + hashlib.sha256(f"{who.owner}\0{who.idempotency_key}".encode()).hexdigest()[:32]
 
 
 class SaidBeside(Protocol):

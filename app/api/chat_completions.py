@@ -10,7 +10,6 @@ Source of the shapes: OpenAI's API reference and what its clients were measured 
 """
 
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -18,11 +17,12 @@ import orjson
 from flask import Blueprint, Response, current_app, request
 
 from app import sse, tokens
-from app.api import caller, gateway, json_response, said_beside
+from app.api import caller, gateway, json_response, reply_id, said_beside
 from app.api.bodies import parse
 from app.api.chat_body import Body
 from app.api.doors import asked_conversation, checked
 from app.api.failures import failure_of, openai_error
+from app.api.operations import OF_ANSWERS, Operation, object_of
 from app.chat import Answer, Caller, ChatRequest, Citation, Event, Finished, ReasoningDelta, TextDelta
 from app.choices import Choices
 from app.errors import GatewayError
@@ -40,7 +40,7 @@ def create(conversation_id: str | None = None) -> Response:
     headers = body.settle()
     chat = body.to_request(asked_conversation(conversation_id, body.conversation_id))
     answer = _open(chat, who, body.choices, commit=bool(body.stream))
-    shape = _Shape(chat.model, body.choices, body.wants_usage)
+    shape = _Shape(reply_id("chatcmpl-", who), chat.model, body.choices, body.wants_usage)
     if body.stream:
         heartbeat_s: float = current_app.config["HEARTBEAT_S"]
         headers |= said_beside(answer)
@@ -111,8 +111,8 @@ def _open(chat: ChatRequest, who: Caller, choices: int, *, commit: bool) -> _Ans
 class _Shape:
     """The parts that all chunks of one reply share, made once."""
 
-    def __init__(self, model: str, choices: int, include_usage: bool) -> None:
-        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+    def __init__(self, reply_id: str, model: str, choices: int, include_usage: bool) -> None:
+        self.id = reply_id
         self.created = int(time.time())
         self.model = model
         self.include_usage = include_usage
@@ -278,3 +278,55 @@ def _encode_conversation(row: ConversationRow) -> dict[str, Any]:
         "updated": int(row.updated_at),
         "busy": row.held_until > time.time(),
     }
+
+
+_CHOICE = object_of(
+    index={"type": "integer"},
+    message=object_of(role={"const": "assistant"}, content={"type": "string"}, refusal={"type": "null"}),
+    finish_reason={"enum": ["stop", "length", "content_filter"]},
+    logprobs={"type": "null"},
+)
+_COMPLETION = object_of(
+    id={"type": "string"},
+    object={"const": "chat.completion"},
+    created={"type": "integer"},
+    model={"type": "string"},
+    choices={"type": "array", "items": _CHOICE},
+    usage=object_of(
+        prompt_tokens={"type": "integer"}, completion_tokens={"type": "integer"}, total_tokens={"type": "integer"}
+    ),
+)
+_ONE = "/v1/chat/completions/{conversation_id}"
+_ITS_ID = {"conversation_id": "1 to 128 of A-Z a-z 0-9 . _ : -; yours to choose"}
+_UNKNOWN = {404: "there is no such conversation of this key"}
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/chat/completions",
+        "An answer; nothing is remembered, unless the body names a conversation",
+        _COMPLETION,
+        body=Body,
+        streams=True,
+        failures=OF_ANSWERS,
+    ),
+    Operation(
+        "post", _ONE, "The next turn of a conversation", _COMPLETION, _ITS_ID, Body, streams=True, failures=OF_ANSWERS
+    ),
+    Operation(
+        "get",
+        _ONE,
+        "What is known of a conversation; never its text",
+        object_of(object={"const": "conversation"}, id={"type": "string"}, turns={"type": "integer"}),
+        _ITS_ID,
+        failures=_UNKNOWN,
+    ),
+    Operation(
+        "delete",
+        _ONE,
+        "Forgets a conversation and deletes its chat at Kimi",
+        object_of(object={"const": "conversation.deleted"}, id={"type": "string"}, deleted={"const": True}),
+        _ITS_ID,
+        failures={**_UNKNOWN, 409: "a turn of it is running"},
+    ),
+)

@@ -6,20 +6,21 @@ Must never know that Kimi exists.
 """
 
 import time
-import uuid
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from flask import Blueprint, Response, request
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from app import sse
-from app.api import caller, gateway
+from app.api import caller, gateway, reply_id
 from app.api.answers import Told, respond
 from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
-from app.api.effects import Refusals, ignored, refuse
 from app.api.failures import Failure, openai_error
+from app.api.operations import OF_ANSWERS, Operation, object_of
+from app.api.parameters import Parameters, Use
+from app.api.uses import BIASES, BOOKKEEPING, CONVERSATION, MODEL, PENALTY, SAMPLING, SEED, STREAM, Number
 from app.chat import ChatRequest, Citation, Message, Options
 from app.errors import InvalidRequest
 
@@ -31,10 +32,14 @@ def create() -> Response:
     who = caller()
     body = parse(Body, request.get_data())
     chat = body.to_request(asked_conversation(in_body=body.conversation_id))
-    headers = ignored(body, _CHECKED_ONLY)
+    headers = body.settle()
     answer = gateway().open(chat, who, commit=bool(body.stream))
-    usage = bool(body.stream_options and body.stream_options.include_usage)
-    return respond(answer, _Encoder(chat.model, usage), stream=bool(body.stream), headers=headers)
+    return respond(
+        answer,
+        _Encoder(reply_id("cmpl-", who), chat.model, body.wants_usage),
+        stream=bool(body.stream),
+        headers=headers,
+    )
 
 
 # What clients send
@@ -44,30 +49,76 @@ class _StreamOptions(Fields):
     include_usage: StrictBool | None = None
 
 
-class Body(Fields):
-    """The body of a request: what is honoured. The rest is in ``_REFUSED`` or ignored by name."""
+_PROMPT = Use(
+    "honoured",
+    "one text; several, and token numbers, are a 400",
+    "一段文本；多段文本或 token 数组返回 400",
+)
+_MAX_TOKENS = Use(
+    "honoured",
+    "by estimate, thinking included; without it the answer is whole, where OpenAI's ends after 16 tokens",
+    "按估算值（含思考）截断；不设置时给出完整回答（OpenAI 会在 16 个 token 后截断）",
+)
+_STOP = Use(
+    "honoured",
+    "up to 4 strings; the answer ends before the first that occurs, and so does Kimi's",
+    "最多 4 个字符串；在最先出现的那个之前结束，同时停止 Kimi 的生成",
+)
+_ONE = Use(
+    "refused",
+    "more than one answer",
+    "多于一个回答",
+    lambda value: None if value == 1 else "one answer is made: leave it out or send 1",
+)
+_AROUND = Use(
+    "refused",
+    "anything but the text that follows the prompt",
+    "除接在提示词后面的文本以外的内容",
+    lambda value: "only the text that follows the prompt is told" if value else None,
+)
+# 0 is a wish too: the probability of each token that was chosen.
+_LOGPROBS = Use(
+    "refused",
+    "Kimi tells no probabilities",
+    "Kimi 不提供概率",
+    lambda value: None if value is False else "Kimi tells no probabilities",
+)
 
-    model: StrictStr
-    prompt: StrictStr | list[StrictStr | StrictInt | list[StrictInt]]
-    stream: StrictBool | None = None
-    stream_options: _StreamOptions | None = None
-    max_tokens: StrictInt | None = Field(None, ge=1)
-    stop: StrictStr | list[StrictStr] | None = None
-    n: StrictInt | None = None
-    best_of: StrictInt | None = None
-    # Ours: a door to a conversation.
-    conversation_id: StrictStr | None = None
-    # Without effect, but a value out of range is a mistake that its sender wants to know of.
-    temperature: StrictFloat | StrictInt | None = Field(None, ge=0, le=2)
-    top_p: StrictFloat | StrictInt | None = Field(None, ge=0, le=1)
-    frequency_penalty: StrictFloat | StrictInt | None = Field(None, ge=-2, le=2)
-    presence_penalty: StrictFloat | StrictInt | None = Field(None, ge=-2, le=2)
-    seed: StrictInt | None = None
+
+class Body(Parameters):
+    """The body of ``POST /v1/completions``."""
+
+    model: Annotated[StrictStr, MODEL]
+    prompt: Annotated[StrictStr | list[StrictStr | StrictInt | list[StrictInt]], _PROMPT]
+    stream: Annotated[StrictBool | None, STREAM] = None
+    stream_options: Annotated[_StreamOptions | None, STREAM] = None
+    max_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
+    stop: Annotated[StrictStr | Annotated[list[StrictStr], Field(max_length=4)] | None, _STOP] = None
+    conversation_id: Annotated[StrictStr | None, CONVERSATION] = None
+
+    temperature: Annotated[Number | None, Field(ge=0, le=2), SAMPLING] = None
+    top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
+    frequency_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
+    presence_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
+    seed: Annotated[StrictInt | None, SEED] = None
+    user: Annotated[StrictStr | None, BOOKKEEPING] = None
+
+    n: Annotated[StrictInt | None, _ONE] = None
+    best_of: Annotated[StrictInt | None, _ONE] = None
+    echo: Annotated[Any, _AROUND] = None
+    suffix: Annotated[Any, _AROUND] = None
+    logprobs: Annotated[Any, _LOGPROBS] = None
+    logit_bias: Annotated[Any, BIASES] = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """In a stream, that is: elsewhere it is always told."""
+        return bool(self.stream_options and self.stream_options.include_usage)
 
     def to_request(self, conversation_id: str | None) -> ChatRequest:
         """Raises InvalidRequest for what cannot be served, naming the field."""
-        refuse(self, _REFUSED)
-        options = Options(max_tokens=self.max_tokens, stop=self._stops())
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        options = Options(max_tokens=self.max_tokens, stop=tuple(text for text in stop if text))
         return ChatRequest(self.model, (Message("user", (self._text(),)),), conversation_id, options)
 
     def _text(self) -> str:
@@ -78,26 +129,6 @@ class Body(Fields):
                 raise InvalidRequest("prompt: send one text; several would be several answers", param="prompt")
         raise InvalidRequest("prompt: send text; token numbers mean nothing to this model", param="prompt")
 
-    def _stops(self) -> tuple[str, ...]:
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        if len(stops) > 4 or not all(stops):
-            raise InvalidRequest("stop: expected at most 4 texts, none of them empty", param="stop")
-        return stops
-
-
-_CHECKED_ONLY = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed")
-
-# Fields whose silent loss would break the caller: a reason for each value that cannot be served.
-_REFUSED: Refusals = {
-    "n": lambda value: None if value == 1 else "only one choice can be made: leave n out or send 1",
-    "best_of": lambda value: None if value == 1 else "only one answer is made: leave best_of out or send 1",
-    "echo": lambda value: "the prompt is not repeated; put it in front of the answer yourself" if value else None,
-    "suffix": lambda value: "text cannot be inserted before other text" if value else None,
-    # 0 asks for the probability of each token that was chosen.
-    "logprobs": lambda value: None if value is False else "Kimi tells no probabilities",
-    "logit_bias": lambda value: "Kimi takes no biases" if value else None,
-}
-
 
 # What clients get
 
@@ -107,9 +138,9 @@ class _Encoder:
 
     heartbeat = sse.COMMENT
 
-    def __init__(self, model: str, include_usage: bool) -> None:
+    def __init__(self, reply_id: str, model: str, include_usage: bool) -> None:
         self._head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
+            "id": reply_id,
             "object": "text_completion",
             "created": int(time.time()),
             "model": model,
@@ -158,3 +189,16 @@ def _usage(told: Told) -> dict[str, Any]:
         "total_tokens": counts.input + counts.output,
         "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
     }
+
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/completions",
+        "OpenAI's legacy completion: text for text",
+        object_of(object={"const": "text_completion"}, choices={"type": "array", "items": {"type": "object"}}),
+        body=Body,
+        streams=True,
+        failures=OF_ANSWERS,
+    ),
+)

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from app import logs
 from app.api import json_response
-from app.errors import GatewayError
+from app.errors import GatewayError, RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ class Failure:
     should_retry: bool = True
     retry_after_s: int | None = None
     allow: str | None = None
+    rate_limit: RateLimit | None = None
 
 
 Encode = Callable[[Failure], dict[str, Any]]
@@ -53,7 +54,9 @@ def failure_of(error: Exception) -> Failure:
         # 429 says that the message was not taken; with any other failure, a repetition could double it.
         retry = not (error.permanent or (error.sent and error.status != 429))
         wait_s = None if error.retry_after_s is None or error.permanent else max(1, math.ceil(error.retry_after_s))
-        return Failure(error.status, error.message, error.code, error.param, retry, wait_s)
+        return Failure(
+            error.status, error.message, error.code, error.param, retry, wait_s, rate_limit=error.rate_limit
+        )
     if isinstance(error, HTTPException):
         return _refusal_of_flask(error)
     log.error("a request failed for a reason of our own", exc_info=error)
@@ -87,6 +90,10 @@ def failure_response(error: Exception, encode: Encode = openai_error) -> Respons
         response.headers["x-should-retry"] = "false"
     if failure.retry_after_s is not None:
         response.headers["Retry-After"] = str(failure.retry_after_s)
+    if failure.rate_limit is not None:
+        response.headers["x-ratelimit-limit-requests"] = str(failure.rate_limit.limit)
+        response.headers["x-ratelimit-remaining-requests"] = str(failure.rate_limit.remaining)
+        response.headers["x-ratelimit-reset-requests"] = f"{math.ceil(failure.rate_limit.reset_s)}s"
     if failure.allow:
         response.headers["Allow"] = failure.allow
     log.info("answered %d %s: %s", failure.status, failure.code, failure.message)

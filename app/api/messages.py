@@ -4,22 +4,24 @@ Source of the shapes: Anthropic's API reference, the models of anthropic-python 
 measured to send and to need (openai-contract.md 3, 2026-11-23). Must never know that Kimi exists.
 """
 
-import uuid
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NoReturn
 
 import orjson
 from flask import Blueprint, Response, g, request
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from app import logs, sse, tokens
-from app.api import caller, gateway, json_response
+from app.api import caller, gateway, json_response, reply_id
 from app.api.answers import Told, respond
-from app.api.bodies import Fields, parse, unsupported
+from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
-from app.api.effects import ignored
 from app.api.failures import Failure, answer_failures
+from app.api.operations import OF_ANSWERS, Operation, object_of
+from app.api.parameters import Parameters, Use
+from app.api.schemas import check_schema
+from app.api.uses import BOOKKEEPING, MODEL, SAMPLING, VENDOR, Number
 from app.chat import ChatRequest, Citation, JsonFormat, Message, Options, ToolCall
 from app.errors import InvalidRequest
 from app.prompt import flatten
@@ -68,9 +70,11 @@ def create() -> Response:
     who = caller()
     body = parse(Body, request.get_data())
     chat = ChatRequest(body.model, body.to_messages(), asked_conversation(), body.options())
-    headers = ignored(body, body.without_effect())
+    headers = body.settle()
     answer = gateway().open(chat, who, commit=bool(body.stream))
-    encoder = _Encoder(body.model, tokens.estimate(answer.prompt), show_thinking=body.wants_thinking)
+    encoder = _Encoder(
+        reply_id("msg_", who), body.model, tokens.estimate(answer.prompt), show_thinking=body.wants_thinking
+    )
     return respond(answer, encoder, stream=bool(body.stream), headers=headers)
 
 
@@ -210,12 +214,59 @@ class _OutputOptions(Fields):
     format: _Format | None = None
 
 
-class _Prompt(Fields):
+# What is done with each
+
+_MESSAGES = Use(
+    "honoured",
+    "text, calls and their results; thinking is dropped, images and documents are a 400 that names their place",
+    "文本、工具调用及其结果；思考会被丢弃，图片和文档返回 400，并指出位置",
+)
+_SYSTEM = Use("honoured", "the first message", "作为第一条消息")
+_MAX_TOKENS = Use(
+    "honoured",
+    "by estimate, thinking included; `stop_reason` is `max_tokens`",
+    "按估算值（含思考）截断，`stop_reason` 为 `max_tokens`",
+)
+_STOP = Use(
+    "honoured",
+    "the answer ends before the first that occurs, and `stop_sequence` names it",
+    "在最先出现的那个之前结束，`stop_sequence` 会给出它",
+)
+_THINKING = Use(
+    "honoured",
+    "chooses the form of the model with or without thinking, and whether thinking is told; its budget has no effect",
+    "选择模型的思考或非思考形式，并决定是否给出思考过程；预算不起作用",
+)
+_OUTPUT = Use(
+    "honoured",
+    "`effort` from `high` on chooses thinking where `thinking` does not say; `format` by asking Kimi and checking "
+    "its answer",
+    "没有 `thinking` 时，`high` 及以上的 `effort` 选择思考；`format` 通过提示词要求，并校验回答",
+)
+_TOOLS = Use(
+    "ignored",
+    "tools are never called, but `web_search` chooses the form of the model that searches",
+    "不会调用工具；但 `web_search` 会选择模型的联网形式",
+)
+_TOOL_CHOICE = Use(
+    "refused",
+    "a call that is forced",
+    "强制调用工具",
+    lambda value: "tools cannot be called, so a call cannot be forced" if value.type in ("any", "tool") else None,
+)
+_CONTEXT = Use(
+    "ignored",
+    "nothing is taken out of what was sent, and nothing but text is kept anywhere",
+    "不会删减发来的内容，也不保存文本以外的东西",
+)
+
+
+class _Prompt(Parameters):
     """What a model is to answer."""
 
-    model: StrictStr
-    messages: list[_Message] = Field(min_length=1)
-    system: StrictStr | list[_Text] | None = None
+    model: Annotated[StrictStr, MODEL]
+    messages: Annotated[list[_Message], Field(min_length=1), _MESSAGES]
+    system: Annotated[StrictStr | list[_Text] | None, _SYSTEM] = None
 
     def to_messages(self) -> tuple[Message, ...]:
         """Raises InvalidRequest for what cannot be served, naming its place."""
@@ -226,34 +277,33 @@ class _Prompt(Fields):
 
 
 class Body(_Prompt):
-    """The body of a request: what is honoured. The rest is ignored by name."""
+    """The body of ``POST /v1/messages``."""
 
-    max_tokens: StrictInt = Field(ge=1)
-    stream: StrictBool | None = None
-    stop_sequences: list[StrictStr] | None = None
-    thinking: _ThinkingOptions | None = None
-    output_config: _OutputOptions | None = None
-    tools: list[_Tool] | None = None
-    tool_choice: _ToolChoice | None = None
-    # Without effect, but a value out of range is a mistake that its sender wants to know of.
-    temperature: StrictFloat | StrictInt | None = Field(None, ge=0, le=1)
-    top_p: StrictFloat | StrictInt | None = Field(None, ge=0, le=1)
-    top_k: StrictInt | None = Field(None, ge=0)
+    max_tokens: Annotated[StrictInt, Field(ge=1), _MAX_TOKENS]
+    stream: Annotated[StrictBool | None, Use("honoured", "server-sent events", "服务器推送事件")] = None
+    stop_sequences: Annotated[list[StrictStr] | None, _STOP] = None
+    thinking: Annotated[_ThinkingOptions | None, _THINKING] = None
+    output_config: Annotated[_OutputOptions | None, _OUTPUT] = None
+
+    temperature: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
+    top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
+    top_k: Annotated[StrictInt | None, Field(ge=0), VENDOR] = None
+    tools: Annotated[list[_Tool] | None, _TOOLS] = None
+    metadata: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
+    service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
+    context_management: Annotated[dict[str, Any] | None, _CONTEXT] = None
+    container: Annotated[StrictStr | dict[str, Any] | None, _CONTEXT] = None
+    mcp_servers: Annotated[list[dict[str, Any]] | None, _TOOLS] = None
+
+    tool_choice: Annotated[_ToolChoice | None, _TOOL_CHOICE] = None
 
     @property
     def wants_thinking(self) -> bool:
         """Whether thinking may be told: who did not ask for it takes the first block for the answer."""
         return self.thinking is not None and self.thinking.type != "disabled" and self.thinking.display != "omitted"
 
-    def without_effect(self) -> tuple[str, ...]:
-        """Of the fields named here, those that are ignored where they are sent."""
-        only_searches = all(tool.searches for tool in self.tools or ())
-        return _CHECKED_ONLY if only_searches else (*_CHECKED_ONLY, "tools")
-
     def options(self) -> Options:
         """Raises InvalidRequest for what cannot be served, naming the field."""
-        if self.tool_choice is not None and self.tool_choice.type in ("any", "tool"):
-            raise unsupported("tool_choice", "tools cannot be called, so a call cannot be forced")
         if not all(stop.strip() for stop in self.stop_sequences or ()):
             raise InvalidRequest("stop_sequences: each must hold more than white space", param="stop_sequences")
         return Options(
@@ -279,10 +329,16 @@ class Body(_Prompt):
 
     def _json_format(self) -> JsonFormat | None:
         wanted = self.output_config.format if self.output_config else None
-        return JsonFormat("answer", orjson.dumps(wanted.schema_).decode()) if wanted else None
+        if wanted is None:
+            return None
+        check_schema(wanted.schema_, "output_config.format.schema")
+        return JsonFormat("answer", orjson.dumps(wanted.schema_).decode())
 
-
-_CHECKED_ONLY = ("temperature", "top_p", "top_k")
+    def _ignored(self) -> Iterator[str]:
+        only_searches = all(tool.searches for tool in self.tools or ())
+        yield from (name for name in super()._ignored() if name != "tools" or not only_searches)
+        if self.thinking is not None and self.thinking.budget_tokens is not None:
+            yield "thinking.budget_tokens"
 
 
 # What clients get
@@ -295,11 +351,11 @@ class _Encoder:
 
     heartbeat = sse.encode(b'{"type":"ping"}', "ping")
 
-    def __init__(self, model: str, input_tokens: int, *, show_thinking: bool) -> None:
+    def __init__(self, reply_id: str, model: str, input_tokens: int, *, show_thinking: bool) -> None:
         self._model = model
         self._input_tokens = input_tokens
         self._show_thinking = show_thinking
-        self._id = f"msg_{uuid.uuid4().hex}"
+        self._id = reply_id
         # The block that is open, if any, and how many have been opened.
         self._open: Literal["text", "thinking"] | None = None
         self._blocks = 0
@@ -399,3 +455,32 @@ _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "
 
 def _stop_reason(told: Told) -> str | None:
     return "stop_sequence" if told.stop_sequence is not None else _STOP_REASONS.get(told.reason or "")
+
+
+_ERROR = object_of(
+    type={"const": "error"},
+    error=object_of(type={"type": "string"}, message={"type": "string"}),
+    request_id={"type": "string"},
+)
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/messages",
+        "Anthropic's Messages",
+        object_of(type={"const": "message"}, id={"type": "string"}, content={"type": "array"}),
+        body=Body,
+        streams=True,
+        failures=OF_ANSWERS,
+        error=_ERROR,
+    ),
+    Operation(
+        "post",
+        "/v1/messages/count_tokens",
+        "An estimate of the tokens of a prompt",
+        object_of(input_tokens={"type": "integer"}),
+        body=_Prompt,
+        failures={404: "there is no such model", 413: "the body is too large"},
+        error=_ERROR,
+    ),
+)

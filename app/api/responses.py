@@ -11,22 +11,24 @@ schema demands (openai-contract.md 4, 2026-11-23). Must never know that Kimi exi
 
 import re
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import orjson
 from flask import Blueprint, Response, request
-from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, Tag
+from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 
 from app import sse
-from app.api import caller, gateway
+from app.api import caller, gateway, reply_id
 from app.api.answers import Told, respond
-from app.api.bodies import Fields, parse, unsupported
+from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
-from app.api.effects import ignored
 from app.api.failures import Failure
+from app.api.operations import OF_ANSWERS, Operation, object_of
+from app.api.parameters import Parameters, Use
+from app.api.schemas import check_schema
+from app.api.uses import BOOKKEEPING, MODEL, PENALTY, PROBABILITIES, SAMPLING, TOOLS, Number
 from app.chat import Caller, ChatRequest, Citation, JsonFormat, Message, Options, ToolCall
 from app.errors import InvalidRequest, UnknownConversation
 
@@ -41,7 +43,7 @@ _ITEM_ID = re.compile(f"(?:msg|rs)_{_TURN}_[0-9]+")
 def create() -> Response:
     who = caller()
     body = parse(Body, request.get_data())
-    body.check()
+    headers = body.settle()
     conversation_id = asked_conversation(in_body=body.conversation_id)
     turn = _turn_of(body, conversation_id, who)
     chat = ChatRequest(
@@ -49,10 +51,9 @@ def create() -> Response:
         body.messages(),
         turn.conversation_id if turn else None,
         body.options(),
-        turn.number - 1 if turn else None,
+        turn.number - 1 if turn and turn.number else None,
     )
-    encoder = _Encoder(body, turn.name if turn else uuid.uuid4().hex, conversation_id)
-    headers = ignored(body, body.without_effect())
+    encoder = _Encoder(body, turn.name if turn and turn.number else reply_id("", who), conversation_id)
     answer = gateway().open(chat, who, commit=bool(body.stream))
     return respond(answer, encoder, stream=bool(body.stream), headers=headers)
 
@@ -72,7 +73,7 @@ def one(response_id: str) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """The place of a response in a conversation; the first turn is number 1."""
+    """The place of a response in a conversation; the first turn is number 1, and 0 is one that nobody counted."""
 
     conversation_id: str
     number: int
@@ -102,7 +103,10 @@ def _turn_of(body: "Body", conversation_id: str | None, who: Caller) -> _Turn | 
     if previous is not None:
         return _next_turn(previous, conversation_id, body.store, who)
     if conversation_id is None:
-        return None if body.store is False else _Turn(uuid.uuid4().hex, 1)
+        return None if body.store is False else _Turn(reply_id("", who), 1)
+    if who.idempotency_key is not None:
+        # If this is a repetition, its turn has been, and the conversation does not tell which it was.
+        return _Turn(conversation_id, 0)
     try:
         return _Turn(conversation_id, gateway().find_conversation(who.owner, conversation_id).turns + 1)
     except UnknownConversation:
@@ -130,7 +134,8 @@ def _next_turn(previous: _Previous, conversation_id: str | None, store: bool | N
         raise unknown from None
     if number > turns:
         raise unknown
-    if number < turns:
+    # A repetition of a request that has been answered gets that answer, further down.
+    if number < turns and who.idempotency_key is None:
         raise _mistake(
             previous,
             f"a conversation can go on from its last response only, resp_{_Turn(its_conversation, turns).name}; "
@@ -222,13 +227,13 @@ class _Dropped(Fields):
 
 
 class _Reference(Fields):
-    """An item of an earlier answer, which Kimi's chat holds: it marks how far the client's history is known."""
+    """An item of an earlier answer, which the conversation holds: it marks how far that goes."""
 
     type: Literal["item_reference"]
     id: StrictStr
 
-    def to_message(self, _place: str) -> Message:
-        return Message("assistant", ())
+    def to_message(self, _place: str) -> None:
+        return None
 
 
 # An item without a type is a message.
@@ -267,6 +272,10 @@ _InputItem = Annotated[
 class _Tool(Fields):
     type: StrictStr
 
+    @property
+    def searches(self) -> bool:
+        return self.type.startswith("web_search")
+
 
 class _ToolChoice(Fields):
     type: StrictStr
@@ -294,37 +303,125 @@ class _Conversation(Fields):
     id: StrictStr
 
 
-class Body(Fields):
-    """The body of a request. Unknown fields are ignored by name."""
+# What is done with each
 
-    model: StrictStr
-    input: StrictStr | list[_InputItem] = Field(min_length=1)
-    instructions: StrictStr | None = None
-    stream: StrictBool | None = None
-    store: StrictBool | None = None
-    previous_response_id: StrictStr | None = None
-    conversation: StrictStr | _Conversation | None = None
-    max_output_tokens: StrictInt | None = Field(None, ge=1)
-    reasoning: _Reasoning | None = None
-    text: _TextOptions | None = None
-    tools: list[_Tool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | _ToolChoice | None = None
-    background: StrictBool | None = None
-    top_logprobs: StrictInt | None = Field(None, ge=0, le=20)
-    include: list[StrictStr] | None = None
-    # Without effect, but a value out of range is a mistake that its sender wants to know of.
-    temperature: StrictFloat | StrictInt | None = Field(None, ge=0, le=2)
-    top_p: StrictFloat | StrictInt | None = Field(None, ge=0, le=1)
-    frequency_penalty: StrictFloat | StrictInt | None = Field(None, ge=-2, le=2)
-    presence_penalty: StrictFloat | StrictInt | None = Field(None, ge=-2, le=2)
-    max_tool_calls: StrictInt | None = Field(None, ge=1)
-    truncation: Literal["auto", "disabled"] | None = None
-    parallel_tool_calls: StrictBool | None = None
-    metadata: dict[StrictStr, StrictStr] | None = Field(None, max_length=16)
-    service_tier: StrictStr | None = None
-    safety_identifier: StrictStr | None = None
-    prompt_cache_key: StrictStr | None = None
-    user: StrictStr | None = None
+
+_INPUT = Use(
+    "honoured",
+    "text, or messages, calls and their results; images, files and audio are a 400 that names their place",
+    "文本，或消息、工具调用及其结果；图片、文件、音频返回 400，并指出位置",
+)
+_INSTRUCTIONS = Use(
+    "honoured",
+    "said again only where they have changed; earlier ones stay in Kimi's chat",
+    "只在变化时重新发送；之前的仍保留在 Kimi 的会话里",
+)
+_STORE = Use(
+    "honoured",
+    "unless false, a Kimi conversation is opened or gone on with, and kept; false keeps nothing",
+    "不为 false 时新建或继续一个 Kimi 对话并保留；为 false 时什么都不保留",
+)
+_PREVIOUS = Use(
+    "honoured",
+    "the last response of a conversation; an older one is a 400, an unknown one a 404",
+    "对话的最后一次回答；更早的返回 400，未知的返回 404",
+)
+_CONVERSATION = Use(
+    "honoured",
+    "its id, which may be any; the conversation begins with its first turn",
+    "对话的 id，可以任取；第一轮时新建",
+)
+_MAX_TOKENS = Use(
+    "honoured",
+    "by estimate, thinking included; the response is then `incomplete`",
+    "按估算值（含思考）截断，此时回答的状态为 `incomplete`",
+)
+_REASONING = Use(
+    "honoured",
+    "`effort` chooses the form of the model with or without thinking; a summary is always told",
+    "`effort` 选择模型的思考或非思考形式；思考过程总会以 summary 给出",
+)
+_TEXT = Use(
+    "honoured",
+    "`format`: `json_object` and `json_schema` by asking Kimi and checking its answer",
+    "`format`：`json_object` 和 `json_schema` 通过提示词要求，并校验回答",
+)
+_TOOLS = Use(
+    "ignored",
+    "tools are never called, but `web_search` chooses the form of the model that searches",
+    "不会调用工具；但 `web_search` 会选择模型的联网形式",
+)
+_METADATA = Use("honoured", "repeated in the response, and kept nowhere", "在回答里原样返回，不保存")
+_TRUNCATION = Use(
+    "ignored",
+    "nothing is left out: what is too long for Kimi is a 400",
+    "不会省略任何内容：超出 Kimi 限制的返回 400",
+    neutral=("disabled",),
+)
+_INCLUDE = Use(
+    "ignored",
+    "there is nothing to add to a response; `message.output_text.logprobs` is a 400",
+    "没有可附加的内容；`message.output_text.logprobs` 返回 400",
+    lambda value: "Kimi tells no probabilities" if "message.output_text.logprobs" in value else None,
+)
+_BACKGROUND = Use(
+    "refused",
+    "an answer is told while it comes, and not kept for later",
+    "回答在生成时给出，不会留到以后",
+    lambda value: "an answer is told while it comes, and not kept for later" if value else None,
+)
+_PROMPT = Use(
+    "refused",
+    "no templates are kept here: send `instructions` and `input`",
+    "这里不保存模板，请发送 `instructions` 和 `input`",
+    lambda _value: "no templates are kept here: send instructions and input",
+)
+
+
+def _refuse_forced_tool(value: str | _ToolChoice) -> str | None:
+    if isinstance(value, _ToolChoice):
+        value = (value.mode or "auto") if value.type == "allowed_tools" else "required"
+    return None if value in ("auto", "none") else "tools cannot be called, so a call cannot be forced"
+
+
+_TOOL_CHOICE = Use("refused", "a call that is forced", "强制调用工具", _refuse_forced_tool)
+
+
+class Body(Parameters):
+    """The body of ``POST /v1/responses``."""
+
+    model: Annotated[StrictStr, MODEL]
+    input: Annotated[StrictStr | list[_InputItem], Field(min_length=1), _INPUT]
+    instructions: Annotated[StrictStr | None, _INSTRUCTIONS] = None
+    stream: Annotated[StrictBool | None, Use("honoured", "server-sent events", "服务器推送事件")] = None
+    store: Annotated[StrictBool | None, _STORE] = None
+    previous_response_id: Annotated[StrictStr | None, _PREVIOUS] = None
+    conversation: Annotated[StrictStr | _Conversation | None, _CONVERSATION] = None
+    max_output_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
+    reasoning: Annotated[_Reasoning | None, _REASONING] = None
+    text: Annotated[_TextOptions | None, _TEXT] = None
+    metadata: Annotated[dict[StrictStr, StrictStr] | None, Field(max_length=16), _METADATA] = None
+
+    temperature: Annotated[Number | None, Field(ge=0, le=2), SAMPLING] = None
+    top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
+    frequency_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
+    presence_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
+    truncation: Annotated[Literal["auto", "disabled"] | None, _TRUNCATION] = None
+    tools: Annotated[list[_Tool] | None, _TOOLS] = None
+    parallel_tool_calls: Annotated[StrictBool | None, TOOLS] = None
+    max_tool_calls: Annotated[StrictInt | None, Field(ge=1), TOOLS] = None
+    include: Annotated[list[StrictStr] | None, _INCLUDE] = None
+    stream_options: Annotated[dict[str, Any] | None, Use("ignored", "nothing is padded", "不做填充")] = None
+    service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
+    safety_identifier: Annotated[StrictStr | None, BOOKKEEPING] = None
+    prompt_cache_key: Annotated[StrictStr | None, BOOKKEEPING] = None
+    prompt_cache_retention: Annotated[StrictStr | None, BOOKKEEPING] = None
+    user: Annotated[StrictStr | None, BOOKKEEPING] = None
+
+    tool_choice: Annotated[Literal["auto", "none", "required"] | _ToolChoice | None, _TOOL_CHOICE] = None
+    top_logprobs: Annotated[StrictInt | None, Field(ge=0, le=20), PROBABILITIES] = None
+    background: Annotated[StrictBool | None, _BACKGROUND] = None
+    prompt: Annotated[Any, _PROMPT] = None
 
     @property
     def conversation_id(self) -> str | None:
@@ -333,12 +430,7 @@ class Body(Fields):
     @property
     def searches(self) -> bool:
         """Whether the client put a web search at the model's disposal."""
-        return any(tool.type.startswith("web_search") for tool in self.tools or ())
-
-    def without_effect(self) -> tuple[str, ...]:
-        """Of the fields named here, those that are ignored where they are sent."""
-        only_searches = all(tool.type.startswith("web_search") for tool in self.tools or ())
-        return _CHECKED_ONLY if only_searches else (*_CHECKED_ONLY, "tools")
+        return any(tool.searches for tool in self.tools or ())
 
     def previous(self) -> _Previous | None:
         """What the request goes on from, if it says so. Raises InvalidRequest where it says two things."""
@@ -355,28 +447,19 @@ class Body(Fields):
                 raise _mistake(one, "this belongs to another conversation than what comes after it")
         return found[-1] if found else None
 
-    def check(self) -> None:
-        """Raises InvalidRequest for what cannot be served, naming the field."""
-        if self.background:
-            raise unsupported("background", "an answer is told while it comes, and not kept for later")
-        if self.top_logprobs or "message.output_text.logprobs" in (self.include or ()):
-            raise unsupported("top_logprobs" if self.top_logprobs else "include", "Kimi tells no probabilities")
-        choice = self.tool_choice
-        is_free = choice in (None, "auto", "none") or (
-            isinstance(choice, _ToolChoice) and (choice.type, choice.mode) == ("allowed_tools", "auto")
-        )
-        if not is_free:
-            raise unsupported("tool_choice", "tools cannot be called, so a call cannot be forced")
-        if (self.model_extra or {}).get("prompt") is not None:
-            raise unsupported("prompt", "no templates are kept here: send instructions and input")
-
     def messages(self) -> tuple[Message, ...]:
         """Raises InvalidRequest for an item that cannot be served, naming its place."""
-        instructions = [Message("system", (self.instructions,))] if self.instructions else []
+        messages = [Message("system", (self.instructions,))] if self.instructions else []
         if isinstance(self.input, str):
-            return (*instructions, Message("user", (self.input,)))
-        items = [item.to_message(f"input[{index}]") for index, item in enumerate(self.input)]
-        return (*instructions, *(message for message in items if message is not None))
+            return (*messages, Message("user", (self.input,)))
+        held = max((index for index, item in enumerate(self.input) if isinstance(item, _Reference)), default=-1)
+        for index, item in enumerate(self.input):
+            message = item.to_message(f"input[{index}]")
+            # What comes before a reference has been said, except that instructions may have changed. With the holes
+            # that references are, it is no history that a conversation could be rebuilt from.
+            if message is not None and (index > held or message.role in ("system", "developer")):
+                messages.append(message)
+        return tuple(messages)
 
     def options(self) -> Options:
         effort = self.reasoning.effort if self.reasoning else None
@@ -397,13 +480,14 @@ class Body(Fields):
         if wanted.name is None or wanted.schema_ is None:
             missing = "name" if wanted.name is None else "schema"
             raise InvalidRequest(f"text.format.{missing}: needed for json_schema", param=f"text.format.{missing}")
+        check_schema(wanted.schema_, "text.format.schema")
         return JsonFormat(wanted.name, orjson.dumps(wanted.schema_).decode())
 
-
-_CHECKED_ONLY = (
-    "temperature", "top_p", "frequency_penalty", "presence_penalty", "max_tool_calls", "truncation",
-    "parallel_tool_calls", "service_tier", "safety_identifier", "prompt_cache_key", "user", "include",
-)  # fmt: skip
+    def _ignored(self) -> Iterator[str]:
+        only_searches = all(tool.searches for tool in self.tools or ())
+        yield from (name for name in super()._ignored() if name != "tools" or not only_searches)
+        if self.text is not None and self.text.verbosity not in (None, "medium"):
+            yield "text.verbosity"
 
 
 # What clients get
@@ -661,3 +745,21 @@ def _usage(told: Told) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": counts.reasoning},
         "total_tokens": counts.input + counts.output,
     }
+
+
+_ITS_ID = {"response_id": "of a response"}
+_NEVER_KEPT = {404: "always: responses are not kept, conversations are"}
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/responses",
+        "OpenAI's Responses",
+        object_of(object={"const": "response"}, id={"type": "string"}, output={"type": "array"}),
+        body=Body,
+        streams=True,
+        failures=OF_ANSWERS,
+    ),
+    Operation("get", "/v1/responses/{response_id}", "No response is kept", {}, _ITS_ID, failures=_NEVER_KEPT),
+    Operation("delete", "/v1/responses/{response_id}", "No response is kept", {}, _ITS_ID, failures=_NEVER_KEPT),
+)
