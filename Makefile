@@ -1,11 +1,15 @@
 # make demo    try it without a Kimi account     make test    everything that is checked
 # make run     start it on your own .env         make check   format, lint, types, imports
+# make bench   how fast it is (QUICK=1: does the rig work?)    make profile   where its time goes
+# make soak    30 minutes of clients that come and leave (QUICK=1: two)
+# make fuzz    20,000 requests and more that nobody would think of, made from /openapi.json
+# make servers what make test needs of PostgreSQL and nginx (as root, by apt; it is part of make test)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test check format chaos bench clean
+.PHONY: help demo run test servers check format chaos bench profile soak fuzz clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -37,17 +41,34 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check
+test: check servers
 	$(BIN)/python -m pytest
+
+# The tests run on SQLite and on a PostgreSQL of their own, and try deploy/nginx.conf where there is an nginx. Root (a
+# container, CI) gets both from apt; without PostgreSQL this says what to install.
+servers: $(VENV)/dev
+	@$(BIN)/python -m tests.postgres 2>/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -q --no-install-recommends postgresql nginx-light; }
+	@$(BIN)/python -m tests.postgres
 
 # Everything that can go wrong at once, for an hour; `make chaos SEED=7 SECONDS=600` for another one.
 SEED    ?= 1
 SECONDS ?= 3600
-chaos: $(VENV)/dev
+chaos: servers
 	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS)
 
 bench: $(VENV)/dev
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)
+
+profile: $(VENV)/dev
+	$(BIN)/python -m bench.profile $(PROFILE)
+
+soak: $(VENV)/dev
+	$(BIN)/python -m bench.soak $(if $(QUICK),--minutes 2)
+
+fuzz: $(VENV)/dev
+	FUZZ_EXAMPLES=2300 $(BIN)/python -m pytest -o addopts="" -rP tests/test_fuzz.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

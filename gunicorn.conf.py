@@ -6,6 +6,7 @@ Imports nothing that opens sockets: gevent must patch the standard library first
 import os
 import subprocess
 import sys
+import time
 
 from dotenv import load_dotenv
 
@@ -46,3 +47,16 @@ def on_starting(server):  # type: ignore[no-untyped-def]  # gunicorn's hook; its
     code = subprocess.call([sys.executable, "-m", "app.preflight"])
     if code:
         sys.exit(code)
+
+
+def on_exit(_server):  # type: ignore[no-untyped-def]  # as above
+    """As the first process of a container the master inherits a process that renews a token, and all die with it:
+    a token that Kimi has just rotated would be lost. Elsewhere it has no children left."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            ended, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not ended:
+            time.sleep(0.05)

@@ -1,41 +1,112 @@
 """Our own API keys: who may ask, and under which name their conversations are kept.
 
-Must never know the account tokens of Kimi.
+A key is given by the settings or was added by command (``keys add``); only digests are kept. Must never know the
+account tokens of Kimi, nor how much a key may ask: that is ``allowance``'s.
 """
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+import logging
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import NotAuthorized
+from app.store import KeyRow
+
+log = logging.getLogger(__name__)
 
 # The owner of everything where no keys are configured: then nobody is told apart.
 _EVERYBODY = "everybody"
 
+# How old the known keys may be: after so long an added key works, and a revoked one no longer does. Seconds.
+_FRESH_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Who asks. ``key``: the one that was added by command, which may have limits."""
+
+    owner: str
+    key: KeyRow | None = None
+
 
 class ApiKeys:
-    """The configured keys, as digests. Without any, every key is accepted, from this machine only."""
+    """All keys, as digests. Without any, every key is accepted, from this machine only.
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
+    A key that was ever added, revoked since or not, counts as one: revoking the last does not open the gateway.
+    """
 
-    def owner(self, key: str | None, is_local: bool) -> str:
-        """The name that stands for the caller; reveals nothing of the key. Raises NotAuthorized."""
-        if not self._digests:
+    def __init__(self, given: Sequence[str], added: Callable[[], Sequence[KeyRow]]) -> None:
+        """``given``: the keys of the settings. ``added``: looks up the others, raises SQLAlchemyError."""
+        self._given = [digest_of(key) for key in given]
+        self._look_up = added
+        self._added: Sequence[KeyRow] | None = None
+        self._looked_at = 0.0
+        self._looking = threading.Lock()
+
+    def find(self, key: str | None, is_local: bool) -> Known:
+        """Who the key belongs to; the owner's name reveals nothing of it. Raises NotAuthorized."""
+        added = self._fresh()
+        if not self._given and not added:
             if not is_local:
                 raise NotAuthorized(
                     "this gateway has no API keys and therefore serves programs on its own machine only; "
                     "its owner can set GATEWAY_API_KEYS"
                 )
-            return _EVERYBODY
+            return Known(_EVERYBODY)
         if not key:
-            raise NotAuthorized("no API key: send 'Authorization: Bearer <a key of GATEWAY_API_KEYS>'")
-        digest = _digest(key)
+            raise NotAuthorized("no API key: send 'Authorization: Bearer <a key of this gateway>'")
+        digest = digest_of(key)
         # Every key is compared, in constant time, so that the time taken tells nothing.
-        if not any([hmac.compare_digest(digest, known) for known in self._digests]):  # noqa: C419  # no early end
-            raise NotAuthorized("Incorrect API key provided: it is none of this gateway's GATEWAY_API_KEYS")
-        return "key_" + digest[:32]
+        is_given = any([hmac.compare_digest(digest, known) for known in self._given])  # noqa: C419  # no early end
+        rows = [row for row in added if hmac.compare_digest(digest, row.digest)]
+        owner = "key_" + digest[:32]
+        if is_given:
+            return Known(owner)
+        if not rows:
+            raise NotAuthorized("Incorrect API key provided: this gateway does not know it")
+        (row,) = rows
+        if row.revoked_at is not None:
+            raise NotAuthorized(f"Incorrect API key provided: '{row.name}' was revoked")
+        if row.expires_at is not None and row.expires_at <= time.time():
+            raise NotAuthorized(f"Incorrect API key provided: '{row.name}' has expired")
+        return Known(owner, row)
+
+    def _fresh(self) -> Sequence[KeyRow]:
+        """The keys that were added, as they were at most a moment ago; older where the database is away."""
+        if self._added is not None and time.monotonic() - self._looked_at < _FRESH_S:
+            return self._added
+        # One thread looks, the others go on with what is known, if anything is.
+        if self._looking.acquire(blocking=self._added is None):
+            try:
+                self._added = self._look_up()
+            except SQLAlchemyError:
+                # What is not known cannot be refused or let in.
+                if self._added is None:
+                    raise
+                log.warning("the API keys could not be looked up; those known before go on to count")
+            finally:
+                self._looked_at = time.monotonic()
+                self._looking.release()
+        return self._added or ()
 
 
-def _digest(key: str) -> str:
+def make_key() -> str:
+    """A new key, as hard to guess as can be, of the look that clients expect."""
+    return f"sk-{secrets.token_urlsafe(32)}"
+
+
+def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode(errors="replace")).hexdigest()
+
+
+def seconds_of(period: str) -> float | None:
+    """``90s``, ``45m``, ``12h``, ``30d``, ``2w`` in seconds; None for what is none."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhdw])", period)
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]] if match else None

@@ -1,6 +1,7 @@
 """The commands of ``flask --app wsgi``.
 
     doctor      what the doctor finds, as lines or as JSON
+    keys        API keys beside those of GATEWAY_API_KEYS: add, list, revoke
     parameters  what is done with each parameter of a chat, as a table
 
 Knows the command line and how findings look. Must never know how anything is checked.
@@ -9,8 +10,10 @@ Knows the command line and how findings look. Must never know how anything is ch
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,14 @@ from flask import Flask
 from app import logs
 from app.api import chat_body, completions, messages, responses
 from app.api.parameters import Language, Parameters, describe
+from app.auth import digest_of, make_key, seconds_of
 from app.config import Config
 from app.doctor.examination import Doctor, Instruments
 from app.doctor.findings import Finding, Privacy
 from app.doctor.transcript import LeakFound, Recorder
 from app.doctor.turns import Generation
 from app.factory import build_generations, build_http
+from app.store import KeyRow, Store, StoreUnusable
 
 
 def is_asked_for() -> bool:
@@ -127,5 +132,89 @@ def parameters(language: Language, of: str) -> None:
     _echo(describe(_BODIES[of], language))
 
 
-_COMMANDS = (doctor, parameters)
+@click.group()
+def keys() -> None:
+    """API keys beside those of GATEWAY_API_KEYS. They are kept in the database, as digests.
+
+    A running gateway follows within seconds. Once a key was added, every request needs one.
+    """
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--expires", metavar="PERIOD", help="After so long it is refused: 45m, 12h, 30d, 2w.")
+@click.option("--per-minute", type=click.IntRange(1, 1_000_000), help="So many requests in any minute.")
+@click.option("--at-once", type=click.IntRange(1, 1_000_000), help="So many requests at the same time.")
+def add(name: str, expires: str | None, per_minute: int | None, at_once: int | None) -> None:
+    """Makes a key called NAME and prints it, this once."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+        raise click.BadParameter("a name is made of 1 to 64 of A-Z a-z 0-9 . _ -", param_hint="NAME")
+    period_s = None if expires is None else seconds_of(expires)
+    if expires is not None and not period_s:
+        raise click.BadParameter("expected a period such as 45m, 12h, 30d or 2w", param_hint="--expires")
+    config, store = _store()
+    now = store.database.now()
+    key = make_key()
+    row = KeyRow(digest_of(key), name, now, now + period_s if period_s else None, None, per_minute, at_once)
+    if name in [given.name for given in config.api_keys] or not store.keys.add(row):
+        raise click.ClickException(f"there is a key called '{name}' already")
+    click.echo(key)
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Lists the keys by name: never what they are."""
+    config, store = _store()
+    now = store.database.now()
+    rows = [(given.name or "(no name)", "in GATEWAY_API_KEYS", "") for given in config.api_keys]
+    rows += [(row.name, _state(row, now), _limits(row)) for row in store.keys.all()]
+    if not rows:
+        _echo("no keys: programs on this machine need none, and others are refused")
+        return
+    name_width, state_width = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for name, state, limits in rows:
+        _echo(f"{name:<{name_width}}  {state:<{state_width}}  {limits}".rstrip())
+
+
+@keys.command()
+@click.argument("name")
+def revoke(name: str) -> None:
+    """Refuses the key called NAME from now on."""
+    config, store = _store()
+    if name in [given.name for given in config.api_keys]:
+        raise click.ClickException(f"'{name}' stands in GATEWAY_API_KEYS: take it out there and restart")
+    if not store.keys.revoke(name, store.database.now()):
+        raise click.ClickException(f"there is no key called '{name}'")
+
+
+def _store() -> tuple[Config, Store]:
+    """The settings as far as they concern keys, and the database."""
+    settings = Config.examine(os.environ)
+    for setting in ("DATABASE_URL", "GATEWAY_API_KEYS", "GATEWAY_SECRET"):
+        if setting in settings.wrong:
+            raise click.ClickException(settings.wrong[setting])
+    try:
+        return settings.config, Store(settings.config.database_url, settings.config.gateway_secret)
+    except StoreUnusable as e:
+        raise click.ClickException(str(e)) from None
+
+
+def _state(row: KeyRow, now: float) -> str:
+    if row.revoked_at is not None:
+        return f"revoked {_day(row.revoked_at)}"
+    if row.expires_at is None:
+        return f"added {_day(row.created_at)}"
+    return f"{'expired' if row.expires_at <= now else 'expires'} {_day(row.expires_at)}"
+
+
+def _limits(row: KeyRow) -> str:
+    limits = [(row.per_minute, "a minute"), (row.at_once, "at once")]
+    return ", ".join(f"{number} {word}" for number, word in limits if number is not None)
+
+
+def _day(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+_COMMANDS = (doctor, keys, parameters)
 _NAMES = frozenset(command.name or "" for command in _COMMANDS)

@@ -18,6 +18,14 @@ class ConfigError(Exception):
     """A setting that cannot be used. One line: its name, what is wrong, the accepted form."""
 
 
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key that clients may send, and what its owner calls it."""
+
+    name: str | None
+    secret: str = field(repr=False)
+
+
 def _setting(name: str, default: str | None, about: str) -> Any:
     secret = name in ("KIMI_TOKENS", "GATEWAY_API_KEYS", "DATABASE_URL", "GATEWAY_SECRET")
     return field(repr=not secret, metadata={"name": name, "default": default, "about": about})
@@ -30,10 +38,11 @@ class Config:
     credentials: tuple[Credential, ...] = _setting(
         "KIMI_TOKENS", None, "Kimi tokens, comma-separated; `name=token` gives one a label. Required."
     )
-    api_keys: tuple[str, ...] = _setting(
+    api_keys: tuple[ApiKey, ...] = _setting(
         "GATEWAY_API_KEYS",
         "",
-        "Keys that clients must send, comma-separated. Unset: any key is accepted, from this machine only.",
+        "Keys that clients must send, comma-separated; `name=key` gives one a name. Unset, and none added by "
+        "`flask --app wsgi keys add`: any key is accepted, from this machine only.",
     )
     host: str = _setting("HOST", "127.0.0.1", "Address that gunicorn listens on.")
     port: int = _setting("PORT", "8000", "Port that gunicorn listens on.")
@@ -142,7 +151,7 @@ class Config:
         """Everything that must never be seen."""
         tokens = [token for credential in self.credentials for token in credential.secrets]
         own = [self.gateway_secret] if self.gateway_secret else []
-        return [*tokens, *self.api_keys, *own, *_passwords(self.database_url)]
+        return [*tokens, *(key.secret for key in self.api_keys), *own, *_passwords(self.database_url)]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Config":
@@ -313,11 +322,20 @@ def _passwords(database_url: str) -> list[str]:
     return [password for text in written if text for password in dict.fromkeys((text, unquote(text)))]
 
 
-def _keys(text: str) -> tuple[str, ...]:
-    keys = tuple(key for key in (part.strip() for part in text.split(",")) if key)
-    if any(not key.isascii() or not key.isprintable() or " " in key for key in keys):
+def _keys(text: str) -> tuple[ApiKey, ...]:
+    keys = tuple(_key(entry) for entry in (part.strip() for part in text.split(",")) if entry)
+    if any(not key.secret.isascii() or not key.secret.isprintable() or " " in key.secret for key in keys):
         raise ValueError("a key is made of printable ASCII characters without spaces")
+    names = [key.name for key in keys if key.name]
+    if len(names) > len(set(names)):
+        raise ValueError("two keys have the same name")
     return keys
+
+
+def _key(entry: str) -> ApiKey:
+    # The "=" at the end of a key in Base64 does not make a name of the key.
+    named = re.fullmatch(r"([A-Za-z0-9._-]{1,64})=(.*[^=].*)", entry)
+    return ApiKey(named[1], named[2]) if named else ApiKey(None, entry)
 
 
 def _origins(text: str) -> tuple[str, ...]:

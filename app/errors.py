@@ -5,6 +5,7 @@
     ├─ NotAuthorized                        401  request   our own API key is missing or wrong
     ├─ UnknownModel                         404  request
     ├─ UnknownConversation                  404  request
+    ├─ KeyLimited                           429  request   our own API key has asked for all that it may
     ├─ ConversationBusy                     409  request   another turn of it is running
     ├─ ConversationLost                     409  request   its account is gone, or Kimi no longer knows its chat
     ├─ ConversationTaken                    409  ours      another turn took it over while this one was frozen
@@ -22,6 +23,7 @@
        ├─ UpstreamOverloaded                503  upstream
        ├─ UpstreamConflict                  409  upstream  the chat is in a state that does not allow it
        ├─ AnswerRewritten                   502  upstream  Kimi took back text that was already passed on
+       ├─ InvalidJsonAnswer                 502  upstream  it is not the JSON that was asked for, mended neither
        ├─ UpstreamUnavailable               502  upstream  connect, read, 5xx, redirect
        │  ├─ AnswerEmpty                    502  upstream  complete, and without a word
        │  └─ GenerationGone                 502  upstream  the site does not serve this protocol (any more)
@@ -102,6 +104,12 @@ class UnknownConversation(GatewayError):
     blame: ClassVar[Blame] = "request"
     default_code = "conversation_not_found"
     permanent = True
+
+
+class KeyLimited(GatewayError):
+    status = 429
+    blame: ClassVar[Blame] = "request"
+    default_code = "rate_limit_exceeded"
 
 
 class ConversationBusy(GatewayError):
@@ -226,6 +234,14 @@ class UpstreamConflict(UpstreamError):
 class AnswerRewritten(UpstreamError):
     status = 502
     default_code = "answer_rewritten"
+
+
+class InvalidJsonAnswer(UpstreamError):
+    """Asking again may help, but two answers have been used up already: that is for somebody to decide."""
+
+    status = 502
+    default_code = "invalid_json_answer"
+    permanent = True
 
 
 class UpstreamTimeout(UpstreamError):

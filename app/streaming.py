@@ -12,12 +12,13 @@ from flask import Response
 
 def event_stream(body: Iterable[bytes], close: Callable[[], None], headers: Mapping[str, str]) -> Response:
     """An SSE response. ``close`` is called at its end, whatever the end is, also where it never began."""
-    response = Response(body, content_type="text/event-stream; charset=utf-8", direct_passthrough=True)
+    response = Response(body, content_type="text/event-stream; charset=utf-8")
     response.headers["Cache-Control"] = "no-cache"
     # nginx holds a whole answer back without this (measured: openai-contract.md 6).
     response.headers["X-Accel-Buffering"] = "no"
     response.headers.update(headers)
-    # A generator that was never started runs no `finally`: this is called all the same.
+    # A generator that was never started runs no `finally`: this is called all the same. (Not with werkzeug's
+    # direct_passthrough, which hands the server the bare generator.)
     response.call_on_close(close)
     return response
 

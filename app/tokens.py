@@ -109,18 +109,25 @@ class Meter:
             self.add(piece[fits])
             fits += 1
         fits -= 1
-        while fits > 0 and _belong_together(piece[fits - 1], piece[fits]):
+        while fits > 0 and _belong_together(piece, fits):
             fits -= 1
         self._cost, self._kind, self._length = before
         self.add(piece[:fits])
         return fits
 
 
-def _belong_together(left: str, right: str) -> bool:
+def _belong_together(text: str, at: int) -> bool:
+    """Whether what stands before ``at`` and what stands behind make one character for the eye."""
+    left, right = text[at - 1], text[at]
+    if "\U0001f1e6" <= right <= "\U0001f1ff":
+        # The letters of flags, which come in pairs.
+        letters = len(text[:at]) - len(text[:at].rstrip(_FLAG_LETTERS))
+        return letters % 2 == 1
     return (
-        left == _ZERO_WIDTH_JOINER
-        or right == _ZERO_WIDTH_JOINER
-        or unicodedata.combining(right) != 0
+        _ZERO_WIDTH_JOINER in (left, right)
         or unicodedata.category(right) in ("Mn", "Me", "Mc")
         or "\U0001f3fb" <= right <= "\U0001f3ff"
     )
+
+
+_FLAG_LETTERS = "".join(map(chr, range(0x1F1E6, 0x1F200)))

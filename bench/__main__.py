@@ -1,32 +1,51 @@
 """``python -m bench``: every scenario on every server, in turn, round after round; then the tables.
 
-Nothing here asserts a time. Exits with 1 when one answer was not exactly right.
+Nothing here asserts a time. Exits with 1 when one answer of the gateway was not exactly right.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bench import reading, report
+from bench import plot, reading, report
+from bench.dialects import GENERATIONS, Generation
 from bench.load import Load
-from bench.processes import LOAD_CORE, SERVER_CORE, Failed, tail
-from bench.scenarios import FULL, QUICK, Figures, Scenario, Sizes, scenarios, warm_up
-from bench.servers import Running, Server, Simulator, running, servers, simulator
+from bench.processes import LOAD_CORE, SERVER_CORE, Failed, allow_many_files, tail
+from bench.report import Outcome
+from bench.scenarios import FULL, QUICK, Scenario, Sizes, scenarios, warm_up
+from bench.servers import (
+    GATEWAY,
+    GATEWAY_POSTGRES,
+    NO_GATEWAY,
+    Running,
+    Server,
+    Simulator,
+    running,
+    servers,
+    simulator,
+)
 
 # Whatever happens, it has ended by then. Seconds.
-_HARD_LIMIT_S = {"quick": 300, "full": 1800}
+_HARD_LIMIT_S = {"quick": 180, "full": 5400}
+
+# Scenarios that are about the database only.
+_STATEFUL = (GATEWAY, GATEWAY_POSTGRES)
 
 
 def main() -> int:
     options = _parser().parse_args()
     mode, sizes = ("quick", QUICK) if options.quick else ("full", FULL)
+    if options.rounds:
+        sizes = dataclasses.replace(sizes, rounds=options.rounds, fresh_rounds=options.rounds)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGALRM, _stop)
     signal.alarm(_HARD_LIMIT_S[mode])
@@ -36,61 +55,153 @@ def main() -> int:
     report.print_machine(result["machine"])
     if LOAD_CORE == SERVER_CORE:
         print("only one core: the load disturbs what it measures")
+    allow_many_files()
     os.sched_setaffinity(0, {LOAD_CORE})
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        bench = _Bench(sizes, _chosen_servers(options.servers), Path(folder))
         try:
-            _measure(sizes, options.only, Path(folder), result)
+            with simulator(bench.folder) as upstream:
+                if "reading" in options.only or (not options.only and mode == "full"):
+                    result["reading"] = reading.measure(sizes, upstream)
+                    report.print_reading(result["reading"], "bare socket")
+                bench.run(upstream, options.only, options.generation)
         except Failed as failure:
-            for log in Path(folder).glob("*.log"):
-                print(f"--- end of {log.name}:\n{tail(log)}", file=sys.stderr)
             print(f"bench: {failure}", file=sys.stderr)
-            return 1
-    print("\n* of the simulator, which has as much to do without a gateway; see bench/README.md")
-    print(f"everything that was measured: {report.save(result)}")
-    return 0
+            bench.wrong.append("the rig")
+        bench.show_logs()
+    if options.quick:
+        print("\nquick: this shows that the rig works and that answers are right; believe no figure of it")
+    else:
+        report.print_targets(bench.outcomes)
+    print(f"\neverything that was measured: {report.save(result, bench.outcomes)}")
+    picture = Path(options.plot) if options.plot else report.OUT / "bench.png"
+    plot.draw(bench.outcomes, picture)
+    return 1 if bench.wrong else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="How fast the gateway is.")
-    parser.add_argument("--quick", action="store_true", help="under a minute, for a first look")
-    parser.add_argument("--only", default="", metavar="NAME", help="only what has this in its name")
+    names = ", ".join(["reading", *(scenario.key for scenario in scenarios(FULL))])
+    parser.add_argument("--quick", action="store_true", help="under 3 minutes: shows that the rig works, no more")
+    parser.add_argument("--only", type=_list, default=[], metavar="A,B", help=f"these scenarios only: {names}")
+    parser.add_argument("--servers", type=_list, default=[], metavar="A,B", help="these servers only")
+    parser.add_argument("--generation", choices=[g.name for g in GENERATIONS], help="this one only")
+    parser.add_argument("--rounds", type=int, help="how often each is measured")
+    parser.add_argument("--plot", metavar="FILE", help="where the picture goes (default: bench/out/bench.png)")
     return parser
 
 
-def _measure(sizes: Sizes, only: str, folder: Path, result: dict[str, Any]) -> None:
-    with simulator(folder) as upstream:
-        if only in "reading":
-            result["reading"] = reading.measure(sizes, upstream)
-            report.print_reading(result["reading"], "bare socket")
-        compared = servers()
-        with contextlib.ExitStack() as stack:
-            kept = [stack.enter_context(running(server, upstream, folder)) for server in compared]
-            for one in kept:
-                warm_up(Load(one, upstream), upstream)
-            for scenario in scenarios(sizes):
-                if only in scenario.name and not scenario.fresh:
-                    result[scenario.name] = [_round(scenario, kept, upstream) for _ in range(sizes.rounds)]
-                    report.print_scenario(scenario.name, result[scenario.name], [one.name for one in kept])
-        for scenario in scenarios(sizes):
-            if only in scenario.name and scenario.fresh:
-                result[scenario.name] = [_fresh_round(scenario, compared, upstream, folder)]
-                report.print_scenario(scenario.name, result[scenario.name], [server.name for server in compared])
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _round(scenario: Scenario, kept: list[Running], upstream: Simulator) -> dict[str, Figures]:
-    return {one.name: scenario.run(Load(one, upstream), upstream) for one in kept}
-
-
-def _fresh_round(scenario: Scenario, compared: list[Server], upstream: Simulator, folder: Path) -> dict[str, Figures]:
-    figures: dict[str, Figures] = {}
-    for server in compared:
-        if not server.command:
-            figures[server.name] = {}
+def _chosen_servers(names: Sequence[str]) -> list[Server]:
+    """Those that were asked for and can be run here; says what is missing for the others."""
+    chosen = []
+    for server in servers():
+        if names and server.name not in (*names, NO_GATEWAY):
             continue
-        with running(server, upstream, folder) as one:
-            warm_up(Load(one, upstream), upstream)
-            figures[server.name] = scenario.run(Load(one, upstream), upstream)
-    return figures
+        if why := server.missing():
+            print(f"left out: {server.name}: {why}")
+        else:
+            chosen.append(server)
+    return chosen
+
+
+class _Bench:
+    """One run over all servers. ``wrong``: which of ours gave an answer that was not exactly right."""
+
+    def __init__(self, sizes: Sizes, chosen: list[Server], folder: Path) -> None:
+        self.sizes = sizes
+        self.folder = folder
+        self.outcomes: list[Outcome] = []
+        self.wrong: list[str] = []
+        self._chosen = chosen
+
+    def run(self, upstream: Simulator, only: Sequence[str], generation_name: str | None) -> None:
+        fleet = _Fleet(upstream, self.folder)
+        with contextlib.closing(fleet):
+            for generation in GENERATIONS:
+                if generation_name in (None, generation.name):
+                    for scenario in scenarios(self.sizes):
+                        if not only or scenario.key in only:
+                            self._measure(scenario, generation, fleet)
+
+    def _measure(self, scenario: Scenario, generation: Generation, fleet: "_Fleet") -> None:
+        outcome = Outcome(scenario.key, scenario.title, generation.name)
+        self.outcomes.append(outcome)
+        chosen = [s for s in self._chosen if _can(s, scenario)]
+        for _ in range(self.sizes.fresh_rounds if scenario.fresh else self.sizes.rounds):
+            outcome.rounds.append({})
+            for server in chosen:
+                if server.name not in outcome.failed:
+                    self._one(scenario, generation, fleet, server, outcome)
+        report.print_outcome(outcome, [server.name for server in chosen])
+
+    def _one(
+        self, scenario: Scenario, generation: Generation, fleet: "_Fleet", server: Server, outcome: Outcome
+    ) -> None:
+        try:
+            with fleet.lent(server, fresh=scenario.fresh) as one:
+                load = Load(one, fleet.upstream, generation)
+                outcome.rounds[-1][server.name] = scenario.run(load, fleet.upstream)
+        except Failed as failure:
+            outcome.failed[server.name] = str(failure)
+            if server.is_ours:
+                self.wrong.append(server.name)
+
+    def show_logs(self) -> None:
+        for name in set(self.wrong):
+            for log in self.folder.glob(f"{name}*.log"):
+                print(f"--- end of {log.name}:\n{tail(log)}", file=sys.stderr)
+
+
+def _can(server: Server, scenario: Scenario) -> bool:
+    if scenario.stateful:
+        return server.name in _STATEFUL
+    return server.name != GATEWAY_POSTGRES
+
+
+class _Fleet:
+    """The servers, each started when it is first asked for and kept, warmed up over both generations."""
+
+    def __init__(self, upstream: Simulator, folder: Path) -> None:
+        self.upstream = upstream
+        self._folder = folder
+        self._kept: dict[str, tuple[Running, contextlib.ExitStack]] = {}
+
+    @contextlib.contextmanager
+    def lent(self, server: Server, *, fresh: bool) -> Iterator[Running]:
+        """A server to be measured. One that fails is ended: what it did may have broken it."""
+        if fresh and server.command:
+            # The kept one goes: it would use the same folder.
+            self._end(server.name)
+        one = self._start(server)
+        try:
+            yield one
+        except Failed:
+            self._end(server.name)
+            raise
+        if fresh:
+            self._end(server.name)
+
+    def close(self) -> None:
+        for name in list(self._kept):
+            self._end(name)
+
+    def _start(self, server: Server) -> Running:
+        if server.name in self._kept:
+            return self._kept[server.name][0]
+        with contextlib.ExitStack() as stack:
+            one = stack.enter_context(running(server, self.upstream, self._folder))
+            for generation in GENERATIONS:
+                warm_up(Load(one, self.upstream, generation), self.upstream)
+            self._kept[server.name] = (one, stack.pop_all())
+        return one
+
+    def _end(self, name: str) -> None:
+        if name in self._kept:
+            self._kept.pop(name)[1].close()
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

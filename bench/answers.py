@@ -1,5 +1,7 @@
 """From what came off a socket, and when, to the texts of an answer; and whether the answer is the right one.
 
+Knows the framings: HTTP chunks, server-sent events, Connect's envelopes.
+
 All of it is done after a run, so that it costs the load generator nothing while it measures.
 """
 
@@ -55,7 +57,22 @@ def tokens_of(payloads: Iterable[Piece], text: Callable[[bytes], str | None], ex
     return tokens
 
 
-def payloads_of(pieces: Iterable[Piece]) -> Iterator[Piece]:
+def envelopes_of(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The payloads of Connect's envelopes: a flag byte, four bytes of length, a payload."""
+    buffer = b""
+    for came_ns, piece in pieces:
+        buffer += piece
+        at = 0
+        while len(buffer) - at >= 5:
+            end = at + 5 + int.from_bytes(buffer[at + 1 : at + 5], "big")
+            if end > len(buffer):
+                break
+            yield came_ns, buffer[at + 5 : end]
+            at = end
+        buffer = buffer[at:]
+
+
+def events_of(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """The data of SSE events of one line each, as all servers here send them."""
     rest = b""
     for came_ns, piece in pieces:

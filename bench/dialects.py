@@ -4,21 +4,26 @@ A turn is the same work for everybody: a new chat, one answer, and the chat dele
 and the last by itself; spoken to directly (or through a plain proxy), the load generator does them.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import orjson
 
+from bench.answers import Piece, envelopes_of, events_of
 from bench.client import Connection, Reply
 from bench.processes import Failed
 
 PROMPT = "Please say what you have been told to say."
 
+OnBytes = Callable[[bytes], None] | None
+
 
 class Dialect(Protocol):
     """How to get an answer, and how to read it."""
 
-    async def turn(self, connection: Connection, on_bytes: Callable[[bytes], None] | None) -> Reply:
+    async def turn(self, connection: Connection, on_bytes: OnBytes = None) -> Reply:
         """The streamed reply; ``sent_ns`` is when the turn began."""
         ...
 
@@ -26,25 +31,51 @@ class Dialect(Protocol):
         """What is left to do when an answer has been read."""
         ...
 
+    def payloads(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The bytes of a body → its messages, each with the time of its last byte."""
+        ...
+
     def text(self, payload: bytes) -> str | None:
-        """The answer text of one SSE event."""
+        """The answer text of one message."""
         ...
 
     def is_last(self, payload: bytes) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One of Kimi's protocols: how it is spoken, and the model that a gateway serves over it."""
+
+    name: str
+    model: str
+    stream_path: str
+    stream_type: str
+    speak: Callable[[str], Dialect]
+    """From a token of the simulator."""
+    record: Callable[[list[str]], Iterable[bytes]]
+    """From the tokens of an answer to the messages that tell it, framed."""
+
+
 class OpenAI:
     """POST /v1/chat/completions, streamed."""
 
-    def __init__(self) -> None:
-        body = {"model": "k2-nosearch", "stream": True, "messages": [{"role": "user", "content": PROMPT}]}
-        self._request = request("POST", "/v1/chat/completions", "sk-bench", orjson.dumps(body))
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._request = self.request([{"role": "user", "content": PROMPT}])
 
-    async def turn(self, connection: Connection, on_bytes: Callable[[bytes], None] | None) -> Reply:
+    def request(self, messages: list[dict[str, str]], conversation: str = "") -> bytes:
+        body = {"model": self.model, "stream": True, "messages": messages}
+        path = "/v1/chat/completions" + (f"/{conversation}" if conversation else "")
+        return request("POST", path, "sk-bench", orjson.dumps(body))
+
+    async def turn(self, connection: Connection, on_bytes: OnBytes = None) -> Reply:
         return await connection.ask(self._request, on_bytes)
 
     async def clean_up(self, connection: Connection) -> None:
         pass
+
+    def payloads(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        return events_of(pieces)
 
     def text(self, payload: bytes) -> str | None:
         if payload == b"[DONE]":
@@ -59,14 +90,14 @@ class OpenAI:
         return payload == b"[DONE]"
 
 
-class Kimi:
+class KimiSse:
     """A new chat, its one turn, and the chat deleted: generation 1, as ``app/upstreams/kimi_rest.py`` does it."""
 
     def __init__(self, token: str) -> None:
         self._token = token
         self._chats: dict[Connection, str] = {}
 
-    async def turn(self, connection: Connection, on_bytes: Callable[[bytes], None] | None) -> Reply:
+    async def turn(self, connection: Connection, on_bytes: OnBytes = None) -> Reply:
         created = await connection.ask(request("POST", "/api/chat", self._token, b'{"name":"bench"}'))
         chat_id = self._chats[connection] = orjson.loads(created.body())["id"]
         reply = await connection.ask(turn_request(chat_id, self._token, PROMPT), on_bytes)
@@ -76,6 +107,9 @@ class Kimi:
     async def clean_up(self, connection: Connection) -> None:
         await connection.ask(request("DELETE", f"/api/chat/{self._chats.pop(connection)}", self._token))
 
+    def payloads(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        return events_of(pieces)
+
     def text(self, payload: bytes) -> str | None:
         event = orjson.loads(payload)
         return event["text"] if event["event"] == "cmpl" else None
@@ -84,14 +118,97 @@ class Kimi:
         return b'"all_done"' in payload
 
 
-def recorded_answer(text: str, token_chars: int) -> bytes:
-    """A whole answer of generation 1 as a chunked body, one event per HTTP chunk as Kimi sends it."""
-    tokens = [text[at : at + token_chars] for at in range(0, len(text), token_chars)]
+class KimiConnect:
+    """One call that opens the chat and answers, and the chat deleted: generation 2."""
+
+    def __init__(self, token: str) -> None:
+        body = {
+            "scenario": "SCENARIO_K2D5",
+            "tools": [],
+            "message": {"role": "user", "blocks": [{"text": {"content": PROMPT}}], "scenario": "SCENARIO_K2D5"},
+            "options": {"thinking": False},
+        }
+        payload = orjson.dumps(body)
+        self._token = token
+        self._request = request(
+            "POST", _CONNECT_CHAT, token, envelope(payload), "Connect-Protocol-Version: 1\r\n", _CONNECT_TYPE
+        )
+        self._replies: dict[Connection, Reply] = {}
+
+    async def turn(self, connection: Connection, on_bytes: OnBytes = None) -> Reply:
+        reply = self._replies[connection] = await connection.ask(self._request, on_bytes)
+        return reply
+
+    async def clean_up(self, connection: Connection) -> None:
+        body = self._replies.pop(connection).body()
+        found = _CHAT_ID.search(body)
+        if not found:
+            raise Failed(f"an answer without the id of its chat: {body[:300]!r}")
+        chat_id = orjson.dumps({"chat_id": found[1].decode()})
+        await connection.ask(request("POST", "/apiv2/kimi.chat.v1.ChatService/DeleteChat", self._token, chat_id))
+
+    def payloads(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        return envelopes_of(pieces)
+
+    def text(self, payload: bytes) -> str | None:
+        frame = orjson.loads(payload)
+        is_text = frame.get("mask", "").startswith("block.text")
+        return frame["block"]["text"]["content"] if is_text else None
+
+    def is_last(self, payload: bytes) -> bool:
+        return payload == b"{}"
+
+
+_CONNECT_CHAT = "/apiv2/kimi.gateway.chat.v1.ChatService/Chat"
+_CONNECT_TYPE = "application/connect+json"
+_CHAT_ID = re.compile(rb'"chat":\{"id":"([\w-]+)"')
+
+
+def envelope(payload: bytes, flags: int = 0) -> bytes:
+    return bytes([flags]) + len(payload).to_bytes(4, "big") + payload
+
+
+def _record_sse(tokens: list[str]) -> Iterable[bytes]:
     events: list[dict[str, object]] = [
         *({"event": "cmpl", "idx_s": 0, "idx_z": 0, "text": token, "view": "cmpl"} for token in tokens),
         {"event": "all_done"},
     ]
-    payloads = [b"data: " + orjson.dumps(event) + b"\n\n" for event in events]
+    return [b"data: " + orjson.dumps(event) + b"\n\n" for event in events]
+
+
+def _record_connect(tokens: list[str]) -> Iterable[bytes]:
+    frames: list[dict[str, object]] = [
+        {"op": "set", "mask": "chat", "chat": {"id": "recorded-chat"}},
+        {
+            "op": "set",
+            "mask": "message",
+            "message": {"id": "m", "role": "assistant", "status": "MESSAGE_STATUS_GENERATING"},
+        },
+        {"op": "set", "mask": "block.text", "block": {"id": "1", "text": {"content": tokens[0]}}},
+        *(
+            {
+                "op": "append",
+                "mask": "block.text.content",
+                "eventOffset": number,
+                "block": {"id": "1", "text": {"content": token}},
+            }
+            for number, token in enumerate(tokens[1:])
+        ),
+        {"op": "set", "mask": "message.status", "message": {"id": "m", "status": "MESSAGE_STATUS_COMPLETED"}},
+        {"done": {}},
+    ]
+    return [*(envelope(orjson.dumps(frame)) for frame in frames), envelope(b"{}", 2)]
+
+
+GENERATIONS = (
+    Generation("sse", "k2-nosearch", "/completion/stream", "text/event-stream; charset=utf-8", KimiSse, _record_sse),
+    Generation("connect", "kimi-k2.6-nosearch", _CONNECT_CHAT, _CONNECT_TYPE, KimiConnect, _record_connect),
+)
+
+
+def recorded_answer(generation: Generation, tokens: list[str]) -> bytes:
+    """A whole answer as a chunked body, one message per HTTP chunk as Kimi sends it."""
+    payloads = generation.record(tokens)
     return b"".join(b"%x\r\n%b\r\n" % (len(payload), payload) for payload in payloads) + b"0\r\n\r\n"
 
 
@@ -104,9 +221,16 @@ def turn_body(prompt: str) -> bytes:
     return orjson.dumps({"model": "k2", "use_search": False, "messages": [message], "refs": []})
 
 
-def request(method: str, path: str, token: str, body: bytes = b"", more_headers: str = "") -> bytes:
+def request(
+    method: str,
+    path: str,
+    token: str,
+    body: bytes = b"",
+    more_headers: str = "",
+    content_type: str = "application/json",
+) -> bytes:
     head = (
-        f"{method} {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n{more_headers}"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n{more_headers}"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -8,27 +8,26 @@ import gc
 import random
 import re
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from bench.answers import Token, payloads_of, text_of, tokens_of
+import orjson
+import uvloop
+
+from bench.answers import Token, text_of, tokens_of
 from bench.client import Connection, Reply
-from bench.dialects import Dialect
+from bench.dialects import PROMPT, Generation, OpenAI, request
 from bench.processes import Failed, settle
 from bench.servers import HOST, Running, Simulator
 
 T = TypeVar("T")
 
-# No run may take longer, whatever happens. Seconds.
-_HARD_LIMIT_S = 120
-
 # The first token of an answer as any dialect writes it: its text begins with the stamp.
-_FIRST_TOKEN = re.compile(rb'"(?:text|content)":"\d')
+_FIRST_TOKEN = re.compile(rb'"(?:text|content)": ?"\d')
 
-
-class TooSlow(Exception):
-    """All answers were right, but the load could not be put on the server."""
+# Turns of one conversation in the stateful mix.
+_TURNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +52,24 @@ class Streams:
     tokens: Sequence[Token]
 
 
-class Load:
-    """Runs against one server; everything raises Failed when one answer was not exactly right."""
+@dataclass(slots=True)
+class Answers:
+    """What a loop of whole answers gave: ``first_ms`` per answer, from its request to its first token."""
 
-    def __init__(self, server: Running, simulator: Simulator) -> None:
+    first_ms: Sequence[float]
+    begin: Moment
+    end: Moment
+
+
+class Load:
+    """Runs against one server over one generation; everything raises Failed when one answer was not exactly
+    right, or took too long."""
+
+    def __init__(self, server: Running, simulator: Simulator, generation: Generation) -> None:
         self._server = server
         self._simulator = simulator
-
-    @property
-    def _dialect(self) -> Dialect:
-        return self._server.dialect
+        self.generation = generation
+        self._dialect = server.server.speak(generation)
 
     def moment(self) -> Moment:
         process = self._server.process
@@ -82,30 +89,50 @@ class Load:
             process.check_alive()
         settle(processes)
 
-    def one_by_one(self, answers: int, tokens: int) -> Sequence[float]:
-        """One answer at a time over one connection: milliseconds from the request to the first token."""
-        replies = _run(self._closed_loop(1, lambda done: done < answers))
-        return [(self._check(reply, tokens)[0].came_ns - reply.sent_ns) / 1e6 for reply in replies]
-
-    def closed_loop(self, clients: int, seconds: float, tokens: int) -> tuple[int, Moment]:
-        """As many clients, each asking again as soon as it was answered: how many answers, and when it ended."""
+    def one_by_one(self, answers: int, seconds: float, tokens: int) -> Answers:
+        """One answer at a time over one connection; so many, or for so long."""
         until = time.monotonic() + seconds
-        replies = _run(self._closed_loop(clients, lambda _: time.monotonic() < until))
-        ended = self.moment()
-        for reply in replies:
-            self._check(reply, tokens)
-        return len(replies), ended
+        return self._answers(
+            self._closed_loop(1, lambda done: done < answers and time.monotonic() < until), tokens, seconds + 10
+        )
+
+    def closed_loop(self, clients: int, seconds: float, tokens: int) -> Answers:
+        """As many clients, each asking again as soon as it was answered."""
+        until = time.monotonic() + seconds
+        return self._answers(self._closed_loop(clients, lambda _: time.monotonic() < until), tokens, seconds + 20)
+
+    def burst(self, per_s: int, seconds: float, tokens: int) -> Answers:
+        """New clients at (seeded) random moments, so many a second, whether or not the earlier ones were answered."""
+        return self._answers(self._burst(int(per_s * seconds), seconds), tokens, seconds + 15)
 
     def flood(self, streams: int, tokens: int) -> float:
         """All streams at once, one answer each: seconds from the first request to the last byte."""
-        replies = _run(self._flood(streams))
+        replies = _run(self._flood(streams), 60)
         for reply in replies:
             self._check(reply, tokens)
         return (max(reply.raw[-1][0] for reply in replies) - min(reply.sent_ns for reply in replies)) / 1e9
 
-    def streams(self, streams: int, tokens: int, spread_s: float) -> Streams:
+    def streams(self, streams: int, tokens: int, spread_s: float, limit_s: float) -> Streams:
         """Streams at the simulator's pace, begun at (seeded) random moments within ``spread_s``."""
-        return _run(self._streams(streams, tokens, spread_s))
+        return _run(self._streams(streams, tokens, spread_s), limit_s)
+
+    def mix(self, clients: int, seconds: float, tokens: int) -> tuple[int, Moment, Moment]:
+        """Clients with conversations of three turns, beside stateless ones: how many answers, and when."""
+        assert isinstance(self._dialect, OpenAI)
+        until = time.monotonic() + seconds
+        begin = self.moment()
+        replies = _run(self._mix(self._dialect, clients, until, text_of(tokens)), seconds + 20)
+        end = self.moment()
+        for reply in replies:
+            self._check(reply, tokens)
+        return len(replies), begin, end
+
+    def _answers(self, run: Coroutine[Any, Any, list[Reply]], tokens: int, limit_s: float) -> Answers:
+        begin = self.moment()
+        replies = _run(run, limit_s)
+        end = self.moment()
+        first_ms = [(self._check(reply, tokens)[0].came_ns - reply.sent_ns) / 1e6 for reply in replies]
+        return Answers(first_ms, begin, end)
 
     async def _streams(self, streams: int, tokens: int, spread_s: float) -> Streams:
         dice = random.Random(1)
@@ -136,7 +163,7 @@ class Load:
             connection.close()
         (begin,), (end,) = begun, ended
         if begin.at_ns >= end.at_ns:
-            raise TooSlow(f"{self._server.name} never had all {streams} streams open at once")
+            raise Failed(f"{self._server.name} never had all {streams} streams open at once")
         found = [token for reply in replies for token in self._check(reply, tokens)]
         return Streams(begin, end, [t for t in found if begin.at_ns <= t.stamp_ns < end.at_ns])
 
@@ -144,7 +171,7 @@ class Load:
         async def client(connection: Connection) -> list[Reply]:
             replies: list[Reply] = []
             while again(len(replies)):
-                replies.append(await self._dialect.turn(connection, None))
+                replies.append(await self._dialect.turn(connection))
                 await self._dialect.clean_up(connection)
             return replies
 
@@ -154,18 +181,57 @@ class Load:
             connection.close()
         return [reply for replies in found for reply in replies]
 
+    async def _burst(self, arrivals: int, seconds: float) -> list[Reply]:
+        dice = random.Random(1)
+
+        async def client() -> Reply:
+            await asyncio.sleep(dice.random() * seconds)
+            arrived_ns = time.monotonic_ns()
+            connection = await Connection.open(HOST, self._server.port)
+            reply = await self._dialect.turn(connection)
+            reply.sent_ns = arrived_ns
+            await self._dialect.clean_up(connection)
+            connection.close()
+            return reply
+
+        return await _together(client() for _ in range(arrivals))
+
     async def _flood(self, streams: int) -> list[Reply]:
         connections = await self._connect(streams)
-        replies = await _together(self._dialect.turn(connection, None) for connection in connections)
+        replies = await _together(self._dialect.turn(connection) for connection in connections)
         for connection in connections:
             connection.close()
         return replies
+
+    async def _mix(self, dialect: OpenAI, clients: int, until: float, answer: str) -> list[Reply]:
+        async def client(number: int, connection: Connection) -> list[Reply]:
+            replies: list[Reply] = []
+            while time.monotonic() < until:
+                replies.append(await dialect.turn(connection))
+                conversation = f"bench-{time.monotonic_ns()}-{number}"
+                messages: list[dict[str, str]] = []
+                for turn in range(_TURNS):
+                    messages.append({"role": "user", "content": f"{turn}: {PROMPT}"})
+                    replies.append(await connection.ask(dialect.request(messages, conversation)))
+                    messages.append({"role": "assistant", "content": answer})
+                path = f"/v1/chat/completions/{conversation}"
+                known = await connection.ask(request("GET", path, "sk-bench"))
+                if orjson.loads(known.body())["id"] != conversation:
+                    raise Failed(f"another conversation than the one asked for: {known.body()[:300]!r}")
+                await connection.ask(request("DELETE", path, "sk-bench"))
+            return replies
+
+        connections = await self._connect(clients)
+        found = await _together(client(number, connection) for number, connection in enumerate(connections))
+        for connection in connections:
+            connection.close()
+        return [reply for replies in found for reply in replies]
 
     async def _connect(self, how_many: int) -> list[Connection]:
         return [await Connection.open(HOST, self._server.port) for _ in range(how_many)]
 
     def _check(self, reply: Reply, tokens: int) -> Sequence[Token]:
-        payloads = list(payloads_of(reply.pieces()))
+        payloads = list(self._dialect.payloads(reply.pieces()))
         if not payloads or not self._dialect.is_last(payloads[-1][1]):
             raise Failed(f"an answer of {self._server.name} without its end: {payloads[-1:]}")
         return tokens_of(payloads, self._dialect.text, text_of(tokens))
@@ -177,27 +243,30 @@ def quantile(values: Sequence[float], percent: float) -> float:
     return ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))]
 
 
-async def _together(work: Any) -> list[Any]:
+async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All of it at once; the first failure ends the rest."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one) for one in work]
     return [task.result() for task in tasks]
 
 
-def _run(run: Coroutine[Any, Any, T]) -> T:
+def _run(run: Coroutine[Any, Any, T], limit_s: float) -> T:
     async def limited() -> T:
-        async with asyncio.timeout(_HARD_LIMIT_S):
+        async with asyncio.timeout(limit_s):
             return await run
 
     # No collection in the middle of a run: what it keeps, it needs.
     gc.collect()
     gc.disable()
     try:
-        return asyncio.run(limited())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(limited())
     except* Failed as failures:
         raise _first(failures) from None
     except* TimeoutError:
-        raise Failed(f"a run took longer than {_HARD_LIMIT_S} s") from None
+        raise Failed(f"not done after {limit_s:.0f} s") from None
+    except* OSError as failures:
+        raise Failed(f"a connection failed: {_first(failures)}") from None
     finally:
         gc.enable()
 

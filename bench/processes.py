@@ -4,6 +4,7 @@ Must never know what a process serves.
 """
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -12,9 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# Servers under test run on the one, the simulator and the load on the other; the same one where there is one.
+# Servers under test run on the last, the load on the first, the simulator on a third where there is one and
+# beside the load where there is none.
 _CORES = sorted(os.sched_getaffinity(0))
 LOAD_CORE, SERVER_CORE = _CORES[0], _CORES[-1]
+SIMULATOR_CORE = _CORES[1] if len(_CORES) > 2 else LOAD_CORE
 
 _PAGE_KB = os.sysconf("SC_PAGE_SIZE") / 1024
 
@@ -43,9 +46,17 @@ class Process:
         finally:
             os.sched_setaffinity(0, {LOAD_CORE})
 
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
     def check_alive(self) -> None:
         if self._popen.poll() is not None:
             raise Failed(f"{self._popen.args!r} ended with {self._popen.returncode}:\n{tail(self.log)}")
+
+    def children(self) -> list[int]:
+        """Pids: of a gunicorn, its workers."""
+        return _tree(self._popen.pid)[1:]
 
     def cpu_s(self) -> float:
         """Processor time used so far."""
@@ -61,6 +72,10 @@ class Process:
             int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_KB for pid in _tree(self._popen.pid)
         )
 
+    def open_files(self) -> int:
+        """File descriptors of all of it."""
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in _tree(self._popen.pid))
+
     def stop(self) -> None:
         pids = _tree(self._popen.pid)
         self._popen.terminate()
@@ -71,6 +86,12 @@ class Process:
                 if _tree(pid):
                     os.kill(pid, 9)
             self._popen.wait(10)
+
+
+def allow_many_files() -> None:
+    """For this process and its children: thousands of streams need as many descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def settle(processes: Sequence[Process], timeout_s: float = 20.0) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from bench.answers import Piece, payloads_of, text_of, tokens_of
-from bench.dialects import Kimi, turn_body, turn_request
+from bench.answers import Piece, events_of, text_of, tokens_of
+from bench.dialects import KimiSse, turn_body, turn_request
 from bench.servers import HOST
 
 Ready = Callable[[], None]
@@ -133,8 +133,8 @@ class _Job:
 def _do(upstream: _Upstream, job: dict[str, Any]) -> dict[str, Any]:
     run = _Job(upstream, WAYS[job["way"]], job["streams"], job["lead_s"])
     cpu_s = run.run()
-    dialect, expected = Kimi(upstream.token), text_of(job["tokens"])
-    tokens = [token for s in run.streams for token in tokens_of(payloads_of(s), dialect.text, expected)]
+    dialect, expected = KimiSse(upstream.token), text_of(job["tokens"])
+    tokens = [token for s in run.streams for token in tokens_of(events_of(s), dialect.text, expected)]
     run.check_lead(min(token.stamp_ns for token in tokens))
     return {"late_ms": [token.late_ms for token in tokens], "cpu_us": cpu_s * 1e6 / len(tokens)}
 

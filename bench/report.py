@@ -1,27 +1,39 @@
-"""The tables on standard output, and everything that was measured as JSON."""
+"""What is shown of the figures: a table per scenario, the targets; and everything that was measured as JSON."""
 
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.scenarios import Figures
+from bench.scenarios import CPU_TOKEN, ONE_WAY_P50, ONE_WAY_P99, ONE_WAY_P999, Figures
+from bench.servers import GATEWAY, NO_GATEWAY
+from bench.targets import verdicts
 
 OUT = Path(__file__).parent / "out"
 
-_CPU = "CPU per token, µs"
-# Rows whose baseline (marked *) is what the simulator used: without a gateway there is no other process.
-_BASE_ROW = {_CPU: "simulator CPU per token, µs", "CPU per answer, ms": "simulator CPU per answer, ms"}
 # Shown below a table, so that it can be believed or not.
 _ABOUT_THE_RIG = ("core used by", "core denied")
-_NOT_RESULTS = (*_ABOUT_THE_RIG, "simulator CPU")
 
-Rounds = Sequence[dict[str, Figures]]
+_ADDED = {row: row.replace("one-way", "added") for row in (ONE_WAY_P50, ONE_WAY_P99, ONE_WAY_P999)}
+
+Rounds = Sequence[Mapping[str, Figures]]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One scenario over one generation: the figures of each round, and who failed in it and why."""
+
+    scenario: str
+    title: str
+    generation: str
+    rounds: list[dict[str, Figures]] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def machine() -> dict[str, Any]:
@@ -36,14 +48,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(result: dict[str, Any]) -> Path:
+def save(result: Mapping[str, Any], outcomes: Sequence[Outcome]) -> Path:
     OUT.mkdir(exist_ok=True)
     path = OUT / f"{result['machine']['at'].replace(':', '')}-{result['mode']}.json"
-    path.write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    whole = {**result, "scenarios": [asdict(outcome) for outcome in outcomes]}
+    path.write_text(json.dumps(whole, indent=1, ensure_ascii=False))
     return path
 
 
-def print_machine(about: dict[str, Any]) -> None:
+def print_machine(about: Mapping[str, Any]) -> None:
     print(f"{about['at']}  Python {about['python']}  {about['cores']} x {about['cpu']}", end="  ")
     print(f"load average before: {about['load average']:.2f}")
 
@@ -54,42 +67,78 @@ def print_reading(rounds: Rounds, baseline: str) -> None:
     for name, first in rounds[0].items():
         base = f"{name.partition(', ')[0]}, {baseline}"
         p50, p99, cpu = (statistics.median(one[name][row] for one in rounds) for row in first)
-        ratio = statistics.median(one[name][_CPU] / one[base][_CPU] for one in rounds)
+        ratio = statistics.median(one[name][CPU_TOKEN] / one[base][CPU_TOKEN] for one in rounds)
         print(f"{name:32}{p50:20.2f}{p99:10.2f}{cpu:15.0f}{ratio:8.2f}")
 
 
-def print_scenario(name: str, rounds: Rounds, servers: Sequence[str]) -> None:
-    """``rounds``: figures by server. Differences and ratios are taken within each round, then their median."""
-    baseline, *others = servers
-    print(f"\n{name:32}{baseline:>12}" + "".join(f"{other:>14}{'difference':>12}{'ratio':>8}" for other in others))
-    rows = list(dict.fromkeys(row for one in rounds for server in servers for row in one[server]))
+def print_outcome(outcome: Outcome, servers: Sequence[str]) -> None:
+    """Medians of each server, then of the ratios of ours to each other; these are taken within each round."""
+    rounds = [_with_added(figures) for figures in outcome.rounds]
+    others = [name for name in servers if name not in (GATEWAY, NO_GATEWAY)] if GATEWAY in servers else []
+    head = f"\n{outcome.title} [{outcome.generation}]"
+    print(
+        f"{head:57}" + "".join(f"{name:>12}" for name in servers) + "".join(f"{f'÷ {name}':>12}" for name in others)
+    )
+    rows = dict.fromkeys(row for figures in rounds for one in figures.values() for row in one)
     for row in rows:
-        if not row.startswith(_NOT_RESULTS):
-            print(_row(row, rounds, baseline, others))
-    for row in rows:
+        cells = [_cell(_values(rounds, name, row)) for name in servers]
         if row.startswith(_ABOUT_THE_RIG):
-            shares = [f"{_cell([one[server].get(row) for one in rounds]).strip()}" for server in servers]
-            print(f"    {row}: {' / '.join(shares)}")
+            print(f"    {row}: {' / '.join(cells)}")
+        else:
+            ratios = [_cell(_ratios(rounds, name, row)) for name in others]
+            print(f"  {row:54}" + "".join(f"{cell:>12}" for cell in (*cells, *ratios)))
+    for name, why in outcome.failed.items():
+        print(f"    {name} fails: {why.splitlines()[0][:150]}")
 
 
-def _row(row: str, rounds: Rounds, baseline: str, others: Sequence[str]) -> str:
-    base_row = _BASE_ROW.get(row, row)
-    bases = [one[baseline].get(base_row) for one in rounds]
-    mark = "*" if base_row != row and bases[0] is not None else " "
-    line = f"  {row:30}{_cell(bases):>11}{mark}"
-    for other in others:
-        figures = [one[other].get(row) for one in rounds]
-        pairs = [(own, base) for own, base in zip(figures, bases, strict=True) if own is not None and base]
-        differences = [] if mark == "*" else [own - base for own, base in pairs]
-        line += f"{_cell(figures):>14}{_cell(differences):>12}{_cell([own / base for own, base in pairs]):>8}"
-    return line
+def print_targets(outcomes: Iterable[Outcome]) -> None:
+    """All targets of the issue in one table."""
+    print("\ntargets")
+    for outcome in outcomes:
+        for verdict in verdicts(outcome.scenario, outcome.rounds):
+            _print_verdict(verdict, f"{outcome.generation:8} {outcome.scenario:12} ")
 
 
-def _cell(values: Sequence[float | None]) -> str:
-    """The median, with as many digits as mean something; nothing where a round has no value."""
-    if not values or None in values:
+def _print_verdict(verdict: Any, before: str = "") -> None:
+    target = verdict.target
+    kind = "moonshot" if target.moonshot else "floor"
+    word = {True: "holds", False: "MISSED" if kind == "floor" else "not reached", None: "not measured"}[verdict.holds]
+    sign = ">=" if target.at_least else "<="
+    value = _cell([] if verdict.value is None else [verdict.value])
+    print(f"    {before}{kind:9}{target.what:26}{value:>9}  {sign} {target.limit:<5g} {word}")
+
+
+def _with_added(figures: Mapping[str, Figures]) -> dict[str, Figures]:
+    """Latencies over no gateway at all, in the same round."""
+    base = figures.get(NO_GATEWAY, {})
+    return {
+        name: one
+        | {
+            added: one[row] - base[row]
+            for row, added in _ADDED.items()
+            if name != NO_GATEWAY and row in one and row in base
+        }
+        for name, one in figures.items()
+    }
+
+
+def _values(rounds: Rounds, server: str, row: str) -> list[float]:
+    return [figures[server][row] for figures in rounds if row in figures.get(server, {})]
+
+
+def _ratios(rounds: Rounds, server: str, row: str) -> list[float]:
+    return [
+        figures[GATEWAY][row] / figures[server][row]
+        for figures in rounds
+        if figures.get(server, {}).get(row) and row in figures.get(GATEWAY, {})
+    ]
+
+
+def _cell(values: Sequence[float]) -> str:
+    """The median, with as many digits as mean something; nothing where there is no value."""
+    if not values:
         return "-"
-    value = statistics.median(value for value in values if value is not None)
+    value = statistics.median(values)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 

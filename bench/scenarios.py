@@ -3,56 +3,95 @@
 A figure is named by the row of the table that it stands in. Figures that a load cannot give are left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from bench.answers import TOKEN_CHARS, text_of
 from bench.dialects import recorded_answer
-from bench.load import Load, Moment, TooSlow, quantile
+from bench.load import Load, Moment, quantile
 from bench.servers import Simulator
 
 Figures = dict[str, float]
 
-_TOKENS_PER_S = 20
+# Rows that other files look for.
+FIRST_P50 = "first token p50, ms"
+ONE_WAY_P50, ONE_WAY_P99, ONE_WAY_P999 = (f"one-way latency {p}, ms" for p in ("p50", "p99", "p99.9"))
+CPU_TOKEN = "CPU per token, µs"
+CPU_ANSWER = "CPU per answer, ms"
+PER_S = "answers/s"
+TOKENS_PER_S = "tokens/s"
+MEMORY = "memory per stream, KB"
+
+_SHORT_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of everything: enough for a first look (quick), or to believe it (full)."""
+    """How much of everything: enough to see that the rig works (quick), or to believe it (full)."""
 
     rounds: int
+    fresh_rounds: int
     ttft_answers: int
+    ttft_s: float
+    streams: int
+    many_streams: int
+    ramp_per_s: int
     stream_s: float
     short_s: float
     flood_streams: int
     flood_tokens: int
     slow_streams: int
+    slow_ramp_per_s: int
+    burst_per_s: int
+    burst_s: float
+    mix_clients: int
+    mix_s: float
     reading_streams: int
     reading_rounds: int
     reading_s: float
 
 
 QUICK = Sizes(
-    rounds=2,
-    ttft_answers=50,
-    stream_s=0.8,
-    short_s=0.8,
-    flood_streams=20,
-    flood_tokens=1000,
-    slow_streams=200,
+    rounds=1,
+    fresh_rounds=1,
+    ttft_answers=20,
+    ttft_s=0.5,
+    streams=20,
+    many_streams=40,
+    ramp_per_s=60,
+    stream_s=0.3,
+    short_s=0.4,
+    flood_streams=5,
+    flood_tokens=500,
+    slow_streams=50,
+    slow_ramp_per_s=60,
+    burst_per_s=25,
+    burst_s=0.5,
+    mix_clients=4,
+    mix_s=0.5,
     reading_streams=24,
     reading_rounds=1,
     reading_s=0.6,
 )
 FULL = Sizes(
     rounds=5,
+    fresh_rounds=3,
     ttft_answers=300,
+    ttft_s=4.0,
+    streams=200,
+    many_streams=500,
+    ramp_per_s=120,
     stream_s=4.0,
-    short_s=2.0,
+    short_s=3.0,
     flood_streams=40,
     flood_tokens=2000,
-    slow_streams=1000,
+    slow_streams=2000,
+    slow_ramp_per_s=120,
+    burst_per_s=300,
+    burst_s=3.0,
+    mix_clients=8,
+    mix_s=4.0,
     reading_streams=100,
     reading_rounds=2,
     reading_s=2.0,
@@ -61,104 +100,132 @@ FULL = Sizes(
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """``fresh``: the server is started anew, because what it did before would change the figures."""
+    """``fresh``: the server is started anew, because what it did before would change the figures.
 
-    name: str
+    ``stateful``: only a server that knows conversations can do it.
+    """
+
+    key: str
+    title: str
     run: Callable[[Load, Simulator], Figures]
     fresh: bool = False
+    stateful: bool = False
 
 
 def scenarios(sizes: Sizes) -> list[Scenario]:
     return [
-        Scenario("first token", partial(_first_token, sizes)),
-        Scenario("50 streams", partial(_streams, sizes, 50)),
-        Scenario("200 streams", partial(_streams, sizes, 200)),
-        Scenario("short answers", partial(_short, sizes)),
-        Scenario("flood", partial(_flood, sizes)),
-        Scenario("memory", partial(_memory, sizes), fresh=True),
+        Scenario("first-token", "first token, Kimi answers after 5 ms", partial(_first_token, sizes)),
+        Scenario("short", "short answers, 8 clients in a closed loop", partial(_short, sizes)),
+        Scenario("streams", _paced(sizes.streams, 20), partial(_streams, sizes, sizes.streams, 20)),
+        Scenario("many-20", _paced(sizes.many_streams, 20), partial(_streams, sizes, sizes.many_streams, 20)),
+        Scenario("many-30", _paced(sizes.many_streams, 30), partial(_streams, sizes, sizes.many_streams, 30)),
+        Scenario("flood", "all at once, as fast as it comes", partial(_flood, sizes)),
+        Scenario("burst", f"new requests, {sizes.burst_per_s}/s", partial(_burst, sizes)),
+        Scenario("slow", f"{sizes.slow_streams:,} slow streams", partial(_slow, sizes), fresh=True),
+        Scenario("mix", "stateful mix: conversations and stateless", partial(_mix, sizes), stateful=True),
     ]
 
 
 def warm_up(load: Load, simulator: Simulator) -> None:
     """Everything is loaded, every path was walked."""
-    _say(simulator, 8)
-    load.closed_loop(4, 0.5, 8)
+    _say(simulator, _SHORT_TOKENS)
+    load.closed_loop(4, 0.3, _SHORT_TOKENS)
     load.settle()
+
+
+def _paced(streams: int, per_s: int) -> str:
+    return f"{streams} streams x {per_s} tokens/s = {streams * per_s:,}/s"
 
 
 def _first_token(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
-    _say(simulator, 8, first_delay_s=0.005)
-    times_ms = load.one_by_one(sizes.ttft_answers, 8)
+    _say(simulator, _SHORT_TOKENS, first_delay_s=0.005)
+    answers = load.one_by_one(sizes.ttft_answers, sizes.ttft_s, _SHORT_TOKENS)
     load.settle()
-    return {"first token p50, ms": quantile(times_ms, 50), "first token p99, ms": quantile(times_ms, 99)}
-
-
-def _streams(sizes: Sizes, streams: int, load: Load, simulator: Simulator) -> Figures:
-    # Streams begin at a rate of 150/s, then run together for stream_s.
-    spread_s = streams / 150
-    tokens = int((spread_s + sizes.stream_s + 0.3) * _TOKENS_PER_S)
-    _say(simulator, tokens, delay_s=1 / _TOKENS_PER_S)
-    try:
-        run = load.streams(streams, tokens, spread_s)
-    except TooSlow:
-        return {}
-    finally:
-        load.settle()
-    late_ms = [token.late_ms for token in run.tokens]
-    per_token = 1e6 / len(run.tokens)
-    return {
-        "one-way latency p50, ms": quantile(late_ms, 50),
-        "one-way latency p99, ms": quantile(late_ms, 99),
-        "one-way latency p99.9, ms": quantile(late_ms, 99.9),
-        "CPU per token, µs": (run.end.server_s - run.begin.server_s) * per_token,
-        "simulator CPU per token, µs": (run.end.simulator_s - run.begin.simulator_s) * per_token,
-        **_shares(run.begin, run.end),
-    }
+    return _first(answers.first_ms)
 
 
 def _short(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
-    _say(simulator, 8)
-    before = load.moment()
-    answers, at_end = load.closed_loop(8, sizes.short_s, 8)
+    _say(simulator, _SHORT_TOKENS)
+    answers = load.closed_loop(8, sizes.short_s, _SHORT_TOKENS)
     owed = simulator.owed_deletions()
     load.settle()
     # What a server does after the answer (deleting the chat) belongs to the cost of the answer.
-    after = load.moment()
     return {
-        "answers/s": answers / sizes.short_s,
-        "CPU per answer, ms": (after.server_s - before.server_s) * 1e3 / answers,
-        "simulator CPU per answer, ms": (after.simulator_s - before.simulator_s) * 1e3 / answers,
+        **_per_answer(len(answers.first_ms), answers.begin, answers.end, load.moment()),
         "chats not yet deleted at the end": owed,
-        **_shares(before, at_end),
+        **_shares(answers.begin, answers.end),
+    }
+
+
+def _streams(sizes: Sizes, streams: int, per_s: int, load: Load, simulator: Simulator) -> Figures:
+    # Streams begin spread over a while, then run together for stream_s.
+    spread_s = streams / sizes.ramp_per_s
+    tokens = int((spread_s + sizes.stream_s + 0.3) * per_s)
+    _say(simulator, tokens, delay_s=1 / per_s)
+    run = load.streams(streams, tokens, spread_s, tokens / per_s + 15)
+    load.settle()
+    late_ms = [token.late_ms for token in run.tokens]
+    return {
+        ONE_WAY_P50: quantile(late_ms, 50),
+        ONE_WAY_P99: quantile(late_ms, 99),
+        ONE_WAY_P999: quantile(late_ms, 99.9),
+        CPU_TOKEN: (run.end.server_s - run.begin.server_s) * 1e6 / len(run.tokens),
+        **_shares(run.begin, run.end),
     }
 
 
 def _flood(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
     text = text_of(sizes.flood_tokens)
+    pieces = [text[at : at + TOKEN_CHARS] for at in range(0, len(text), TOKEN_CHARS)]
     simulator.turn(record=False)
-    simulator.play(recorded_answer(text, TOKEN_CHARS), sizes.flood_streams)
+    simulator.play(load.generation, recorded_answer(load.generation, pieces), sizes.flood_streams)
     before = load.moment()
     seconds = load.flood(sizes.flood_streams, sizes.flood_tokens)
     load.settle()
     tokens = sizes.flood_streams * sizes.flood_tokens
     return {
-        "tokens/s": tokens / seconds,
-        "CPU per token, µs": (load.moment().server_s - before.server_s) * 1e6 / tokens,
+        TOKENS_PER_S: tokens / seconds,
+        CPU_TOKEN: (load.moment().server_s - before.server_s) * 1e6 / tokens,
     }
 
 
-def _memory(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
-    spread_s = sizes.slow_streams / 150
+def _burst(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
+    _say(simulator, _SHORT_TOKENS)
+    answers = load.burst(sizes.burst_per_s, sizes.burst_s, _SHORT_TOKENS)
+    load.settle()
+    return {**_first(answers.first_ms), **_shares(answers.begin, answers.end)}
+
+
+def _slow(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
+    spread_s = sizes.slow_streams / sizes.slow_ramp_per_s
     tokens = int(spread_s + 3)
     _say(simulator, tokens, delay_s=1.0)
     before = load.moment()
-    try:
-        run = load.streams(sizes.slow_streams, tokens, spread_s)
-    except TooSlow:
-        return {}
-    finally:
-        load.settle()
-    return {"memory per stream, KB": (run.end.server_kb - before.server_kb) / sizes.slow_streams}
+    run = load.streams(sizes.slow_streams, tokens, spread_s, tokens + 40)
+    load.settle()
+    return {
+        MEMORY: (run.begin.server_kb - before.server_kb) / sizes.slow_streams,
+        ONE_WAY_P99: quantile([token.late_ms for token in run.tokens], 99),
+        **_shares(run.begin, run.end),
+    }
+
+
+def _mix(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
+    _say(simulator, _SHORT_TOKENS)
+    answers, begin, end = load.mix(sizes.mix_clients, sizes.mix_s, _SHORT_TOKENS)
+    load.settle()
+    return {**_per_answer(answers, begin, end, load.moment()), **_shares(begin, end)}
+
+
+def _first(first_ms: Sequence[float]) -> Figures:
+    return {FIRST_P50: quantile(first_ms, 50), "first token p99, ms": quantile(first_ms, 99)}
+
+
+def _per_answer(answers: int, begin: Moment, end: Moment, settled: Moment) -> Figures:
+    return {
+        PER_S: answers / (end.at_ns - begin.at_ns) * 1e9,
+        CPU_ANSWER: (settled.server_s - begin.server_s) * 1e3 / answers,
+    }
 
 
 def _shares(begin: Moment, end: Moment) -> Figures:

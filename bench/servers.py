@@ -1,13 +1,16 @@
 """The servers that are compared: how each is started, where it listens, what it speaks.
 
-To compare another one (a plain proxy, the same in another language) add a Server to ``servers``: everything
-else follows. The first of them is what all are compared with.
+To compare another one (the same in another language, say) add a Server to ``servers``: everything else follows.
+The first of them is what latencies are compared with.
 """
 
 import base64
 import contextlib
+import os
 import shutil
 import socket
+import string
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,46 +21,107 @@ import requests
 
 from app.config import describe_settings
 from app.simulator import tokens
-from bench.dialects import Dialect, Kimi, OpenAI
-from bench.processes import LOAD_CORE, SERVER_CORE, Failed, Process, python, tail
+from bench.dialects import Dialect, Generation, OpenAI
+from bench.processes import SERVER_CORE, SIMULATOR_CORE, Failed, Process, python, tail
 
 HOST = "127.0.0.1"
+
+NO_GATEWAY, NGINX, GATEWAY, NODE, FASTAPI = "no gateway", "nginx", "gateway", "node", "fastapi"
+GATEWAY_POSTGRES = "gateway, PostgreSQL"
+
+_RELAYS = Path(__file__).parent / "relays"
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """``command`` and ``env`` may hold {port}, {upstream} and {folder}; no command: the simulator itself."""
+    """``command`` and ``env`` may hold {port}, {upstream} and {folder}; no command: the simulator itself.
+
+    ``speak`` makes its dialect for a generation. ``missing`` says what it lacks to be run here, and where to
+    get it; ``prepare`` gets the same places as the command. ``is_ours``: a wrong answer of it fails the whole run.
+    """
 
     name: str
-    dialect: Callable[[], Dialect]
+    speak: Callable[[Generation], Dialect]
     command: Sequence[str] = ()
     env: dict[str, str] = field(default_factory=dict)
+    missing: Callable[[], str] = str
+    prepare: Callable[[dict[str, Any]], None] = lambda _: None
+    is_ours: bool = False
 
 
 def servers() -> list[Server]:
     token = tokens.mint("bench", "access", 86_400)
+    relay = {"PORT": "{port}", "UPSTREAM": "{upstream}", "TOKEN": token}
+    directly: Callable[[Generation], Dialect] = lambda generation: generation.speak(token)  # noqa: E731
+    as_openai: Callable[[Generation], Dialect] = lambda generation: OpenAI(generation.model)  # noqa: E731
+    found = [
+        Server(NO_GATEWAY, directly),
+        Server(
+            NGINX,
+            directly,
+            ("nginx", "-p", "{folder}", "-c", "{folder}/nginx.conf"),
+            missing=_missing_nginx,
+            prepare=_write_nginx_conf,
+        ),
+        _gateway(GATEWAY, token, "sqlite:///{folder}/gateway.db"),
+        Server(NODE, as_openai, ("node", str(_RELAYS / "relay.js")), relay, _missing_node, _install_node_relay),
+        Server(FASTAPI, as_openai, python("-m", "bench.relays.relay"), relay),
+    ]
+    postgres = os.environ.get("BENCH_DATABASE_URL", "")
+    return [*found, *([_gateway(GATEWAY_POSTGRES, token, postgres)] if postgres else [])]
+
+
+def _gateway(name: str, token: str, database_url: str) -> Server:
     # As shipped: every setting at its default, whatever a .env here says, but for these.
     settings = {name: default or "" for name, default, _ in describe_settings()} | {
         "KIMI_TOKENS": token,
         "KIMI_BASE_URL": "{upstream}",
-        "DATABASE_URL": "sqlite:///{folder}/gateway.db",
+        "KIMI_AUTH_URL": "{upstream}",
+        "DATABASE_URL": database_url,
         "PORT": "{port}",
         "WEB_CONCURRENCY": "1",
+        # One account serves all: the simulator has no objection, and the others here have no limit either.
+        "ACCOUNT_MAX_STREAMS": "0",
     }
-    return [
-        Server("no gateway", lambda: Kimi(token)),
-        Server("gateway", OpenAI, python("-m", "gunicorn"), settings),
-    ]
+    command = python("-m", "gunicorn")
+    return Server(name, lambda generation: OpenAI(generation.model), command, settings, is_ours=True)
+
+
+def _missing_nginx() -> str:
+    return "" if shutil.which("nginx") else "nginx is not on PATH (Debian, Ubuntu: apt-get install nginx-light)"
+
+
+def _write_nginx_conf(places: dict[str, Any]) -> None:
+    template = string.Template((_RELAYS / "nginx.conf").read_text())
+    address = str(places["upstream"]).removeprefix("http://")
+    (places["folder"] / "nginx.conf").write_text(template.substitute(places, upstream_address=address))
+
+
+def _missing_node() -> str:
+    missing = [name for name in ("node", "npm") if not shutil.which(name)]
+    return f"{' and '.join(missing)} not on PATH (Node 20 or newer: nodejs.org)" if missing else ""
+
+
+def _install_node_relay(_: dict[str, Any]) -> None:
+    installed = _RELAYS / "node_modules" / ".package-lock.json"
+    if installed.exists() and installed.stat().st_mtime >= (_RELAYS / "package-lock.json").stat().st_mtime:
+        return
+    done = subprocess.run(["npm", "ci"], cwd=_RELAYS, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        raise Failed(f"npm ci in {_RELAYS} failed:\n{done.stderr[-2000:]}")
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
     """A server that answers; ``process`` is None where it is the simulator itself."""
 
-    name: str
-    dialect: Dialect
+    server: Server
     port: int
     process: Process | None
+
+    @property
+    def name(self) -> str:
+        return self.server.name
 
 
 class Simulator:
@@ -75,16 +139,20 @@ class Simulator:
         self._post("reset", {})
         self._post("knobs", knobs)
 
-    def play(self, body: bytes, times: int) -> None:
+    def play(self, generation: Generation, body: bytes, times: int) -> None:
         """The next turns are answered with a chunked body that is ready to be sent: it costs nothing to make."""
-        headers = {"Content-Type": "text/event-stream; charset=utf-8", "Transfer-Encoding": "chunked"}
-        reply = {"match": "/completion/stream", "times": times, "framing": "close", "headers": headers}
+        headers = {"Content-Type": generation.stream_type, "Transfer-Encoding": "chunked"}
+        reply = {"match": generation.stream_path, "times": times, "framing": "close", "headers": headers}
         self._post("script", {**reply, "body_base64": base64.b64encode(body).decode()})
 
     def owed_deletions(self) -> int:
         """Chats that nobody has deleted (yet)."""
-        state = self._session.get(f"{self.url}/_sim/state", timeout=30).json()
+        state = self.state()
         return int(state["total_chats"] - state["deleted_chats"])
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self._session.get(f"{self.url}/_sim/state", timeout=30).json()
+        return state
 
     def _post(self, path: str, body: Any) -> None:
         reply = self._session.post(f"{self.url}/_sim/{path}", json=body, timeout=30)
@@ -95,8 +163,8 @@ class Simulator:
 @contextlib.contextmanager
 def simulator(folder: Path) -> Iterator[Simulator]:
     port = _free_port()
-    command = python("-m", "app.simulator", "--port", str(port), "--set", "record=0")
-    process = Process(command, LOAD_CORE, folder / "simulator.log")
+    command = python("-m", "bench.upstream", "--port", str(port), "--set", "record=0")
+    process = Process(command, SIMULATOR_CORE, folder / "simulator.log")
     try:
         _wait_for_port(process, port)
         yield Simulator(process, port)
@@ -107,19 +175,20 @@ def simulator(folder: Path) -> Iterator[Simulator]:
 @contextlib.contextmanager
 def running(server: Server, upstream: Simulator, folder: Path) -> Iterator[Running]:
     if not server.command:
-        yield Running(server.name, server.dialect(), upstream.port, None)
+        yield Running(server, upstream.port, None)
         return
-    home = folder / server.name.replace(" ", "-")
+    home = folder / server.name.replace(" ", "-").replace(",", "")
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
     port = _free_port()
     places = {"port": port, "upstream": upstream.url, "folder": home}
+    server.prepare(places)
     command = [part.format(**places) for part in server.command]
     env = {name: value.format(**places) for name, value in server.env.items()}
     process = Process(command, SERVER_CORE, folder / f"{home.name}.log", env)
     try:
         _wait_for_port(process, port)
-        yield Running(server.name, server.dialect(), port, process)
+        yield Running(server, port, process)
     finally:
         process.stop()
 

@@ -1,17 +1,17 @@
 """A PostgreSQL of the tests' own: made in a fresh folder, on a free port, by whatever user runs the tests.
 
 One per run is shared by all its processes; a test that stops its database starts one for itself. Needs the server's
-programs (``make postgres`` installs them) and never skips a test for want of them.
+programs (``make servers`` installs them) and never skips a test for want of them.
 """
 
 import fcntl
-import itertools
 import os
 import pwd
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +21,19 @@ from typing import Any
 
 import psycopg
 
-# Nothing of it must survive the run.
-_CAREFREE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB")
+# No power cut need be survived; a crash of the server is, as tests want to see.
+_CAREFREE = (
+    "fsync=off",
+    "full_page_writes=off",
+    "shared_buffers=32MB",
+    "max_connections=200",
+)
 # PostgreSQL refuses to run as root; these users exist where root does.
 _UNPRIVILEGED = ("postgres", "nobody")
+
+
+class MissingServer(Exception):
+    """There is no PostgreSQL here. Its tests then fail: what is not run must not look like a success."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,10 @@ class Cluster:
         port = int((folder / "data/postmaster.pid").read_text().splitlines()[3])
         return cls(folder, port, (folder / "password").read_text())
 
+    @property
+    def runs(self) -> bool:
+        return (self.folder / "data/postmaster.pid").exists()
+
     def start(self) -> None:
         settings = (f"port={self.port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}")
         options = " ".join(f"-c {setting}" for setting in (*settings, *_CAREFREE))
@@ -64,70 +77,64 @@ class Cluster:
         """``immediate`` is a crash."""
         self._control("stop", "-m", mode)
 
-    def remove(self) -> None:
-        self.stop("immediate")
-        shutil.rmtree(self.folder)
-
-    def new_database(self, name: str) -> str:
-        """The URL of a fresh database."""
+    def create_database(self, name: str) -> None:
         self.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
-        return self.url(name)
 
     def url(self, name: str) -> str:
         return f"postgresql+psycopg://gateway:{self.password}@127.0.0.1:{self.port}/{name}"
 
     def execute(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        with psycopg.connect(self._conninfo(database), autocommit=True) as db:
+        with self.connect(database) as db:
+            db.autocommit = True
             cursor = db.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
 
-    def dump(self, database: str) -> bytes:
-        """All that the database holds, as text."""
-        command = [str(_programs() / "pg_dump"), "--inserts", "-d", self._conninfo(database)]
-        return subprocess.run(command, check=True, capture_output=True).stdout
-
-    def _conninfo(self, database: str) -> str:
-        return f"host=127.0.0.1 port={self.port} user=gateway password={self.password} dbname={database}"
+    def connect(self, database: str) -> psycopg.Connection:
+        """As a context manager: commits and closes at its end."""
+        return psycopg.connect(
+            host="127.0.0.1", port=self.port, user="gateway", password=self.password, dbname=database
+        )
 
     def _control(self, command: str, *arguments: str) -> None:
         _run(self.folder, "pg_ctl", command, "-D", str(self.folder / "data"), "-w", "-t", "60", *arguments)
 
 
-@contextmanager
-def one_for_all(folder: Path) -> Iterator[Cluster]:
-    """The server of the run: created by the first process that asks. Whoever made ``folder`` ends it."""
+def one_for_all(folder: Path) -> Cluster:
+    """The server of the run: created by the first process that asks. ``folder_of_a_run`` ends it."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         inner = folder / "cluster"
-        cluster = Cluster.in_folder(inner) if inner.exists() else Cluster.create(inner)
-    yield cluster
+        return Cluster.in_folder(inner) if inner.exists() else Cluster.create(inner)
 
 
 @contextmanager
 def folder_of_a_run() -> Iterator[Path]:
-    """Where ``one_for_all`` puts its server; it is stopped and the folder removed at the end."""
+    """Where ``one_for_all`` puts its server; it is stopped and the folder removed at the end, also of a run that is
+    killed: by a process that sees the pipe close."""
     folder = Path(tempfile.mkdtemp(prefix="kimi-gateway-tests-"))
     folder.chmod(0o755)
+    command = [sys.executable, "-m", "tests.postgres", str(folder)]
+    guard = subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, start_new_session=True)
+    assert guard.stdin is not None
     try:
         yield folder
     finally:
-        if (folder / "cluster/data/postmaster.pid").exists():
-            Cluster.in_folder(folder / "cluster").stop("immediate")
-        shutil.rmtree(folder)
+        guard.stdin.close()
+        guard.wait(60)
 
 
-_numbers = itertools.count(1)
-
-
-def fresh_name() -> str:
-    """A database name that no other process of the run has."""
-    return f"gateway_{os.getpid()}_{next(_numbers)}"
+def _guard(folder: Path) -> None:
+    sys.stdin.read()
+    cluster = folder / "cluster"
+    if (cluster / "data/postmaster.pid").exists():
+        Cluster.in_folder(cluster).stop("immediate")
+    shutil.rmtree(folder)
 
 
 def _run(folder: Path, program: str, *arguments: str) -> None:
     uid, gid = _owner()
     other: dict[str, Any] = {"user": uid, "group": gid, "extra_groups": []} if os.geteuid() == 0 else {}
-    command = [str(_programs() / program), *arguments]
+    command = [str(programs() / program), *arguments]
     # A file and not a pipe: the server inherits it, and a pipe would be open for as long as the server runs.
     with (folder / "commands").open("a") as out:
         done = subprocess.run(
@@ -147,7 +154,7 @@ def _owner() -> tuple[int, int]:
     return user.pw_uid, user.pw_gid
 
 
-def _programs() -> Path:
+def programs() -> Path:
     """The folder of initdb and pg_ctl, which Debian keeps off the PATH; the newest where there are several."""
     found = shutil.which("initdb")
     if found:
@@ -160,8 +167,9 @@ def _programs() -> Path:
         folder = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=True).stdout.strip()
         if Path(folder, "initdb").exists():
             return Path(folder)
-    raise AssertionError(
-        "the tests need PostgreSQL's server programs: `make postgres`, or install PostgreSQL 13 or newer"
+    raise MissingServer(
+        "the tests need PostgreSQL's server programs (13 or newer): `make servers` as root; apt install postgresql, "
+        "dnf install postgresql-server, or brew install postgresql"
     )
 
 
@@ -169,3 +177,14 @@ def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        _guard(Path(sys.argv[1]))
+        sys.exit()
+    # For `make servers`: whether there is a PostgreSQL.
+    try:
+        programs()
+    except MissingServer as e:
+        sys.exit(str(e))

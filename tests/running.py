@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -25,6 +24,9 @@ import pytest
 import requests
 
 from app.simulator import tokens
+from tests.contract import check_chunk, check_response
+from tests.databases import Database, PostgresDatabase, SqliteDatabase
+from tests.postgres import Cluster, one_for_all
 
 ROOT = Path(__file__).parent.parent
 EVENT_STREAM = {"Content-Type": "text/event-stream; charset=utf-8"}
@@ -37,6 +39,12 @@ CANARY = "canary-Kanarienvogel-金丝雀"
 SERVERS = {
     "gevent": ["-m", "gunicorn", "-b", "fd://{fd}"],
     "gthread": ["-m", "gunicorn", "-b", "fd://{fd}", "-k", "gthread", "--threads", "16"],
+    # As the first process of a world of its own.
+    "container": [
+        "-c",
+        "import os, sys; os.execvp('unshare', ['unshare', '-pf', '--kill-child', sys.executable, '-m', 'gunicorn',"
+        " '-b', 'fd://{fd}'])",
+    ],
     "threads": [
         "-c",
         "from werkzeug.serving import make_server; from wsgi import app;"
@@ -77,6 +85,17 @@ EVERY_PROFILE = pytest.mark.parametrize(
     "profile", ["sse-2024", "sse-2025", "connect-2025", "connect-2026"], indirect=True
 )
 EACH_GENERATION = pytest.mark.parametrize("profile", ["sse-2025", "connect-2026"], indirect=True)
+# What lives in the database is tried on both: all profiles on SQLite, one on PostgreSQL, which sees no difference.
+EVERY_PROFILE_BOTH_DATABASES = pytest.mark.parametrize(
+    ("profile", "database"),
+    [
+        *((name, "sqlite") for name in ("sse-2024", "sse-2025", "connect-2025", "connect-2026")),
+        ("connect-2026", "postgresql"),
+    ],
+    indirect=True,
+)
+BOTH_DATABASES = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 CONNECT_ONLY = pytest.mark.parametrize("profile", ["connect-2025", "connect-2026"], indirect=True)
 
 
@@ -230,7 +249,7 @@ class Gateway:
 
     url: str
     process: Process
-    database: Path
+    database: Database
     workers: int
     model: str = "k2"
 
@@ -252,22 +271,18 @@ class Gateway:
         )
 
     def post(self, path: str, **arguments: Any) -> requests.Response:
-        return requests.post(self.url + path, timeout=60, **arguments)
+        return _checked(requests.post(self.url + path, timeout=60, **arguments), arguments)
 
     def get(self, path: str, **arguments: Any) -> requests.Response:
-        return requests.get(self.url + path, timeout=60, **arguments)
+        return _checked(requests.get(self.url + path, timeout=60, **arguments), arguments)
 
     def delete(self, path: str, **arguments: Any) -> requests.Response:
-        return requests.delete(self.url + path, timeout=60, **arguments)
+        return _checked(requests.delete(self.url + path, timeout=60, **arguments), arguments)
 
     def wake_accounts(self) -> None:
         """Whatever earlier tests have brought upon the accounts is forgotten, as if they had just been added."""
-        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(self.sql()) as db, db:
-            db.execute("DELETE FROM rests")
-            db.execute("UPDATE accounts SET refused = NULL")
-
-    def sql(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.database, timeout=10)
+        self.wait_for_workers()
+        self.database.execute("DELETE FROM rests", "UPDATE accounts SET refused = NULL")
 
     def kill(self) -> None:
         """SIGKILL for all of it. The master first: it must not start new workers for the killed ones."""
@@ -284,10 +299,14 @@ class Gateway:
 class Running:
     """Starts processes and ends them; remembers every log and database that they wrote."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, folder_of_the_run: Path) -> None:
+        """``folder_of_the_run``: where the PostgreSQL is that all processes of the run share."""
         self.folder = folder
         self.logs: list[Path] = []
-        self.databases: list[Path] = []
+        self.databases: list[Database] = []
+        # What kind of database a gateway gets that is not given one.
+        self.kind_of_database = "sqlite"
+        self._folder_of_the_run = folder_of_the_run
         self.profile = PROFILES["all"]
         self._number = 0
 
@@ -302,21 +321,22 @@ class Running:
 
     @contextlib.contextmanager
     def gateway(
-        self, upstream: str, *, server: str = "gevent", database: Path | None = None, **settings: str
+        self, upstream: str, *, server: str = "gevent", database: Database | None = None, **settings: str
     ) -> Iterator[Gateway]:
         """A gateway with three accounts (alice, bob, carol) and one worker unless ``settings`` say otherwise.
 
         The socket listens before the process starts, so the first request waits instead of failing.
         """
-        database = database or self._new_file("gateway", "db")
+        database = database or self.new_database()
         log = self._new_file("gateway", "log")
         self.logs.append(log)
-        self.databases.append(database)
+        if database not in self.databases:
+            self.databases.append(database)
         env = {
             "KIMI_TOKENS": ",".join(f"{user}={mint(user)}" for user in ("alice", "bob", "carol")),
             "KIMI_BASE_URL": upstream,
             "KIMI_AUTH_URL": upstream,
-            "DATABASE_URL": f"sqlite:///{database}",
+            "DATABASE_URL": database.url,
             "LOG_LEVEL": "DEBUG",
             "KIMI_PROTOCOL": self.profile.protocol,
             "WEB_CONCURRENCY": "1",
@@ -339,15 +359,31 @@ class Running:
     def leaks(self, secrets: Sequence[str] = ()) -> list[str]:
         """What no log and no database may hold and one of this run does hold: file and kind."""
         found = []
-        for path in [*self.logs, *self.databases]:
-            for file in path.parent.glob(f"{path.name}*"):
-                try:
-                    content = file.read_bytes()
-                except FileNotFoundError:
-                    continue  # SQLite's helper files come and go
-                kinds = secrets_in(content, secrets)
-                found += [f"{file.name}: {kind}" for kind in kinds if kind != "a token" or not _keeps_tokens(path)]
+        for log in self.logs:
+            passwords = [d.cluster.password for d in self.databases if isinstance(d, PostgresDatabase)]
+            kinds = secrets_in(log.read_bytes(), [*secrets, *passwords])
+            found += [f"{log.name}: {kind}" for kind in kinds]
+        for database in self.databases:
+            found += leaks_in(database, secrets)
         return found
+
+    def leaks_of(self, cluster: Cluster) -> list[str]:
+        """The same for the databases of a cluster that does not live until the end of the run."""
+        own = [d for d in self.databases if isinstance(d, PostgresDatabase) and d.cluster == cluster]
+        self.databases = [database for database in self.databases if database not in own]
+        return [leak for database in own for leak in leaks_in(database, [])]
+
+    def new_database(self) -> Database:
+        """A fresh one, of the kind that the test runs on."""
+        if self.kind_of_database == "sqlite":
+            return SqliteDatabase(self._new_file("gateway", "db"))
+        self._number += 1
+        return PostgresDatabase.create(self.postgres, f"gateway_{os.getpid()}_{self._number}")
+
+    @property
+    def postgres(self) -> Cluster:
+        """The PostgreSQL of the run; not to be stopped."""
+        return one_for_all(self._folder_of_the_run)
 
     def _new_file(self, name: str, ending: str) -> Path:
         self._number += 1
@@ -361,18 +397,23 @@ def secrets_in(content: bytes, secrets: Sequence[str]) -> list[str]:
     return [*found, "a token"] if re.search(rb"eyJ[\w-]{10,}\.[\w-]{10,}", content) else found
 
 
-def _keeps_tokens(path: Path) -> bool:
-    """Whether it is a database that refreshed tokens are kept in, which nobody asked to be sealed."""
-    if path.suffix != ".db":
-        return False
-    db = sqlite3.connect(path)
-    try:
-        rows = db.execute("SELECT refresh_token FROM tokens").fetchall()
-    except sqlite3.Error:
-        return False
-    finally:
-        db.close()
+def leaks_in(database: Database, secrets: Sequence[str]) -> list[str]:
+    kinds = secrets_in(database.content(), secrets)
+    allowed = ["a token"] if "a token" in kinds and _keeps_tokens(database) else []
+    return [f"{database.name}: {kind}" for kind in kinds if kind not in allowed]
+
+
+def _keeps_tokens(database: Database) -> bool:
+    """Whether refreshed tokens are kept in it, which nobody asked to be sealed."""
+    rows = database.execute("SELECT refresh_token FROM tokens")
     return any(not token.startswith("fernet1:") for (token,) in rows)
+
+
+def _checked(response: requests.Response, arguments: dict[str, Any]) -> requests.Response:
+    """The response, which keeps OpenAI's contract as far as it can be read without waiting."""
+    if not arguments.get("stream") or not response.ok:
+        check_response(response)
+    return response
 
 
 def read_stream(response: requests.Response) -> "Answer":
@@ -408,6 +449,7 @@ class Answer:
         return answer
 
     def _add(self, chunk: dict[str, Any]) -> None:
+        check_chunk(chunk)
         if "error" in chunk:
             self.error = chunk["error"]
             return

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,9 +10,10 @@ import pytest
 import requests
 
 from tests.running import (
+    BOTH_DATABASES,
     CANARY,
     EACH_GENERATION,
-    EVERY_PROFILE,
+    EVERY_PROFILE_BOTH_DATABASES,
     Answer,
     Gateway,
     Profile,
@@ -41,7 +41,7 @@ def overloaded(profile: Profile) -> int:
     return 429 if profile.speaks_connect else 503
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 @BOTH_MODES
 def test_a_conversation_stays_in_its_chat_with_its_account(
     gateway: Gateway, simulator: Simulator, stream: bool, name: str
@@ -57,7 +57,7 @@ def test_a_conversation_stays_in_its_chat_with_its_account(
     assert simulator.state()["deleted_chats"] == 0
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 def test_only_what_is_new_is_sent_when_the_client_sends_its_whole_history(
     gateway: Gateway, simulator: Simulator, name: str
 ) -> None:
@@ -71,7 +71,7 @@ def test_only_what_is_new_is_sent_when_the_client_sends_its_whole_history(
     assert sent[1:] == ["two", "three"]
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 def test_a_conversation_that_begins_with_a_history_sends_all_of_it(
     gateway: Gateway, simulator: Simulator, name: str
 ) -> None:
@@ -80,7 +80,7 @@ def test_a_conversation_that_begins_with_a_history_sends_all_of_it(
     assert all(text in turns(simulator)[0][2] for text in ("one", "first", "two"))
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 def test_instructions_are_sent_again_only_when_they_changed(
     gateway: Gateway, simulator: Simulator, name: str
 ) -> None:
@@ -94,7 +94,7 @@ def test_instructions_are_sent_again_only_when_they_changed(
     assert sent[3] == "four"
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 def test_nothing_new_is_a_400(gateway: Gateway, simulator: Simulator, name: str) -> None:
     gateway.say("one", conversation=name)
     messages = [message("user", "one"), message("assistant", "first")]
@@ -122,7 +122,7 @@ def test_other_ids_are_a_400_that_says_so(gateway: Gateway, simulator: Simulator
     assert not simulator.requests("")
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 def test_a_conversation_tells_what_is_known_of_it(
     gateway: Gateway, simulator: Simulator, profile: Profile, name: str
 ) -> None:
@@ -140,7 +140,7 @@ def test_a_conversation_tells_what_is_known_of_it(
     assert CANARY not in str(told)
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 def test_a_deleted_conversation_is_forgotten_here_and_at_kimi(
     gateway: Gateway, simulator: Simulator, name: str
 ) -> None:
@@ -154,7 +154,7 @@ def test_a_deleted_conversation_is_forgotten_here_and_at_kimi(
     assert len({chat for chat, *_ in turns(simulator)}) == 2
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 def test_a_failed_turn_does_not_count(quick: Gateway, simulator: Simulator, profile: Profile, name: str) -> None:
     quick.say("one", conversation=name)
     simulator.knobs(fail="overloaded", fail_after=1)
@@ -169,7 +169,7 @@ def test_a_failed_turn_does_not_count(quick: Gateway, simulator: Simulator, prof
     assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 def test_a_failed_first_turn_leaves_nothing_behind(
     quick: Gateway, simulator: Simulator, profile: Profile, name: str
 ) -> None:
@@ -181,7 +181,7 @@ def test_a_failed_first_turn_leaves_nothing_behind(
     assert quick.say("one", conversation=name).ok
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 def test_a_chat_that_kimi_has_lost_is_a_409_that_says_what_to_do(
     quick: Gateway, simulator: Simulator, name: str
 ) -> None:
@@ -191,7 +191,7 @@ def test_a_chat_that_kimi_has_lost_is_a_409_that_says_what_to_do(
     assert error["code"] == "conversation_lost" and "send all earlier messages" in error["message"]
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 def test_a_second_turn_waits_and_then_is_told_that_the_conversation_is_busy(
     quick: Gateway, simulator: Simulator, name: str
 ) -> None:
@@ -212,7 +212,8 @@ def test_a_second_turn_waits_and_then_is_told_that_the_conversation_is_busy(
 
 
 @EACH_GENERATION
-def test_turns_at_the_same_time_follow_one_another(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_turns_at_the_same_time_follow_one_another(running: Running, simulator: Simulator, database: str) -> None:
     """Eight at once, over two workers: each waits for its turn, none meets another in the chat."""
     with (
         running.gateway(simulator.url, WEB_CONCURRENCY="2", CONVERSATION_WAIT_S="20") as gateway,
@@ -225,12 +226,13 @@ def test_turns_at_the_same_time_follow_one_another(running: Running, simulator: 
     assert simulator.state()["max_open_streams"] == 1
 
 
-def test_a_conversation_survives_a_restart(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_a_conversation_survives_a_restart(running: Running, simulator: Simulator, database: str) -> None:
     with running.gateway(simulator.url) as gateway:
         gateway.say("I like tea", conversation="restart")
-        database = gateway.database
+        kept = gateway.database
     for _ in range(4):
-        with running.gateway(simulator.url, database=database, WEB_CONCURRENCY="1") as gateway:
+        with running.gateway(simulator.url, database=kept, WEB_CONCURRENCY="1") as gateway:
             answer = gateway.say("what did I say", conversation="restart").json()
             assert "I like tea" in answer["choices"][0]["message"]["content"]
     assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
@@ -306,15 +308,12 @@ def test_chats_of_killed_workers_are_deleted_later(running: Running, simulator: 
             simulator.wait("gate:kill", at_least=1)
             gateway.kill()
     # As if the time that an answer may take had passed.
-    db = sqlite3.connect(gateway.database)
-    with db:
-        assert db.execute("UPDATE litter SET due_at = 0").rowcount == 1
-    db.close()
+    assert len(gateway.database.execute("UPDATE litter SET due_at = 0 RETURNING chat_id")) == 1
     with running.gateway(simulator.url, database=gateway.database):
         simulator.wait("deleted_chats", equals=1)
 
 
-@EVERY_PROFILE
+@EVERY_PROFILE_BOTH_DATABASES
 def test_a_client_that_leaves_frees_the_conversation(quick: Gateway, simulator: Simulator, name: str) -> None:
     quick.say("one", conversation=name)
     simulator.knobs(gate="leave", gate_after=1)
@@ -327,7 +326,10 @@ def test_a_client_that_leaves_frees_the_conversation(quick: Gateway, simulator: 
     assert quick.say("three", conversation=name).ok
 
 
-def test_a_conversation_belongs_to_the_key_that_opened_it(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_a_conversation_belongs_to_the_key_that_opened_it(
+    running: Running, simulator: Simulator, database: str
+) -> None:
     def headers(key: str) -> dict[str, Any]:
         return {"headers": {"Authorization": f"Bearer {key}"}}
 
@@ -344,7 +346,8 @@ def test_a_conversation_belongs_to_the_key_that_opened_it(running: Running, simu
     assert len({chat for chat, *_ in turns(simulator)}) == 2
 
 
-def test_a_conversation_whose_account_is_gone_says_so(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_a_conversation_whose_account_is_gone_says_so(running: Running, simulator: Simulator, database: str) -> None:
     with running.gateway(simulator.url, KIMI_TOKENS=mint("alice")) as gateway:
         gateway.say("one", conversation="orphan")
     with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=mint("bob")) as other:
@@ -358,7 +361,10 @@ def test_a_conversation_whose_account_is_gone_says_so(running: Running, simulato
     assert {account for _, account, _ in turns(simulator)} == {"alice"}
 
 
-def test_many_workers_may_start_on_a_new_database_at_once(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_many_workers_may_start_on_a_new_database_at_once(
+    running: Running, simulator: Simulator, database: str
+) -> None:
     with running.gateway(simulator.url, WEB_CONCURRENCY="6") as gateway:
         gateway.wait_for_workers()
         assert gateway.say("hello").ok

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import CANARY, ROOT, Gateway, Running, Simulator
+from tests.running import CANARY, EACH_GENERATION, ROOT, Gateway, Profile, Running, Simulator
 
 BODIES: dict[str, dict[str, Any]] = {
     "completions": {"prompt": CANARY},
@@ -81,6 +81,55 @@ def test_a_wish_to_think_or_to_search_chooses_the_form_of_the_model(
     assert response.ok and response.headers.get("x-ignored-params") in (None, "thinking.budget_tokens")
     (turn,) = simulator.turns()
     assert (turn.body["model"], turn.body["use_search"]) == (model, searches)
+
+
+@EACH_GENERATION
+@EVERY
+def test_each_generation_answers_and_thinks(
+    gateway: Gateway, simulator: Simulator, profile: Profile, dialect: str
+) -> None:
+    simulator.knobs(say="forty-two", think="a long thought", token_chars=99)
+    wish = {"messages": {"thinking": {"type": "adaptive"}}}.get(dialect, {})
+    body = {"model": profile.thinking_model, **BODIES[dialect], **wish}
+    for stream in (False, True):
+        response = gateway.post(f"/v1/{dialect}", json={**body, "stream": stream})
+        assert response.ok and "forty-two" in response.text
+        # The legacy API has no place for it.
+        assert ("a long thought" in response.text) is (dialect != "completions")
+
+
+@EVERY
+def test_a_repetition_gets_the_answer_that_was_given(gateway: Gateway, simulator: Simulator, dialect: str) -> None:
+    body = {"model": gateway.model, **BODIES[dialect]}
+    headers = {"Idempotency-Key": f"again {dialect}"}
+    first, again = (gateway.post(f"/v1/{dialect}", json=body, headers=headers).json() for _ in range(2))
+    assert (first["id"], told(first)) == (again["id"], told(again))
+    assert len(simulator.turns()) == 1
+
+
+def told(body: dict[str, Any]) -> Any:
+    content = body.get("choices") or body.get("output") or body["content"]
+    assert content
+    return content
+
+
+def test_a_repetition_of_a_later_turn_is_no_branch(gateway: Gateway, simulator: Simulator) -> None:
+    body = {"model": gateway.model, "input": CANARY}
+    body["previous_response_id"] = gateway.post("/v1/responses", json=body).json()["id"]
+    headers = {"Idempotency-Key": "a later turn"}
+    first, again = (gateway.post("/v1/responses", json=body, headers=headers).json() for _ in range(2))
+    assert first["id"] == again["id"] and first["output"] == again["output"] != []
+    assert len(simulator.turns()) == 2
+    other = gateway.post("/v1/responses", json=body, headers={"Idempotency-Key": "a branch"})
+    assert other.status_code == 409 and len(simulator.turns()) == 2
+
+
+def test_a_repetition_in_a_named_conversation_is_one_too(gateway: Gateway, simulator: Simulator, name: str) -> None:
+    body = {"model": gateway.model, "input": CANARY, "conversation": name}
+    headers = {"Idempotency-Key": name}
+    first, again = (gateway.post("/v1/responses", json=body, headers=headers).json() for _ in range(2))
+    assert first["id"] == again["id"] and first["output"] == again["output"] != []
+    assert len(simulator.turns()) == 1
 
 
 @EVERY

@@ -127,7 +127,7 @@ def test_a_gateway_goes_on_with_what_the_doctor_renewed(
     token = refresh("alice")
     with running.gateway(simulator.url, KIMI_TOKENS=token) as gateway:
         assert ask(gateway, True).finish_reason == "stop"
-        url = f"sqlite:///{gateway.database}"
+        url = gateway.database.url
         assert surgery.visit("--refresh", KIMI_TOKENS=token, DATABASE_URL=url).code == 0
         assert ask(gateway, True).finish_reason == "stop"
     assert simulator.state()["stale_refreshes"] == 0
@@ -444,7 +444,7 @@ def test_what_was_not_understood_in_normal_running_is_counted_by_name(
             simulator.script(body)
             read_stream(gateway.say("hello", stream=True))
     simulator.script(b'data: {"event":"\\u001b[31mdance","text":"x"}\n\ndata: {"event":"all_done"}\n\n')
-    visit = surgery.visit(DATABASE_URL=f"sqlite:///{gateway.database}")
+    visit = surgery.visit(DATABASE_URL=gateway.database.url)
     assert "kimi_rest sent something unknown, 'event dance', 2 times, last at 20" in visit.of("unknown", "warning")
     assert "'event  [31mdance', 1 times" in visit.of("unknown", "warning") and "\x1b" not in visit.output
 

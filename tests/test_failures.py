@@ -1,13 +1,12 @@
 """Every failure of kimi-protocol.md section 7, in both modes: the right status, OpenAI's shape, what to do."""
 
 import json
-import sqlite3
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.running import (
+    BOTH_DATABASES,
     CONNECT_ONLY,
     EACH_GENERATION,
     EVERY_PROFILE,
@@ -319,22 +318,17 @@ def test_without_a_usable_account_the_answer_says_what_to_do(running: Running, s
     assert not simulator.requests("")
 
 
-def test_readiness_needs_a_writable_store(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_readiness_needs_a_writable_store(running: Running, simulator: Simulator, database: str) -> None:
     with running.gateway(simulator.url) as gateway:
         gateway.wait_for_workers()
         assert gateway.get("/readyz").json()["status"] == "ready"
-        make_unwritable(gateway.database)
+        # A view in the place of a table: file permissions would not stop a test that runs as root.
+        gateway.database.execute("DROP TABLE accounts", "CREATE VIEW accounts AS SELECT 'x' AS id, 1 AS last_turn")
         ready = gateway.get("/readyz")
         assert ready.status_code == 503 and "the database cannot be written" in ready.json()["problems"][0]
         response = gateway.say("hello")
         assert response.status_code == 500 and response.json()["error"]["code"] == "internal_error"
-
-
-def make_unwritable(database: Path) -> None:
-    """A view in the place of a table: file permissions would not stop a test that runs as root."""
-    db = sqlite3.connect(database)
-    db.executescript("DROP TABLE accounts; CREATE VIEW accounts AS SELECT 'x' AS id, 1 AS last_turn")
-    db.close()
 
 
 @BOTH_MODES
@@ -376,6 +370,19 @@ def test_sdks_are_told_not_to_repeat_what_kimi_has_heard(quick: Gateway, simulat
     assert "x-should-retry" not in quick.say("hello").headers
 
 
+@pytest.mark.parametrize(("seconds", "is_repeated"), [(1, True), (600, False)])
+def test_sdks_are_told_to_wait_only_as_long_as_they_do(
+    running: Running, simulator: Simulator, seconds: int, is_repeated: bool
+) -> None:
+    simulator.knobs(fail="stream_pushing", retry_after=str(seconds))
+    with running.gateway(simulator.url, QUEUE_WAIT_S="0", FAILOVER_S="0") as gateway:
+        response = gateway.say("hello")
+        assert response.status_code == 429
+        # Rests differ a little, so that not everybody comes back at once.
+        assert seconds - 1 <= int(response.headers["Retry-After"]) <= 1.3 * seconds + 1
+        assert ("x-should-retry" not in response.headers) is is_repeated
+
+
 @EACH_GENERATION
 def test_silence_in_a_conversation_is_not_repeated_by_sdks(quick: Gateway, simulator: Simulator) -> None:
     """The message went out; that no answer came does not say that it was not heard."""
@@ -385,38 +392,42 @@ def test_silence_in_a_conversation_is_not_repeated_by_sdks(quick: Gateway, simul
     assert response.status_code == 504 and response.headers["x-should-retry"] == "false"
 
 
-def test_what_cannot_be_noted_does_not_spoil_an_answer(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_what_cannot_be_noted_does_not_spoil_an_answer(running: Running, simulator: Simulator, database: str) -> None:
     simulator.knobs(unknown=True)
     with running.gateway(simulator.url) as gateway:
         gateway.wait_for_workers()
-        db = sqlite3.connect(gateway.database)
-        db.executescript("DROP TABLE unrecognised")
-        db.close()
+        gateway.database.execute("ALTER TABLE unrecognised RENAME TO gone")
         for stream in (True, False):
             assert ask(gateway, stream).finish_reason == "stop"
         assert "could not be noted" in gateway.log()
 
 
+# A statement that fails although the database lives.
+_BREAK = {
+    "sqlite": [
+        "CREATE TRIGGER broken BEFORE UPDATE OF turns ON conversations BEGIN SELECT RAISE(FAIL, 'x'); END",
+    ],
+    "postgresql": [
+        "CREATE FUNCTION fail() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'x'; END $$ LANGUAGE plpgsql",
+        "CREATE TRIGGER broken BEFORE UPDATE OF turns ON conversations FOR EACH ROW EXECUTE FUNCTION fail()",
+    ],
+}
+_MEND = {"sqlite": "DROP TRIGGER broken", "postgresql": "DROP TRIGGER broken ON conversations"}
+
+
+@BOTH_DATABASES
 def test_a_store_that_fails_in_mid_turn_does_not_lock_the_conversation(
-    running: Running, simulator: Simulator
+    running: Running, simulator: Simulator, database: str
 ) -> None:
     with running.gateway(simulator.url, LEASE_S="1") as gateway:
         gateway.wait_for_workers()
         simulator.knobs(gate="store", gate_after=1)
         with gateway.say("one", conversation="c", stream=True) as response:
             simulator.wait("gate:store", at_least=1)
-            trigger(
-                gateway,
-                "CREATE TRIGGER broken BEFORE UPDATE OF turns ON conversations BEGIN SELECT RAISE(FAIL, 'x'); END",
-            )
+            gateway.database.execute(*_BREAK[database])
             simulator.open_gate("store")
             assert read_stream(response).error is not None
-        trigger(gateway, "DROP TRIGGER broken")
+        gateway.database.execute(_MEND[database])
         simulator.knobs(gate="")
         assert gateway.say("two", conversation="c").ok
-
-
-def trigger(gateway: Gateway, sql: str) -> None:
-    db = sqlite3.connect(gateway.database)
-    db.executescript(sql)
-    db.close()

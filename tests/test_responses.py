@@ -350,6 +350,17 @@ def test_a_history_whose_answers_are_only_referred_to_goes_on(gateway: Gateway, 
     assert len(simulator.turns()) == 4
 
 
+def test_a_lost_conversation_is_not_rebuilt_from_a_history_with_holes(gateway: Gateway, simulator: Simulator) -> None:
+    question = {"role": "user", "content": CANARY}
+    answer = respond(gateway, [question]).json()
+    simulator.control("DELETE", "requests")
+    simulator.knobs(fail="not_found", fail_times=1)
+    reference = {"type": "item_reference", "id": answer["output"][0]["id"]}
+    lost = respond(gateway, [question, reference, {"role": "user", "content": "and now"}])
+    assert (lost.status_code, lost.json()["error"]["code"]) == (409, "conversation_lost"), lost.text
+    assert len(simulator.turns()) == 1
+
+
 def test_a_conversation_goes_on_after_a_restart(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url) as gateway:
         first = respond(gateway, f"I like tea {CANARY}").json()["id"]
@@ -429,9 +440,9 @@ def test_a_conversation_can_be_named(gateway: Gateway, simulator: Simulator, nam
     door = gateway.post(f"/v1/conversations/{name}/responses", json={"model": gateway.model, "input": CANARY}).json()
     for turn, body in enumerate((first, second, door), 1):
         assert body["conversation"] == {"id": name} and body["id"] == f"resp_{name}_{turn}"
-    assert respond(gateway, previous_response_id=door["id"]).ok
+    last = respond(gateway, previous_response_id=door["id"]).json()["id"]
     assert gateway.get(f"/v1/chat/completions/{name}").json()["turns"] == 4
-    both = respond(gateway, conversation=name + "x", previous_response_id=door["id"])
+    both = respond(gateway, conversation=name + "x", previous_response_id=last)
     assert (both.status_code, both.json()["error"]["param"]) == (400, "previous_response_id")
 
 

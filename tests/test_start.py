@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.config import describe_settings
+from tests.databases import SqliteDatabase
 from tests.running import ROOT, Running, Simulator, mint
 
 GOOD = "a.good.token-of-enough-length"
@@ -37,7 +38,11 @@ def start(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
         ({"KIMI_TOKENS": f"{GOOD},two words here"}, "KIMI_TOKENS: entry 2 is not a token"),
         ({"KIMI_TOKENS": f"a={GOOD}1,a={GOOD}2"}, "the label 'a' is used twice"),
         ({"KIMI_BASE_URL": "kimi.com"}, "KIMI_BASE_URL=kimi.com: expected an address such as https://www.kimi.com"),
-        ({"DATABASE_URL": "data.db"}, "DATABASE_URL: expected sqlite:///path/to/file.db"),
+        ({"DATABASE_URL": "data.db"}, "DATABASE_URL: expected sqlite:///path/to/file.db or postgresql"),
+        (
+            {"DATABASE_URL": "postgresql://u:hidden-pw@/"},
+            "DATABASE_URL: expected sqlite:///path/to/file.db or postgresql",
+        ),
         ({"HEARTBEAT_S": "often"}, "HEARTBEAT_S=often: expected a number of seconds from"),
         ({"HEARTBEAT_S": "nan"}, "HEARTBEAT_S=nan: expected a number of seconds from"),
         ({"COMMIT_AFTER_S": "-1"}, "COMMIT_AFTER_S=-1: expected a number of seconds from"),
@@ -60,7 +65,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path, settings:
     assert code != 0
     (line,) = output.strip().splitlines()
     assert line.startswith("kimi-gateway: ") and says in line
-    assert GOOD not in output
+    assert GOOD not in output and "hidden-pw" not in output
 
 
 def test_a_bind_on_the_command_line_follows_the_same_rule(tmp_path: Path) -> None:
@@ -109,7 +114,9 @@ def test_two_tokens_of_one_user_are_one_account(running: Running, simulator: Sim
 def test_the_database_is_private(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url) as gateway:
         assert gateway.say("hello", conversation="private").ok
-        for path in gateway.database.parent.glob(f"{gateway.database.name}*"):
+        database = gateway.database
+        assert isinstance(database, SqliteDatabase)
+        for path in database.path.parent.glob(f"{database.name}*"):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import sqlite3
-import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.running import CANARY, Gateway, Running, Simulator, ask, mint, read_stream, wait_until
+from tests.databases import Database
+from tests.running import BOTH_DATABASES, CANARY, Gateway, Running, Simulator, ask, mint, read_stream, wait_until
 from tests.test_start import start
 
 
@@ -21,12 +20,17 @@ def refresh(user: str) -> str:
     return mint(user, 7_776_000, "refresh")
 
 
-def renewers() -> list[int]:
-    """Pids of the processes that renew a token just now, of whichever gateway."""
+def renewers(gateway: Gateway) -> list[int]:
+    """Pids of the processes that renew a token of this gateway just now."""
+    mine = f"DATABASE_URL={gateway.database.url}".encode()
     found = []
     for folder in Path("/proc").iterdir():
         try:
-            if folder.name.isdigit() and b"app.renewal" in (folder / "cmdline").read_bytes():
+            if (
+                folder.name.isdigit()
+                and b"app.renewal" in (folder / "cmdline").read_bytes()
+                and mine in (folder / "environ").read_bytes().split(b"\0")
+            ):
                 found.append(int(folder.name))
         except OSError:
             continue
@@ -93,7 +97,8 @@ def test_a_rejected_token_is_renewed_and_the_request_repeated_once(
     assert simulator.state()["stale_refreshes"] == 0
 
 
-def test_many_requests_renew_a_token_once(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_many_requests_renew_a_token_once(running: Running, simulator: Simulator, database: str) -> None:
     simulator.knobs(refresh_delay_s=0.5)
     with (
         running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=refresh("alice")) as gateway,
@@ -105,7 +110,8 @@ def test_many_requests_renew_a_token_once(running: Running, simulator: Simulator
     assert (state["refreshes"], state["stale_refreshes"]) == (1, 0)
 
 
-def test_the_newest_pair_survives_a_restart(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_the_newest_pair_survives_a_restart(running: Running, simulator: Simulator, database: str) -> None:
     """The entry of KIMI_TOKENS was used up long ago; the store knows better."""
     simulator.knobs(access_lifetime_s=2)
     entry = refresh("alice")
@@ -119,7 +125,8 @@ def test_the_newest_pair_survives_a_restart(running: Running, simulator: Simulat
     assert simulator.state()["stale_refreshes"] == 0
 
 
-def test_a_changed_entry_wins_over_the_store(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_a_changed_entry_wins_over_the_store(running: Running, simulator: Simulator, database: str) -> None:
     dead = refresh("alice")
     simulator.knobs(fail="token_invalid", fail_at="refresh")
     with running.gateway(simulator.url, KIMI_TOKENS=dead) as gateway:
@@ -175,8 +182,9 @@ def test_a_token_without_a_refresh_token_says_early_that_it_will_end(running: Ru
 
 
 @pytest.mark.parametrize("victim", ["worker", "gateway"])
+@BOTH_DATABASES
 def test_a_worker_killed_in_mid_refresh_does_not_lose_the_chain(
-    running: Running, simulator: Simulator, victim: str
+    running: Running, simulator: Simulator, victim: str, database: str
 ) -> None:
     """The refresh runs in a process of its own, which outlives whoever asked for it."""
     simulator.knobs(refresh_delay_s=1.5)
@@ -204,7 +212,7 @@ def test_a_refresh_killed_before_kimi_acted_is_done_again(running: Running, simu
     with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
         wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
         simulator.knobs(fail="")
-        for pid in renewers():
+        for pid in renewers(gateway):
             os.kill(pid, signal.SIGKILL)
         # Its hold runs out first.
         wait_until("it works again", lambda: gateway.say("hello").ok, timeout_s=40)
@@ -215,18 +223,14 @@ def test_stop_signals_do_not_end_a_refresh(running: Running, simulator: Simulato
     simulator.knobs(refresh_delay_s=1)
     with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
         wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
-        for pid in renewers():
+        for pid in renewers(gateway):
             os.kill(pid, signal.SIGTERM)
             os.kill(pid, signal.SIGINT)
         wait_until("the pair is stored", lambda: version(gateway) == 2)
 
 
 def version(gateway: Gateway) -> int:
-    db = sqlite3.connect(gateway.database)
-    try:
-        return int(db.execute("SELECT version FROM tokens").fetchone()[0])
-    finally:
-        db.close()
+    return int(gateway.database.execute("SELECT version FROM tokens")[0][0])
 
 
 def test_traffic_through_expiries_and_kills(
@@ -277,20 +281,20 @@ def traffic(gateway: Gateway, seconds: float, kill_every_s: float) -> tuple[list
 # At rest
 
 
-def test_sealed_tokens_are_not_in_the_database(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_sealed_tokens_are_not_in_the_database(running: Running, simulator: Simulator, database: str) -> None:
     secret = "a long enough password"
     token = refresh("alice")
     with running.gateway(simulator.url, KIMI_TOKENS=token, GATEWAY_SECRET=secret) as gateway:
         assert ask(gateway, True).finish_reason == "stop"
-        assert stat.S_IMODE(gateway.database.stat().st_mode) == 0o600
     assert tokens_in(gateway.database) == 0
     with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=token, GATEWAY_SECRET=secret) as again:
         assert ask(again, True).finish_reason == "stop"
     assert simulator.state()["refreshes"] == 1
 
 
-def tokens_in(database: Path) -> int:
-    return sum(f.read_bytes().count(b"eyJ") for f in database.parent.glob(f"{database.name}*"))
+def tokens_in(database: Database) -> int:
+    return database.content().count(b"eyJ")
 
 
 def test_a_wrong_secret_stops_the_start(running: Running, simulator: Simulator, tmp_path: Path) -> None:
@@ -298,7 +302,7 @@ def test_a_wrong_secret_stops_the_start(running: Running, simulator: Simulator, 
     token = refresh("alice")
     with running.gateway(simulator.url, KIMI_TOKENS=token, GATEWAY_SECRET=secret) as gateway:
         assert ask(gateway, True).finish_reason == "stop"
-    url = f"sqlite:///{gateway.database}"
+    url = gateway.database.url
     for settings, says in (
         ({}, "but GATEWAY_SECRET is not set"),
         ({"GATEWAY_SECRET": "another long password"}, "sealed with another GATEWAY_SECRET"),
@@ -308,7 +312,10 @@ def test_a_wrong_secret_stops_the_start(running: Running, simulator: Simulator, 
         assert code != 0 and says in output and "Traceback" not in output and token not in output
 
 
-def test_a_secret_that_is_set_later_seals_what_is_there(running: Running, simulator: Simulator) -> None:
+@BOTH_DATABASES
+def test_a_secret_that_is_set_later_seals_what_is_there(
+    running: Running, simulator: Simulator, database: str
+) -> None:
     token = refresh("alice")
     with running.gateway(simulator.url, KIMI_TOKENS=token) as gateway:
         assert ask(gateway, True).finish_reason == "stop"
@@ -319,9 +326,8 @@ def test_a_secret_that_is_set_later_seals_what_is_there(running: Running, simula
     ) as sealed:
         assert ask(sealed, True).finish_reason == "stop"
     assert simulator.state()["refreshes"] == 1
-    db = sqlite3.connect(gateway.database)
-    assert db.execute("SELECT refresh_token FROM tokens").fetchone()[0].startswith("fernet1:")
-    db.close()
+    ((kept,),) = gateway.database.execute("SELECT refresh_token FROM tokens")
+    assert kept.startswith("fernet1:")
 
 
 def test_labels_and_four_characters_at_most_are_shown() -> None:

@@ -14,8 +14,9 @@ from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import orjson
-from flask import Response, current_app, request
+from flask import Response, current_app, g, request
 
+from app.allowance import Allowances
 from app.auth import ApiKeys
 from app.chat import Caller
 from app.config import is_loopback
@@ -29,9 +30,16 @@ def gateway() -> Gateway:
 
 
 def caller() -> Caller:
-    """Who sent the current request. Raises NotAuthorized, and InvalidRequest for an unusable Idempotency-Key."""
+    """Who sent the current request, which counts from here on. Raises NotAuthorized, KeyLimited, and InvalidRequest
+    for an unusable Idempotency-Key."""
     keys = cast(ApiKeys, current_app.extensions["api_keys"])
-    return Caller(keys.owner(_api_key(), _is_local()), client_watch(request.environ), _idempotency_key())
+    known = keys.find(_api_key(), _is_local())
+    if known.key is not None and (known.key.per_minute is not None or known.key.at_once is not None):
+        # ``edge`` puts its numbers into the response, and ends it with that.
+        use = g.use = cast(Allowances, current_app.extensions["allowances"]).begin(known.key)
+        if use.refusal is not None:
+            raise use.refusal
+    return Caller(known.owner, client_watch(request.environ), _idempotency_key())
 
 
 def _idempotency_key() -> str | None:

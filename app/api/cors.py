@@ -12,6 +12,7 @@ from flask_cors import CORS
 
 # A client written in JavaScript sees these and no others.
 _EXPOSED = [
+    "request-id",
     "retry-after",
     "x-conversation-rebuilt",
     "x-ignored-params",

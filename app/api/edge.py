@@ -6,6 +6,7 @@ import uuid
 from flask import Flask, Response, g, request
 
 from app import logs
+from app.allowance import Use
 from app.api.failures import answer_failures
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -25,6 +26,12 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
+    use: Use | None = g.pop("use", None)
+    if use is not None:
+        # Where something else was exceeded, its numbers are the ones that count.
+        if "x-ratelimit-limit-requests" not in response.headers:
+            response.headers.update(use.headers)
+        response.call_on_close(use.end)
     if request.method == "OPTIONS":
         # It has no body, so it has no type either; Flask would call it HTML.
         response.headers.pop("Content-Type", None)

@@ -25,6 +25,7 @@ from app.api.answers import Told, respond
 from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
 from app.api.failures import Failure
+from app.api.operations import OF_ANSWERS, Operation, object_of
 from app.api.parameters import Parameters, Use
 from app.api.schemas import check_schema
 from app.api.uses import BOOKKEEPING, MODEL, PENALTY, PROBABILITIES, SAMPLING, TOOLS, Number
@@ -50,9 +51,9 @@ def create() -> Response:
         body.messages(),
         turn.conversation_id if turn else None,
         body.options(),
-        turn.number - 1 if turn else None,
+        turn.number - 1 if turn and turn.number else None,
     )
-    encoder = _Encoder(body, turn.name if turn else reply_id("", who), conversation_id)
+    encoder = _Encoder(body, turn.name if turn and turn.number else reply_id("", who), conversation_id)
     answer = gateway().open(chat, who, commit=bool(body.stream))
     return respond(answer, encoder, stream=bool(body.stream), headers=headers)
 
@@ -72,7 +73,7 @@ def one(response_id: str) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """The place of a response in a conversation; the first turn is number 1."""
+    """The place of a response in a conversation; the first turn is number 1, and 0 is one that nobody counted."""
 
     conversation_id: str
     number: int
@@ -103,6 +104,9 @@ def _turn_of(body: "Body", conversation_id: str | None, who: Caller) -> _Turn | 
         return _next_turn(previous, conversation_id, body.store, who)
     if conversation_id is None:
         return None if body.store is False else _Turn(reply_id("", who), 1)
+    if who.idempotency_key is not None:
+        # If this is a repetition, its turn has been, and the conversation does not tell which it was.
+        return _Turn(conversation_id, 0)
     try:
         return _Turn(conversation_id, gateway().find_conversation(who.owner, conversation_id).turns + 1)
     except UnknownConversation:
@@ -223,13 +227,13 @@ class _Dropped(Fields):
 
 
 class _Reference(Fields):
-    """An item of an earlier answer, which Kimi's chat holds: it marks how far the client's history is known."""
+    """An item of an earlier answer, which the conversation holds: it marks how far that goes."""
 
     type: Literal["item_reference"]
     id: StrictStr
 
-    def to_message(self, _place: str) -> Message:
-        return Message("assistant", ())
+    def to_message(self, _place: str) -> None:
+        return None
 
 
 # An item without a type is a message.
@@ -445,11 +449,17 @@ class Body(Parameters):
 
     def messages(self) -> tuple[Message, ...]:
         """Raises InvalidRequest for an item that cannot be served, naming its place."""
-        instructions = [Message("system", (self.instructions,))] if self.instructions else []
+        messages = [Message("system", (self.instructions,))] if self.instructions else []
         if isinstance(self.input, str):
-            return (*instructions, Message("user", (self.input,)))
-        items = [item.to_message(f"input[{index}]") for index, item in enumerate(self.input)]
-        return (*instructions, *(message for message in items if message is not None))
+            return (*messages, Message("user", (self.input,)))
+        held = max((index for index, item in enumerate(self.input) if isinstance(item, _Reference)), default=-1)
+        for index, item in enumerate(self.input):
+            message = item.to_message(f"input[{index}]")
+            # What comes before a reference has been said, except that instructions may have changed. With the holes
+            # that references are, it is no history that a conversation could be rebuilt from.
+            if message is not None and (index > held or message.role in ("system", "developer")):
+                messages.append(message)
+        return tuple(messages)
 
     def options(self) -> Options:
         effort = self.reasoning.effort if self.reasoning else None
@@ -735,3 +745,21 @@ def _usage(told: Told) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": counts.reasoning},
         "total_tokens": counts.input + counts.output,
     }
+
+
+_ITS_ID = {"response_id": {"type": "string", "description": "of a response"}}
+_NEVER_KEPT = {404: "always: responses are not kept, conversations are"}
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/responses",
+        "OpenAI's Responses",
+        object_of(object={"const": "response"}, id={"type": "string"}, output={"type": "array"}),
+        body=Body,
+        streams=True,
+        failures=OF_ANSWERS,
+    ),
+    Operation("get", "/v1/responses/{response_id}", "No response is kept", {}, _ITS_ID, failures=_NEVER_KEPT),
+    Operation("delete", "/v1/responses/{response_id}", "No response is kept", {}, _ITS_ID, failures=_NEVER_KEPT),
+)

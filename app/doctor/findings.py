@@ -15,7 +15,9 @@ Mark = Literal["ok", "warning", "problem", "skipped"]
 # Bearer tokens of whatever origin, and the name and password that a URL may carry.
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.?[\w-]*")
 # How libpq names a host with its address, a user, a database.
-_DATABASE_NAMES = re.compile(r"""\b(server at|host name|host|user|role|database|on socket) "[^"]*"( \([^)]*\))?""")
+_DATABASE_NAMES = re.compile(
+    r"""\b(server at|host name|host|user|role|database|on socket) "[^"]*"( \([^)]*\))?(, port \d+)?"""
+)
 _USER_INFO = re.compile(r"//[^/@\s]*@")
 
 

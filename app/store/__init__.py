@@ -14,6 +14,7 @@ from app.store.accounts import AccountRows
 from app.store.conversations import ConversationRow, ConversationRows
 from app.store.database import Database, StoreAway, StoreUnusable, Transaction
 from app.store.facts import Facts, Unrecognised, UnrecognisedRow
+from app.store.keys import KeyRow, KeyRows
 from app.store.leases import LeaseRow, LeaseRows
 from app.store.litter import LitterRow, LitterRows
 from app.store.migrations import VERSION, migrate
@@ -26,6 +27,7 @@ from app.vault import Vault, WrongSecret
 __all__ = [
     "ConversationRow",
     "Database",
+    "KeyRow",
     "LeaseRow",
     "LitterRow",
     "RecordingRow",
@@ -37,8 +39,8 @@ __all__ = [
     "UnrecognisedRow",
 ]
 
-_kept = sa.table("kept", sa.column("value", sa.Text))
-_CHECK_WRITABLE = sa.update(_kept).where(sa.false()).values(value="")
+_accounts = sa.table("accounts", sa.column("last_turn", sa.BigInteger))
+_CHECK_WRITABLE = sa.update(_accounts).where(sa.false()).values(last_turn=0)
 
 
 class Store:
@@ -60,6 +62,7 @@ class Store:
             self.leases = LeaseRows(self.database)
             self.recordings = RecordingRows(self.database)
             self.conversations = ConversationRows(self.database)
+            self.keys = KeyRows(self.database)
             self.litter = LitterRows(self.database)
             self.facts = Facts(self.database)
             self.unrecognised = Unrecognised(self.database)
@@ -76,5 +79,5 @@ class Store:
         self.database.close()
 
     def check_writable(self) -> None:
-        """Raises where nothing can be written."""
-        self.database.run(_CHECK_WRITABLE)
+        """Raises where nothing can be written, without waiting for a database that is away."""
+        self.database.run_at_once(_CHECK_WRITABLE)

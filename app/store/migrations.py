@@ -59,7 +59,17 @@ _LEASES = (
     "CREATE INDEX recordings_by_age ON recordings (begun_at)",
 )
 
-_MIGRATIONS = (_FIRST_TABLES, _TOKENS, _KEPT, _LEASES)
+_API_KEYS = (
+    """CREATE TABLE api_keys (
+        digest VARCHAR NOT NULL PRIMARY KEY, name VARCHAR NOT NULL, created_at FLOAT NOT NULL, expires_at FLOAT,
+        revoked_at FLOAT, per_minute INTEGER, at_once INTEGER)""",
+    """CREATE TABLE api_key_uses (
+        id VARCHAR NOT NULL PRIMARY KEY, digest VARCHAR NOT NULL, process_id VARCHAR NOT NULL,
+        began_at FLOAT NOT NULL, ends_at FLOAT NOT NULL)""",
+    "CREATE INDEX api_key_uses_of_a_key ON api_key_uses (digest, began_at)",
+)
+
+_MIGRATIONS = (_FIRST_TABLES, _TOKENS, _KEPT, _LEASES, _API_KEYS)
 
 # How many migrations this gateway knows.
 VERSION = len(_MIGRATIONS)

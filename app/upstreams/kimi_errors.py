@@ -245,13 +245,22 @@ def _error(row: _Row, account: Account, text: str, retry_after_s: float | None) 
 
 def _redirect(reply: Reply, account: Account, site: str) -> UpstreamError:
     # Not followed: the token would go with the request, to wherever the answer says.
-    host = urlsplit(reply.headers.get("Location", "")).hostname
+    host = _host(reply.headers.get("Location", ""))
     message = (
         f"{account.label}: Kimi redirects to {host or 'another address'}; "
         "set KIMI_BASE_URL to the site that your account lives on"
     )
     moved = host is not None and host != urlsplit(site).hostname
     return GenerationGone(message) if moved else UpstreamUnavailable(message)
+
+
+def _host(address: str) -> str | None:
+    """The host of an address; None where there is none, or where what stands there cannot be one."""
+    try:
+        host = urlsplit(address).hostname
+    except ValueError:
+        return None
+    return host if host and host.isascii() else None
 
 
 def _read(body: bytes) -> _Said:

@@ -1,0 +1,138 @@
+"""``python -m bench.profile``: where the gateway's processor time goes, file by file and function by function.
+
+The worker runs as shipped, but for a sampler that notes its stack 250 times in a second of processor time
+(``sampled.py``).
+"""
+
+import argparse
+import collections
+import dataclasses
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.answers import text_of
+from bench.dialects import GENERATIONS
+from bench.load import Load
+from bench.processes import LOAD_CORE, ROOT, Failed, allow_many_files
+from bench.scenarios import warm_up
+from bench.servers import GATEWAY, Server, Simulator, running, servers, simulator
+
+# As sampled.py writes a frame: a name, then its file in brackets.
+_FRAME = re.compile(r"(.+) \((.+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A load, and what its cost is divided by."""
+
+    unit: str
+    run: Callable[[Load, Simulator], int]
+
+
+def _answer(load: Load, simulator: Simulator) -> int:
+    """One streamed answer after the other, 500 tokens a second, nothing else."""
+    return _streams(load, simulator, 1, 500, 10.0)
+
+
+def _two_hundred(load: Load, simulator: Simulator) -> int:
+    return _streams(load, simulator, 200, 20, 10.0)
+
+
+def _streams(load: Load, simulator: Simulator, streams: int, per_s: int, seconds: float) -> int:
+    tokens = int((seconds + streams / 150) * per_s)
+    simulator.turn(say=text_of(tokens), stamp=True, record=False, delay_s=1 / per_s)
+    load.streams(streams, tokens, streams / 150, tokens / per_s + 30)
+    return streams * tokens
+
+
+def _short(load: Load, simulator: Simulator) -> int:
+    simulator.turn(say=text_of(8), stamp=True, record=False)
+    answers = len(load.closed_loop(8, 8.0, 8).first_ms)
+    load.settle()
+    return answers
+
+
+_WORK = {
+    "answer": _Work("token", _answer),
+    "streams": _Work("token", _two_hundred),
+    "short": _Work("answer", _short),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
+    parser.add_argument("--load", choices=_WORK, default="answer", help="what is done (default: one streamed answer)")
+    parser.add_argument("--generation", choices=[g.name for g in GENERATIONS], default="sse")
+    parser.add_argument("--lines", type=int, default=30, help="how many functions are shown")
+    options = parser.parse_args()
+    generation = next(g for g in GENERATIONS if g.name == options.generation)
+    allow_many_files()
+    os.sched_setaffinity(0, {LOAD_CORE})
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        samples = folder / "samples"
+        with simulator(folder) as upstream, running(_sampled(samples), upstream, folder) as one:
+            assert one.process
+            (worker,) = one.process.children()
+            load = Load(one, upstream, generation)
+            warm_up(load, upstream)
+            work = _WORK[options.load]
+            os.kill(worker, signal.SIGUSR2)
+            cpu_s = load.moment().server_s
+            units = work.run(load, upstream)
+            cost_us = (load.moment().server_s - cpu_s) * 1e6 / units
+        _show(samples.read_text(), cost_us, work.unit, options.lines)
+    return 0
+
+
+def _sampled(samples: Path) -> Server:
+    gateway = next(server for server in servers() if server.name == GATEWAY)
+    command = (*gateway.command, "-c", "python:bench.sampled")
+    return dataclasses.replace(gateway, command=command, env={**gateway.env, "BENCH_SAMPLES": str(samples)})
+
+
+def _show(samples: str, cost_us: float, unit: str, lines: int) -> None:
+    """Own time per file and function, inclusive time per file of ours; in µs of what one unit costs."""
+    own_files: collections.Counter[str] = collections.Counter()
+    own_functions: collections.Counter[str] = collections.Counter()
+    within: collections.Counter[str] = collections.Counter()
+    total = 0
+    for line in samples.splitlines():
+        stack, _, times = line.rpartition(" ")
+        frames = [_named(frame) for frame in stack.split(";")]
+        count = int(times)
+        total += count
+        own_files[frames[-1][0]] += count
+        own_functions["  ".join(frames[-1])] += count
+        within.update(dict.fromkeys((file for file, _ in frames if file.startswith("app")), count))
+    if not total:
+        raise Failed("the worker did nothing")
+    print(f"{cost_us:.1f} µs of the worker's processor time per {unit}; {total} samples")
+    _table("spent in the file itself, µs", own_files, cost_us / total, lines)
+    _table("spent in the file or in what it called, µs", within, cost_us / total, lines)
+    _table("spent in the function itself, µs", own_functions, cost_us / total, lines)
+
+
+def _table(title: str, counts: Mapping[str, int], unit_us: float, lines: int) -> None:
+    print(f"\n{title}")
+    for name, count in sorted(counts.items(), key=lambda item: -item[1])[:lines]:
+        print(f"  {count * unit_us:10.2f}  {name}")
+
+
+def _named(frame: str) -> tuple[str, str]:
+    """The file, from our folder or from its package on, and the function."""
+    found = _FRAME.fullmatch(frame)
+    if not found:
+        return frame, ""
+    file = found[2].removeprefix(f"{ROOT}/")
+    return re.sub(r".*(?:site-packages|lib/python[0-9.]+)/", "", file), found[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

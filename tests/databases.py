@@ -1,0 +1,90 @@
+"""The databases of gateways, as tests look into them: a SQLite file, or one of the run's PostgreSQL."""
+
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.postgres import Cluster
+
+Rows = list[tuple[Any, ...]]
+
+
+class Database(Protocol):
+    """What a gateway keeps. ``url`` is its DATABASE_URL."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def execute(self, *sql: str) -> Rows:
+        """What the last of these statements gives."""
+
+    def content(self) -> bytes:
+        """All that is in it, for a search."""
+
+
+@dataclass(frozen=True)
+class SqliteDatabase(os.PathLike[str]):
+    """A file; may be opened as one."""
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.path}"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def execute(self, *sql: str) -> Rows:
+        with closing(sqlite3.connect(self.path, timeout=10)) as db, db:
+            return [db.execute(statement).fetchall() for statement in sql][-1]
+
+    def content(self) -> bytes:
+        found = b""
+        for file in self.path.parent.glob(f"{self.path.name}*"):
+            try:
+                found += file.read_bytes()
+            except FileNotFoundError:
+                continue  # SQLite's helper files come and go
+        return found
+
+
+@dataclass(frozen=True)
+class PostgresDatabase:
+    """One database of a cluster."""
+
+    cluster: Cluster
+    name: str
+
+    @classmethod
+    def create(cls, cluster: Cluster, name: str) -> "PostgresDatabase":
+        cluster.create_database(name)
+        return cls(cluster, name)
+
+    @property
+    def url(self) -> str:
+        return self.cluster.url(self.name)
+
+    def execute(self, *sql: str) -> Rows:
+        return [self.cluster.execute(statement, self.name) for statement in sql][-1]
+
+    def count(self, activity: str = "true") -> int:
+        """The connections of the gateways of which this is true, in the words of pg_stat_activity."""
+        mine = "application_name = 'kimi-gateway' AND datname = current_database()"
+        ((count,),) = self.execute(" ".join(("SELECT count(*) FROM pg_stat_activity WHERE", mine, "AND", activity)))
+        return int(count)
+
+    def content(self) -> bytes:
+        tables = self.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        rows = [row for (table,) in tables for row in self.execute(f'TABLE "{table}"')]
+        return repr(rows).encode()

@@ -1,0 +1,419 @@
+"""Several accounts: who serves, who rests, who waits in line, and what a failure does to whom."""
+
+import json
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+
+from tests.running import (
+    BOTH_DATABASES,
+    CANARY,
+    EACH_GENERATION,
+    Gateway,
+    Profile,
+    Running,
+    Simulator,
+    ask,
+    mint,
+    read_stream,
+    wait_until,
+)
+
+ACCOUNTS = ("alice", "bob", "carol")
+
+
+def served(simulator: Simulator) -> list[str]:
+    """The accounts that were asked, in order."""
+    return [turn.account for turn in simulator.turns()]
+
+
+def asked(simulator: Simulator, word: str) -> list[str]:
+    return [turn.account for turn in simulator.turns() if word in turn.text]
+
+
+def rests(gateway: Gateway) -> dict[str, tuple[str, float, int]]:
+    """By account: scope, seconds from now, strikes."""
+    rows = gateway.database.execute("SELECT account_id, scope, until, strikes FROM rests")
+    return {account_id: (scope, until - time.time(), strikes) for account_id, scope, until, strikes in rows}
+
+
+def tables(gateway: Gateway, *names: str) -> list[int]:
+    return [gateway.database.execute(f"SELECT count(*) FROM {name}")[0][0] for name in names]  # noqa: S608  # constants
+
+
+# Blame: what each failure does to the account and to the request. fault → knobs, what the account has to bear.
+BLAME = {
+    "token_invalid": ({}, "refused"),
+    "account_abnormal": ({}, "rests"),
+    "forbidden_html": ({}, "rests"),
+    "http_429": ({}, "rests"),
+    "stream_pushing": ({}, "rests"),
+    "anonymous_quota": ({}, "refused"),
+    "overloaded": ({}, "another try"),
+    "http_500": ({}, "another try"),
+    "http_502": ({}, "another try"),
+    "http_503": ({}, "another try"),
+    "http_504": ({}, "another try"),
+    "http_408": ({}, "another try"),
+    "empty_close": ({}, "another try"),
+    "error_unknown": ({"fail_after": 0}, "another try"),
+    "too_long": ({}, "nothing"),
+    "forbidden_chat": ({}, "nothing"),
+    "not_found": ({}, "nothing"),
+    "model_422": ({}, "ours"),
+    "html_200": ({}, "ours"),
+}
+CONNECT_BLAME = {
+    "token_invalid": ({}, "refused"),
+    "account_abnormal": ({}, "rests"),
+    "http_429": ({}, "rests"),
+    "stream_pushing": ({}, "rests"),
+    "quota": ({}, "rests"),
+    "frame_error": ({}, "rests"),
+    "membership": ({}, "rests"),
+    "overloaded": ({}, "rests"),
+    "exception": ({"fail_after": 0}, "another try"),
+    "http_500": ({}, "another try"),
+    "empty_close": ({}, "another try"),
+    "bad_request": ({}, "nothing"),
+    "too_long": ({}, "nothing"),
+    "not_found": ({}, "nothing"),
+    "html_200": ({}, "ours"),
+}
+CASES = [
+    pytest.param(profile, fault, knobs, bears, id=f"{profile}-{fault}")
+    for profile, table in (("sse-2025", BLAME), ("connect-2026", CONNECT_BLAME))
+    for fault, (knobs, bears) in table.items()
+]
+
+
+@pytest.mark.parametrize(("profile", "fault", "knobs", "bears"), CASES, indirect=["profile"])
+def test_a_failure_is_blamed_on_exactly_one(
+    quick: Gateway, simulator: Simulator, fault: str, knobs: dict[str, Any], bears: str
+) -> None:
+    """The first try fails. Where the request or we are to blame, that is told; otherwise the next try answers."""
+    simulator.knobs(fail=fault, fail_at="turn", fail_times=1, **knobs)
+    response = quick.say("hello")
+    refused = quick.database.execute("SELECT id FROM accounts WHERE refused IS NOT NULL")
+    told = bears in ("nothing", "ours")
+    assert response.ok is not told, response.text
+    assert (len(refused), len(rests(quick))) == {"refused": (1, 0), "rests": (0, 1)}.get(bears, (0, 0))
+    turns = served(simulator)
+    assert len(turns) == (1 if told else 2)
+    # Not the same account again while there are others.
+    assert told or turns[0] != turns[1]
+    assert ("does not understand" in quick.log()) or bears != "ours"
+
+
+def test_a_refused_account_is_not_asked_again_until_its_token_changes(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(fail="token_invalid", fail_for="alice")
+    tokens = ",".join(f"{name}={mint(name)}" for name in ACCOUNTS)
+    with running.gateway(simulator.url, KIMI_TOKENS=tokens) as gateway:
+        for _ in range(6):
+            assert gateway.say("hello").ok
+        assert served(simulator).count("alice") == 1
+        assert gateway.get("/readyz").ok
+        database = gateway.database
+    simulator.knobs(fail="")
+    # Not after a restart either, for it is the same token.
+    with running.gateway(simulator.url, KIMI_TOKENS=tokens, database=database) as gateway:
+        for _ in range(3):
+            assert gateway.say("again").ok
+    assert "alice" not in asked(simulator, "again")
+    renewed = tokens.replace(tokens.partition(",")[0], f"alice={mint('alice', 50_000)}")
+    with running.gateway(simulator.url, KIMI_TOKENS=renewed, database=database) as gateway:
+        for _ in range(3):
+            assert gateway.say("at last").ok
+    assert set(asked(simulator, "at last")) == set(ACCOUNTS)
+
+
+def test_without_any_accepted_token_the_answer_says_so(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(fail="token_invalid")
+    with running.gateway(simulator.url) as gateway:
+        for _ in range(2):
+            response = gateway.say("hello")
+            assert (response.status_code, response.headers["x-should-retry"]) == (401, "false")
+            assert "paste a new one into KIMI_TOKENS" in response.json()["error"]["message"]
+        ready = gateway.get("/readyz")
+        assert ready.status_code == 503 and len(ready.json()["problems"]) == 3
+
+
+@BOTH_DATABASES
+def test_the_least_busy_account_is_next_and_equals_take_turns(
+    running: Running, simulator: Simulator, database: str
+) -> None:
+    simulator.knobs(gate="busy", gate_after=1)
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2", ACCOUNT_MAX_STREAMS="3") as gateway:
+        streams = [gateway.say(f"n{i}", stream=True) for i in range(6)]
+        simulator.wait("gate_waiting:busy", equals=6)
+        assert Counter(served(simulator)) == dict.fromkeys(ACCOUNTS, 2)
+        assert set(served(simulator)[:3]) == set(ACCOUNTS)
+        simulator.open_gate("busy")
+        assert all(read_stream(stream).finish_reason == "stop" for stream in streams)
+        wait_until("every lease is given back", lambda: tables(gateway, "leases", "line") == [0, 0])
+
+
+@EACH_GENERATION
+def test_a_limited_account_rests_as_long_as_it_was_told_and_the_others_serve(
+    running: Running, simulator: Simulator, profile: Profile
+) -> None:
+    """Issue 4: with one account of three limited, success stays at 100 %, and it gets nothing before its time."""
+    simulator.knobs(fail="http_429", fail_at="turn", fail_for="alice", fail_times=1, retry_after="3")
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2") as gateway:
+        limited_at = back_at = None
+        deadline = time.monotonic() + 30
+        number = 0
+        # Until it has had two more turns: a probe that goes well, and then its share.
+        while (turns := served(simulator).count("alice")) < 3:
+            now = time.monotonic()
+            assert now < deadline, "it never came back"
+            limited_at = limited_at or (now if turns else None)
+            back_at = back_at or (now if turns > 1 else None)
+            assert ask(gateway, stream=number % 2 == 0).finish_reason == "stop"
+            number += 1
+    assert limited_at is not None and back_at is not None and number > 10
+    # What is measured here lags behind what happened by one request at most, at either end.
+    assert back_at - limited_at > 2
+
+
+def test_rests_grow_and_a_success_ends_them(quick: Gateway, simulator: Simulator) -> None:
+    lengths = []
+    for strike in (1, 2, 3):
+        simulator.knobs(fail="http_429", fail_at="turn")
+        assert quick.say("hello").status_code == 429
+        assert {strikes for _, _, strikes in rests(quick).values()} == {strike}
+        lengths.append(min(seconds for _, seconds, _ in rests(quick).values()))
+        # As if they had rested.
+        quick.database.execute("UPDATE rests SET until = 0")
+    assert 3 < lengths[0] < 7 and 8 < lengths[1] < 13 and 17 < lengths[2] < 25, lengths
+    simulator.knobs(fail="")
+    for _ in ACCOUNTS:
+        assert quick.say("hello").ok
+    assert rests(quick) == {}
+
+
+def test_while_all_rest_the_status_says_until_when(quick: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(fail="http_429", fail_at="turn", retry_after="40")
+    assert quick.say("hello").headers["Retry-After"] == "40"
+    simulator.knobs(fail="")
+    before = len(simulator.requests(""))
+    for stream in (True, False):
+        response = quick.say("hello", stream=stream)
+        assert response.status_code == 429 and response.json()["error"]["code"] == "rate_limit_exceeded"
+        assert 35 <= int(response.headers["Retry-After"]) <= 43
+        assert response.headers["x-ratelimit-limit-requests"] == "6"
+        assert response.headers["x-ratelimit-remaining-requests"] == "0"
+    assert len(simulator.requests("")) == before
+
+
+def test_an_account_that_comes_back_is_tried_by_one_request_only(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, KIMI_TOKENS=f"alice={mint('alice')}", ACCOUNT_MAX_STREAMS="0") as gateway:
+        assert gateway.say("hello").ok
+        ((account_id,),) = gateway.database.execute("SELECT id FROM accounts")
+        gateway.database.execute(f"INSERT INTO rests VALUES ('{account_id}', '', 1, 4)")  # noqa: S608  # a digest
+        simulator.knobs(gate="probe", gate_after=1)
+        with ThreadPoolExecutor(4) as pool:
+            answers = [pool.submit(gateway.say, f"probe {i}") for i in range(4)]
+            simulator.wait("gate_waiting:probe", equals=1)
+            wait_until("the others wait", lambda: tables(gateway, "line") == [3])
+            assert len(asked(simulator, "probe")) == 1
+            simulator.open_gate("probe")
+            assert all(answer.result().ok for answer in answers)
+        assert tables(gateway, "rests") == [0]
+
+
+@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+def test_a_limit_that_concerns_a_model_leaves_the_others_alone(
+    quick: Gateway, simulator: Simulator, profile: Profile
+) -> None:
+    simulator.knobs(fail="frame_error", fail_at="turn", fail_code="MODEL_RATE_LIMIT", fail_reason="x")
+    assert quick.say("hello").status_code == 429
+    assert {scope for scope, _, _ in rests(quick).values()} == {profile.model}
+    simulator.knobs(fail="")
+    assert quick.say("hello").status_code == 429
+    assert quick.say("hello", model=profile.other_model).ok
+
+
+def test_turns_of_one_account_are_spaced(running: Running, simulator: Simulator) -> None:
+    with running.gateway(
+        simulator.url, KIMI_TOKENS=mint("alice"), ACCOUNT_MIN_INTERVAL_S="0.5", WEB_CONCURRENCY="2"
+    ) as gateway:
+        began = time.monotonic()
+        with ThreadPoolExecutor(4) as pool:
+            assert all(r.ok for r in pool.map(lambda i: gateway.say(f"n{i}"), range(4)))
+        assert time.monotonic() - began >= 1.5
+
+
+# The line
+
+
+@BOTH_DATABASES
+def test_who_waits_is_served_in_order_and_keys_take_turns(
+    running: Running, simulator: Simulator, database: str
+) -> None:
+    """One key sends ten requests, then another key two: they are served in turn as long as both wait."""
+    simulator.knobs(gate="line", gate_after=1)
+    with running.gateway(
+        simulator.url,
+        KIMI_TOKENS=mint("alice"),
+        ACCOUNT_MAX_STREAMS="1",
+        GATEWAY_API_KEYS="first-key,second-key",
+        WEB_CONCURRENCY="2",
+    ) as gateway:
+        say = {
+            key: lambda text, key=key: requests.post(
+                f"{gateway.url}/v1/chat/completions",
+                json={"model": "k2", "messages": [{"role": "user", "content": f"{text} {CANARY}"}]},
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=60,
+            )
+            for key in ("first-key", "second-key")
+        }
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(say["first-key"], "a0")]
+            simulator.wait("gate_waiting:line", equals=1)
+            for place, (key, text) in enumerate(
+                [
+                    ("first-key", "a1"),
+                    ("first-key", "a2"),
+                    ("first-key", "a3"),
+                    ("second-key", "b1"),
+                    ("second-key", "b2"),
+                ],
+                start=1,
+            ):
+                answers.append(pool.submit(say[key], text))
+                wait_until("it waits", lambda place=place: tables(gateway, "line") == [place])
+            simulator.open_gate("line")
+            assert all(answer.result().ok for answer in answers)
+        order = [turn.text.split()[0] for turn in simulator.turns()]
+        assert order == ["a0", "a1", "b1", "a2", "b2", "a3"], order
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_waiting_ends_with_429_and_tells_when_to_come_back(
+    running: Running, simulator: Simulator, stream: bool
+) -> None:
+    simulator.knobs(gate="full", gate_after=1)
+    settings: dict[str, Any] = {
+        "KIMI_TOKENS": mint("alice"),
+        "ACCOUNT_MAX_STREAMS": "1",
+        "QUEUE_WAIT_S": "1",
+        "QUEUE_MAX": "1",
+    }
+    with running.gateway(simulator.url, **settings) as gateway, gateway.say("first", stream=True) as first:
+        simulator.wait("gate_waiting:full", equals=1)
+        with ThreadPoolExecutor(1) as pool:
+            began = time.monotonic()
+            second = pool.submit(gateway.say, "second", stream=stream)
+            wait_until("it waits", lambda: tables(gateway, "line") == [1])
+            # The line is full: the third is told at once.
+            third = gateway.say("third", stream=stream)
+            assert third.status_code == 429 and "too many requests wait" in third.json()["error"]["message"]
+            assert time.monotonic() - began < 1
+            response = second.result()
+        assert response.status_code == 429 and time.monotonic() - began >= 1
+        assert response.headers["Retry-After"] == "5" and response.headers["x-ratelimit-limit-requests"] == "1"
+        assert "stayed busy" in response.json()["error"]["message"]
+        assert tables(gateway, "line") == [0]
+        simulator.open_gate("full")
+        assert read_stream(first).finish_reason == "stop"
+        assert len(simulator.turns()) == 1
+
+
+def test_who_waits_in_a_stream_gets_heartbeats(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(gate="beat", gate_after=1)
+    settings: dict[str, Any] = {"HEARTBEAT_S": "0.2", "COMMIT_AFTER_S": "0.2", "ACCOUNT_MAX_STREAMS": "1"}
+    with (
+        running.gateway(simulator.url, KIMI_TOKENS=mint("alice"), **settings) as gateway,
+        gateway.say("first", stream=True) as first,
+    ):
+        simulator.wait("gate_waiting:beat", equals=1)
+        with gateway.say("second", stream=True) as second:
+            lines = second.iter_lines()
+            assert sum(next(lines) == b": keep-alive" for _ in range(12)) >= 2
+            simulator.open_gate("beat")
+            assert read_stream(first).finish_reason == "stop"
+            assert b"data: [DONE]" in list(lines)
+
+
+@BOTH_DATABASES
+def test_a_client_that_leaves_the_line_frees_its_place(running: Running, simulator: Simulator, database: str) -> None:
+    simulator.knobs(gate="gone", gate_after=1)
+    settings: dict[str, Any] = {"ACCOUNT_MAX_STREAMS": "1", "HEARTBEAT_S": "0.3", "COMMIT_AFTER_S": "0.1"}
+    with (
+        running.gateway(simulator.url, KIMI_TOKENS=mint("alice"), **settings) as gateway,
+        gateway.say("first", stream=True) as first,
+    ):
+        simulator.wait("gate_waiting:gone", equals=1)
+        with gateway.say("second", stream=True):
+            wait_until("it waits", lambda: tables(gateway, "line") == [1])
+        wait_until("it waits no more", lambda: tables(gateway, "line") == [0])
+        simulator.open_gate("gone")
+        assert read_stream(first).finish_reason == "stop"
+        assert gateway.say("third").ok
+        assert len(simulator.turns()) == 2
+
+
+@BOTH_DATABASES
+def test_a_killed_gateway_gives_back_what_it_held(running: Running, simulator: Simulator, database: str) -> None:
+    simulator.knobs(gate="dead", gate_after=1)
+    settings: dict[str, Any] = {"KIMI_TOKENS": mint("alice"), "ACCOUNT_MAX_STREAMS": "1", "LEASE_S": "2"}
+    shared = running.new_database()
+    with (
+        running.gateway(simulator.url, database=shared, **settings) as gateway,
+        running.gateway(simulator.url, database=shared, **settings) as other,
+    ):
+        with gateway.say("first", "talk", stream=True):
+            simulator.wait("gate_waiting:dead", equals=1)
+            gateway.kill()
+        simulator.knobs(gate="")
+        # Its account, and its conversation.
+        assert other.say("second").ok
+        assert other.say("third", "talk").ok
+
+
+def test_many_callers_on_few_accounts(running: Running, simulator: Simulator) -> None:
+    """Issue 4: 200 callers, two equal keys, 3 accounts × 2 streams: each is served or told 429, and fairly."""
+    simulator.knobs(tokens=3, delay_s=0.02)
+    waits: dict[str, list[float]] = {"first-key": [], "second-key": []}
+    statuses: Counter[int] = Counter()
+    lock = threading.Lock()
+
+    def call(number: int) -> None:
+        key = "first-key" if number % 2 else "second-key"
+        began = time.monotonic()
+        response = requests.post(
+            f"{gateway.url}/v1/chat/completions",
+            json={"model": "k2", "messages": [{"role": "user", "content": f"{number} {CANARY}"}]},
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=120,
+        )
+        with lock:
+            statuses[response.status_code] += 1
+            if response.ok:
+                waits[key].append(time.monotonic() - began)
+            else:
+                assert response.status_code == 429 and response.headers["Retry-After"], response.text
+
+    with running.gateway(
+        simulator.url,
+        GATEWAY_API_KEYS="first-key,second-key",
+        WEB_CONCURRENCY="2",
+        QUEUE_WAIT_S="60",
+        LOG_LEVEL="INFO",
+    ) as gateway:
+        with ThreadPoolExecutor(200) as pool:
+            list(pool.map(call, range(200)))
+        assert tables(gateway, "leases", "line") == [0, 0]
+    state = simulator.state()
+    assert statuses[200] + statuses[429] == 200 and statuses[200] > 150, statuses
+    assert all(account["turns"] > 40 for account in state["accounts"].values()), json.dumps(state["accounts"])
+    assert state["max_open_streams"] <= 6
+    first, second = (sorted(waits[key])[len(waits[key]) // 2] for key in waits)
+    assert abs(first - second) / max(first, second) < 0.1, (first, second)

@@ -1,0 +1,176 @@
+"""The files of deploy/: two gateways behind a real nginx, and what compose would start.
+
+No container engine runs here: compose.yaml is read, and the same parts are started by hand.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from app.config import describe_settings
+from tests.databases import Database
+from tests.running import BOTH_DATABASES, ON_POSTGRESQL, ROOT, Running, Simulator, ask, mint, wait_until
+
+DEPLOY = ROOT / "deploy"
+NEEDS_NGINX = pytest.mark.skipif(not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), reason="no nginx")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def nginx(folder: Path, gateways: list[str]) -> Iterator[str]:
+    """nginx with our file, in which only names and places are changed; its address."""
+    port = free_port()
+    text = (DEPLOY / "nginx.conf").read_text()
+    for number, url in enumerate(gateways, start=1):
+        text = text.replace(f"server gateway-{number}:8000", f"server {url.removeprefix('http://')}")
+    text = text.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("/run/nginx.pid", str(folder / "pid"))
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    places = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    text = text.replace("access_log off;", f"access_log off; {places}")
+    (folder / "nginx.conf").write_text(text)
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert program is not None
+    command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    done = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "warn" not in done.stderr, done.stderr
+    process = subprocess.Popen([*command, "-g", "daemon off;"], stderr=subprocess.DEVNULL)
+    try:
+        wait_until("nginx listens", lambda: answers(port))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def say(url: str, text: str, conversation: str = "", **body: Any) -> requests.Response:
+    path = "/v1/chat/completions" + (f"/{conversation}" if conversation else "")
+    return requests.post(
+        url + path,
+        json={"model": "k2", "messages": [{"role": "user", "content": text}], **body},
+        headers={"Authorization": "Bearer the-key"},
+        stream=True,
+        timeout=60,
+    )
+
+
+@NEEDS_NGINX
+@ON_POSTGRESQL
+def test_two_gateways_behind_nginx_are_one(
+    running: Running, simulator: Simulator, tmp_path: Path, database: str
+) -> None:
+    shared = running.new_database()
+    with ExitStack() as stack:
+        gateways = [stack.enter_context(two_of(running, simulator, shared)) for _ in range(2)]
+        url = stack.enter_context(nginx(tmp_path, gateways))
+        for number in range(6):
+            assert say(url, f"word{number}", "shared").ok
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(lambda i: say(url, "hello").ok, range(24)))
+        answer = say(url, "what did I say", "shared").json()["choices"][0]["message"]["content"]
+        assert all(f"word{number}" in answer for number in range(6))
+        used = [len(re.findall(r"turn model=", log.read_text())) for log in running.logs[-2:]]
+        assert all(used), "both gateways took part"
+    assert len({turn.chat for turn in simulator.turns() if "word" in turn.text}) == 1
+
+
+@contextmanager
+def two_of(running: Running, simulator: Simulator, database: Database) -> Iterator[str]:
+    with running.gateway(simulator.url, database=database, GATEWAY_API_KEYS="the-key") as gateway:
+        yield gateway.url
+
+
+@NEEDS_NGINX
+def test_nginx_lets_events_through_as_they_come_and_tells_who_left(
+    running: Running, simulator: Simulator, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        gateway = stack.enter_context(two_of(running, simulator, running.new_database()))
+        url = stack.enter_context(nginx(tmp_path, [gateway, gateway]))
+        simulator.knobs(gate="nginx", gate_after=1)
+        with say(url, "hello", stream=True) as response:
+            # The rest of the answer waits for us.
+            events = response.iter_lines()
+            assert any(b'"content"' in line for line in events)
+            assert simulator.state()["open_streams"] == 1
+        simulator.wait("open_streams", equals=0)
+
+
+@NEEDS_NGINX
+def test_a_gateway_that_is_away_is_passed_over_and_all_of_them_are_an_error(
+    running: Running, simulator: Simulator, tmp_path: Path
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with ExitStack() as stack:
+        gateway = stack.enter_context(two_of(running, simulator, running.new_database()))
+        url = stack.enter_context(nginx(tmp_path, [nobody, gateway]))
+        assert all(say(url, "hello").ok for _ in range(6))
+        # What a gateway says passes as it is.
+        refused = requests.get(f"{url}/v1/models", timeout=10)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+    with ExitStack() as stack:
+        url = stack.enter_context(nginx(tmp_path, [nobody, nobody]))
+        away = say(url, "hello")
+        assert (away.status_code, away.json()["error"]["code"]) == (503, "service_unavailable")
+        assert away.headers["Retry-After"] == "5"
+
+
+def test_compose_starts_what_was_tried_here() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    services = compose["services"]
+    assert set(services) == {"gateway-1", "gateway-2", "nginx", "postgres"}
+    known = {name for name, *_ in describe_settings()}
+    for name in ("gateway-1", "gateway-2"):
+        assert set(services[name]["environment"]) <= known
+        assert f"server {name}:8000" in (DEPLOY / "nginx.conf").read_text()
+    assert (ROOT / "deploy" / services["gateway-1"]["env_file"]).parent.resolve() == ROOT
+    for service in services.values():
+        for dependency in service.get("depends_on", {}):
+            # The image of the gateways has its health check in the Dockerfile.
+            assert dependency.startswith("gateway-") or "healthcheck" in services[dependency]
+    assert "HEALTHCHECK" in (DEPLOY / "Dockerfile").read_text()
+    # No secret stands in it: each comes from .env, and without it compose says so.
+    for name in ("POSTGRES_PASSWORD", "GATEWAY_API_KEYS", "GATEWAY_SECRET"):
+        assert f"${{{name}:?" in (DEPLOY / "compose.yaml").read_text()
+
+
+@BOTH_DATABASES
+def test_stopping_a_container_waits_for_a_token_that_is_being_renewed(
+    running: Running, simulator: Simulator, database: str
+) -> None:
+    """gunicorn as the first process of its own world, as in a container: when it ends, all end with it."""
+    if subprocess.run(["unshare", "-pf", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no process world of its own: needs root")
+    simulator.knobs(refresh_delay_s=2)
+    token = mint("alice", 7_776_000, "refresh")
+    with running.gateway(simulator.url, server="container", KIMI_TOKENS=token) as gateway:
+        wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
+        (first,) = gateway.process.children()
+        os.kill(first, signal.SIGTERM)
+        gateway.process.popen.wait(30)
+    assert gateway.database.execute("SELECT version FROM tokens") == [(2,)]
+    simulator.knobs(refresh_delay_s=0)
+    with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=token) as again:
+        assert ask(again, True).finish_reason == "stop"
+    assert (simulator.state()["refreshes"], simulator.state()["stale_refreshes"]) == (1, 0)

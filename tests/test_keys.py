@@ -1,0 +1,203 @@
+"""API keys: given by the settings or added by command, refused by name, limited over all workers."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import requests
+
+from tests.databases import Database, SqliteDatabase
+from tests.running import CANARY, ROOT, Gateway, Running, Simulator, wait_until
+
+OWN_KEY = "sk-key-of-the-settings"
+
+
+def run_keys(database: Database, *arguments: str, **settings: str) -> tuple[int, str]:
+    """``flask keys`` on the database of a gateway: its exit code and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", "keys", *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": database.url, **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def add(gateway: Gateway, *arguments: str) -> str:
+    """A new key that the gateway knows already."""
+    code, key = run_keys(gateway.database, "add", *arguments)
+    assert code == 0 and key.startswith("sk-"), key
+    wait_until("the key works", lambda: ask(gateway, key, "/v1/models").status_code == 200)
+    return key
+
+
+def ask(gateway: Gateway, key: str, path: str = "/v1/models") -> requests.Response:
+    # A connection of its own each, so that all workers get some.
+    return gateway.get(path, headers={"Authorization": f"Bearer {key}", "Connection": "close"})
+
+
+def say(gateway: Gateway, key: str, **body: object) -> requests.Response:
+    message = {"role": "user", "content": CANARY}
+    return gateway.post(
+        "/v1/chat/completions",
+        json={"model": gateway.model, "messages": [message], **body},
+        headers={"api-key": key},
+        stream=bool(body.get("stream")),
+    )
+
+
+@pytest.fixture
+def keyed(running: Running, simulator: Simulator) -> Iterator[Gateway]:
+    """As shipped with two workers, and with a key in its settings."""
+    with running.gateway(
+        simulator.url, WEB_CONCURRENCY="2", GATEWAY_API_KEYS=f"mine={OWN_KEY}", LEASE_S="1"
+    ) as gateway:
+        yield gateway
+
+
+def test_keys_of_the_settings_may_have_names(running: Running, simulator: Simulator, name: str) -> None:
+    padded = "dGhlIGtleSBvZiBhIHRlc3Q=="
+    with running.gateway(simulator.url, GATEWAY_API_KEYS=f"ann={OWN_KEY}, {padded}") as gateway:
+        for key in (OWN_KEY, padded):
+            assert ask(gateway, key).ok and say(gateway, key, conversation_id=name).ok
+        for wrong in (f"ann={OWN_KEY}", "ann", "dGhlIGtleSBvZiBhIHRlc3Q", "=", ""):
+            assert ask(gateway, wrong).status_code == 401
+        owners = {owner for (owner,) in gateway.database.execute("SELECT owner FROM conversations")}
+        # Conversations are found by these names; they must stay as they are.
+        assert owners == {"key_" + hashlib.sha256(key.encode()).hexdigest()[:32] for key in (OWN_KEY, padded)}
+
+
+def test_a_key_can_be_added_listed_and_revoked_while_the_gateway_runs(keyed: Gateway, simulator: Simulator) -> None:
+    key = add(keyed, "ann", "--expires", "30d", "--per-minute", "90", "--at-once", "3")
+    assert say(keyed, key, conversation_id="of-ann").ok
+    code, listed = run_keys(keyed.database, "list", GATEWAY_API_KEYS=f"mine={OWN_KEY}")
+    assert code == 0 and key not in listed and OWN_KEY not in listed
+    mine, ann = listed.splitlines()
+    assert mine.split() == ["mine", "in", "GATEWAY_API_KEYS"]
+    assert ann.startswith("ann") and "expires" in ann and "90 a minute, 3 at once" in ann
+    assert run_keys(keyed.database, "revoke", "ann") == (0, "")
+    wait_until("the key is refused", lambda: ask(keyed, key).status_code == 401)
+    error = ask(keyed, key).json()["error"]
+    assert "Incorrect API key provided" in error["message"] and "revoked" in error["message"]
+    # What belonged to it belongs to nobody else, and its name is free.
+    again = add(keyed, "ann")
+    assert again != key and ask(keyed, again, "/v1/chat/completions/of-ann").status_code == 404
+    assert "revoked" in run_keys(keyed.database, "list")[1]
+
+
+def test_the_database_holds_no_key(keyed: Gateway) -> None:
+    key = add(keyed, "ann")
+    assert key.encode() not in keyed.database.content()
+    assert key not in keyed.log()
+
+
+def test_a_key_expires(keyed: Gateway) -> None:
+    key = add(keyed, "guest", "--expires", "8s")
+    wait_until("the key has expired", lambda: ask(keyed, key).status_code == 401)
+    assert "expired" in ask(keyed, key).json()["error"]["message"]
+    assert "expired" in run_keys(keyed.database, "list")[1]
+
+
+def test_the_first_key_closes_an_open_gateway_and_revoking_it_does_not_open_it(
+    running: Running, simulator: Simulator
+) -> None:
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.get("/v1/models").ok
+        key = add(gateway, "ann")
+        wait_until("a key is needed", lambda: gateway.get("/v1/models").status_code == 401)
+        assert ask(gateway, key).ok
+        run_keys(gateway.database, "revoke", "ann")
+        wait_until("the key is refused", lambda: ask(gateway, key).status_code == 401)
+        assert gateway.get("/v1/models").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["add", "a b"], "a name is made of"),
+        (["add", "mine"], "there is a key called 'mine' already"),
+        (["add", "ann", "--expires", "soon"], "expected a period such as"),
+        (["add", "ann", "--expires", "0d"], "expected a period such as"),
+        (["add", "ann", "--per-minute", "0"], "is not in the range"),
+        (["revoke", "nobody"], "there is no key called 'nobody'"),
+        (["revoke", "mine"], "take it out there"),
+    ],
+)
+def test_a_command_that_cannot_be_done_says_why(tmp_path: Path, arguments: list[str], says: str) -> None:
+    code, said = run_keys(SqliteDatabase(tmp_path / "x.db"), *arguments, GATEWAY_API_KEYS=f"mine={OWN_KEY}")
+    assert code != 0 and says in said and "Traceback" not in said
+
+
+def test_commands_need_no_token_but_a_database(tmp_path: Path) -> None:
+    assert run_keys(SqliteDatabase(tmp_path / "x.db"), "list") == (
+        0,
+        "no keys: programs on this machine need none, and others are refused",
+    )
+    code, said = run_keys(SqliteDatabase(tmp_path / "x.db"), "list", DATABASE_URL="nonsense")
+    assert code != 0 and "DATABASE_URL" in said and "Traceback" not in said
+    key = run_keys(SqliteDatabase(tmp_path / "x.db"), "add", "ann")[1]
+    assert key.startswith("sk-") and "already" in run_keys(SqliteDatabase(tmp_path / "x.db"), "add", "ann")[1]
+
+
+def test_requests_per_minute_are_counted_over_all_workers(keyed: Gateway, simulator: Simulator) -> None:
+    # One request is spent on seeing that it works.
+    key = add(keyed, "ann", "--per-minute", "7")
+    remaining = []
+    for _ in range(6):
+        response = ask(keyed, key)
+        assert response.ok and response.headers["x-ratelimit-limit-requests"] == "7"
+        assert 50 <= int(response.headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 60
+        remaining.append(int(response.headers["x-ratelimit-remaining-requests"]))
+    assert remaining == [5, 4, 3, 2, 1, 0]
+    for stream in (True, False):
+        refused = say(keyed, key, stream=stream)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["type"]) == (429, "rate_limit_error")
+        assert error["code"] == "rate_limit_exceeded" and "7 requests per minute" in error["message"]
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+        assert "x-should-retry" not in refused.headers
+    assert not simulator.turns()
+    assert "x-ratelimit-limit-requests" not in ask(keyed, OWN_KEY).headers
+    with openai.OpenAI(base_url=f"{keyed.url}/v1", api_key=key, max_retries=0) as client:
+        pytest.raises(openai.RateLimitError, client.models.list)
+
+
+def test_requests_at_once_are_counted_until_their_end(keyed: Gateway, simulator: Simulator) -> None:
+    key = add(keyed, "ann", "--at-once", "2")
+    simulator.knobs(gate="hold", gate_after=1, tokens=5)
+    first, second = (say(keyed, key, stream=True) for _ in range(2))
+    refused = say(keyed, key)
+    assert refused.status_code == 429 and "2 requests at once" in refused.json()["error"]["message"]
+    assert int(refused.headers["Retry-After"]) >= 1 and "x-ratelimit-limit-requests" not in refused.headers
+    assert say(keyed, OWN_KEY, stream=True).ok
+    # One ends because its client leaves, the other because it is complete.
+    first.close()
+    wait_until("there is room again", lambda: ask(keyed, key).ok)
+    simulator.open_gate("hold")
+    assert second.content.endswith(b"[DONE]\n\n")
+    wait_until("both have ended", lambda: ask(keyed, key).ok and say(keyed, key).ok)
+
+
+def test_requests_of_a_killed_worker_do_not_run_for_ever(running: Running, simulator: Simulator) -> None:
+    settings: dict[str, Any] = {"GATEWAY_API_KEYS": OWN_KEY, "LEASE_S": "1"}
+    with running.gateway(simulator.url, **settings) as gateway:
+        key = add(gateway, "ann", "--at-once", "1")
+        simulator.knobs(gate="hold", gate_after=1, tokens=5)
+        held = say(gateway, key, stream=True)
+        # Longer than a lease: it is renewed.
+        with pytest.raises(AssertionError):
+            wait_until("there is room", lambda: ask(gateway, key).ok, timeout_s=2.5)
+        gateway.kill()
+        held.close()
+    with running.gateway(simulator.url, database=gateway.database, **settings) as next_one:
+        wait_until("there is room again", lambda: ask(next_one, key).ok)

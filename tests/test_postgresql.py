@@ -1,0 +1,194 @@
+"""Several gateways on one PostgreSQL: what they share, and that its restarts are nobody's trouble."""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.databases import PostgresDatabase
+from tests.postgres import Cluster
+from tests.running import ON_POSTGRESQL, Answer, Running, Simulator, wait_until
+from tests.test_doctor import Surgery
+from tests.test_start import start
+
+TOKEN = "a.good.token-of-enough-length"
+
+
+@pytest.fixture
+def cluster(running: Running) -> Iterator[Cluster]:
+    """A PostgreSQL that this test may stop."""
+    with tempfile.TemporaryDirectory(prefix="kimi-gateway-tests-") as folder:
+        Path(folder).chmod(0o755)
+        cluster = Cluster.create(Path(folder) / "cluster")
+        try:
+            yield cluster
+            assert running.leaks_of(cluster) == []
+        finally:
+            if cluster.runs:
+                cluster.stop("immediate")
+
+
+@ON_POSTGRESQL
+def test_two_gateways_share_a_conversation(running: Running, simulator: Simulator, database: str) -> None:
+    shared = running.new_database()
+    with ExitStack() as stack:
+        gateways = [stack.enter_context(running.gateway(simulator.url, database=shared)) for _ in range(2)]
+        for number in range(6):
+            assert gateways[number % 2].say(f"word{number}", conversation="shared").ok
+        answer = Answer.of_completion(gateways[0].say("what did I say", conversation="shared"))
+        assert all(f"word{number}" in answer.content for number in range(6))
+        assert gateways[0].get("/v1/chat/completions/shared").json()["turns"] == 7
+        # A turn that one of them runs is one that the other waits for.
+        simulator.knobs(gate="busy", gate_after=1)
+        with gateways[0].say("long", conversation="shared", stream=True) as first:
+            simulator.wait("gate:busy", at_least=1)
+            assert gateways[1].get("/v1/chat/completions/shared").json()["busy"] is True
+            simulator.open_gate("busy")
+            assert b"[DONE]" in first.content
+    assert len({(turn.chat, turn.account) for turn in simulator.turns()}) == 1
+
+
+@ON_POSTGRESQL
+def test_accounts_take_turns_over_all_gateways(running: Running, simulator: Simulator, database: str) -> None:
+    shared = running.new_database()
+    with ExitStack() as stack:
+        gateways = [stack.enter_context(running.gateway(simulator.url, database=shared)) for _ in range(2)]
+        with ThreadPoolExecutor(6) as pool:
+            assert all(pool.map(lambda i: gateways[i % 2].say("hello").ok, range(30)))
+    turns = {name: account["turns"] for name, account in simulator.state()["accounts"].items()}
+    assert turns == {"alice": 10, "bob": 10, "carol": 10}
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_restart_of_the_database_fails_no_request(
+    running: Running, simulator: Simulator, cluster: Cluster, mode: str
+) -> None:
+    """Stopped in order and as by a power cut, under traffic; every turn is answered and counted once."""
+    stop, answers = threading.Event(), list[requests.Response]()
+    database = PostgresDatabase.create(cluster, "gateway")
+    with running.gateway(simulator.url, database=database, WEB_CONCURRENCY="2") as gateway:
+        gateway.wait_for_workers()
+
+        def talk(name: str) -> int:
+            turns = 0
+            while not stop.is_set():
+                answers.append(gateway.say("hello", conversation=name))
+                turns += 1
+            return turns
+
+        with ThreadPoolExecutor(4) as pool:
+            talks = {name: pool.submit(talk, name) for name in ("a", "b", "c", "d")}
+            for _ in range(2):
+                before = len(answers)
+                wait_until("turns are served", lambda before=before: len(answers) > before + 8)
+                cluster.stop(mode)
+                wait_until("it is noticed", lambda: gateway.get("/readyz").status_code == 503)
+                cluster.start()
+                wait_until("it is ready again", lambda: gateway.get("/readyz").ok)
+            stop.set()
+            turns = {name: talk.result() for name, talk in talks.items()}
+        assert [answer.text for answer in answers if not answer.ok] == []
+        assert {name: gateway.get(f"/v1/chat/completions/{name}").json()["turns"] for name in turns} == turns
+        assert "the database is back" in gateway.log()
+    assert len({turn.chat for turn in simulator.turns()}) == 4
+
+
+def test_a_gateway_waits_for_a_database_that_is_still_starting(
+    running: Running, simulator: Simulator, cluster: Cluster
+) -> None:
+    database = PostgresDatabase.create(cluster, "gateway")
+    cluster.stop()
+    with running.gateway(simulator.url, database=database) as gateway, ThreadPoolExecutor(1) as pool:
+        early = pool.submit(gateway.say, "hello")
+        wait_until("it waits", lambda: "the database is away" in gateway.log())
+        cluster.start()
+        assert early.result().ok
+
+
+def test_a_worker_that_is_replaced_while_the_database_is_away_comes_back(
+    running: Running, simulator: Simulator, cluster: Cluster
+) -> None:
+    database = PostgresDatabase.create(cluster, "gateway")
+    with running.gateway(simulator.url, database=database) as gateway, ThreadPoolExecutor(1) as pool:
+        gateway.wait_for_workers()
+        cluster.stop()
+        (worker,) = gateway.process.children()
+        os.kill(worker, signal.SIGKILL)
+        wait_until("another one waits", lambda: gateway.log().count("the database is away") >= 1)
+        late = pool.submit(gateway.say, "hello")
+        cluster.start()
+        assert late.result().ok
+
+
+@ON_POSTGRESQL
+def test_a_statement_that_waits_stops_nobody_else(running: Running, simulator: Simulator, database: str) -> None:
+    """One worker: gevent goes on with other streams while PostgreSQL keeps one waiting."""
+    with running.gateway(simulator.url) as gateway, ThreadPoolExecutor(1) as pool:
+        assert gateway.say("hello", conversation="locked").ok
+        shared = gateway.database
+        assert isinstance(shared, PostgresDatabase)
+        with shared.cluster.connect(shared.name) as other:
+            other.execute("LOCK TABLE conversations")
+            locked = pool.submit(gateway.say, "hello", conversation="locked")
+            wait_until("it waits", lambda: shared.count("wait_event_type = 'Lock'") == 1)
+            for _ in range(5):
+                assert gateway.say("hello").ok
+            assert not locked.done()
+        assert locked.result().ok
+
+
+@ON_POSTGRESQL
+def test_a_worker_has_few_connections(running: Running, simulator: Simulator, database: str) -> None:
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2") as gateway, ThreadPoolExecutor(40) as pool:
+        gateway.wait_for_workers()
+        assert all(pool.map(lambda i: gateway.say("hello", conversation=f"c{i}").ok, range(120)))
+        shared = gateway.database
+        assert isinstance(shared, PostgresDatabase)
+        assert 1 < shared.count() <= 2 * 5
+
+
+def test_a_database_that_cannot_be_used_stops_the_start_without_its_password(
+    running: Running, tmp_path: Path
+) -> None:
+    good = running.postgres.url("gateway")
+    wrong = good.replace(running.postgres.password, "p%40ss-w0rd%2F1")
+    for url, says in ((wrong, "authentication failed"), (running.postgres.url("nowhere"), "does not exist")):
+        code, output = start(tmp_path, KIMI_TOKENS=TOKEN, DATABASE_URL=url)
+        assert code != 0 and "kimi-gateway: DATABASE_URL" in output and says in output
+        assert "Traceback" not in output
+        for password in ("p%40ss-w0rd%2F1", "p@ss-w0rd/1", running.postgres.password):
+            assert password not in output
+
+
+@ON_POSTGRESQL
+def test_what_its_texts_cannot_hold_is_replaced(running: Running, simulator: Simulator, database: str) -> None:
+    with running.gateway(simulator.url, KIMI_PROTOCOL="sse") as gateway:
+        simulator.script(b'data: {"event":"da\\u0000nce"}\n\ndata: {"event":"all_done"}\n\n')
+        gateway.say("hello")
+        assert gateway.database.execute("SELECT kind FROM unrecognised") == [("event da\ufffdnce",)]
+        assert "could not be noted" not in gateway.log()
+
+
+@ON_POSTGRESQL
+def test_the_doctor_examines_it(running: Running, simulator: Simulator, tmp_path: Path, database: str) -> None:
+    surgery = Surgery(simulator.url, tmp_path)
+    url = running.new_database().url
+    # As hosts of databases hand it out.
+    visit = surgery.visit(DATABASE_URL=url.replace("postgresql+psycopg", "postgres"))
+    assert visit.code == 0 and "PostgreSQL's gateway_" in visit.of("store", "ok")
+    public = surgery.visit("--json", DATABASE_URL=url)
+    assert "the PostgreSQL database: opens, can be written" in public.output
+    password = running.postgres.password
+    away = surgery.visit("--json", DATABASE_URL=url.replace(password, "another-password"))
+    assert away.code == 1 and "see that its server runs" in away.output
+    for output in (visit.output, public.output, away.output):
+        assert password not in output and "another-password" not in output
+    for output in (public.output, away.output):
+        assert str(running.postgres.port) not in output and '"gateway"' not in output
