@@ -3,6 +3,7 @@
 # make bench   how fast it is (QUICK=1: does the rig work?)    make profile   where its time goes
 # make soak    30 minutes of clients that come and leave (QUICK=1: two)
 # make fuzz    20,000 requests and more that nobody would think of, made from /openapi.json
+# make chaos   everything that can go wrong at once, for an hour (SEED=7 SECONDS=600: another one)
 # make servers what make test needs of PostgreSQL and nginx (as root, by apt; it is part of make test)
 PYTHON ?= python3
 VENV   := .venv
@@ -52,7 +53,6 @@ servers: $(VENV)/dev
 		apt-get install -y -q --no-install-recommends postgresql nginx-light; }
 	@$(BIN)/python -m tests.postgres
 
-# Everything that can go wrong at once, for an hour; `make chaos SEED=7 SECONDS=600` for another one.
 SEED    ?= 1
 SECONDS ?= 3600
 chaos: servers

@@ -17,6 +17,7 @@ import requests
 import sqlalchemy as sa
 
 from tests.chaos.plan import ACCOUNTS, RENEWABLE
+from tests.databases import Database, PostgresDatabase, SqliteDatabase
 from tests.postgres import Cluster
 from tests.running import SERVERS, Process, Simulator, mint, wait_until
 
@@ -120,7 +121,7 @@ class Site:
 
     simulator: Simulator
     gateways: list[Gateway]
-    database_url: str
+    database: Database
     cluster: Cluster | None
     tokens: dict[str, str]
     secrets: list[str]
@@ -128,30 +129,24 @@ class Site:
     engine: sa.Engine = field(init=False)
 
     def __post_init__(self) -> None:
-        self.engine = sa.create_engine(self.database_url, hide_parameters=True, poolclass=sa.NullPool)
+        self.engine = sa.create_engine(self.database.url, hide_parameters=True, poolclass=sa.NullPool)
 
     def sql(self, statement: str, **values: object) -> list[dict[str, object]]:
         with self.engine.begin() as db:
             result = db.execute(sa.text(statement), values)
             return [dict(row) for row in result.mappings()] if result.returns_rows else []
 
-    def content_of_database(self) -> bytes:
-        """All that is stored, for the search for secrets."""
-        if self.cluster is not None:
-            return self.cluster.dump("chaos")
-        folder = Path(self.engine.url.database or "").parent
-        return b"".join(file.read_bytes() for file in folder.glob("chaos.db*"))
-
 
 @contextlib.contextmanager
 def site(folder: Path, kind: str) -> Iterator[Site]:
     """All of it, started and ready; ended at the end, in whatever state it is. ``kind``: of the database."""
     with contextlib.ExitStack() as stack:
-        cluster, url = None, f"sqlite:///{folder / 'chaos.db'}"
+        cluster: Cluster | None = None
+        database: Database = SqliteDatabase(folder / "chaos.db")
         if kind == "postgresql":
-            cluster = Cluster.create(folder / "postgresql")
-            stack.callback(cluster.remove)
-            url = cluster.new_database("chaos")
+            cluster = Cluster.create(folder / "cluster")
+            stack.callback(_end, cluster)
+            database = PostgresDatabase.create(cluster, "chaos")
             # The cluster of the tests does not care for what a crash loses; here a promise is a promise.
             cluster.execute("ALTER DATABASE chaos SET synchronous_commit = on")
         # Access tokens that live shorter than the run; a renewal whose answer was lost may be asked for again (Q12).
@@ -164,7 +159,7 @@ def site(folder: Path, kind: str) -> Iterator[Site]:
             "KIMI_TOKENS": ",".join(f"{user}={token}" for user, token in tokens.items()),
             "KIMI_BASE_URL": simulator.url,
             "KIMI_AUTH_URL": simulator.url,
-            "DATABASE_URL": url,
+            "DATABASE_URL": database.url,
         }
         gateways = []
         for name in ("one", "two"):
@@ -173,7 +168,12 @@ def site(folder: Path, kind: str) -> Iterator[Site]:
             gateways.append(gateway)
         secrets = [*KEYS, SECRET, *tokens.values(), *([cluster.password] if cluster else [])]
         wait_until("both gateways are ready", lambda: all(g.answers() for g in gateways), 60)
-        yield Site(simulator, gateways, url, cluster, tokens, secrets, [g.log for g in gateways])
+        yield Site(simulator, gateways, database, cluster, tokens, secrets, [g.log for g in gateways])
+
+
+def _end(cluster: Cluster) -> None:
+    if cluster.runs:
+        cluster.stop("immediate")
 
 
 def _simulator(log: Path, knobs: Sequence[str]) -> Simulator:

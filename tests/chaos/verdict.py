@@ -135,7 +135,7 @@ class Verdict:
         logs = b"".join(log.read_bytes() for log in self._site.logs)
         for kind in secrets_in(logs, self._site.secrets):
             self._ledger.wrong(f"a log holds {kind}")
-        for kind in secrets_in(self._site.content_of_database(), self._site.secrets):
+        for kind in secrets_in(self._site.database.content(), self._site.secrets):
             self._ledger.wrong(f"the database holds {kind}")
         self._read_logs(logs.decode(errors="replace"))
 
