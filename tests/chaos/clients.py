@@ -204,6 +204,9 @@ class Client:
         self._ledger.note(seen, conversation)
         if conversation is not None and seen.outcome == "whole":
             conversation.history.append((question.text, question.answer))
+        if seen.status == 429:
+            # Not as long as it is told to: an account may rest for minutes.
+            self._over.wait(self._dice.uniform(0.5, 3.0))
 
     def _ask_once(self, question: Question, model: str, conversation: Conversation | None) -> Seen:
         """With an Idempotency-Key, and again until its end is seen."""
