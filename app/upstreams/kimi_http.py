@@ -103,7 +103,7 @@ class KimiHttp:
         """One POST whose answer is read as it comes."""
         more = _bearer(account)
         sent = self._send("POST", path, account, media_type, body, cancellation, self._timeouts.read_s, more)
-        with sent as (response, exchange):
+        with sent as (response, exchange), exchange.streaming():
             yield Stream(response, exchange)
 
     @contextlib.contextmanager
@@ -176,7 +176,11 @@ class Stream:
         what one HTTP chunk brought, but waits for the end of a body that is not chunked; there it is 1.
         """
         size = None if getattr(self._response.raw, "chunked", False) else 1
-        return self._response.iter_lines(chunk_size=size)
+        exchange = self._exchange
+        for line in self._response.iter_lines(chunk_size=size):
+            exchange.reads += 1
+            yield line
+        exchange.check_time()
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes as they come, not cut by anything that they mean.
@@ -184,6 +188,13 @@ class Stream:
         ``iter_content(None)`` yields what one HTTP chunk brought, but waits for the end of a body that is not
         chunked; there ``read1`` yields what there is (measured: performance.md 2).
         """
+        exchange = self._exchange
+        for chunk in self._pieces():
+            exchange.reads += 1
+            yield chunk
+        exchange.check_time()
+
+    def _pieces(self) -> Iterator[bytes]:
         raw: BaseHTTPResponse = self._response.raw
         if getattr(raw, "chunked", False):
             yield from self._response.iter_content(None)
@@ -286,7 +297,10 @@ def _translated(account: Account, base_url: str, exchange: Exchange) -> Iterator
         raise error from e
     except (requests.RequestException, HTTPError, HTTPException, OSError) as e:
         exchange.cancellation.check()
-        error = UpstreamUnavailable(f"{account.label}: the connection to {base_url} failed ({_reason(e)})")
+        if exchange.timed_out:
+            error = UpstreamTimeout(f"{account.label}: no answer from {base_url} in time")
+        else:
+            error = UpstreamUnavailable(f"{account.label}: the connection to {base_url} failed ({_reason(e)})")
         error.refused = not exchange.has_begun
         raise error from e
 

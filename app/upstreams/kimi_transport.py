@@ -9,7 +9,7 @@ import contextlib
 import queue
 import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout
 
+from app.clock import CLOCK
 from app.pump import Cancellation
 
 # Connections that are kept open between requests; more are opened when needed, never waited for.
@@ -38,29 +39,60 @@ class Exchange:
     def __init__(self, cancellation: Cancellation, read_s: float) -> None:
         self.cancellation = cancellation
         self.read_s = read_s
+        # Whoever reads a stream counts here what has come.
+        self.reads = 0
+        self.timed_out = False
         self._connection: _Owned | None = None
+        self._sock: socket.socket | None = None
+        self._seen = -1
+        self._quiet_since = 0.0
 
     @property
     def has_begun(self) -> bool:
         """Whether a connection was had, so that something may have been sent."""
         return self._connection is not None
 
-    def begin(self, connection: "_Owned") -> None:
+    def begin(self, connection: "_Owned", sock: socket.socket) -> None:
         self._connection = connection
+        # A connection lets go of its socket where the answer ends with it.
+        self._sock = sock
         self.cancellation.attach(self.abort)
 
     def abort(self) -> None:
         """Closes the connection under the reader's hands, unless it already serves another exchange."""
-        connection = self._connection
-        if connection is not None and connection.owner is self and connection.sock is not None:
+        if self._sock is not None and self._connection is not None and self._connection.owner is self:
             with contextlib.suppress(OSError):
                 # The plain method: that of SSLSocket would first drop the TLS state that the reader is using.
-                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
-    def limit(self, seconds: float) -> None:
+    def limit(self, seconds: float | None) -> None:
         """What still blocks on the connection gives up after ``seconds``."""
-        if self._connection is not None and self._connection.sock is not None:
-            self._connection.sock.settimeout(seconds)
+        if self._sock is not None:
+            with contextlib.suppress(OSError):
+                self._sock.settimeout(seconds)
+
+    @contextlib.contextmanager
+    def streaming(self) -> Iterator[None]:
+        """From now on the clock looks whether something comes within ``read_s``, instead of a timer for each read."""
+        self.limit(None)
+        CLOCK.watch(self)
+        try:
+            yield
+        finally:
+            CLOCK.forget(self)
+
+    def look(self, now: float) -> None:
+        """Called by the clock."""
+        if self.reads != self._seen:
+            self._seen, self._quiet_since = self.reads, now
+        elif now - self._quiet_since > self.read_s:
+            self.timed_out = True
+            self.abort()
+
+    def check_time(self) -> None:
+        """Raises TimeoutError where the answer ended because nothing came any more."""
+        if self.timed_out:
+            raise TimeoutError
 
 
 class Transport:
@@ -138,7 +170,7 @@ class _Owned:
         if self.owner is not None and self.sock is not None:
             # The time limit for a connection ends here: a long text over a slow line may take longer to send.
             self.sock.settimeout(self.owner.read_s)
-            self.owner.begin(self)
+            self.owner.begin(self, self.sock)
         self._held = []
         try:
             super().request(*args, **kwargs)  # type: ignore[misc]
