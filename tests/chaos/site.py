@@ -152,7 +152,7 @@ def site(folder: Path, kind: str) -> Iterator[Site]:
         # Access tokens that live shorter than the run; a renewal whose answer was lost may be asked for again (Q12).
         knobs = ("access_lifetime_s=45", "refresh_grace_s=120", "ping_s=1", "heartbeat_s=1")
         simulator = _simulator(folder / "simulator.log", knobs)
-        stack.callback(simulator.process.popen.kill)
+        stack.callback(simulator.process.stop)
         tokens = {user: mint(user, kind="refresh" if user in RENEWABLE else "access") for user in ACCOUNTS}
         env = {
             **_SETTINGS,

@@ -130,8 +130,9 @@ class Verdict:
         for gateway in self._site.gateways:
             self._stop(gateway)
         now = time.time()
-        if self._site.sql("SELECT 1 FROM processes WHERE until > :now", now=now) or not self._nothing_is_held():
-            self._ledger.wrong("stopped gateways have left something behind")
+        living = self._site.sql("SELECT * FROM processes WHERE until > :now", now=now)
+        if living or not self._nothing_is_held():
+            self._ledger.wrong(f"stopped gateways have left behind: {living}, {self._what_is_held()}")
         logs = b"".join(log.read_bytes() for log in self._site.logs)
         for kind in secrets_in(logs, self._site.secrets):
             self._ledger.wrong(f"a log holds {kind}")
