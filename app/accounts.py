@@ -204,7 +204,7 @@ class Accounts:
             return self._account(credential)
 
     def _let_renew(self, row: TokenRow) -> None:
-        if self._renew is not None and row.held_until <= time.time():
+        if self._renew is not None and row.held_until <= self._store.database.now():
             self._renew(row.account_id, row.version)
         else:
             time.sleep(_LOOK_EVERY_S)

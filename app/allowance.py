@@ -5,20 +5,14 @@ count for itself, or in Redis and the like, which this gateway does not need oth
 exactly: in no minute are there more requests than were allowed. Must never know who a key is.
 """
 
-import logging
 import math
-import threading
-import time
 import uuid
 from collections.abc import Callable
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.errors import KeyLimited
-from app.store import KeyRow
-from app.store.keys import KeyRows, Usage
-
-log = logging.getLogger(__name__)
+from app.presence import Presence
+from app.store import KeyRow, Store
+from app.store.keys import Usage
 
 _WINDOW_S = 60.0
 # What a client is told to wait for another of its requests to end, which nobody can know.
@@ -36,58 +30,28 @@ class Use:
 
 
 class Allowances:
-    """Counts the requests of all keys that have limits. A killed worker's requests stop running after ``lease_s``."""
+    """Counts the requests of all keys that have limits. Those of a killed process run for as long as its presence."""
 
-    def __init__(self, rows: KeyRows, now: Callable[[], float], lease_s: float) -> None:
-        """``now``: Unix seconds, the same in all workers."""
-        self._rows = rows
-        self._now = now
-        self._lease_s = lease_s
-        self._lock = threading.Lock()
-        self._running: set[str] = set()
-        self._renewing = False
+    def __init__(self, store: Store, presence: Presence, longest_s: float) -> None:
+        """``longest_s``: no request runs longer; what does was lost."""
+        self._store = store
+        self._presence = presence
+        self._longest_s = longest_s
 
     def begin(self, key: KeyRow) -> Use:
         use_id = uuid.uuid4().hex
-        now = self._now()
-        # Where only requests are counted, none of them is held, and nothing is written at its end.
-        held_until = 0.0 if key.at_once is None else now + self._lease_s
-        usage, fits = self._rows.begin_use(key, use_id, since=now - _WINDOW_S, now=now, held_until=held_until)
-        if fits and key.at_once is not None:
-            self._hold(use_id)
-        return Use(
-            _headers(key, usage, now, fits), None if fits else _refusal(key, usage, now), lambda: self._end(use_id)
+        now = self._store.database.now()
+        # Where only requests are counted, none of them runs, and nothing is written at its end.
+        ends_at = 0.0 if key.at_once is None else now + self._longest_s
+        usage, fits = self._store.keys.begin_use(
+            key, use_id, since=now - _WINDOW_S, process_id=self._presence.id, now=now, ends_at=ends_at
         )
-
-    def _hold(self, use_id: str) -> None:
-        with self._lock:
-            self._running.add(use_id)
-            if not self._renewing:
-                threading.Thread(target=self._renew, name="key-uses", daemon=True).start()
-                self._renewing = True
-
-    def _end(self, use_id: str) -> None:
-        with self._lock:
-            if use_id not in self._running:
-                return
-            self._running.discard(use_id)
-        try:
-            self._rows.end_use(use_id)
-        except SQLAlchemyError:
-            log.exception("the end of a request could not be noted; it counts as running for %.0f s", self._lease_s)
-
-    def _renew(self) -> None:
-        while True:
-            time.sleep(self._lease_s / 3)
-            with self._lock:
-                running = list(self._running)
-                if not running:
-                    self._renewing = False
-                    return
-            try:
-                self._rows.renew_uses(running, self._now() + self._lease_s)
-            except SQLAlchemyError:
-                log.exception("running requests could not be renewed")
+        headers = _headers(key, usage, now, fits)
+        if not fits:
+            return Use(headers, _refusal(key, usage, now), lambda: None)
+        if key.at_once is None:
+            return Use(headers, None, lambda: None)
+        return Use(headers, None, lambda: self._presence.give_back(lambda: self._store.keys.end_use(use_id)))
 
 
 def _headers(key: KeyRow, usage: Usage, now: float, counted: bool) -> dict[str, str]:

@@ -43,12 +43,11 @@ class Choices:
         self._answers: list[Answer] = []
         self._early: list[tuple[int, Sequence[Event]]] = []
         self._running = count
-        watched = replace(caller, is_gone=lambda: self._gone or self._closed)
         try:
             for index in range(count):
                 # With the context of the request, for its id in the log.
                 run = contextvars.copy_context().run
-                threading.Thread(target=run, args=(self._run, index, open_one, watched), daemon=True).start()
+                threading.Thread(target=run, args=(self._run, index, open_one), daemon=True).start()
             while len(self._answers) < count:
                 self._early += self._take()
         except BaseException as e:
@@ -101,11 +100,9 @@ class Choices:
         self._answers.append(item)
         return []
 
-    def _run(self, index: int, open_one: Callable[[Caller], Answer], caller: Caller) -> None:
+    def _run(self, index: int, open_one: Callable[[Caller], Answer]) -> None:
         try:
-            if caller.idempotency_key is not None:
-                caller = replace(caller, idempotency_key=f"{caller.idempotency_key}#{index}")
-            answer = open_one(caller)
+            answer = open_one(self._caller_of(index))
             try:
                 self._put(index, answer)
                 for batch in answer:
@@ -119,6 +116,15 @@ class Choices:
         except BaseException as e:  # noqa: BLE001  # handed to the reader, which raises it
             with contextlib.suppress(ClientGone):
                 self._put(index, e)
+
+    def _caller_of(self, index: int) -> Caller:
+        """Each answer is another one: repeated with its own."""
+        key = self._caller.idempotency_key
+        return replace(
+            self._caller,
+            is_gone=lambda: self._gone or self._closed,
+            idempotency_key=None if key is None else f"{index} {key}",
+        )
 
     def _put(self, index: int, item: "Answer | Sequence[Event] | BaseException | None") -> None:
         """Waits for room. Raises ClientGone where nobody will read it."""

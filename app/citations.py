@@ -31,25 +31,31 @@ class Citations:
         # ref, and the offsets of what rests on it
         self._places: list[tuple[str, int, int]] = []
         self._length = 0
-        self._tail = ""
+        # The latest pieces of the text, enough for a sentence.
+        self._recent: list[str] = []
 
     def learn(self, source: Source) -> None:
         if len(self._sources) < _MAX_SOURCES:
             self._sources[source.ref] = source
 
+    def lets_pass(self, piece: str) -> bool:
+        """Whether the piece may be shown as it is; it has been seen then."""
+        if self._markers.may_be_in(piece):
+            return False
+        self._remember(piece)
+        return True
+
     def text(self, piece: str) -> str:
-        if not self._markers.may_be_in(piece):
-            self._remember(piece)
-            return piece
-        return self._show(self._markers.split(piece))
+        return piece if self.lets_pass(piece) else self._show(self._markers.split(piece))
 
     def rest(self) -> str:
         return self._show(self._markers.rest())
 
-    def found(self, length: int) -> list[Citation]:
-        """What the first ``length`` characters of the text rest on."""
+    def found(self, length: int | None) -> list[Citation]:
+        """What the text rests on, or the first ``length`` characters of it."""
         if not self._annotates:
             return []
+        length = self._length if length is None else length
         known = ((self._sources.get(ref), start, end) for ref, start, end in self._places if end <= length)
         citations = [Citation(page.url, page.title, start, end) for page, start, end in known if page is not None]
         return list(dict.fromkeys(citations))
@@ -65,9 +71,9 @@ class Citations:
 
     def _remember(self, text: str) -> None:
         self._length += len(text)
-        self._tail += text
-        if len(self._tail) > 5 * _MAX_SENTENCE_CHARS:
-            self._tail = self._tail[-_MAX_SENTENCE_CHARS:]
+        self._recent.append(text)
+        if len(self._recent) > 2 * _MAX_SENTENCE_CHARS:
+            del self._recent[:_MAX_SENTENCE_CHARS]
 
     def _show_marker(self, marker: Marker) -> str:
         if not marker.certain and not self._sources:
@@ -79,7 +85,7 @@ class Citations:
             if page is None or not self._links:
                 self._places.append((ref, self._sentence_start(), self._length))
                 continue
-            if not shown and self._tail.endswith(("!", "\\")):
+            if not shown and self._recent and self._recent[-1].endswith(("!", "\\")):
                 # Together with that, a link would be a picture or no link at all.
                 shown = " "
             start = self._length + len(shown)
@@ -94,7 +100,7 @@ class Citations:
 
     def _sentence_start(self) -> int:
         """Where the sentence began that the text ends with now, as far as it is remembered."""
-        tail = self._tail[-_MAX_SENTENCE_CHARS:]
+        tail = "".join(self._recent[-_MAX_SENTENCE_CHARS:])[-_MAX_SENTENCE_CHARS:]
         sentence = tail.rstrip()
         ends = list(_SENTENCE_END.finditer(sentence))
         while ends and ends[-1].end() == len(sentence):

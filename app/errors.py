@@ -23,7 +23,9 @@
        ├─ UpstreamOverloaded                503  upstream
        ├─ UpstreamConflict                  409  upstream  the chat is in a state that does not allow it
        ├─ AnswerRewritten                   502  upstream  Kimi took back text that was already passed on
+       ├─ InvalidJsonAnswer                 502  upstream  it is not the JSON that was asked for, mended neither
        ├─ UpstreamUnavailable               502  upstream  connect, read, 5xx, redirect
+       │  ├─ AnswerEmpty                    502  upstream  complete, and without a word
        │  └─ GenerationGone                 502  upstream  the site does not serve this protocol (any more)
        ├─ UpstreamTimeout                   504  upstream  silence
        └─ UpstreamProtocolError             502  ours      an answer that we cannot read
@@ -216,6 +218,10 @@ class UpstreamUnavailable(UpstreamError):
     status = 502
 
 
+class AnswerEmpty(UpstreamUnavailable):
+    """Kimi calls the answer complete, and it holds nothing: so it slows accounts down."""
+
+
 class GenerationGone(UpstreamUnavailable):
     """Said of the protocol, not of this request: another generation may still be served."""
 
@@ -228,6 +234,14 @@ class UpstreamConflict(UpstreamError):
 class AnswerRewritten(UpstreamError):
     status = 502
     default_code = "answer_rewritten"
+
+
+class InvalidJsonAnswer(UpstreamError):
+    """Asking again may help, but two answers have been used up already: that is for somebody to decide."""
+
+    status = 502
+    default_code = "invalid_json_answer"
+    permanent = True
 
 
 class UpstreamTimeout(UpstreamError):

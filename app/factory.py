@@ -10,7 +10,7 @@ from flask import Flask
 from app import logs
 from app.accounts import Accounts
 from app.allowance import Allowances
-from app.api import chat_completions, completions, cors, doors, edge, health, messages, models, responses
+from app.api import chat_completions, completions, cors, doors, edge, health, messages, models, openapi, responses
 from app.auth import ApiKeys
 from app.catalogue import Catalogue
 from app.config import Config
@@ -35,14 +35,8 @@ from app.upstreams.models import Models, Offer
 
 log = logging.getLogger(__name__)
 
-# What stands behind every prefix of ``doors``.
-_PUBLIC = (
-    chat_completions.blueprint,
-    completions.blueprint,
-    messages.blueprint,
-    models.blueprint,
-    responses.blueprint,
-)
+# What stands behind every prefix of ``doors``, in the order of the documentation.
+_PUBLIC = (chat_completions, completions, responses, messages, models)
 
 # KIMI_PROTOCOL → the upstreams that are switched on.
 _PROTOCOLS = {
@@ -57,15 +51,17 @@ def create_app(config: Config) -> Flask:
     logs.configure(config.log_level, config.secrets)
     store = Store(config.database_url, config.gateway_secret)
     accounts = Accounts(config.credentials, store, renew_in_a_process)
-    gateway, catalogue = build_gateway(config, store, accounts)
-    app = Flask(__name__)
+    presence = Presence(store, config.lease_s)
+    presence.begin()
+    gateway, catalogue = build_gateway(config, store, accounts, presence)
+    app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
     app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)
     app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
-    app.extensions["allowances"] = Allowances(store.keys, store.database.now, config.lease_s)
+    app.extensions["allowances"] = Allowances(store, presence, _longest_s(config))
     edge.install(app)
     cors.install(app, config.cors_origins)
     # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, one at the end is
@@ -74,15 +70,22 @@ def create_app(config: Config) -> Flask:
     app.url_map.strict_slashes = False
     doors.install(app)
     app.register_blueprint(health.blueprint)
-    for blueprint in _PUBLIC:
+    for module in _PUBLIC:
         for suffix, prefix in doors.PREFIXES.items():
-            app.register_blueprint(blueprint, name=blueprint.name + suffix, url_prefix=prefix or None)
+            name = module.blueprint.name + suffix
+            app.register_blueprint(module.blueprint, name=name, url_prefix=prefix or None)
+    openapi.install(app, [operation for module in (*_PUBLIC, health) for operation in module.OPERATIONS])
     accounts.keep_fresh()
     gateway.tidy()
     if catalogue is not None:
         catalogue.start()
     _say_ready(config)
     return app
+
+
+def _longest_s(config: Config) -> float:
+    """No turn lasts longer; what is held beyond that was lost."""
+    return config.total_timeout_s + 60
 
 
 def _say_ready(config: Config) -> None:
@@ -92,7 +95,9 @@ def _say_ready(config: Config) -> None:
     log.info("ready: %d accounts at %s", len(config.credentials), config.kimi_base_url)
 
 
-def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gateway, Catalogue | None]:
+def build_gateway(
+    config: Config, store: Store, accounts: Accounts, presence: Presence
+) -> tuple[Gateway, Catalogue | None]:
     """The gateway with its upstreams, over a store; and Kimi's catalogue, where the protocol has one."""
     patience = Patience(
         # Twice a heartbeat, so that a client that left is noticed within one; seldom enough to cost nothing.
@@ -105,10 +110,7 @@ def build_gateway(config: Config, store: Store, accounts: Accounts) -> tuple[Gat
     models = Models(switched_on=_PROTOCOLS[config.kimi_protocol])
     upstreams = build_upstreams(config, build_http(config), models)
     routes = Routes(upstreams, models)
-    # No turn lasts longer; what is held beyond that was lost.
-    longest_s = config.total_timeout_s + 60
-    presence = Presence(store, config.lease_s)
-    presence.begin()
+    longest_s = _longest_s(config)
     leases = Leases(
         store,
         presence,

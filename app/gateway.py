@@ -29,6 +29,7 @@ from app.litter import Litter
 from app.pump import Cancellation, EndOfSource, Pump, PumpOverdue
 from app.recordings import Recordings
 from app.store import ConversationRow, Store
+from app.structured import open_structured
 from app.turns import Turn, Turns
 from app.upstreams.models import Models
 
@@ -91,6 +92,11 @@ class Gateway:
         )
 
     def _open(self, request: ChatRequest, caller: Caller, commit: bool) -> Answer:
+        if request.options.format is None:
+            return self._open_text(request, caller, commit=commit)
+        return open_structured(self._open_text, request, caller, commit=commit)
+
+    def _open_text(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
         stream = ChatStream(self._turns, Turn(request, caller), self._patience, self.unmet(request))
         try:
             stream.wait_for_answer(commit)

@@ -42,7 +42,7 @@ _BEGUN_MARKER = re.compile(rf"(?:\[(?:\^(?:[0-9]{{1,4}}\^?)?)?|(?:{_ELEMENT})*(?
 _PLACES = re.compile(f"{_D}(?:cite)?({_PLACE})")
 
 # Where something may begin: code, a line, a marker.
-_SPECIAL = re.compile("`+|~+|\n|[\\[\ue3a0\ue3a8\U0001f6e0\U0001f3a8]")
+_find_special = re.compile("`+|~+|\n|[\\[\ue3a0\ue3a8\U0001f6e0\U0001f3a8]").search
 # What may stand before a fence in its line: quotation, a list.
 _BEFORE_FENCE = re.compile(r"[ \t>*+\-0-9.)]*")
 
@@ -65,9 +65,10 @@ class Markers:
 
     def may_be_in(self, piece: str) -> bool:
         """False where ``split`` would give the piece as it is; the piece has been seen then."""
-        if self._held or _SPECIAL.search(piece):
+        if self._held or _find_special(piece):
             return True
-        self._code.plain(piece)
+        if not self._code.is_within_line:
+            self._code.plain(piece)
         return False
 
     def split(self, piece: str) -> list[str | Marker]:
@@ -80,7 +81,7 @@ class Markers:
     def _split(self, piece: str, *, final: bool) -> list[str | Marker]:
         text, self._held = self._held + piece, ""
         code, out, start, at = self._code, list[str | Marker](), 0, 0
-        while special := _SPECIAL.search(text, at):
+        while special := _find_special(text, at):
             code.plain(text[at : special.start()])
             at = special.start()
             match text[at]:
@@ -121,6 +122,8 @@ class _Code:
         self._ticks = ""
         self._line_begins = True
         self._line_is_blank = True
+        # More plain text would change nothing.
+        self.is_within_line = False
 
     def plain(self, text: str) -> None:
         if not text:
@@ -131,19 +134,21 @@ class _Code:
             self._line_begins = False
         if self._line_is_blank and not text.isspace():
             self._line_is_blank = False
+        self.is_within_line = not self._line_begins and not self._line_is_blank
 
     def ticks(self, ticks: str) -> None:
         """Back-ticks or tildes, maybe more of those that came last."""
         if self._ticks and self._ticks[0] != ticks[0]:
             self._end_ticks()
         self._ticks += ticks
+        self.is_within_line = False
 
     def newline(self) -> None:
         self._end_ticks()
         if self._line_is_blank:
             self._span = 0
         self._line_begins = self._line_is_blank = True
-        self._is_fence_line = False
+        self._is_fence_line = self.is_within_line = False
 
     def ends_before_marker(self) -> bool:
         """Something that may be a marker comes; whether it is outside of code."""

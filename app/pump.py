@@ -2,15 +2,19 @@
 
 A reader thread (under gevent: a greenlet) fills a bounded queue; the consumer takes what is there, all of
 it at once, and gets an empty list when nothing came. Works the same with and without gevent, because it
-uses nothing but ``threading`` and ``queue``. Knows nothing of what flows through it.
+uses nothing but threads and ``queue``. Knows nothing of what flows through it.
 """
 
+import _thread
 import contextlib
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
+
+from app.clock import CLOCK
 
 T = TypeVar("T")
 
@@ -76,6 +80,13 @@ class _End:
         self.error = error
 
 
+class _Nothing:
+    """Stands in the queue where nothing has come for as long as the consumer wanted to wait."""
+
+
+_NOTHING = _Nothing()
+
+
 class Pump(Generic[T]):
     """``source`` is called in the background with a Cancellation and its items are taken with ``take``.
 
@@ -86,30 +97,41 @@ class Pump(Generic[T]):
         self._source = source
         self._overdue_at = time.monotonic() + longest_s
         self._cancellation = Cancellation()
-        self._queue: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
-        self._room = threading.Event()
+        self._queue: queue.SimpleQueue[T | _End | _Nothing] = queue.SimpleQueue()
+        # When the consumer does not want to wait any longer.
+        self._wake_at = math.inf
+        # There is one while the reader waits for the consumer.
+        self._room: threading.Event | None = None
         self._end: _End | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        CLOCK.watch(self)
+        # Not a threading.Thread: nobody asks for its name or waits for its end, and a stream has thousands of peers.
+        _thread.start_new_thread(self._run, ())
 
     def take(self, timeout_s: float) -> list[T]:
-        """The items that have come, at least one unless ``timeout_s`` passes; raises what the source raised.
+        """The items that have come, at least one unless ``timeout_s`` passes (and a little more, see ``clock``);
+        raises what the source raised.
 
         StopIteration is never raised: after the last item, the source having ended without an error, the
         answer is an EndOfSource.
         """
         if self._end is not None:
             raise self._end.error or EndOfSource
+        waiting = self._queue
+        if waiting.empty():
+            self._wake_at = time.monotonic() + timeout_s
+        item = waiting.get()
+        self._wake_at = math.inf
         items: list[T] = []
-        try:
-            item = self._queue.get(timeout=timeout_s)
-            while not isinstance(item, _End):
+        while True:
+            if isinstance(item, _End):
+                self._end = item
+                break
+            if not isinstance(item, _Nothing):
                 items.append(item)
-                item = self._queue.get_nowait()
-            self._end = item
-        except queue.Empty:
-            pass
-        if not self._room.is_set():
+            if waiting.empty():
+                break
+            item = waiting.get()
+        if self._room is not None:
             self._room.set()
         if self._end is not None and not items:
             raise self._end.error or EndOfSource
@@ -117,29 +139,40 @@ class Pump(Generic[T]):
 
     def cancel(self) -> None:
         self._cancellation.cancel()
-        self._room.set()
+        if self._room is not None:
+            self._room.set()
+
+    def look(self, now: float) -> None:
+        """Called by the clock."""
+        if now >= self._wake_at:
+            self._wake_at = math.inf
+            self._queue.put(_NOTHING)
 
     def _run(self) -> None:
         error: BaseException | None = None
+        put, waiting, cancellation = self._queue.put, self._queue.qsize, self._cancellation
         try:
-            items = self._source(self._cancellation)
+            items = self._source(cancellation)
             with contextlib.closing(items):
                 for item in items:
-                    self._queue.put(item)
-                    self._wait_for_room()
-                    self._cancellation.check()
+                    put(item)
+                    if waiting() > _HIGH_WATER:
+                        self._wait_for_room()
+                    if cancellation.cancelled:
+                        raise Cancelled
         except BaseException as e:  # noqa: BLE001  # handed to the consumer, which raises it
             error = e
-        self._queue.put(_End(error))
+        put(_End(error))
+        CLOCK.forget(self)
 
     def _wait_for_room(self) -> None:
-        if self._queue.qsize() > _HIGH_WATER:
-            self._room.clear()
-            # Looked at again after the flag is down: the consumer may have emptied the queue in between.
-            if self._queue.qsize() > _HIGH_WATER and not self._cancellation.cancelled:
-                left_s = self._overdue_at - time.monotonic()
-                if not self._room.wait(max(0.0, left_s)):
-                    raise PumpOverdue
+        room = self._room = threading.Event()
+        # Looked at again now that it is known who waits: the consumer may have emptied the queue in between.
+        if self._queue.qsize() > _HIGH_WATER and not self._cancellation.cancelled:
+            left_s = self._overdue_at - time.monotonic()
+            if not room.wait(max(0.0, left_s)):
+                raise PumpOverdue
+        self._room = None
 
 
 class EndOfSource(Exception):

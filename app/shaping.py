@@ -29,8 +29,19 @@ class Shaper:
         self._citations = None if style == "off" else Citations(style)
         self._stops = Stops(options.stop) if options.stop else None
         self._budget = None if options.max_tokens is None else Budget(options.max_tokens)
+        self._limits = self._stops is not None or self._budget is not None
+        # Of the text that was passed on, where that may be less than what Citations gave.
         self._length = 0
         self._over = False
+
+    def lets_pass(self, event: Event) -> bool:
+        """Whether the event may go as it is; it has been seen then, and ``take`` must not get it again. That is the
+        short way for nearly every token of an answer without limits."""
+        if self._limits or self._over:
+            return False
+        if event.__class__ is TextDelta:
+            return self._citations is None or self._citations.lets_pass(event.text)
+        return event.__class__ is ReasoningDelta
 
     def take(self, events: Sequence[Event]) -> list[Event]:
         out: list[Event] = []
@@ -99,7 +110,7 @@ class Shaper:
     def _finish(self, out: list[Event], reason: FinishReason, stop_sequence: str | None = None) -> None:
         self._over = True
         if self._citations is not None:
-            out += self._citations.found(self._length)
+            out += self._citations.found(self._length if self._limits else None)
         out.append(Finished(reason, stop_sequence))
 
 

@@ -39,6 +39,7 @@ from app.errors import (
     ChatUnknown,
     ConversationBusy,
     ConversationLost,
+    ConversationTaken,
     GatewayError,
     GenerationGone,
     InvalidRequest,
@@ -224,8 +225,8 @@ class Turns:
             finally:
                 if attempt is not None:
                     self._tidy(attempt, hold)
-                    lease = attempt.lease
-                self._leases.release(lease)
+                if attempt is None or not attempt.finished:
+                    self._leases.release(lease)
             turn.waits = True
             if last.blame == "upstream":
                 cancellation.sleep(self._backoff_s(last))
@@ -233,7 +234,7 @@ class Turns:
     def _may_go_on(self, error: UpstreamError, turn: Turn, attempt: _Attempt | None) -> bool:
         """Whether another attempt may follow: nothing was answered, nothing can be doubled, and it is no fault of
         the request or of ours."""
-        if attempt is not None and attempt.answered:
+        if (attempt is not None and attempt.answered) or isinstance(error, GenerationGone):
             return False
         in_old_chat = attempt is not None and attempt.plan.resume is not None
         if error.blame in ("request", "ours"):
@@ -347,7 +348,7 @@ class Turns:
                             unknown.add(kind)
                         case Source() if shape is None:
                             continue
-                    for told in (event,) if shape is None else shape.take((event,)):
+                    for told in (event,) if shape is None or shape.lets_pass(event) else shape.take((event,)):
                         self._tell(turn, attempt, hold, told)
                         yield told
                     if attempt.finished and not isinstance(event, Finished):
@@ -363,13 +364,18 @@ class Turns:
         """Notes what the client is about to be told."""
         match event:
             case TextDelta(text):
-                attempt.answered = True
                 if hold is not None:
                     attempt.text.append(text)
             case ReasoningDelta():
-                attempt.answered = True
+                pass
             case Finished():
                 self._finished(turn, attempt, hold)
+            case _:
+                return
+        if not attempt.answered:
+            attempt.answered = True
+            self._routes.is_there(attempt.upstream)
+            self._leases.recovered(attempt.lease)
 
     def _started(self, turn: Turn, attempt: _Attempt, hold: Hold | None, event: Started) -> None:
         is_new = event.chat_id != attempt.chat_id
@@ -382,15 +388,18 @@ class Turns:
 
     def _finished(self, turn: Turn, attempt: _Attempt, hold: Hold | None) -> None:
         """Remembered before the client is told, so that no answer is ever shown that does not count."""
-        attempt.answered = attempt.finished = True
-        self._routes.is_there(attempt.upstream)
-        self._leases.recovered(attempt.lease)
         if hold is not None:
             plan = attempt.plan
             if plan.resume is None and not hold.is_new:
                 self._save_chat(turn, attempt, hold)
             answer = "".join(attempt.text)
-            hold.complete(turn.request.model, attempt.message_id, plan.system_digest, plan.said, answer)
+            try:
+                hold.complete(turn.request.model, attempt.message_id, plan.system_digest, plan.said, answer)
+            except ConversationTaken:
+                # Whoever took it over may be speaking in this chat.
+                attempt.forget_chat()
+                raise
+        attempt.finished = True
         self._leases.release(attempt.lease)
 
     def _save_chat(self, turn: Turn, attempt: _Attempt, hold: Hold) -> None:

@@ -41,7 +41,7 @@ def _answer(load: Load, simulator: Simulator) -> int:
 
 
 def _two_hundred(load: Load, simulator: Simulator) -> int:
-    return _streams(load, simulator, 200, 20, 10.0)
+    return _streams(load, simulator, 200, 20, 20.0)
 
 
 def _streams(load: Load, simulator: Simulator, streams: int, per_s: int, seconds: float) -> int:

@@ -46,7 +46,7 @@ class SqliteDatabase(os.PathLike[str]):
         return self.path.name
 
     def execute(self, *sql: str) -> Rows:
-        with closing(sqlite3.connect(self.path)) as db, db:
+        with closing(sqlite3.connect(self.path, timeout=10)) as db, db:
             return [db.execute(statement).fetchall() for statement in sql][-1]
 
     def content(self) -> bytes:

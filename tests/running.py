@@ -24,6 +24,7 @@ import pytest
 import requests
 
 from app.simulator import tokens
+from tests.contract import check_chunk, check_response
 from tests.databases import Database, PostgresDatabase, SqliteDatabase
 from tests.postgres import Cluster, one_for_all
 
@@ -270,16 +271,17 @@ class Gateway:
         )
 
     def post(self, path: str, **arguments: Any) -> requests.Response:
-        return requests.post(self.url + path, timeout=60, **arguments)
+        return _checked(requests.post(self.url + path, timeout=60, **arguments), arguments)
 
     def get(self, path: str, **arguments: Any) -> requests.Response:
-        return requests.get(self.url + path, timeout=60, **arguments)
+        return _checked(requests.get(self.url + path, timeout=60, **arguments), arguments)
 
     def delete(self, path: str, **arguments: Any) -> requests.Response:
-        return requests.delete(self.url + path, timeout=60, **arguments)
+        return _checked(requests.delete(self.url + path, timeout=60, **arguments), arguments)
 
     def wake_accounts(self) -> None:
         """Whatever earlier tests have brought upon the accounts is forgotten, as if they had just been added."""
+        self.wait_for_workers()
         self.database.execute("DELETE FROM rests", "UPDATE accounts SET refused = NULL")
 
     def kill(self) -> None:
@@ -407,6 +409,13 @@ def _keeps_tokens(database: Database) -> bool:
     return any(not token.startswith("fernet1:") for (token,) in rows)
 
 
+def _checked(response: requests.Response, arguments: dict[str, Any]) -> requests.Response:
+    """The response, which keeps OpenAI's contract as far as it can be read without waiting."""
+    if not arguments.get("stream") or not response.ok:
+        check_response(response)
+    return response
+
+
 def read_stream(response: requests.Response) -> "Answer":
     """An SSE answer, read to its end."""
     assert response.status_code == 200, response.text
@@ -440,6 +449,7 @@ class Answer:
         return answer
 
     def _add(self, chunk: dict[str, Any]) -> None:
+        check_chunk(chunk)
         if "error" in chunk:
             self.error = chunk["error"]
             return

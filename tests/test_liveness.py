@@ -107,6 +107,18 @@ def test_a_client_that_leaves_closes_the_upstream_stream(
     simulator.wait("deleted_chats", equals=1)
 
 
+@EACH_GENERATION
+def test_a_client_that_leaves_closes_an_upstream_stream_that_ends_with_its_connection(
+    patient: Gateway, simulator: Simulator, profile: Profile
+) -> None:
+    """Such a connection has let go of its socket when the answer begins."""
+    simulator.knobs(framing="close", gate="leave", gate_after=2, tokens=10)
+    client = RawClient(patient, True, model=profile.model)
+    client.read_until(b'"content":', 3)
+    client.leave("close")
+    simulator.wait("open_streams", equals=0, timeout_s=2 * HEARTBEAT_S)
+
+
 @BOTH_MODES
 def test_a_client_that_leaves_while_the_chat_is_being_opened_closes_that_too(
     patient: Gateway, simulator: Simulator, stream: bool

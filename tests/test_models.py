@@ -252,3 +252,58 @@ def test_a_site_without_a_catalogue_serves_chats(running: Running, simulator: Si
     simulator.script(b"", match="GetAvailableModels", status=500, times=9)
     with running.gateway(simulator.url) as gateway:
         assert gateway.say("hello").ok
+
+
+@pytest.mark.parametrize(
+    ("model", "wish", "wire", "notice"),
+    [
+        ("k1.5", {"reasoning_effort": "high"}, ("k1.5-thinking", False), None),
+        ("k1.5-thinking", {"enable_thinking": False}, ("k1.5", False), None),
+        ("k1.5-thinking", {"enable_thinking": False, "enable_search": True}, ("k1.5", True), None),
+        ("k1.5", {"enable_search": False}, ("k1.5", False), None),
+        ("k2-nosearch", {"web_search_options": {}}, ("k2", True), None),
+        ("k2", {"reasoning_effort": "none"}, ("k2", True), None),
+        # There is no such form: the answer comes as it is, and says so.
+        ("k2", {"reasoning_effort": "high"}, ("k2", True), "thinking-unavailable"),
+        ("k1.5", {"enable_thinking": True, "enable_search": True}, ("k1.5-thinking", False), "search-unavailable"),
+    ],
+)
+@pytest.mark.parametrize("profile", ["sse-2025"], indirect=True)
+def test_a_wish_chooses_the_form_of_the_model(
+    gateway: Gateway,
+    simulator: Simulator,
+    model: str,
+    wish: dict[str, Any],
+    wire: tuple[str, bool],
+    notice: str | None,
+) -> None:
+    response = gateway.say("hello", model=model, **wish)
+    body = simulator.turns()[-1].body
+    assert (body["model"], body["use_search"]) == wire
+    # What the client asked for is what it sees.
+    assert response.json()["model"] == model
+    assert response.headers.get("x-kimi-notice") == notice
+
+
+@pytest.mark.parametrize(
+    ("model", "wish", "same_as", "notice"),
+    [
+        ("kimi-k2.6", {"reasoning_effort": "high"}, "kimi-k2.6-thinking", None),
+        ("kimi-k2.6", {"thinking": {"type": "enabled"}, "enable_search": False}, "kimi-k2.6-thinking-nosearch", None),
+        ("kimi-k2.5-thinking-nosearch", {"enable_thinking": False, "use_search": True}, "kimi-k2.5", None),
+        ("kimi-k3", {"enable_thinking": True}, "kimi-k3-thinking", None),
+        ("kimi-k3-thinking", {"enable_thinking": False}, "kimi-k3", None),
+        ("kimi-k3", {"web_search": True}, "kimi-k3", "search-unavailable"),
+        ("k2", {"enable_thinking": True, "enable_search": False}, "k2-nosearch", "thinking-unavailable"),
+    ],
+)
+@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+def test_a_wish_chooses_the_form_of_the_model_on_connect(
+    gateway: Gateway, simulator: Simulator, model: str, wish: dict[str, Any], same_as: str, notice: str | None
+) -> None:
+    response = gateway.say("hello", model=model, stream=True, **wish)
+    assert read_stream(response).finish_reason == "stop"
+    scenario, tools, options = CONNECT_WIRE[same_as]
+    body = simulator.turns()[-1].body
+    assert (body["scenario"], body["tools"], body["options"]) == (scenario, tools, options)
+    assert response.headers.get("x-kimi-notice") == notice

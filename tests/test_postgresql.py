@@ -138,7 +138,7 @@ def test_a_statement_that_waits_stops_nobody_else(running: Running, simulator: S
             other.execute("LOCK TABLE conversations")
             locked = pool.submit(gateway.say, "hello", conversation="locked")
             wait_until("it waits", lambda: shared.count("wait_event_type = 'Lock'") == 1)
-            for _ in range(20):
+            for _ in range(5):
                 assert gateway.say("hello").ok
             assert not locked.done()
         assert locked.result().ok
@@ -165,6 +165,15 @@ def test_a_database_that_cannot_be_used_stops_the_start_without_its_password(
         assert "Traceback" not in output
         for password in ("p%40ss-w0rd%2F1", "p@ss-w0rd/1", running.postgres.password):
             assert password not in output
+
+
+@ON_POSTGRESQL
+def test_what_its_texts_cannot_hold_is_replaced(running: Running, simulator: Simulator, database: str) -> None:
+    with running.gateway(simulator.url, KIMI_PROTOCOL="sse") as gateway:
+        simulator.script(b'data: {"event":"da\\u0000nce"}\n\ndata: {"event":"all_done"}\n\n')
+        gateway.say("hello")
+        assert gateway.database.execute("SELECT kind FROM unrecognised") == [("event da\ufffdnce",)]
+        assert "could not be noted" not in gateway.log()
 
 
 @ON_POSTGRESQL

@@ -22,6 +22,7 @@ from app.api.bodies import parse
 from app.api.chat_body import Body
 from app.api.doors import asked_conversation, checked
 from app.api.failures import failure_of, openai_error
+from app.api.operations import OF_ANSWERS, Operation, object_of
 from app.chat import Answer, Caller, ChatRequest, Citation, Event, Finished, ReasoningDelta, TextDelta
 from app.choices import Choices
 from app.errors import GatewayError
@@ -277,3 +278,61 @@ def _encode_conversation(row: ConversationRow) -> dict[str, Any]:
         "updated": int(row.updated_at),
         "busy": row.held_until > time.time(),
     }
+
+
+_CHOICE = object_of(
+    index={"type": "integer"},
+    message=object_of(role={"const": "assistant"}, content={"type": "string"}, refusal={"type": "null"}),
+    finish_reason={"enum": ["stop", "length", "content_filter"]},
+    logprobs={"type": "null"},
+)
+_COMPLETION = object_of(
+    id={"type": "string"},
+    object={"const": "chat.completion"},
+    created={"type": "integer"},
+    model={"type": "string"},
+    choices={"type": "array", "items": _CHOICE},
+    usage=object_of(
+        prompt_tokens={"type": "integer"}, completion_tokens={"type": "integer"}, total_tokens={"type": "integer"}
+    ),
+)
+_ONE = "/v1/chat/completions/{conversation_id}"
+_ITS_ID = {
+    "conversation_id": {
+        "type": "string",
+        "pattern": "^[A-Za-z0-9._:-]{1,128}$",
+        "description": "yours to choose: 1 to 128 of A-Z a-z 0-9 . _ : -",
+    }
+}
+_UNKNOWN = {404: "there is no such conversation of this key"}
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/chat/completions",
+        "An answer; nothing is remembered, unless the body names a conversation",
+        _COMPLETION,
+        body=Body,
+        streams=True,
+        failures=OF_ANSWERS,
+    ),
+    Operation(
+        "post", _ONE, "The next turn of a conversation", _COMPLETION, _ITS_ID, Body, streams=True, failures=OF_ANSWERS
+    ),
+    Operation(
+        "get",
+        _ONE,
+        "What is known of a conversation; never its text",
+        object_of(object={"const": "conversation"}, id={"type": "string"}, turns={"type": "integer"}),
+        _ITS_ID,
+        failures=_UNKNOWN,
+    ),
+    Operation(
+        "delete",
+        _ONE,
+        "Forgets a conversation and deletes its chat at Kimi",
+        object_of(object={"const": "conversation.deleted"}, id={"type": "string"}, deleted={"const": True}),
+        _ITS_ID,
+        failures={**_UNKNOWN, 409: "a turn of it is running"},
+    ),
+)

@@ -18,6 +18,7 @@ from app.api.answers import Told, respond
 from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
 from app.api.failures import Failure, openai_error
+from app.api.operations import OF_ANSWERS, Operation, object_of
 from app.api.parameters import Parameters, Use
 from app.api.uses import BIASES, BOOKKEEPING, CONVERSATION, MODEL, PENALTY, SAMPLING, SEED, STREAM, Number
 from app.chat import ChatRequest, Citation, Message, Options
@@ -188,3 +189,16 @@ def _usage(told: Told) -> dict[str, Any]:
         "total_tokens": counts.input + counts.output,
         "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
     }
+
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/completions",
+        "OpenAI's legacy completion: text for text",
+        object_of(object={"const": "text_completion"}, choices={"type": "array", "items": {"type": "object"}}),
+        body=Body,
+        streams=True,
+        failures=OF_ANSWERS,
+    ),
+)

@@ -3,6 +3,7 @@
 from flask import Blueprint, Response
 
 from app.api import gateway, json_response
+from app.api.operations import Operation, object_of
 
 blueprint = Blueprint("health", __name__)
 
@@ -20,3 +21,17 @@ def readyz() -> Response:
         return json_response({"status": "not ready", "problems": problems}, 503)
     warnings = gateway().warnings()
     return json_response({"status": "ready", **({"warnings": warnings} if warnings else {})})
+
+
+OPERATIONS = (
+    Operation("get", "/healthz", "Whether the process lives", object_of(status={"const": "ok"}), is_open=True),
+    Operation(
+        "get",
+        "/readyz",
+        "Whether a chat could be served now",
+        object_of(status={"const": "ready"}),
+        is_open=True,
+        failures={503: "it could not; `problems` says why"},
+        error=object_of(status={"const": "not ready"}, problems={"type": "array", "items": {"type": "string"}}),
+    ),
+)

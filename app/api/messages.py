@@ -18,6 +18,7 @@ from app.api.answers import Told, respond
 from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
 from app.api.failures import Failure, answer_failures
+from app.api.operations import OF_ANSWERS, Operation, object_of
 from app.api.parameters import Parameters, Use
 from app.api.schemas import check_schema
 from app.api.uses import BOOKKEEPING, MODEL, SAMPLING, VENDOR, Number
@@ -454,3 +455,32 @@ _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "
 
 def _stop_reason(told: Told) -> str | None:
     return "stop_sequence" if told.stop_sequence is not None else _STOP_REASONS.get(told.reason or "")
+
+
+_ERROR = object_of(
+    type={"const": "error"},
+    error=object_of(type={"type": "string"}, message={"type": "string"}),
+    request_id={"type": "string"},
+)
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/messages",
+        "Anthropic's Messages",
+        object_of(type={"const": "message"}, id={"type": "string"}, content={"type": "array"}),
+        body=Body,
+        streams=True,
+        failures=OF_ANSWERS,
+        error=_ERROR,
+    ),
+    Operation(
+        "post",
+        "/v1/messages/count_tokens",
+        "An estimate of the tokens of a prompt",
+        object_of(input_tokens={"type": "integer"}),
+        body=_Prompt,
+        failures={404: "there is no such model", 413: "the body is too large"},
+        error=_ERROR,
+    ),
+)

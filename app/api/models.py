@@ -6,6 +6,7 @@ from urllib.parse import unquote
 from flask import Blueprint, Response
 
 from app.api import caller, gateway, json_response
+from app.api.operations import Operation, object_of
 from app.chat import Model
 
 blueprint = Blueprint("models", __name__)
@@ -35,3 +36,24 @@ def _encode(model: Model) -> dict[str, Any]:
         "owned_by": "moonshot-ai",
         "name": model.title,
     }
+
+
+_MODEL = object_of(
+    id={"type": "string"}, object={"const": "model"}, created={"type": "integer"}, owned_by={"type": "string"}
+)
+OPERATIONS = (
+    Operation(
+        "get",
+        "/v1/models",
+        "All models",
+        object_of(object={"const": "list"}, data={"type": "array", "items": _MODEL}),
+    ),
+    Operation(
+        "get",
+        "/v1/models/{model_id}",
+        "One model",
+        _MODEL,
+        {"model_id": {"type": "string", "description": "as in the list"}},
+        failures={404: "there is no such model"},
+    ),
+)

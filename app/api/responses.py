@@ -25,6 +25,7 @@ from app.api.answers import Told, respond
 from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
 from app.api.failures import Failure
+from app.api.operations import OF_ANSWERS, Operation, object_of
 from app.api.parameters import Parameters, Use
 from app.api.schemas import check_schema
 from app.api.uses import BOOKKEEPING, MODEL, PENALTY, PROBABILITIES, SAMPLING, TOOLS, Number
@@ -744,3 +745,21 @@ def _usage(told: Told) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": counts.reasoning},
         "total_tokens": counts.input + counts.output,
     }
+
+
+_ITS_ID = {"response_id": {"type": "string", "description": "of a response"}}
+_NEVER_KEPT = {404: "always: responses are not kept, conversations are"}
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/responses",
+        "OpenAI's Responses",
+        object_of(object={"const": "response"}, id={"type": "string"}, output={"type": "array"}),
+        body=Body,
+        streams=True,
+        failures=OF_ANSWERS,
+    ),
+    Operation("get", "/v1/responses/{response_id}", "No response is kept", {}, _ITS_ID, failures=_NEVER_KEPT),
+    Operation("delete", "/v1/responses/{response_id}", "No response is kept", {}, _ITS_ID, failures=_NEVER_KEPT),
+)

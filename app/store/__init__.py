@@ -27,8 +27,8 @@ from app.vault import Vault, WrongSecret
 __all__ = [
     "ConversationRow",
     "Database",
-    "LeaseRow",
     "KeyRow",
+    "LeaseRow",
     "LitterRow",
     "RecordingRow",
     "Store",

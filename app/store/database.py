@@ -16,6 +16,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from app.store.clock import Clock
 from app.store.dialects import PerDialect, Statement
+from app.store.dialects.kind import Kind
 from app.store.dialects.postgresql import POSTGRESQL
 from app.store.dialects.sqlite import SQLITE
 
@@ -62,8 +63,7 @@ class Transaction:
         self._connection.exec_driver_sql(sql)
 
     def _execute(self, statement: Statement, values: Row) -> sa.CursorResult[Any]:
-        sql, constants = self._statements.prepared(statement)
-        return self._connection.exec_driver_sql(sql, {**constants, **values})
+        return self._connection.exec_driver_sql(*self._statements.prepared(statement, values))
 
 
 class Database:
@@ -86,7 +86,7 @@ class Database:
 
     def _open(self, parsed: sa.URL, durable: bool) -> None:
         self._engine = self._kind.open_engine(parsed, durable)
-        self._statements = _Statements(self._engine.dialect)
+        self._statements = _Statements(self._engine.dialect, self._kind)
         self._away_since: float | None = None
         self._clock = Clock(lambda: self._patiently(self._measure_clock))
 
@@ -192,16 +192,18 @@ class Database:
 class _Statements:
     """The SQL of every statement that was ever run: making it costs several times as much as running it."""
 
-    def __init__(self, dialect: sa.Dialect) -> None:
+    def __init__(self, dialect: sa.Dialect, kind: Kind) -> None:
         self._dialect = dialect
+        self._kind = kind
         self._made: dict[Statement, tuple[str, Row]] = {}
 
-    def prepared(self, statement: Statement) -> tuple[str, Row]:
-        """The SQL, and the values that the statement itself holds."""
+    def prepared(self, statement: Statement, values: Row) -> tuple[str, Row]:
+        """The SQL and all values for it, those that the statement itself holds among them."""
         made = self._made.get(statement)
         if made is None:
             made = self._made[statement] = self._make(statement)
-        return made
+        sql, constants = made
+        return sql, self._kind.storable({**constants, **values})
 
     def _make(self, statement: Statement) -> tuple[str, Row]:
         if isinstance(statement, PerDialect):

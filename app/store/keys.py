@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.store.database import Database, Transaction
-from app.store.dialects import listed, one_of
+from app.store.processes import lives
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ _uses = sa.table(
     sa.column("id", sa.String),
     sa.column("digest", sa.String),
     sa.column("began_at", sa.Float),
-    sa.column("held_until", sa.Float),  # runs until then, unless its worker says otherwise
+    sa.column("process_id", sa.String),  # runs in it, and for no longer than it is alive
+    sa.column("ends_at", sa.Float),  # runs until then at the latest
 )
 
 _P = sa.bindparam
@@ -63,21 +64,19 @@ _REVOKE = (
     sa.update(_keys).where(_keys.c.name == _P("of_name"), _keys.c.revoked_at.is_(None)).values(revoked_at=_P("now"))
 )
 
+_RUNS = sa.and_(_uses.c.ends_at > _P("now"), lives(_uses.c.process_id))
 _MINE = _uses.c.digest == _P("of_digest")
-_DROP_OLD = sa.delete(_uses).where(_MINE, _uses.c.began_at <= _P("since"), _uses.c.held_until <= _P("now"))
+_DROP_OLD = sa.delete(_uses).where(_MINE, _uses.c.began_at <= _P("since"), sa.not_(_RUNS))
 _IN_WINDOW = _uses.c.began_at > _P("since")
 _COUNT = sa.select(
     sa.func.coalesce(sa.func.sum(sa.case((_IN_WINDOW, 1), else_=0)), 0).label("requests"),
-    sa.func.coalesce(sa.func.sum(sa.case((_uses.c.held_until > _P("now"), 1), else_=0)), 0).label("running"),
+    sa.func.coalesce(sa.func.sum(sa.case((_RUNS, 1), else_=0)), 0).label("running"),
     sa.func.coalesce(sa.func.min(sa.case((_IN_WINDOW, _uses.c.began_at), else_=None)), 0.0).label("oldest_at"),
     sa.func.coalesce(sa.func.max(_uses.c.began_at), 0.0).label("newest_at"),
 ).where(_MINE, _uses.c.id != _P("but"))
 _FIND = sa.select(_uses.c.id).where(_uses.c.id == _P("of_id"))
-_BEGIN = sa.insert(_uses).values(
-    id=_P("id"), digest=_P("digest"), began_at=_P("began_at"), held_until=_P("held_until")
-)
-_RENEW = sa.update(_uses).where(one_of(_uses.c.id, "ids")).values(held_until=_P("until"))
-_END = sa.update(_uses).where(_uses.c.id == _P("of_id")).values(held_until=0.0)
+_BEGIN = sa.insert(_uses).values({column.name: _P(column.name) for column in _uses.c})
+_END = sa.update(_uses).where(_uses.c.id == _P("of_id")).values(ends_at=0.0)
 
 
 class KeyRows:
@@ -108,7 +107,7 @@ class KeyRows:
         return self._database.run(_REVOKE, of_name=name, now=now) > 0
 
     def begin_use(
-        self, key: KeyRow, use_id: str, *, since: float, now: float, held_until: float
+        self, key: KeyRow, use_id: str, *, since: float, process_id: str, now: float, ends_at: float
     ) -> tuple[Usage, bool]:
         """Counts a request that begins now, unless the key has begun its share since ``since`` or runs as many at
         once as it may. What it did before, and whether this one was counted.
@@ -125,13 +124,10 @@ class KeyRows:
                 key.at_once is None or usage.running < key.at_once
             )
             if fits and not is_counted:
-                tx.run(_BEGIN, id=use_id, digest=key.digest, began_at=now, held_until=held_until)
+                tx.run(_BEGIN, id=use_id, digest=key.digest, began_at=now, process_id=process_id, ends_at=ends_at)
             return usage, fits
 
         return self._database.exclusively(work)
-
-    def renew_uses(self, use_ids: list[str], until: float) -> None:
-        self._database.run(_RENEW, ids=listed(use_ids), until=until)
 
     def end_use(self, use_id: str) -> None:
         """It no longer runs; that it was there still counts."""

@@ -64,8 +64,8 @@ _API_KEYS = (
         digest VARCHAR NOT NULL PRIMARY KEY, name VARCHAR NOT NULL, created_at FLOAT NOT NULL, expires_at FLOAT,
         revoked_at FLOAT, per_minute INTEGER, at_once INTEGER)""",
     """CREATE TABLE api_key_uses (
-        id VARCHAR NOT NULL PRIMARY KEY, digest VARCHAR NOT NULL, began_at FLOAT NOT NULL,
-        held_until FLOAT NOT NULL)""",
+        id VARCHAR NOT NULL PRIMARY KEY, digest VARCHAR NOT NULL, process_id VARCHAR NOT NULL,
+        began_at FLOAT NOT NULL, ends_at FLOAT NOT NULL)""",
     "CREATE INDEX api_key_uses_of_a_key ON api_key_uses (digest, began_at)",
 )
 

@@ -16,6 +16,7 @@ from app.errors import (
     AccountForbidden,
     AccountLimited,
     AccountRejected,
+    AnswerEmpty,
     ChatForbidden,
     ChatUnknown,
     GenerationGone,
@@ -199,6 +200,14 @@ def in_stream(error: object, account: Account) -> UpstreamError | None:
     return UpstreamError(f"{account.label}: Kimi ended the answer with {said.name or 'an error'}{_quoted(said.text)}")
 
 
+def wordless(account: Account) -> UpstreamError:
+    """The error for an answer that Kimi calls complete and that holds nothing (E23)."""
+    return AnswerEmpty(
+        f"{account.label}: Kimi ended the answer without a word, as it does with accounts that it slows down; "
+        "try again later, or with another account"
+    )
+
+
 def _row(said: _Said) -> _Row | None:
     return _special(said) or _BY_CODE.get(said.code)
 
@@ -236,13 +245,22 @@ def _error(row: _Row, account: Account, text: str, retry_after_s: float | None) 
 
 def _redirect(reply: Reply, account: Account, site: str) -> UpstreamError:
     # Not followed: the token would go with the request, to wherever the answer says.
-    host = urlsplit(reply.headers.get("Location", "")).hostname
+    host = _host(reply.headers.get("Location", ""))
     message = (
         f"{account.label}: Kimi redirects to {host or 'another address'}; "
         "set KIMI_BASE_URL to the site that your account lives on"
     )
     moved = host is not None and host != urlsplit(site).hostname
     return GenerationGone(message) if moved else UpstreamUnavailable(message)
+
+
+def _host(address: str) -> str | None:
+    """The host of an address; None where there is none, or where what stands there cannot be one."""
+    try:
+        host = urlsplit(address).hostname
+    except ValueError:
+        return None
+    return host if host and host.isascii() else None
 
 
 def _read(body: bytes) -> _Said:

@@ -1,30 +1,25 @@
-"""The only outgoing door to Kimi: headers, connections, timeouts; foreign exceptions become ours.
+"""The only outgoing door to Kimi: headers, timeouts, how answers are read; foreign exceptions become ours.
 
-Headers: ``kimi-protocol.md`` 1.3. Must never know what a body means.
+Headers: ``kimi-protocol.md`` 1.3. The connections are ``kimi_transport``'s. Must never know what a body means.
 """
 
 import contextlib
+import functools
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 from http.client import HTTPException
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import PoolManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
 from app.accounts import Account
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.pump import Cancellation
+from app.upstreams.kimi_transport import Exchange, Transport
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +29,6 @@ _USER_AGENT = "kimi-gateway/0.1"
 
 # The media type of Connect's streams; a call that has it says which version of Connect it speaks.
 CONNECT_STREAM = "application/connect+json"
-
-# Connections to Kimi that are kept open between requests; more are opened when needed, never waited for.
-_POOL_SIZE = 1000
 
 # After its last event a stream is read to its real end, so that the connection can be used again.
 _DRAIN_S = 1.0
@@ -80,18 +72,10 @@ class KimiHttp:
         self.base_url = base_url
         self._timeouts = timeouts
         self._tap = tap
-        self._session = requests.Session()
-        # Proxies, netrc and certificate bundles of the environment would be looked up at every request.
-        self._session.trust_env = False
-        # A cookie set for one account must never be sent for another.
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.headers.clear()
-        adapter = _Adapter(pool_connections=4, pool_maxsize=_POOL_SIZE, max_retries=0)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
+        self._transport = Transport(base_url, timeouts.connect_s)
 
     def close(self) -> None:
-        self._session.close()
+        self._transport.close()
 
     def call(
         self,
@@ -119,7 +103,7 @@ class KimiHttp:
         """One POST whose answer is read as it comes."""
         more = _bearer(account)
         sent = self._send("POST", path, account, media_type, body, cancellation, self._timeouts.read_s, more)
-        with sent as (response, exchange):
+        with sent as (response, exchange), exchange.streaming():
             yield Stream(response, exchange)
 
     @contextlib.contextmanager
@@ -133,51 +117,47 @@ class KimiHttp:
         cancellation: Cancellation | None,
         read_s: float,
         more: Mapping[str, str],
-    ) -> Iterator[tuple[requests.Response, "_Exchange"]]:
-        exchange = _Exchange(cancellation or Cancellation(), read_s)
-        exchange.cancellation.check()
-        token = _exchange.set(exchange)
-        headers = _headers(account, media_type, self.base_url)
+    ) -> Iterator[tuple[requests.Response, Exchange]]:
+        exchange = Exchange(cancellation or Cancellation(), read_s)
+        headers = _headers(account.device_id, account.session_id, account.user_id, media_type, self.base_url)
         if self._tap is not None:
             self._tap("request", _head(f"{method} {path}", headers) + (body or b""))
         try:
             with (
                 _translated(account, self.base_url, exchange),
-                self._request(
-                    account,
-                    method,
-                    self.base_url + path,
-                    data=body,
-                    headers={**headers, **more},
-                    timeout=(self._timeouts.connect_s, read_s),
-                    allow_redirects=False,
-                    stream=True,
-                ) as response,
+                self._response(account, method, path, {**headers, **more}, body, exchange) as response,
             ):
                 if self._tap is not None:
                     self._tap("response", _head(str(response.status_code), response.headers))
                     response.raw = _Tapped(response.raw, self._tap)
                 yield response, exchange
         finally:
-            _exchange.reset(token)
             exchange.cancellation.detach()
 
-    def _request(self, account: Account, *args: Any, **kwargs: Any) -> requests.Response:
+    def _response(
+        self,
+        account: Account,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes | None,
+        exchange: Exchange,
+    ) -> requests.Response:
         try:
-            return self._session.request(*args, **kwargs)
+            return self._transport.send(method, path, headers, body, exchange)
         except (ValueError, UnicodeError) as e:
-            # requests reads Location even where it is told not to follow it, and any text may stand there.
-            if isinstance(e, requests.RequestException):
+            if isinstance(e, requests.RequestException | HTTPError):
                 raise
+            # http.client looks at what it is to write: a token, say, that Kimi gave us and that is no header.
             raise UpstreamUnavailable(
-                f"{account.label}: {self.base_url} answered with a header that cannot be read ({type(e).__name__})"
+                f"{account.label}: a request to {self.base_url} cannot be written ({type(e).__name__})"
             ) from e
 
 
 class Stream:
     """An answer that is still coming. A refusal (``ok`` is False) is read with ``whole``."""
 
-    def __init__(self, response: requests.Response, exchange: "_Exchange") -> None:
+    def __init__(self, response: requests.Response, exchange: Exchange) -> None:
         self._response = response
         self._exchange = exchange
         self.ok = response.status_code == 200
@@ -196,7 +176,11 @@ class Stream:
         what one HTTP chunk brought, but waits for the end of a body that is not chunked; there it is 1.
         """
         size = None if getattr(self._response.raw, "chunked", False) else 1
-        return self._response.iter_lines(chunk_size=size)
+        exchange = self._exchange
+        for line in self._response.iter_lines(chunk_size=size):
+            exchange.reads += 1
+            yield line
+        exchange.check_time()
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes as they come, not cut by anything that they mean.
@@ -204,6 +188,13 @@ class Stream:
         ``iter_content(None)`` yields what one HTTP chunk brought, but waits for the end of a body that is not
         chunked; there ``read1`` yields what there is (measured: performance.md 2).
         """
+        exchange = self._exchange
+        for chunk in self._pieces():
+            exchange.reads += 1
+            yield chunk
+        exchange.check_time()
+
+    def _pieces(self) -> Iterator[bytes]:
         raw: BaseHTTPResponse = self._response.raw
         if getattr(raw, "chunked", False):
             yield from self._response.iter_content(None)
@@ -221,81 +212,6 @@ class Stream:
                 size += len(chunk)
                 if size > _DRAIN_BYTES or time.monotonic() > deadline:
                     break
-
-
-class _Exchange:
-    """One request and its answer: which work it belongs to, and which connection it runs over."""
-
-    def __init__(self, cancellation: Cancellation, read_s: float) -> None:
-        self.cancellation = cancellation
-        self.read_s = read_s
-        self._connection: _Owned | None = None
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether a connection was had, so that something may have been sent."""
-        return self._connection is not None
-
-    def begin(self, connection: "_Owned") -> None:
-        self._connection = connection
-        self.cancellation.attach(self.abort)
-
-    def abort(self) -> None:
-        """Closes the connection under the reader's hands, unless it already serves another exchange."""
-        connection = self._connection
-        if connection is not None and connection.owner is self and connection.sock is not None:
-            with contextlib.suppress(OSError):
-                # The plain method: that of SSLSocket would first drop the TLS state that the reader is using.
-                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-
-    def limit(self, seconds: float) -> None:
-        """What still blocks on the connection gives up after ``seconds``."""
-        if self._connection is not None and self._connection.sock is not None:
-            self._connection.sock.settimeout(seconds)
-
-
-# The exchange that the current thread (or greenlet) is in.
-_exchange: ContextVar[_Exchange | None] = ContextVar("kimi_http_exchange", default=None)
-
-
-class _Owned:
-    """A connection that knows its exchange; a mixin, because urllib3's connections know only their socket."""
-
-    owner: _Exchange | None = None
-    sock: socket.socket | None
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        self.owner = _exchange.get()
-        if self.sock is None:
-            self.connect()  # type: ignore[attr-defined]  # of the classes that this is mixed into
-        if self.owner is not None and self.sock is not None:
-            # The time limit for a connection ends here: a long text over a slow line may take longer to send.
-            self.sock.settimeout(self.owner.read_s)
-            self.owner.begin(self)
-        super().request(*args, **kwargs)  # type: ignore[misc]
-
-
-class _HTTPConnection(_Owned, HTTPConnection):
-    pass
-
-
-class _HTTPSConnection(_Owned, HTTPSConnection):
-    pass
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        manager: PoolManager = self.poolmanager
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
 class _Tapped:
@@ -332,7 +248,11 @@ def _bearer(account: Account) -> dict[str, str]:
     return {"Authorization": f"Bearer {account.token}"}
 
 
-def _headers(account: Account, media_type: str, base_url: str) -> dict[str, str]:
+@functools.lru_cache(maxsize=1024)
+def _headers(
+    device_id: str | None, session_id: str | None, user_id: str | None, media_type: str, base_url: str
+) -> Mapping[str, str]:
+    """What all requests of an account have in common."""
     headers = {
         "Content-Type": media_type,
         "Accept": "*/*",
@@ -344,12 +264,12 @@ def _headers(account: Account, media_type: str, base_url: str) -> dict[str, str]
     }
     if media_type == CONNECT_STREAM:
         headers["Connect-Protocol-Version"] = "1"
-    if account.device_id:
-        headers["X-Msh-Device-Id"] = account.device_id
-    if account.session_id:
-        headers["X-Msh-Session-Id"] = account.session_id
-    if account.user_id:
-        headers["X-Traffic-Id"] = account.user_id
+    if device_id:
+        headers["X-Msh-Device-Id"] = device_id
+    if session_id:
+        headers["X-Msh-Session-Id"] = session_id
+    if user_id:
+        headers["X-Traffic-Id"] = user_id
     return headers
 
 
@@ -364,7 +284,7 @@ def _whole(response: requests.Response) -> Reply:
 
 
 @contextlib.contextmanager
-def _translated(account: Account, base_url: str, exchange: _Exchange) -> Iterator[None]:
+def _translated(account: Account, base_url: str, exchange: Exchange) -> Iterator[None]:
     """Exceptions of requests, urllib3, http.client and the socket → ours. Texts name the site, not the path."""
     try:
         yield
@@ -377,7 +297,10 @@ def _translated(account: Account, base_url: str, exchange: _Exchange) -> Iterato
         raise error from e
     except (requests.RequestException, HTTPError, HTTPException, OSError) as e:
         exchange.cancellation.check()
-        error = UpstreamUnavailable(f"{account.label}: the connection to {base_url} failed ({_reason(e)})")
+        if exchange.timed_out:
+            error = UpstreamTimeout(f"{account.label}: no answer from {base_url} in time")
+        else:
+            error = UpstreamUnavailable(f"{account.label}: the connection to {base_url} failed ({_reason(e)})")
         error.refused = not exchange.has_begun
         raise error from e
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -14,6 +15,7 @@ class Kind:
     ``open_engine`` gets the URL and whether what is written must have reached the disk; each statement of its
     connections is a transaction of its own until ``begin_exclusively``, which waits until it is the only one.
     ``clock`` asks for the Unix seconds, None where the clock is this machine's.
+    ``storable`` makes values fit for it.
     ``is_passing``: the error comes from the moment and not from the statement, which is worth repeating for
     ``patience_s`` with pauses between these two. Seconds.
     """
@@ -21,6 +23,7 @@ class Kind:
     open_engine: Callable[[sa.URL, bool], sa.Engine]
     begin_exclusively: str
     clock: str | None
+    storable: Callable[[dict[str, Any]], dict[str, Any]]
     is_passing: Callable[[DBAPIError], bool]
     patience_s: float
     pause_s: tuple[float, float]

@@ -6,6 +6,7 @@ Error classes: https://www.postgresql.org/docs/current/errcodes-appendix.html.
 """
 
 import re
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -62,6 +63,13 @@ def _open_engine(url: sa.URL, durable: bool) -> sa.Engine:  # noqa: ARG001  # a 
     )
 
 
+def _storable(values: dict[str, Any]) -> dict[str, Any]:
+    """Its texts hold no NUL, which Kimi or a client may well have sent."""
+    return {
+        name: value.replace("\0", "\ufffd") if isinstance(value, str) else value for name, value in values.items()
+    }
+
+
 def _is_passing(error: DBAPIError) -> bool:
     # SQLAlchemy has thrown away all connections when it says so: each may have been lost with this one.
     if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _PASSING:
@@ -74,6 +82,7 @@ POSTGRESQL = Kind(
     open_engine=_open_engine,
     begin_exclusively=f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})",
     clock="SELECT CAST(extract(epoch FROM clock_timestamp()) AS FLOAT)",
+    storable=_storable,
     is_passing=_is_passing,
     patience_s=15.0,
     pause_s=(0.05, 0.25),

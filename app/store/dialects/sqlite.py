@@ -56,6 +56,7 @@ SQLITE = Kind(
     open_engine=_open_engine,
     begin_exclusively="BEGIN IMMEDIATE",
     clock=None,
+    storable=lambda values: values,
     is_passing=_is_passing,
     patience_s=10.0,
     pause_s=(0.002, 0.02),

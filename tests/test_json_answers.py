@@ -1,0 +1,300 @@
+"""response_format: the answer is the JSON that was asked for, or an error that says it is not."""
+
+import json
+import socket
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from openai import OpenAI
+from pydantic import BaseModel
+
+from app import tokens
+from tests.running import CANARY, EACH_GENERATION, Answer, Gateway, Profile, Simulator, ask, frame, read_stream
+
+OBJECT = {"type": "json_object"}
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+GOOD = '{"name": "Ada", "age": 36}'
+
+
+def asked(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": schema}}
+
+
+def say_in_turn(simulator: Simulator, *texts: str) -> None:
+    """Each text is the whole answer of one turn."""
+    for number, text in enumerate(texts):
+        simulator.script(connect_answer(text, number) if simulator.profile.speaks_connect else sse_answer(text))
+
+
+def sse_answer(text: str) -> bytes:
+    events = [{"event": "cmpl", "text": text}, {"event": "all_done"}]
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+
+
+def connect_answer(text: str, number: int) -> bytes:
+    frames: list[Any] = [
+        {"op": "set", "chat": {"id": "c-1"}},
+        {"op": "set", "mask": "message", "message": {"id": f"a-{number}", "role": "assistant"}},
+        {"op": "set", "mask": "block.text", "block": {"id": "2", "text": {"content": text}}},
+        {
+            "op": "set",
+            "mask": "message.status",
+            "message": {"id": f"a-{number}", "status": "MESSAGE_STATUS_COMPLETED"},
+        },
+    ]
+    return b"".join(map(frame, frames)) + frame({}, flags=2)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@EACH_GENERATION
+def test_the_answer_is_the_json_alone(gateway: Gateway, simulator: Simulator, profile: Profile, stream: bool) -> None:
+    for said in (
+        GOOD,
+        f"\n{GOOD}\n\n",
+        f"Here you are:\n```json\n{GOOD}\n```\nAnything else?",
+        f"Here you are:\n\n~~~\n{GOOD}\n~~~",
+        f"The person [1] in question {{see below}} is {GOOD}. Bye {{}}!",
+        f'It was {{"name": "nobody"}}, then {GOOD}.',
+    ):
+        simulator.knobs(say=said, token_chars=3)
+        answer = ask(gateway, stream, response_format=asked(PERSON))
+        assert (answer.content, answer.finish_reason, answer.error) == (GOOD, "stop", None), said
+
+
+def test_kimi_is_told_what_is_wanted(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(say=GOOD)
+    ask(gateway, False, "who?", response_format=asked(PERSON))
+    ask(gateway, False, "who?", response_format=OBJECT)
+    with_schema, without = simulator.prompts()
+    assert with_schema.startswith("who?") and json.dumps(PERSON, separators=(",", ":")) in with_schema
+    assert without.startswith("who?") and "It must be a JSON object." in without and "Schema" not in without
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@EACH_GENERATION
+def test_a_flawed_answer_is_sent_back_once(
+    gateway: Gateway, simulator: Simulator, profile: Profile, stream: bool
+) -> None:
+    say_in_turn(simulator, 'Sure! {"name": "Ada", "age": -1}', GOOD)
+    answer = ask(gateway, stream, "who?", response_format=asked(PERSON))
+    assert (answer.content, answer.finish_reason, answer.error) == (GOOD, "stop", None)
+    first, second = simulator.prompts()
+    # The second chat knows nothing: it is shown the question, the answer, and what is wrong with it.
+    assert "who?" in second and '{"name": "Ada", "age": -1}' in second and "$.age: -1 is less than" in second
+    simulator.wait("deleted_chats", equals=2) if not profile.speaks_connect else None
+
+
+@pytest.mark.parametrize("profile", ["sse-2025"], indirect=True)
+def test_in_a_conversation_it_is_mended_in_the_same_chat(
+    gateway: Gateway, simulator: Simulator, profile: Profile, name: str
+) -> None:
+    say_in_turn(simulator, "I would rather talk.", GOOD)
+    response = gateway.say("who?", name, response_format=asked(PERSON))
+    assert response.json()["choices"][0]["message"]["content"] == GOOD
+    first, second = simulator.turns()
+    assert first.chat == second.chat and "who?" not in second.text
+    assert "it holds no complete JSON value" in second.text
+    assert gateway.get(f"/v1/chat/completions/{name}").json()["turns"] == 2
+    # The wish was for that turn only.
+    simulator.knobs(say="plain")
+    assert Answer.of_completion(gateway.say("and now?", name)).content == "plain"
+    assert "JSON" not in simulator.prompts()[-1]
+
+
+@EACH_GENERATION
+def test_what_cannot_be_mended_is_an_error(gateway: Gateway, simulator: Simulator, profile: Profile) -> None:
+    say_in_turn(simulator, "no", f"{CANARY} still no", "no", '{"name": 1}')
+    response = gateway.say("who?", response_format=asked(PERSON))
+    assert response.status_code == 502
+    error = response.json()["error"]
+    assert error["code"] == "invalid_json_answer" and "rule 'json'" in error["message"]
+    # An SDK that repeats by itself would use up two more answers each time.
+    assert response.headers["x-should-retry"] == "false"
+    answer = read_stream(gateway.say("who?", response_format=asked(PERSON), stream=True))
+    assert answer.error is not None and answer.error["code"] == "invalid_json_answer"
+    assert (answer.content, answer.finish_reason) == ("", None)
+    assert len(simulator.turns()) == 4
+
+
+def test_thinking_flows_while_the_json_is_awaited(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(think="Hm, who is it?", say=GOOD, token_chars=2, gate="here", gate_after=3)
+    with gateway.say("who?", response_format=asked(PERSON), stream=True) as response:
+        reasoning = content = ""
+        beats = 0
+        for line in response.iter_lines(chunk_size=1, decode_unicode=True):
+            if line.startswith(":"):
+                # Heartbeats come while the text is held back: only then is the rest of it said.
+                beats += 1
+                assert reasoning == "Hm, who is it?" and not content
+                simulator.open_gate("here")
+            if line.startswith("data: {"):
+                delta = json.loads(line[6:])["choices"][0]["delta"]
+                reasoning += delta.get("reasoning_content") or ""
+                content += delta.get("content") or ""
+    assert beats >= 1
+    assert content == GOOD
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_was_cut_short_is_passed_on_with_its_reason(
+    gateway: Gateway, simulator: Simulator, stream: bool
+) -> None:
+    simulator.knobs(say=GOOD, token_chars=1)
+    answer = ask(gateway, stream, response_format=asked(PERSON), max_tokens=4)
+    assert GOOD.startswith(answer.content) and tokens.estimate(answer.content) == 4
+    assert answer.finish_reason == "length"
+    answer = ask(gateway, stream, response_format=asked(PERSON), stop=["age"])
+    assert (answer.content, answer.finish_reason) == ('{"name": "Ada", "', "stop")
+    assert len(simulator.turns()) == 2
+
+
+def test_json_that_is_complete_before_the_cut_is_whole(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(say=f"{GOOD}\nI hope that this helps you. Do ask again, whenever you like!", token_chars=1)
+    answer = ask(gateway, True, response_format=OBJECT, max_tokens=tokens.estimate(GOOD) + 5)
+    assert (answer.content, answer.finish_reason) == (GOOD, "stop")
+
+
+@pytest.mark.parametrize(
+    ("schema", "said", "content"),
+    [
+        ({"type": "integer"}, " 42\n", "42"),
+        ({"type": "string"}, 'Well:\n```\n"yes"\n```', '"yes"'),
+        ({"type": "array", "items": {"type": "integer"}}, "see [a] and [1, 2]", "[1, 2]"),
+        ({"enum": [None]}, "null", "null"),
+        ({"type": "string", "pattern": "^[a-z]+$"}, '"abc"', '"abc"'),
+        ({"$defs": {"n": {"type": "integer"}}, "type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}},
+         '{"n": 1e0, "x": "\\ud83d\\ude00"}', '{"n": 1e0, "x": "\\ud83d\\ude00"}'),
+    ],
+)  # fmt: skip
+def test_any_schema_of_any_value(
+    gateway: Gateway, simulator: Simulator, schema: dict[str, Any], said: str, content: str
+) -> None:
+    simulator.knobs(say=said)
+    assert ask(gateway, True, response_format=asked(schema)).content == content
+
+
+@pytest.mark.parametrize(
+    "said", ["[1]", '"text"', "{'a': 1}", '{"a": 1,}', '{"a": NaN}', '{"a": ', "[" * 3000 + "{}"]
+)
+def test_what_is_no_json_object_is_not_taken_for_one(gateway: Gateway, simulator: Simulator, said: str) -> None:
+    say_in_turn(simulator, said, '{"mended": true}')
+    answer = ask(gateway, False, response_format=OBJECT)
+    assert answer.content == '{"mended": true}'
+    assert len(simulator.turns()) == 2
+
+
+def doubled(levels: int) -> dict[str, Any]:
+    """A schema whose checking takes two to the power of ``levels`` steps."""
+    steps = {f"s{n}": {"allOf": [{"$ref": f"#/$defs/s{n + 1}"}] * 2} for n in range(levels)}
+    return {"$defs": {**steps, f"s{levels}": {"type": "object"}}, "$ref": "#/$defs/s0"}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "string", "pattern": "^(a|aa)+$"}, json.dumps("a" * 60 + "!")),
+        (doubled(40), "{}"),
+        ({"$ref": "#"}, "{}"),
+        ({"type": "object", "$ref": "#/$defs/nowhere"}, "{}"),
+        ({"type": "object", "patternProperties": {"^(a+)+$": {}}}, "{}"),
+        ({"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/secret.json"}}}, '{"a": 1}'),
+        ({"type": "string", "pattern": "("}, '"x"'),
+        ({"type": "no such type"}, "{}"),
+        (nested(120), "[]"),
+        ({"type": "object", "description": "x" * 120_000}, "{}"),
+    ],
+    ids=["pattern", "doubled", "circle", "nowhere", "names", "remote", "no pattern", "no type", "deep", "long"],
+)
+def test_a_schema_that_cannot_be_used_is_a_clear_error_and_stops_nobody(
+    gateway: Gateway, simulator: Simulator, schema: dict[str, Any], said: str
+) -> None:
+    simulator.knobs(say=said)
+    response = gateway.say("hello", response_format=asked(schema))
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error" and error["param"].startswith("response_format")
+    # The next one finds a worker that works.
+    assert gateway.get("/healthz").status_code == 200
+
+
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+_WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='[]{}`~"'), max_size=20)
+
+
+def test_any_object_comes_out_as_it_was_written(gateway: Gateway, simulator: Simulator) -> None:
+    session = requests.Session()
+
+    @settings(
+        max_examples=80,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(
+        value=st.dictionaries(st.text(max_size=5), _VALUES, max_size=4),
+        around=st.tuples(_WORDS, _WORDS),
+        style=st.sampled_from([{}, {"indent": 2}, {"ensure_ascii": False}, {"separators": (",", ":")}]),
+        fence=st.sampled_from(["", "```", "```json", "~~~"]),
+    )
+    def same_json(value: dict[str, Any], around: tuple[str, str], style: dict[str, Any], fence: str) -> None:
+        written = json.dumps(value, **style).encode("utf-8", "replace").decode()
+        inside = f"\n{fence}\n{written}\n{fence[:3]}\n" if fence else written
+        simulator.script(sse_answer(f"{around[0]}{inside}{around[1]}"))
+        body = {"model": gateway.model, "messages": [{"role": "user", "content": CANARY}], "response_format": OBJECT}
+        response = session.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=30)
+        assert response.json()["choices"][0]["message"]["content"] == written
+
+    with session:
+        same_json()
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+def test_the_sdk_parses_it(gateway: Gateway, simulator: Simulator) -> None:
+    say_in_turn(simulator, '```json\n{"name": "Ada"}\n```', f"```json\n{GOOD}\n```")
+    with OpenAI(base_url=f"{gateway.url}/v1", api_key="any", max_retries=0) as client:
+        completion = client.chat.completions.parse(
+            model=gateway.model, messages=[{"role": "user", "content": f"who? {CANARY}"}], response_format=Person
+        )
+    assert completion.choices[0].message.parsed == Person(name="Ada", age=36)
+
+
+def test_a_reference_to_another_site_is_never_followed(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(say='{"a": 1}')
+    with socket.create_server(("127.0.0.1", 0)) as site:
+        site.setblocking(False)
+        schema = {"type": "object", "properties": {"a": {"$ref": f"http://127.0.0.1:{site.getsockname()[1]}/a.json"}}}
+        wanted = {"format": {"type": "json_schema", "name": "a", "schema": schema}}
+        responses = gateway.post("/v1/responses", json={"model": gateway.model, "input": CANARY, "text": wanted})
+        chat = gateway.say("hello", response_format=asked(schema))
+        assert (responses.status_code, chat.status_code) == (400, 400)
+        with pytest.raises(BlockingIOError):
+            site.accept()

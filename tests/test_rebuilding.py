@@ -1,0 +1,194 @@
+"""Conversations that outlive their Kimi chat, their account, and their gateway's memory."""
+
+from typing import Any
+
+import pytest
+import requests
+
+from tests.running import (
+    BOTH_DATABASES,
+    CANARY,
+    EACH_GENERATION,
+    Gateway,
+    Running,
+    Simulator,
+    mint,
+    read_stream,
+    wait_until,
+)
+
+SECRET = "a secret of twelve or more"
+
+
+def talk(gateway: Gateway, conversation: str, *said: str, **body: Any) -> requests.Response:
+    """Sends a history: user and assistant messages by turns."""
+    messages = [
+        {"role": "assistant" if number % 2 else "user", "content": f"{text} {CANARY}"}
+        for number, text in enumerate(said)
+    ]
+    path = f"/v1/chat/completions/{conversation}"
+    return requests.post(
+        gateway.url + path,
+        json={"model": gateway.model, "messages": messages, **body},
+        stream=bool(body.get("stream")),
+        timeout=60,
+    )
+
+
+def turns(gateway: Gateway, name: str) -> int:
+    return int(gateway.get(f"/v1/chat/completions/{name}").json()["turns"])
+
+
+@EACH_GENERATION
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_lost_chat_is_replaced_from_the_history_that_the_client_sends(
+    quick: Gateway, simulator: Simulator, name: str, stream: bool
+) -> None:
+    assert talk(quick, name, "one").ok
+    simulator.reset()
+    response = talk(quick, name, "one", "first answer", "two", stream=stream)
+    assert response.ok and response.headers["x-conversation-rebuilt"] == "history"
+    if stream:
+        assert read_stream(response).finish_reason == "stop"
+    # All of it was said in the new chat, which is the conversation's from now on.
+    lost, new = simulator.turns()
+    assert all(text in new.text for text in ("one", "first answer", "two"))
+    response = talk(quick, name, "three")
+    assert response.ok and "x-conversation-rebuilt" not in response.headers
+    last = simulator.turns()[-1]
+    assert (last.chat, last.account) == (new.chat, new.account) and last.text == f"three {CANARY}"
+    assert turns(quick, name) == 3 and lost.chat != new.chat
+
+
+@BOTH_DATABASES
+def test_a_conversation_whose_account_is_gone_goes_on_with_another(
+    running: Running, simulator: Simulator, database: str
+) -> None:
+    both = f"alice={mint('alice')},bob={mint('bob')}"
+    with running.gateway(simulator.url, KIMI_TOKENS=both) as gateway:
+        assert gateway.say("one", "talk").ok
+        owner = simulator.turns()[0].account
+        kept = gateway.database
+    other = {"alice": "bob", "bob": "alice"}[owner]
+    with running.gateway(simulator.url, KIMI_TOKENS=f"{other}={mint(other)}", database=kept) as gateway:
+        response = gateway.say("two", "talk")
+        assert (response.status_code, response.json()["error"]["code"]) == (409, "conversation_lost")
+        assert "put it back" in response.json()["error"]["message"]
+        assert response.headers["x-should-retry"] == "false"
+        response = talk(gateway, "talk", "one", "answer", "two")
+        assert response.ok and response.headers["x-conversation-rebuilt"] == "history"
+        assert gateway.say("three", "talk").ok
+    assert [turn.account for turn in simulator.turns()] == [owner, other, other]
+
+
+def test_a_conversation_goes_on_elsewhere_when_its_account_is_refused(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.say("one", "talk").ok
+        owner = simulator.turns()[0].account
+        simulator.knobs(fail="token_invalid", fail_for=owner)
+        # Without its history there is nothing to go on with, and the status says what to do.
+        response = gateway.say("two", "talk")
+        assert response.status_code == 401 and "KIMI_TOKENS" in response.json()["error"]["message"]
+        response = talk(gateway, "talk", "one", "answer", "two")
+        assert response.ok and response.headers["x-conversation-rebuilt"] == "history"
+        assert simulator.turns()[-1].account != owner
+
+
+def test_a_limited_account_keeps_its_conversations(quick: Gateway, simulator: Simulator, name: str) -> None:
+    """A limit passes; the conversation is not torn away from its account for it."""
+    assert talk(quick, name, "one").ok
+    owner = simulator.turns()[0].account
+    simulator.knobs(fail="http_429", fail_at="turn", fail_for=owner, retry_after="30")
+    response = talk(quick, name, "one", "answer", "two")
+    assert response.status_code == 429 and int(response.headers["Retry-After"]) >= 30
+    simulator.knobs(fail="")
+    quick.wake_accounts()
+    assert talk(quick, name, "one", "answer", "two").ok
+    assert {turn.account for turn in simulator.turns()} == {owner}
+    assert len({turn.chat for turn in simulator.turns()}) == 1
+
+
+def test_a_short_limit_is_waited_out_in_the_same_chat(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.say("one", "talk").ok
+        simulator.knobs(fail="http_429", fail_at="turn", fail_times=1, retry_after="1")
+        assert gateway.say("two", "talk").ok
+    assert len({(turn.chat, turn.account) for turn in simulator.turns()}) == 1
+
+
+def test_a_rebuilt_turn_that_fails_leaves_the_conversation_as_it_was(
+    quick: Gateway, simulator: Simulator, name: str
+) -> None:
+    assert talk(quick, name, "one").ok
+    simulator.reset()
+    simulator.knobs(fail="drop", fail_after=1, say="one two three", token_chars=4)
+    assert talk(quick, name, "one", "answer", "two").status_code == 502
+    assert turns(quick, name) == 1
+    wait_until("the new chat is deleted", lambda: simulator.state()["deleted_chats"] == 1)
+    simulator.knobs(fail="", fail_after=None)
+    response = talk(quick, name, "one", "answer", "two")
+    assert response.ok and response.headers["x-conversation-rebuilt"] == "history"
+    assert turns(quick, name) == 2
+
+
+@BOTH_DATABASES
+def test_transcripts_rebuild_a_conversation_that_sends_no_history(
+    running: Running, simulator: Simulator, database: str
+) -> None:
+    simulator.knobs(say="Kimi's words")
+    settings: dict[str, Any] = {"STORE_TRANSCRIPTS": "1", "GATEWAY_SECRET": SECRET}
+    with running.gateway(simulator.url, **settings) as gateway:
+        assert gateway.say("one", "talk").ok and gateway.say("two", "talk", stream=True).text
+        simulator.reset()
+        response = gateway.say("three", "talk")
+        assert response.ok and response.headers["x-conversation-rebuilt"] == "transcript"
+        text = simulator.turns()[-1].text
+        assert [text.index(word) for word in ("one", "two", "three")] == sorted(
+            text.index(word) for word in ("one", "two", "three")
+        )
+        assert text.count("Kimi's words") == 2
+        assert b"Kimi's words" not in gateway.database.content()
+        # What is forgotten is forgotten.
+        assert gateway.delete("/v1/chat/completions/talk").ok
+        assert gateway.database.execute("SELECT count(*) FROM transcripts") == [(0,)]
+
+
+def test_transcripts_are_never_kept_unsealed_or_unasked(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.say("one", "talk").ok
+        assert gateway.database.execute("SELECT count(*) FROM transcripts") == [(0,)]
+    with running.gateway(simulator.url, STORE_TRANSCRIPTS="1") as gateway:
+        wait_until("it does not start", lambda: not gateway.process.runs)
+        assert "GATEWAY_SECRET must seal" in gateway.log()
+
+
+def test_a_key_may_have_so_many_conversations(running: Running, simulator: Simulator) -> None:
+    with running.gateway(
+        simulator.url, MAX_CONVERSATIONS="2", GATEWAY_API_KEYS="first-key,second-key", WEB_CONCURRENCY="2"
+    ) as gateway:
+
+        def say(name: str, key: str = "first-key") -> requests.Response:
+            return gateway.post(
+                f"/v1/chat/completions/{name}",
+                json={"model": "k2", "messages": [{"role": "user", "content": CANARY}]},
+                headers={"x-api-key": key, "Connection": "close"},
+            )
+
+        assert [say(name).status_code for name in ("a", "b", "a", "c")] == [200, 200, 200, 429]
+        error = say("c").json()["error"]
+        assert error["code"] == "conversation_limit" and "MAX_CONVERSATIONS" in error["message"]
+        assert say("c", "second-key").ok
+        assert gateway.delete("/v1/chat/completions/a", headers={"x-api-key": "first-key"}).ok
+        assert say("c").ok
+
+
+def test_old_conversations_are_forgotten_with_their_chats(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.say("one", "old").ok and gateway.say("one", "young").ok
+        gateway.database.execute("UPDATE conversations SET updated_at = updated_at - 90000 WHERE id = 'old'")
+        kept = gateway.database
+    with running.gateway(simulator.url, database=kept, CONVERSATION_MAX_AGE_DAYS="1") as gateway:
+        wait_until("the old one is gone", lambda: gateway.get("/v1/chat/completions/old").status_code == 404)
+        simulator.wait("deleted_chats", equals=1)
+        assert gateway.say("two", "young").ok
+    assert [chat["deleted"] for chat in simulator.state()["chats"].values()].count(False) == 1

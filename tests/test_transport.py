@@ -1,0 +1,64 @@
+"""The door to Kimi, tried on the simulator: limits of time that the gateway's own limits would reach first, and
+connections that are used again."""
+
+import pytest
+
+from app.accounts import Account
+from app.errors import UpstreamTimeout
+from app.pump import Cancellation
+from app.upstreams.kimi_http import KimiHttp, Timeouts
+from tests.running import EVENT_STREAM, Gateway, Simulator, mint
+
+PATH = "/api/chat/any/completion/stream"
+
+
+def account() -> Account:
+    return Account("acc", "alice", mint("alice"), None, False, None, None, None)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_a_stream_on_which_nothing_comes_any_more_is_given_up(simulator: Simulator, framing: str) -> None:
+    simulator.script(b"data: {}\n\n", framing=framing, end="stall", headers=EVENT_STREAM, match=PATH)
+    http = KimiHttp(simulator.url, Timeouts(5.0, 5.0, 0.3))
+    lines = []
+    with (
+        pytest.raises(UpstreamTimeout),
+        http.stream(PATH, account(), b"{}", "application/json", Cancellation()) as stream,
+    ):
+        for line in stream.lines():
+            lines.append(line)
+    assert lines[0] == b"data: {}"
+    simulator.wait("open_streams", equals=0)
+    http.close()
+
+
+def test_a_stream_on_which_something_comes_is_not_given_up(simulator: Simulator) -> None:
+    body = b": one\n: two\n: three\n: four\n"
+    cuts = [6, 12, 20]
+    simulator.script(body, cuts=cuts, gap_s=0.2, headers=EVENT_STREAM, match=PATH)
+    http = KimiHttp(simulator.url, Timeouts(5.0, 5.0, 0.5))
+    with http.stream(PATH, account(), b"{}", "application/json", Cancellation()) as stream:
+        assert list(stream.lines()) == body.splitlines()
+    http.close()
+
+
+def test_connections_to_kimi_are_used_again(gateway: Gateway, simulator: Simulator) -> None:
+    gateway.say("hello")
+    simulator.wait("deleted_chats", at_least=1)
+    before = simulator.state()["total_connections"]
+    for number in range(2, 7):
+        assert gateway.say("hello", stream=True).status_code == 200
+        simulator.wait("deleted_chats", at_least=number)
+    assert simulator.state()["total_connections"] == before
+
+
+def test_a_connection_that_kimi_has_closed_is_not_used_again(gateway: Gateway, simulator: Simulator) -> None:
+    gateway.say("hello")
+    simulator.wait("deleted_chats", at_least=1)
+    for number in range(2, 5):
+        # Told that it may be kept, and closed all the same.
+        body = b'data: {"event":"cmpl","text":"a"}\n\ndata: {"event":"all_done"}\n\n'
+        length = {"Content-Length": str(len(body)), **EVENT_STREAM}
+        simulator.script(body, framing="length", end="close", headers=length)
+        assert gateway.say("hello").json()["choices"][0]["message"]["content"] == "a"
+        simulator.wait("deleted_chats", at_least=number)
