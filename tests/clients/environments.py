@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,12 @@ class NotInstalled(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a client lives, and with what its exercise is run."""
+    """Where a client lives, with what its exercise is run, and how long it took to make, whenever that was."""
 
     folder: Path
     command: tuple[str, ...]
     path: str
+    install_s: float
 
     @property
     def home(self) -> Path:
@@ -45,14 +47,16 @@ def prepare(name: str, timeout_s: float) -> Environment:
     """Installs the client unless it is there. Raises NotInstalled."""
     description, folder = EXERCISES / name, FOLDER / name
     if not _is_made(description, folder):
+        started = time.monotonic()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         if (description / "requirements.txt").exists():
             _pip(description, folder, timeout_s)
         if (description / "package.json").exists():
             _npm(description, folder, timeout_s)
-        (folder / "made").write_text(_digest(description))
-    return Environment(folder, _command(description, folder), _path(folder))
+        (folder / "made").write_text(f"{_digest(description)} {time.monotonic() - started:.1f}")
+    install_s = float((folder / "made").read_text().split()[1])
+    return Environment(folder, _command(description, folder), _path(folder), install_s)
 
 
 def needs_node(name: str) -> bool:
@@ -88,7 +92,7 @@ def _npm(description: Path, folder: Path, timeout_s: float) -> None:
     for file in ("package.json", "package-lock.json"):
         shutil.copy(description / file, folder / file)
     # Beside node_modules, because that is where Node looks for it from a module.
-    for module in [*description.glob("*.mjs"), *description.glob("*.html"), EXERCISES / "told.mjs"]:
+    for module in [*description.glob("*.mjs"), EXERCISES / "told.mjs"]:
         (folder / module.name).symlink_to(module)
     _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder, timeout_s)
     # What a package would do by an install script of its own, named where it is needed.
@@ -123,11 +127,13 @@ def _command(description: Path, folder: Path) -> tuple[str, ...]:
 
 def _is_made(description: Path, folder: Path) -> bool:
     made = folder / "made"
-    return made.exists() and made.read_text() == _digest(description)
+    return made.exists() and made.read_text().partition(" ")[0] == _digest(description)
 
 
 def _digest(description: Path) -> str:
     digest = hashlib.sha256(f"{sys.version}\n".encode())
-    for file in [description / name for name in _DESCRIPTIONS] + sorted(description.glob("*.mjs")):
+    for file in [description / name for name in _DESCRIPTIONS]:
         digest.update(file.name.encode() + (file.read_bytes() if file.exists() else b""))
+    # Modules are links: what matters is which there are.
+    digest.update(" ".join(sorted(module.name for module in description.glob("*.mjs"))).encode())
     return digest.hexdigest()

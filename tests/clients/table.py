@@ -16,12 +16,17 @@ shipped, with a simulated Kimi behind it, and writes this table. A mark says tha
 - **stream**: the same in pieces, while they came
 - **thinking**: Kimi's reasoning, apart from the text
 - **usage**: token counts
-- **error**: a failure arrives as what the client has for it, and Kimi is asked no oftener than for the gateway alone
+- **error**: a failure arrives as what the client has for it; libraries do not repeat one that is permanent, but for
+  what stands under *also*
 - **broken**: an answer that breaks off is a failure, and not an end
 
 A dash: the client has no such thing, does not show it, or was not asked. After each client the run looks at the
 simulator (no stream is left, and no chat but those of conversations) and searches the gateway's log and database for
 keys, tokens and message text.
+
+The last one needs gigabytes and is run by `make clients CLIENTS="--only open_webui"`; this is what it has seen:
+
+![Open WebUI: a question, the thinking unfolded, and the answer](open-webui.png)
 
 """
 

@@ -28,6 +28,11 @@ export async function turns() {
   return (await (await fetch(`${process.env.SIMULATOR_URL}/_sim/state`)).json()).turns;
 }
 
+// How many requests went to a path of Kimi's, whether or not it answered.
+export async function asks(path) {
+  return (await (await fetch(`${process.env.SIMULATOR_URL}/_sim/requests?path_contains=${path}`)).json()).length;
+}
+
 // Within, Kimi is asked so many times: a failure that is permanent is not repeated by the client.
 export async function asked(times, act) {
   const before = await turns();

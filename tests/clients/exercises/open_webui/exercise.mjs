@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { chromium } from 'playwright-core';
-import { BASE, KEY, TEXT, THINKING, THOUGHT, assert, knobs, proved, version } from './told.mjs';
+import { BASE, KEY, TEXT, THINKING, THOUGHT, asks, assert, knobs, proved, version } from './told.mjs';
 
 const port = await new Promise((free) => {
   const server = createServer().listen(0, '127.0.0.1', () => {
@@ -42,7 +42,7 @@ await until('the program', () => fetch(`${url}/health`).then((reply) => reply.ok
 
 const quiet = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: [...quiet, '--proxy-server=direct://'] });
-const page = await browser.newPage({ viewport: { width: 1100, height: 720 } });
+const page = await browser.newPage({ viewport: { width: 900, height: 480 } });
 page.setDefaultTimeout(60_000);
 const { version: installed } = await (await fetch(`${url}/api/version`)).json();
 version(`${installed}, Chromium ${browser.version()}`);
@@ -68,6 +68,8 @@ const fold = answer.getByText(/^Thought/).first();
 await fold.click();
 await answer.getByText(THOUGHT).waitFor();
 proved('thinking');
+// Once nothing moves any more.
+await answer.getByText(TEXT).click({ trial: true });
 await page.screenshot({ path: `${process.env.HOME}/picture.png` });
 
 await knobs({ fail: 'too_long' });
@@ -76,6 +78,8 @@ await page.keyboard.type('And now?');
 await page.keyboard.press('Enter');
 await page.getByText(/too long/).first().waitFor();
 proved('error');
+assert.equal(await asks('ChatService/Chat'), 2);
+proved('also', 'one Kimi chat per question, once its tasks are off');
 
 await browser.close();
 program.kill();
