@@ -216,7 +216,7 @@ def test_an_account_that_comes_back_is_tried_by_one_request_only(running: Runnin
         assert gateway.say("hello").ok
         ((account_id,),) = gateway.database.execute("SELECT id FROM accounts")
         gateway.database.execute(f"INSERT INTO rests VALUES ('{account_id}', '', 1, 4)")  # noqa: S608  # a digest
-        simulator.knobs(gate="probe", gate_after=1)
+        simulator.knobs(gate="probe", gate_after=0)
         with ThreadPoolExecutor(4) as pool:
             answers = [pool.submit(gateway.say, f"probe {i}") for i in range(4)]
             simulator.wait("gate_waiting:probe", equals=1)

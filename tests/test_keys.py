@@ -101,9 +101,9 @@ def test_the_database_holds_no_key(keyed: Gateway) -> None:
 
 
 def test_a_key_expires(keyed: Gateway) -> None:
-    key = add(keyed, "guest", "--expires", "8s")
-    wait_until("the key has expired", lambda: ask(keyed, key).status_code == 401)
-    assert "expired" in ask(keyed, key).json()["error"]["message"]
+    key = add(keyed, "guest", "--expires", "1h")
+    keyed.database.execute("UPDATE api_keys SET expires_at = 1")
+    wait_until("the key has expired", lambda: "expired" in ask(keyed, key).text)
     assert "expired" in run_keys(keyed.database, "list")[1]
 
 

@@ -102,7 +102,9 @@ def failure_response(error: Exception, encode: Encode = openai_error) -> Respons
         response.headers["x-ratelimit-reset-requests"] = f"{math.ceil(failure.rate_limit.reset_s)}s"
     if failure.allow:
         response.headers["Allow"] = failure.allow
-    log.info("answered %d %s: %s", failure.status, failure.code, failure.message)
+    # What is not our own sentence may repeat a path, and people put anything into paths.
+    said = failure.message if isinstance(error, GatewayError) else failure.code
+    log.info("answered %d %s: %s", failure.status, failure.code, said)
     return response
 
 
