@@ -34,7 +34,11 @@ def main() -> int:
     environments.FOLDER.mkdir(exist_ok=True)
     deadline = time.monotonic() + _PATIENCE_S["ci" if options.ci else "all"]
     started = time.monotonic()
-    outcomes = _run(clients, deadline)
+    try:
+        outcomes = _run(clients, deadline)
+    except environments.NotInstalled as failure:
+        print(f"no Node for the clients that need one: {failure}", file=sys.stderr)
+        return 1
     print(table.rendered(outcomes))
     failures = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failures:
