@@ -193,21 +193,21 @@ def test_a_chat_that_kimi_has_lost_is_a_409_that_says_what_to_do(
 
 @EVERY_PROFILE_BOTH_DATABASES
 def test_a_second_turn_waits_and_then_is_told_that_the_conversation_is_busy(
-    quick: Gateway, simulator: Simulator, name: str
+    gateway: Gateway, simulator: Simulator, name: str
 ) -> None:
     simulator.knobs(gate="busy", gate_after=1)
-    with quick.say("one", conversation=name, stream=True) as first:
+    with gateway.say("one", conversation=name, stream=True) as first:
         simulator.wait("gate:busy", at_least=1)
-        second = quick.say("two", conversation=name)
+        second = gateway.say("two", conversation=name)
         error = second.json()["error"]
         assert (second.status_code, error["type"], error["code"]) == (409, "conflict_error", "conversation_busy")
         assert second.headers["Retry-After"] == "5"
-        assert quick.get(f"/v1/chat/completions/{name}").json()["busy"] is True
-        assert quick.delete(f"/v1/chat/completions/{name}").status_code == 409
+        assert gateway.get(f"/v1/chat/completions/{name}").json()["busy"] is True
+        assert gateway.delete(f"/v1/chat/completions/{name}").status_code == 409
         simulator.open_gate("busy")
         assert read_stream(first).finish_reason == "stop"
     simulator.knobs(gate="")
-    assert quick.say("three", conversation=name).ok
+    assert gateway.say("three", conversation=name).ok
     assert simulator.state()["max_open_streams"] == 1
 
 
