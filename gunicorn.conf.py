@@ -23,7 +23,8 @@ except ConfigError as error:
 wsgi_app = "wsgi:app"
 bind = f"{_config.host}:{_config.port}"
 workers = _config.workers
-worker_class = "gevent"
+# gevent, and client sockets that try to send before they ask how much they may (see there).
+worker_class = "app.worker.Worker"
 # Streams at once per worker; each is one connection that mostly waits.
 worker_connections = 4096
 # A worker that does not answer its master for so long is replaced; long streams are no reason.

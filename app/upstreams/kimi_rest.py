@@ -4,6 +4,7 @@ Knows its paths, bodies, events and model names. Must never know Flask, OpenAI's
 accounts or the other generation.
 """
 
+import itertools
 import logging
 import re
 from collections.abc import Generator, Iterator
@@ -126,14 +127,11 @@ class KimiRest:
 def _refuse_json(stream: Stream, account: Account, site: str) -> Iterator[bytes]:
     """The lines of a stream; raises for an error in JSON that only its content type calls a stream (3.10)."""
     lines = stream.lines()
-    for line in lines:
-        if line.startswith(b"{"):
-            body = b"\n".join([line, *lines])[:65536]
-            raise kimi_errors.refusal(Reply(200, stream.media_type, {}, body), account, site)
-        yield line
-        if line:
-            break
-    yield from lines
+    first = next(filter(None, lines), b"")
+    if first.startswith(b"{"):
+        body = b"\n".join([first, *lines])[:65536]
+        raise kimi_errors.refusal(Reply(200, stream.media_type, {}, body), account, site)
+    return itertools.chain((first,), lines)
 
 
 # What answers 200 and is no stream: an error in JSON (3.10), a page of a bot wall. Everything else is read as
