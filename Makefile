@@ -2,13 +2,16 @@
 # make run     start it on your own .env         make check   format, lint, types, imports
 # make bench   how fast it is (QUICK=1: does the rig work?)    make profile   where its time goes
 # make soak    30 minutes of clients that come and leave (QUICK=1: two)
+# make fuzz    20,000 requests and more that nobody would think of, made from /openapi.json
+# make chaos   everything that can go wrong at once, for an hour (SEED=7 SECONDS=600: another one)
 # make servers what make test needs of PostgreSQL and nginx (as root, by apt; it is part of make test)
+# make clients the programs that people use, each in an environment of its own (CLIENTS="--only aider", "--ci")
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test servers check format bench profile soak clean
+.PHONY: help demo run test servers check format chaos bench profile soak fuzz clients clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -51,6 +54,11 @@ servers: $(VENV)/dev
 		apt-get install -y -q --no-install-recommends postgresql nginx-light; }
 	@$(BIN)/python -m tests.postgres
 
+SEED    ?= 1
+SECONDS ?= 3600
+chaos: servers
+	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS)
+
 bench: $(VENV)/dev
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)
 
@@ -60,5 +68,14 @@ profile: $(VENV)/dev
 soak: $(VENV)/dev
 	$(BIN)/python -m bench.soak $(if $(QUICK),--minutes 2)
 
+fuzz: $(VENV)/dev
+	FUZZ_EXAMPLES=2300 $(BIN)/python -m pytest -o addopts="" -rP tests/test_fuzz.py
+# Chromium is Debian's, where nobody has one; everything else comes from PyPI and npm into .clients/.
+clients: $(VENV)/dev
+	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -q --no-install-recommends chromium fonts-noto-cjk; }
+	$(BIN)/python -m tests.clients $(CLIENTS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .clients $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

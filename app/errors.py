@@ -25,6 +25,7 @@
        ├─ AnswerRewritten                   502  upstream  Kimi took back text that was already passed on
        ├─ InvalidJsonAnswer                 502  upstream  it is not the JSON that was asked for, mended neither
        ├─ UpstreamUnavailable               502  upstream  connect, read, 5xx, redirect
+       │  ├─ AnswerEmpty                    502  upstream  complete, and without a word
        │  └─ GenerationGone                 502  upstream  the site does not serve this protocol (any more)
        ├─ UpstreamTimeout                   504  upstream  silence
        └─ UpstreamProtocolError             502  ours      an answer that we cannot read
@@ -215,6 +216,10 @@ class UpstreamOverloaded(UpstreamError):
 
 class UpstreamUnavailable(UpstreamError):
     status = 502
+
+
+class AnswerEmpty(UpstreamUnavailable):
+    """Kimi calls the answer complete, and it holds nothing: so it slows accounts down."""
 
 
 class GenerationGone(UpstreamUnavailable):

@@ -31,6 +31,8 @@ class Presence:
         self._lease_s = lease_s
         self.id = uuid.uuid4().hex
         self._left = threading.Event()
+        # A beat that is under way must not come after the end.
+        self._speaking = threading.Lock()
         self._owed: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
 
     def begin(self) -> None:
@@ -51,12 +53,15 @@ class Presence:
         """Everything that the process holds is free."""
         self._left.set()
         try:
-            self._store.processes.leave(self.id)
+            with self._speaking:
+                self._store.processes.leave(self.id)
         except SQLAlchemyError:
             log.warning("the end of this process could not be noted; what it held is free in %.0f s", self._lease_s)
 
     def _beat(self) -> None:
-        self._store.processes.beat(self.id, self._store.database.now() + self._lease_s)
+        with self._speaking:
+            if not self._left.is_set():
+                self._store.processes.beat(self.id, self._store.database.now() + self._lease_s)
 
     def _run(self) -> None:
         swept_at = 0.0

@@ -123,7 +123,7 @@ def quick(shared_gateways: _Shared, profile: Profile, database: str) -> Gateway:
 @pytest.fixture
 def blunt(shared_gateways: _Shared, profile: Profile, database: str) -> Gateway:
     """One that tells every failure at once: no second try, no other account."""
-    return shared_gateways("blunt", {**_QUICK, "FAILOVER_S": "0"}, profile)
+    return shared_gateways("blunt", {**_SHIPPED, "FAILOVER_S": "0", "QUEUE_WAIT_S": "0.3"}, profile)
 
 
 @pytest.fixture

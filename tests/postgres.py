@@ -4,6 +4,7 @@ One per run is shared by all its processes; a test that stops its database start
 programs (``make servers`` installs them) and never skips a test for want of them.
 """
 
+import contextlib
 import fcntl
 import os
 import pwd
@@ -13,8 +14,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,17 +108,33 @@ def one_for_all(folder: Path) -> Cluster:
         return Cluster.in_folder(inner) if inner.exists() else Cluster.create(inner)
 
 
-@contextmanager
+@contextlib.contextmanager
 def folder_of_a_run() -> Iterator[Path]:
-    """Where ``one_for_all`` puts its server; it is stopped and the folder removed at the end."""
+    """Where ``one_for_all`` puts its server; it is stopped and the folder removed at the end, also of a run that is
+    killed: by a process that sees the pipe close."""
     folder = Path(tempfile.mkdtemp(prefix="kimi-gateway-tests-"))
     folder.chmod(0o755)
+    command = [sys.executable, "-m", "tests.postgres", str(folder)]
+    guard = subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, start_new_session=True)
+    assert guard.stdin is not None
     try:
         yield folder
     finally:
-        if (folder / "cluster/data/postmaster.pid").exists():
-            Cluster.in_folder(folder / "cluster").stop("immediate")
-        shutil.rmtree(folder)
+        guard.stdin.close()
+        guard.wait(60)
+
+
+def _guard(folder: Path) -> None:
+    sys.stdin.read()
+    cluster, deadline = folder / "cluster", time.monotonic() + 60
+    # Again and again: a server that is only being made when the run is killed cannot be stopped, and writes on.
+    while folder.exists() and time.monotonic() < deadline:
+        if (cluster / "data/postmaster.pid").exists():
+            with contextlib.suppress(AssertionError):
+                _run(cluster, "pg_ctl", "stop", "-D", str(cluster / "data"), "-m", "immediate", "-t", "10")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
 
 
 def _run(folder: Path, program: str, *arguments: str) -> None:
@@ -169,7 +186,10 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    # For `make servers`: whether there is one.
+    if sys.argv[1:]:
+        _guard(Path(sys.argv[1]))
+        sys.exit()
+    # For `make servers`: whether there is a PostgreSQL.
     try:
         programs()
     except MissingServer as e:

@@ -285,6 +285,21 @@ def test_a_conversation_survives_a_kill_in_mid_answer(
     assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
 
 
+def test_what_a_killed_gateway_held_is_free_while_others_live(running: Running, simulator: Simulator) -> None:
+    """The living one has conversations, too: whether a process lives is asked of each by itself."""
+    with (
+        running.gateway(simulator.url, LEASE_S="1") as killed,
+        running.gateway(simulator.url, LEASE_S="1", database=killed.database) as living,
+    ):
+        assert living.say("hello", conversation="of-the-living").ok
+        simulator.knobs(gate="kill", gate_after=1)
+        with killed.say("hello", conversation="of-the-killed", stream=True):
+            simulator.wait("gate:kill", at_least=1)
+            killed.kill()
+        simulator.open_gate("kill")
+        assert living.say("and now", conversation="of-the-killed").ok
+
+
 @EACH_GENERATION
 def test_chats_of_killed_workers_are_deleted_later(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url, TOTAL_TIMEOUT_S="1000") as gateway:

@@ -47,6 +47,7 @@ FAULTS: dict[str, Expected] = {
     "json_200": (401, "authentication_error", None, "KIMI_TOKENS", {"fail_code": "auth.token.invalid"}),
     "bad_request": (502, "server_error", "upstream_error", "400", {}),
     "model_422": (502, "server_error", "upstream_protocol_error", "model", {}),
+    "empty": (502, "server_error", "upstream_error", "without a word", {}),
     "empty_close": (502, "server_error", "upstream_error", "before the end", {}),
     "silent_headers": (504, "server_error", "timeout", "in time", {}),
     "silent_body": (504, "server_error", "timeout", "silent", {}),
@@ -67,7 +68,6 @@ CONNECT_FAULTS: dict[str, Expected] = FAULTS | {
     "json_200": (503, "server_error", "overloaded", "overloaded", {}),
     "bad_request": (400, "invalid_request_error", None, "refuses this request", {}),
     "model_422": (400, "invalid_request_error", None, "model", {}),
-    "empty": (502, "server_error", "upstream_error", "without a word", {}),
     "http_404": (502, "server_error", "upstream_error", "KIMI_PROTOCOL", {}),
     "exception": (503, "server_error", "overloaded", "overloaded", {"fail_after": 0}),
     "top_exception": (503, "server_error", "overloaded", "overloaded", {"fail_after": 0}),
@@ -368,6 +368,19 @@ def test_sdks_are_told_not_to_repeat_what_kimi_has_heard(quick: Gateway, simulat
     assert quick.say("hello").headers["x-should-retry"] == "false"
     simulator.knobs(fail="http_500", fail_at="create")
     assert "x-should-retry" not in quick.say("hello").headers
+
+
+@pytest.mark.parametrize(("seconds", "is_repeated"), [(1, True), (600, False)])
+def test_sdks_are_told_to_wait_only_as_long_as_they_do(
+    running: Running, simulator: Simulator, seconds: int, is_repeated: bool
+) -> None:
+    simulator.knobs(fail="stream_pushing", retry_after=str(seconds))
+    with running.gateway(simulator.url, QUEUE_WAIT_S="0", FAILOVER_S="0") as gateway:
+        response = gateway.say("hello")
+        assert response.status_code == 429
+        # Rests differ a little, so that not everybody comes back at once.
+        assert seconds - 1 <= int(response.headers["Retry-After"]) <= 1.3 * seconds + 1
+        assert ("x-should-retry" not in response.headers) is is_repeated
 
 
 @EACH_GENERATION

@@ -134,9 +134,10 @@ def test_max_tokens_ends_the_answer(gateway: Gateway, simulator: Simulator) -> N
 
 
 def test_an_answer_without_words_has_an_empty_text(gateway: Gateway, simulator: Simulator) -> None:
-    simulator.knobs(say="")
-    assert send(gateway).json()["content"] == [{"type": "text", "text": "", "citations": None}]
-    kinds = [event["type"] for event in events(send(gateway, stream=True))]
+    simulator.knobs(say="stop at once")
+    wish = {"stop_sequences": ["stop"]}
+    assert send(gateway, **wish).json()["content"] == [{"type": "text", "text": "", "citations": None}]
+    kinds = [event["type"] for event in events(send(gateway, **wish, stream=True))]
     assert kinds == ["message_start", "content_block_start", "content_block_stop", "message_delta", "message_stop"]
 
 

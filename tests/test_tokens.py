@@ -20,12 +20,17 @@ def refresh(user: str) -> str:
     return mint(user, 7_776_000, "refresh")
 
 
-def renewers() -> list[int]:
-    """Pids of the processes that renew a token just now, of whichever gateway."""
+def renewers(gateway: Gateway) -> list[int]:
+    """Pids of the processes that renew a token of this gateway just now."""
+    mine = f"DATABASE_URL={gateway.database.url}".encode()
     found = []
     for folder in Path("/proc").iterdir():
         try:
-            if folder.name.isdigit() and b"app.renewal" in (folder / "cmdline").read_bytes():
+            if (
+                folder.name.isdigit()
+                and b"app.renewal" in (folder / "cmdline").read_bytes()
+                and mine in (folder / "environ").read_bytes().split(b"\0")
+            ):
                 found.append(int(folder.name))
         except OSError:
             continue
@@ -207,7 +212,7 @@ def test_a_refresh_killed_before_kimi_acted_is_done_again(running: Running, simu
     with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
         wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
         simulator.knobs(fail="")
-        for pid in renewers():
+        for pid in renewers(gateway):
             os.kill(pid, signal.SIGKILL)
         # Its hold runs out first.
         wait_until("it works again", lambda: gateway.say("hello").ok, timeout_s=40)
@@ -218,7 +223,7 @@ def test_stop_signals_do_not_end_a_refresh(running: Running, simulator: Simulato
     simulator.knobs(refresh_delay_s=1)
     with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
         wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
-        for pid in renewers():
+        for pid in renewers(gateway):
             os.kill(pid, signal.SIGTERM)
             os.kill(pid, signal.SIGINT)
         wait_until("the pair is stored", lambda: version(gateway) == 2)

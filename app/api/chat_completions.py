@@ -297,7 +297,13 @@ _COMPLETION = object_of(
     ),
 )
 _ONE = "/v1/chat/completions/{conversation_id}"
-_ITS_ID = {"conversation_id": "1 to 128 of A-Z a-z 0-9 . _ : -; yours to choose"}
+_ITS_ID = {
+    "conversation_id": {
+        "type": "string",
+        "pattern": "^[A-Za-z0-9._:-]{1,128}$",
+        "description": "yours to choose: 1 to 128 of A-Z a-z 0-9 . _ : -",
+    }
+}
 _UNKNOWN = {404: "there is no such conversation of this key"}
 
 OPERATIONS = (

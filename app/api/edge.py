@@ -28,7 +28,9 @@ def _end(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
     use: Use | None = g.pop("use", None)
     if use is not None:
-        response.headers.update(use.headers)
+        # Where something else was exceeded, its numbers are the ones that count.
+        if "x-ratelimit-limit-requests" not in response.headers:
+            response.headers.update(use.headers)
         response.call_on_close(use.end)
     if request.method == "OPTIONS":
         # It has no body, so it has no type either; Flask would call it HTML.

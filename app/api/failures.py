@@ -48,12 +48,18 @@ _TYPES = {
 }
 
 
+# A longer wait is told, and left to people: some SDKs take one that they find too long for none at all.
+_LONGEST_RETRY_S = 60
+
+
 def failure_of(error: Exception) -> Failure:
     """``error`` in the words of an answer. A fault of ours is logged here, with its traceback."""
     if isinstance(error, GatewayError):
         # 429 says that the message was not taken; with any other failure, a repetition could double it.
         retry = not (error.permanent or (error.sent and error.status != 429))
         wait_s = None if error.retry_after_s is None or error.permanent else max(1, math.ceil(error.retry_after_s))
+        if wait_s is not None and wait_s > _LONGEST_RETRY_S:
+            retry = False
         return Failure(
             error.status, error.message, error.code, error.param, retry, wait_s, rate_limit=error.rate_limit
         )

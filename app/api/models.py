@@ -53,7 +53,7 @@ OPERATIONS = (
         "/v1/models/{model_id}",
         "One model",
         _MODEL,
-        {"model_id": "as in the list"},
+        {"model_id": {"type": "string", "description": "as in the list"}},
         failures={404: "there is no such model"},
     ),
 )

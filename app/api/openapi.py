@@ -97,7 +97,7 @@ def _plain(name: str) -> str:
 def _describe(operation: Operation, bodies: Mapping[type[BaseModel], Any]) -> dict[str, Any]:
     content: dict[str, Any] = {operation.media_type: {"schema": operation.answer}}
     if operation.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     failure = {"content": {"application/json": {"schema": operation.error}}}
     described: dict[str, Any] = {
         "summary": operation.summary,
@@ -110,8 +110,8 @@ def _describe(operation: Operation, bodies: Mapping[type[BaseModel], Any]) -> di
     }
     if operation.parameters:
         described["parameters"] = [
-            {"name": name, "in": "path", "required": True, "description": about, "schema": {"type": "string"}}
-            for name, about in operation.parameters.items()
+            {"name": name, "in": "path", "required": True, "schema": schema}
+            for name, schema in operation.parameters.items()
         ]
     if operation.body is not None:
         described["requestBody"] = {

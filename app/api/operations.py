@@ -52,7 +52,7 @@ OF_ANSWERS: Mapping[int, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method on one path. ``path`` is written as OpenAPI does, ``parameters`` says what its names mean.
+    """One method on one path. ``path`` is written as OpenAPI does, ``parameters`` has the schemas of its names.
 
     ``answer`` is the schema of a 200; ``streams``: with ``"stream": true`` it is a stream of events instead.
     ``is_open``: no key is asked for. ``failures``: by status, beside those of every operation.
@@ -62,7 +62,7 @@ class Operation:
     path: str
     summary: str
     answer: Schema
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Schema] = field(default_factory=dict)
     body: type[BaseModel] | None = None
     media_type: str = "application/json"
     streams: bool = False

@@ -747,7 +747,7 @@ def _usage(told: Told) -> dict[str, Any]:
     }
 
 
-_ITS_ID = {"response_id": "of a response"}
+_ITS_ID = {"response_id": {"type": "string", "description": "of a response"}}
 _NEVER_KEPT = {404: "always: responses are not kept, conversations are"}
 
 OPERATIONS = (

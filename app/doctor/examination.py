@@ -29,6 +29,7 @@ from app.errors import (
     AccountForbidden,
     AccountLimited,
     AccountRejected,
+    AnswerEmpty,
     UpstreamError,
     UpstreamOverloaded,
     UpstreamProtocolError,
@@ -63,6 +64,7 @@ _ADVICE: list[tuple[type[UpstreamError], str]] = [
         UpstreamProtocolError,
         "a bot wall, or Kimi has changed its protocol: update the gateway, or open an issue with --json and --record",
     ),
+    (AnswerEmpty, "the account may be limited: try later, or with another account"),
     (UpstreamError, "see the line on the site; if that is well, update the gateway or open an issue with --json"),
 ]
 

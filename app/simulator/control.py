@@ -66,6 +66,7 @@ def state(sim: Simulation) -> dict[str, Any]:
             for account in sim.world.accounts.values()
         },
         "gates": sim.gates.counts(),
+        "faults": dict(sim.struck),
     }
 
 
@@ -123,6 +124,10 @@ async def _requests(exchange: Exchange, _: str) -> Reply:
     return json_reply(exchange.sim.records.shown(exchange.request.query.get("path_contains", "")))
 
 
+async def _turns(exchange: Exchange, _: str) -> Reply:
+    return json_reply(exchange.sim.records.turns(int(exchange.request.query.get("after", "0"))))
+
+
 async def _forget_requests(exchange: Exchange, _: str) -> Reply:
     exchange.sim.records.clear()
     return json_reply({})
@@ -170,6 +175,7 @@ _CALLS: dict[tuple[str, str], Callable[[Exchange, str], Awaitable[Reply]]] = {
     ("GET", "wait"): _wait,
     ("GET", "requests"): _requests,
     ("DELETE", "requests"): _forget_requests,
+    ("GET", "turns"): _turns,
     ("GET", "knobs"): _knobs,
     ("POST", "knobs"): _turn_knobs,
     ("POST", "reset"): _reset,

@@ -5,16 +5,18 @@ Knows requests and how to show them without secrets: of any token only the last 
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from app.simulator.envelope import open_envelopes
 from app.simulator.http1 import Request
 
 _KEPT = 5_000
+_KEPT_TURNS = 200_000
 _KEPT_BODY_BYTES = 1024 * 1024
 _STARTED = time.monotonic()
 _SECRET_HEADERS = ("authorization", "cookie")
@@ -32,12 +34,25 @@ class Record:
     t: float
 
 
+@dataclass(frozen=True, slots=True)
+class TakenTurn:
+    """A question that was taken into a chat; kept also when the chat is deleted. ``n`` counts them."""
+
+    n: int
+    chat: str
+    account: str
+    message: str
+    text: str
+
+
 class Records:
-    """The last requests, oldest first."""
+    """The last requests and the last turns, oldest first."""
 
     def __init__(self) -> None:
         self._kept: deque[Record] = deque(maxlen=_KEPT)
+        self._turns: deque[TakenTurn] = deque(maxlen=_KEPT_TURNS)
         self._count = 0
+        self._turn_count = 0
 
     def add(self, request: Request, account: str) -> None:
         self._count += 1
@@ -46,8 +61,18 @@ class Records:
             request = replace(request, body=b"")
         self._kept.append(Record(self._count, request, size, account, time.monotonic() - _STARTED))
 
+    def add_turn(self, chat: str, account: str, message: str, text: str) -> None:
+        self._turn_count += 1
+        self._turns.append(TakenTurn(self._turn_count, chat, account, message, text))
+
+    def turns(self, after: int) -> list[dict[str, object]]:
+        """Those with a greater ``n``."""
+        newer = itertools.takewhile(lambda turn: turn.n > after, reversed(self._turns))
+        return [asdict(turn) for turn in newer][::-1]
+
     def clear(self) -> None:
         self._kept.clear()
+        self._turns.clear()
 
     def shown(self, path_contains: str) -> list[dict[str, object]]:
         return [_shown(record) for record in self._kept if path_contains in record.request.path]

@@ -6,6 +6,7 @@ Knows what the two generations and the control interface share. Must never know 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Simulation:
         self.streams = Streams(open=self.streams.open)
         self._busy: set[str] = set()
         self._failures: dict[object, int] = {}
+        # How often each fault has struck.
+        self.struck: Counter[str] = Counter()
         self.records.clear()
 
     def reset(self) -> None:
@@ -81,6 +84,7 @@ class Simulation:
         if knobs.fail_times and struck >= knobs.fail_times:
             return ""
         self._failures[source] = struck + 1
+        self.struck[name] += 1
         return name
 
     @staticmethod

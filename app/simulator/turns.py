@@ -62,6 +62,9 @@ async def perform(exchange: Exchange, turn: Turn, voice: Voice) -> None:
     sim, chat = exchange.sim, turn.chat
     performance = _Performance(exchange, turn, voice)
     slot = sim.slot(chat, turn.knobs)
+    if sim.knobs.record:
+        asked = chat.messages[turn.message.parent_id]
+        sim.records.add_turn(chat.id, turn.account.name, asked.id, asked.text)
     with sim.streaming(turn.account), sim.occupying(slot, turn.knobs.slot_free_delay_s):
         chat.streaming, chat.cancel = True, performance.cancel
         exchange.connection.watch()

@@ -87,7 +87,6 @@ _GRANT = per_dialect(
         .on_conflict_do_nothing(index_elements=["id"])
     )
 )
-_PROCESS_OF = sa.select(_line.c.process_id).where(_line.c.id == _P("of_id"))
 _TAKE_TURN = (
     sa.update(_accounts).where(_accounts.c.id == _P("of_id")).values(last_turn=_P("last_turn"), next_at=_P("next_at"))
 )
@@ -99,6 +98,7 @@ _JOIN = per_dialect(
     )
 )
 _LEAVE = sa.delete(_line).where(_line.c.id == _P("of_id"))
+_TAKE_OUT = _LEAVE.returning(_line.c.process_id)
 _RELEASE = sa.delete(_leases).where(_leases.c.id == _P("of_id"))
 _GRANTED = sa.select(_leases.c.id, _leases.c.account_id, _leases.c.scope, _leases.c.is_probe).where(
     _leases.c.process_id == _P("of_process"), _leases.c.waited
@@ -156,11 +156,11 @@ class LeaseRows:
         """A ticket becomes a lease. ``process_id``: None for that which waits in the line."""
         ticket, waited = grant.ticket, process_id is None
         if waited:
-            row = tx.row(_PROCESS_OF, of_id=ticket.id)
+            # In one step: whoever leaves the line meanwhile must find either its place there or its lease.
+            row = tx.row(_TAKE_OUT, of_id=ticket.id)
             if row is None:
                 return
             process_id = row["process_id"]
-            tx.run(_LEAVE, of_id=ticket.id)
         tx.run(
             _GRANT,
             id=ticket.id,

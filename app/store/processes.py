@@ -14,7 +14,8 @@ _P = sa.bindparam
 
 def lives(process_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     """Whether the process with this id is alive at the parameter ``now``."""
-    return sa.exists(sa.select(1).where(processes.c.id == process_id, processes.c.until > _P("now")))
+    # Not EXISTS with a reference to the row outside: within ON CONFLICT that would mean any row of its table.
+    return process_id.in_(sa.select(processes.c.id).where(processes.c.until > _P("now")))
 
 
 _BEAT = per_dialect(

@@ -264,10 +264,7 @@ class _Answer:
                 self._spoke = True
                 yield kind(half)
         if not self._spoke:
-            raise UpstreamUnavailable(
-                f"{self.account.label}: Kimi ended the answer without a word, as it does with accounts that it slows "
-                "down; try again later, or with another account"
-            )
+            raise kimi_errors.wordless(self.account)
         if not self._complete:
             raise UpstreamUnavailable(f"{self.account.label}: Kimi ended the stream before the end of the answer")
         self.reason = "stop"

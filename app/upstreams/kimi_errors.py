@@ -16,6 +16,7 @@ from app.errors import (
     AccountForbidden,
     AccountLimited,
     AccountRejected,
+    AnswerEmpty,
     ChatForbidden,
     ChatUnknown,
     GenerationGone,
@@ -197,6 +198,14 @@ def in_stream(error: object, account: Account) -> UpstreamError | None:
     if row is not None:
         return _error(row, account, said.text, None)
     return UpstreamError(f"{account.label}: Kimi ended the answer with {said.name or 'an error'}{_quoted(said.text)}")
+
+
+def wordless(account: Account) -> UpstreamError:
+    """The error for an answer that Kimi calls complete and that holds nothing (E23)."""
+    return AnswerEmpty(
+        f"{account.label}: Kimi ended the answer without a word, as it does with accounts that it slows down; "
+        "try again later, or with another account"
+    )
 
 
 def _row(said: _Said) -> _Row | None:

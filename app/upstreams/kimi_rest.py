@@ -63,7 +63,7 @@ class KimiRest:
         segment_id: str | None = None
         for left in range(self._max_continuations, -1, -1):
             continued = segment_id is not None
-            answer = _Answer(segment_id=segment_id)
+            answer = _Answer(segment_id=segment_id, continues=continued)
             try:
                 yield from self._turn(chat_id, account, body, answer, left == 0, cancellation)
             except UpstreamError as e:
@@ -118,6 +118,8 @@ class KimiRest:
             for payload in sse.decode(_refuse_json(stream, account, self._http.base_url)):
                 yield from answer.take(payload, account)
                 if answer.reason is not None:
+                    if answer.reason == "stop" and not answer.said_something and not answer.continues:
+                        raise kimi_errors.wordless(account)
                     if is_last or not answer.may_continue:
                         yield Finished(answer.reason)
                     stream.drain()
@@ -144,9 +146,11 @@ _QUIET = frozenset({"resp", "rename", "debug", "done", "ping"})
 
 @dataclass(slots=True)
 class _Answer:
-    """One stream, event by event. ``reason`` stays None until Kimi has said that the answer is complete."""
+    """One stream, event by event. ``reason`` stays None until Kimi has said that the answer is complete;
+    ``continues``: an earlier stream has said the first part of it."""
 
     segment_id: str | None = None
+    continues: bool = False
     reason: FinishReason | None = None
     said_something: bool = False
     _length: bool = False
@@ -193,7 +197,10 @@ class _Answer:
     def _finish(self, reason: FinishReason) -> tuple[Event, ...]:
         self.reason = reason
         half = self._halves.rest()
-        return (TextDelta(half),) if half else (HEARTBEAT,)
+        if not half:
+            return (HEARTBEAT,)
+        self.said_something = True
+        return (TextDelta(half),)
 
     def _delta(self, kind: type[TextDelta] | type[ReasoningDelta], frame: dict[str, Any]) -> tuple[Event, ...]:
         text = frame.get("text")

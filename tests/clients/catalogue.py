@@ -1,0 +1,57 @@
+"""Which clients there are, and what each has to prove.
+
+A row per client; its exercise is the folder of that name. A client that does not prove all that its row says has
+failed, so an exercise cannot leave something out in silence.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Fact = Literal["text", "stream", "thinking", "usage", "error", "broken"]
+"""
+text: the answer, exactly. stream: the same in several pieces, while they came. thinking: reasoning, apart from the
+text. usage: token counts. error: a failure as the class or message that the client has for it, asked for once.
+broken: a failure in mid-stream is one, and not an end.
+"""
+
+FACTS: tuple[Fact, ...] = get_args(Fact)
+_LIBRARY = frozenset(FACTS)
+
+
+@dataclass(frozen=True)
+class Client:
+    """``title``: what people call it. ``heavy``: too much for CI. ``keeps_chats``: it uses conversations.
+    ``picture``: the name in docs/ of the picture that its exercise leaves in its home as picture.png."""
+
+    name: str
+    title: str
+    proves: frozenset[Fact]
+    heavy: bool = False
+    keeps_chats: bool = False
+    picture: str = ""
+
+
+# In the order of the table. The heaviest are started first.
+CLIENTS = (
+    Client("openai_python", "openai-python", _LIBRARY, keeps_chats=True),
+    Client("openai_node", "openai-node", _LIBRARY, keeps_chats=True),
+    Client("ai_sdk", "AI SDK", _LIBRARY, keeps_chats=True),
+    Client("langchain", "LangChain", _LIBRARY - {"thinking"}),
+    Client("pydantic_ai", "pydantic-ai", _LIBRARY, keeps_chats=True),
+    Client("litellm", "LiteLLM", _LIBRARY),
+    Client("llama_index", "LlamaIndex", _LIBRARY - {"thinking"}),
+    Client("llm", "llm", frozenset({"text", "stream", "usage", "error"})),
+    Client("aider", "aider", frozenset({"text", "error"})),
+    Client("codex", "Codex", frozenset({"text", "usage", "error"})),
+    Client("claude_code", "Claude Code", frozenset({"text", "usage", "error"})),
+    Client("chromium", "openai-node in Chromium", frozenset({"text", "stream", "error", "broken"})),
+    Client(
+        "open_webui",
+        "Open WebUI in Chromium",
+        frozenset({"text", "stream", "thinking", "error"}),
+        heavy=True,
+        picture="open-webui.png",
+    ),
+)
+# By the seconds that they take, so that the longest is not the last one left.
+FIRST = ("aider", "litellm", "llama_index", "langchain", "codex", "claude_code")

@@ -1,0 +1,37 @@
+"""LlamaIndex's OpenAILike, by chat completions and by the legacy API, which is its default."""
+
+import importlib.metadata
+
+import openai
+from llama_index.core.llms import ChatMessage
+from llama_index.llms.openai_like import OpenAILike
+from told import BASE, KEY, MODEL, TEXT, asked, cut_short, fails, prompt, proved, refused, slowly, version
+
+version(importlib.metadata.version("llama-index-llms-openai-like"))
+
+for is_chat_model in (True, False):
+    model = OpenAILike(model=MODEL, api_base=BASE, api_key=KEY, is_chat_model=is_chat_model, context_window=128_000)
+    answer = model.complete(prompt())
+    assert answer.text == TEXT, answer
+    assert model.chat([ChatMessage(role="user", content=prompt())]).message.content == TEXT
+    assert answer.raw.usage.total_tokens > 0
+    pieces = [piece.delta for piece in model.stream_complete(slowly()) if piece.delta]
+    assert "".join(pieces) == TEXT and len(pieces) > 1, pieces
+
+    for wish, error_class, times in (
+        (prompt(fail="too_long"), openai.BadRequestError, 1),
+        # LlamaIndex asks three times by itself, whatever x-should-retry says; its SDK alone would make that twelve.
+        (refused(), openai.InternalServerError, 3 * 2),
+    ):
+        with asked(times), fails(error_class):
+            model.complete(wish)
+
+    text = ""
+    with fails(openai.APIError):
+        for piece in model.stream_complete(cut_short()):
+            text += piece.delta or ""
+    assert text == "Tea is r", text
+    proved("also", "`is_chat_model=True`" if is_chat_model else "legacy completions")
+for fact in ("text", "usage", "stream", "error", "broken"):
+    proved(fact)
+proved("also", "a 5xx is repeated twice by LlamaIndex itself (`max_retries`)")

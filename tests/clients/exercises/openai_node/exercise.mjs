@@ -1,0 +1,72 @@
+// OpenAI's SDK for Node: chat completions by hand and by its helper, Responses, errors.
+import OpenAI from 'openai';
+import { VERSION } from 'openai/version';
+import { BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, asked, assert, cutShort, prompt, proved, refused, slowly, version } from './told.mjs';
+
+const client = new OpenAI({ baseURL: BASE, apiKey: KEY });
+version(`${VERSION} (Node ${process.versions.node})`);
+const messages = (content) => [{ role: 'user', content }];
+
+const { data, request_id } = await client.chat.completions.create({ model: THINKING, messages: messages(prompt()) }).withResponse();
+assert.equal(data.choices[0].message.content, TEXT);
+assert.equal(data.choices[0].finish_reason, 'stop');
+assert.ok(request_id);
+proved('text');
+assert.equal(data.choices[0].message.reasoning_content, THOUGHT);
+proved('thinking');
+assert.ok(data.usage.total_tokens > 0);
+proved('usage');
+
+const pieces = [];
+for await (const chunk of await client.chat.completions.create({ model: MODEL, messages: messages(slowly()), stream: true })) {
+  if (chunk.choices[0].delta.content) pieces.push(chunk.choices[0].delta.content);
+}
+assert.equal(pieces.join(''), TEXT);
+assert.ok(pieces.length > 1);
+const helped = [];
+const runner = client.chat.completions.stream({ model: MODEL, messages: messages(slowly()), stream_options: { include_usage: true } });
+runner.on('content', (delta) => helped.push(delta));
+const final = await runner.finalChatCompletion();
+assert.equal(final.choices[0].message.content, TEXT);
+assert.equal(helped.join(''), TEXT);
+assert.ok(helped.length > 1);
+assert.ok(final.usage.completion_tokens > 0);
+proved('stream');
+proved('also', '`.stream()`');
+
+await asked(1, () =>
+  assert.rejects(
+    client.chat.completions.create({ model: MODEL, messages: messages(prompt({ fail: 'too_long' })) }),
+    (error) => error instanceof OpenAI.BadRequestError && error.code === 'context_length_exceeded' && Boolean(error.requestID),
+  ));
+// The gateway itself tries another account; the SDK would repeat a 502, were it not told otherwise.
+await asked(2, () =>
+  assert.rejects(
+    client.chat.completions.create({ model: MODEL, messages: messages(refused()) }),
+    (error) => error instanceof OpenAI.InternalServerError && error.status === 502,
+  ));
+await assert.rejects(
+  new OpenAI({ baseURL: BASE, apiKey: 'sk-wrong' }).chat.completions.create({ model: MODEL, messages: messages('Hello') }),
+  OpenAI.AuthenticationError,
+);
+proved('error');
+
+let text = '';
+await assert.rejects(async () => {
+  for await (const chunk of await client.chat.completions.create({ model: MODEL, messages: messages(cutShort()), stream: true })) {
+    text += chunk.choices[0].delta.content ?? '';
+    assert.equal(chunk.choices[0].finish_reason, null);
+  }
+}, OpenAI.APIError);
+assert.equal(text, 'Tea is r');
+const broken = client.chat.completions.stream({ model: MODEL, messages: messages(cutShort()) });
+await assert.rejects(broken.finalChatCompletion(), OpenAI.APIError);
+proved('broken');
+
+const first = await client.responses.create({ model: THINKING, input: prompt() });
+assert.equal(first.output_text, TEXT);
+const second = await client.responses.create({ model: THINKING, input: 'What did I say?', previous_response_id: first.id });
+assert.match(second.output_text, /Hello/);
+const events = client.responses.stream({ model: MODEL, input: slowly() });
+assert.equal((await events.finalResponse()).output_text, TEXT);
+proved('also', 'Responses with `previous_response_id`');

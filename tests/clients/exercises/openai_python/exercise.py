@@ -1,0 +1,104 @@
+"""OpenAI's SDK for Python: chat completions by hand and by helpers, strictly validated; Responses; the legacy API."""
+
+import openai
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response
+from pydantic import BaseModel
+from told import (
+    BASE,
+    KEY,
+    MODEL,
+    TEXT,
+    THINKING,
+    THOUGHT,
+    asked,
+    cut_short,
+    fails,
+    prompt,
+    proved,
+    refused,
+    slowly,
+    version,
+)
+
+
+class Tea(BaseModel):
+    leaves: int
+
+
+client = openai.OpenAI(base_url=BASE, api_key=KEY)
+version(openai.__version__)
+
+
+def message(text: str) -> list:
+    return [{"role": "user", "content": text}]
+
+
+completion = client.chat.completions.create(model=THINKING, messages=message(prompt()))
+ChatCompletion.model_validate(completion.model_dump(exclude_unset=True), strict=True)
+assert completion.choices[0].message.content == TEXT
+assert completion.choices[0].finish_reason == "stop"
+assert completion._request_id
+proved("text")
+assert completion.choices[0].message.reasoning_content == THOUGHT
+proved("thinking")
+assert completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens > 0
+proved("usage")
+
+chunks = list(client.chat.completions.create(model=MODEL, messages=message(slowly()), stream=True))
+for chunk in chunks:
+    ChatCompletionChunk.model_validate(chunk.model_dump(exclude_unset=True), strict=True)
+pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
+assert "".join(pieces) == TEXT and len(pieces) > 1, pieces
+assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+with client.chat.completions.stream(
+    model=MODEL, messages=message(slowly()), stream_options={"include_usage": True}
+) as stream:
+    pieces = [event.delta for event in stream if event.type == "content.delta"]
+    final = stream.get_final_completion()
+assert "".join(pieces) == final.choices[0].message.content == TEXT and len(pieces) > 1
+assert final.usage.completion_tokens > 0
+proved("stream")
+proved("also", "`.stream()`")
+
+with asked(1), fails(openai.BadRequestError) as failed:
+    client.chat.completions.create(model=MODEL, messages=message(prompt(fail="too_long")))
+assert failed.error.code == "context_length_exceeded" and failed.error.request_id
+# The gateway itself tries another account; the SDK would repeat a 502, were it not told otherwise.
+with asked(2), fails(openai.InternalServerError) as failed:
+    client.chat.completions.create(model=MODEL, messages=message(refused()))
+assert failed.error.status_code == 502
+for wrong, error_class in (
+    (client.with_options(api_key="sk-wrong"), openai.AuthenticationError),
+    (client.with_options(base_url=f"{BASE}/v1"), openai.NotFoundError),
+):
+    with fails(error_class):
+        wrong.chat.completions.create(model=MODEL, messages=message("Hello"))
+proved("error")
+
+text = ""
+with fails(openai.APIError):
+    for chunk in client.chat.completions.create(model=MODEL, messages=message(cut_short()), stream=True):
+        text += chunk.choices[0].delta.content or ""
+        assert chunk.choices[0].finish_reason is None
+assert text == "Tea is r", text
+proved("broken")
+
+parsed = client.chat.completions.parse(model=MODEL, messages=message(prompt('{"leaves": 3}')), response_format=Tea)
+assert parsed.choices[0].message.parsed == Tea(leaves=3)
+proved("also", "structured output")
+
+response = client.responses.create(model=THINKING, input=prompt())
+Response.model_validate(response.model_dump(exclude_unset=True), strict=True)
+assert response.output_text == TEXT
+response = client.responses.create(model=THINKING, input="What did I say?", previous_response_id=response.id)
+assert "Hello" in response.output_text, response.output_text
+with client.responses.stream(model=MODEL, input=slowly()) as stream:
+    pieces = [event.delta for event in stream if event.type == "response.output_text.delta"]
+    assert "".join(pieces) == stream.get_final_response().output_text == TEXT and len(pieces) > 1
+proved("also", "Responses with `previous_response_id`")
+
+assert client.completions.create(model=MODEL, prompt=prompt()).choices[0].text == TEXT
+proved("also", "legacy completions")
+assert MODEL in [model.id for model in client.models.list()]
+proved("also", "models")

@@ -1,0 +1,84 @@
+"""pydantic-ai, which validates every answer against OpenAI's own models."""
+
+import asyncio
+import importlib.metadata
+
+from pydantic import BaseModel
+from pydantic_ai import Agent, NativeOutput
+from pydantic_ai.exceptions import ModelHTTPError
+from pydantic_ai.messages import ThinkingPart
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.providers.openai import OpenAIProvider
+from told import (
+    BASE,
+    KEY,
+    MODEL,
+    TEXT,
+    THINKING,
+    THOUGHT,
+    asked,
+    cut_short,
+    fails,
+    prompt,
+    proved,
+    refused,
+    slowly,
+    version,
+)
+
+version(importlib.metadata.version("pydantic-ai-slim"))
+provider = OpenAIProvider(base_url=BASE, api_key=KEY)
+
+
+class Tea(BaseModel):
+    leaves: int
+
+
+def thoughts(result) -> str:
+    parts = [part for message in result.all_messages() for part in message.parts]
+    return "".join(part.content for part in parts if isinstance(part, ThinkingPart))
+
+
+async def pieces_of(agent: Agent, text: str) -> list[str]:
+    async with agent.run_stream(text) as result:
+        return [piece async for piece in result.stream_text(delta=True, debounce_by=None)]
+
+
+async def main() -> None:
+    agent = Agent(OpenAIChatModel(MODEL, provider=provider), instructions="Be kind.")
+    thinker = Agent(OpenAIChatModel(THINKING, provider=provider))
+    result = await thinker.run(prompt())
+    assert result.output == TEXT
+    proved("text")
+    assert thoughts(result) == THOUGHT
+    proved("thinking")
+    assert result.usage.input_tokens > 0 and result.usage.output_tokens > 0
+    proved("usage")
+
+    pieces = await pieces_of(agent, slowly())
+    assert "".join(pieces) == TEXT and len(pieces) > 1, pieces
+    proved("stream")
+
+    for wish, status, times in ((prompt(fail="too_long"), 400, 1), (refused(), 502, 2)):
+        with asked(times), fails(ModelHTTPError) as failed:
+            await agent.run(wish)
+        assert failed.error.status_code == status
+    proved("error")
+
+    with fails(ModelHTTPError):
+        await pieces_of(agent, cut_short())
+    proved("broken")
+
+    told = await agent.run("and now?", message_history=(await agent.run("I like tea")).all_messages())
+    assert "I like tea" in told.output
+    proved("also", "a conversation")
+    asker = Agent(OpenAIChatModel(MODEL, provider=provider), output_type=NativeOutput(Tea))
+    assert (await asker.run(prompt('{"leaves": 3}'))).output == Tea(leaves=3)
+    proved("also", "structured output")
+    responder = Agent(OpenAIResponsesModel(THINKING, provider=provider))
+    result = await responder.run(prompt())
+    assert result.output == TEXT and thoughts(result) == THOUGHT
+    proved("also", "Responses")
+
+
+asyncio.run(main())
