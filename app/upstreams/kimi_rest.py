@@ -30,7 +30,7 @@ from app.errors import ChatUnknown, GenerationGone, UpstreamError, UpstreamUnava
 from app.pump import Cancellation
 from app.upstreams import Resume, kimi_errors
 from app.upstreams.kimi_http import KimiHttp, Reply, Stream
-from app.upstreams.kimi_json import Halves, Reader, mended
+from app.upstreams.kimi_json import Halves, Reader, dump, mended
 from app.upstreams.kimi_sources import sources_of_cards, sources_of_search
 from app.upstreams.models import Models, SseForm
 
@@ -223,7 +223,7 @@ class _Answer:
 
 def build_turn(prompt: str, wire: SseForm) -> bytes:
     """The body of a turn (3.2): Kimi reads the first message only."""
-    return orjson.dumps(
+    return dump(
         {
             "kimiplus_id": "kimi",
             "extend": {"sidebar": True},
