@@ -1,8 +1,8 @@
 """One clock per process, which looks after everything that waits.
 
 A time limit of its own for each wait is a timer of the event loop, set and taken back for each token of each stream:
-a fifth of what a token cost. One thread that looks at all of them in turn costs a stream as good as nothing, and is
-late by ``EVERY_S`` at most. Works the same with and without gevent. Knows nothing of what it looks after.
+a fifth of what a token cost. One thread that looks at all of them in turn costs a stream as good as nothing, and is a
+little late. Works the same with and without gevent. Knows nothing of what it looks after.
 """
 
 import logging
@@ -12,8 +12,9 @@ from typing import Protocol
 
 log = logging.getLogger(__name__)
 
-# How late a limit may be noticed. Seconds.
-EVERY_S = 0.05
+# How often it looks where nobody needs it oftener, and at most. Seconds.
+_SELDOM_S = 0.25
+_OFTEN_S = 0.01
 
 
 class Watched(Protocol):
@@ -29,10 +30,14 @@ class Clock:
         self._watched: set[Watched] = set()
         self._lock = threading.Lock()
         self._runs = False
+        self._every_s = _SELDOM_S
         self._wanted = threading.Event()
 
-    def watch(self, watched: Watched) -> None:
+    def watch(self, watched: Watched, within_s: float = _SELDOM_S) -> None:
+        """``within_s``: how late what is over may be noticed; the most impatient sets the pace for all."""
         self._watched.add(watched)
+        if within_s < self._every_s:
+            self._every_s = max(within_s, _OFTEN_S)
         if not self._wanted.is_set():
             self._wanted.set()
             with self._lock:
@@ -47,7 +52,7 @@ class Clock:
     def _run(self) -> None:
         while True:
             self._wanted.wait()
-            time.sleep(EVERY_S)
+            time.sleep(self._every_s)
             now = time.monotonic()
             for watched in list(self._watched):
                 try:

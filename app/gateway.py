@@ -168,7 +168,8 @@ class ChatStream:
         self._early: list[Event] = []
         self._reason: str | None = None
         self._closed = False
-        self._pump = Pump[Event](lambda cancellation: turns.run(turn, cancellation), patience.total_s)
+        within_s = min(patience.tick_s, patience.commit_after_s) / 4
+        self._pump = Pump[Event](lambda cancellation: turns.run(turn, cancellation), patience.total_s, within_s)
 
     @property
     def prompt(self) -> str:

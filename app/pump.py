@@ -32,15 +32,11 @@ class Cancellation:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._abort: Callable[[], None] | None = None
-        self._cancelled = False
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled
+        self.cancelled = False
 
     def check(self) -> None:
         """Raises Cancelled where the work has been called off."""
-        if self._cancelled:
+        if self.cancelled:
             raise Cancelled
 
     def attach(self, abort: Callable[[], None]) -> None:
@@ -69,7 +65,7 @@ class Cancellation:
     def cancel(self) -> None:
         """Ends the work at once. Safe from any thread, any number of times."""
         with self._lock:
-            self._cancelled = True
+            self.cancelled = True
             abort, self._abort = self._abort, None
             if abort is not None:
                 abort()
@@ -91,9 +87,12 @@ class Pump(Generic[T]):
     """``source`` is called in the background with a Cancellation and its items are taken with ``take``.
 
     After ``longest_s`` a source that waits for its consumer is ended: nobody may hold it for ever by not reading.
+    ``within_s``: how late a ``take`` may be that waits in vain.
     """
 
-    def __init__(self, source: Callable[[Cancellation], Generator[T, Any, Any]], longest_s: float) -> None:
+    def __init__(
+        self, source: Callable[[Cancellation], Generator[T, Any, Any]], longest_s: float, within_s: float = 0.25
+    ) -> None:
         self._source = source
         self._overdue_at = time.monotonic() + longest_s
         self._cancellation = Cancellation()
@@ -103,12 +102,12 @@ class Pump(Generic[T]):
         # There is one while the reader waits for the consumer.
         self._room: threading.Event | None = None
         self._end: _End | None = None
-        CLOCK.watch(self)
+        CLOCK.watch(self, within_s)
         # Not a threading.Thread: nobody asks for its name or waits for its end, and a stream has thousands of peers.
         _thread.start_new_thread(self._run, ())
 
     def take(self, timeout_s: float) -> list[T]:
-        """The items that have come, at least one unless ``timeout_s`` passes (and a little more, see ``clock``);
+        """The items that have come, at least one unless ``timeout_s`` passes (and up to ``within_s`` more);
         raises what the source raised.
 
         StopIteration is never raised: after the last item, the source having ended without an error, the

@@ -79,9 +79,9 @@ def main() -> int:
         samples = folder / "samples"
         with simulator(folder) as upstream, running(_sampled(samples), upstream, folder) as one:
             assert one.process
-            (worker,) = one.process.children()
             load = Load(one, upstream, generation)
             warm_up(load, upstream)
+            (worker,) = one.process.children()
             work = _WORK[options.load]
             os.kill(worker, signal.SIGUSR2)
             cpu_s = load.moment().server_s

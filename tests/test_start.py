@@ -1,6 +1,7 @@
 """Starting: what a wrong setting says, who may listen where, which files are made."""
 
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -160,3 +161,15 @@ def test_every_setting_is_documented() -> None:
         assert f"\n{name}={default or ''}\n" in example, name
         for readme in ("README.md", "README.zh-CN.md"):
             assert f"`{name}`" in (ROOT / readme).read_text(), (readme, name)
+
+
+def test_a_worker_may_open_as_many_files_as_the_system_allows(running: Running, simulator: Simulator) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with running.gateway(simulator.url) as gateway:
+            gateway.wait_for_workers()
+            (worker,) = gateway.process.children()
+            assert resource.prlimit(worker, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

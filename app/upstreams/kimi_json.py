@@ -11,6 +11,12 @@ import orjson
 from app.errors import UpstreamProtocolError
 
 
+def dump(value: Any) -> bytes:
+    """JSON in bytes of exactly their size: those of orjson keep the 4 KB that they grew in, as long as the answer
+    that they ask for lasts."""
+    return memoryview(orjson.dumps(value)).tobytes()
+
+
 class Reader:
     """Payloads of one stream. ``odd`` once a payload came that only the forgiving parser could read."""
 

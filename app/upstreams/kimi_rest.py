@@ -4,6 +4,7 @@ Knows its paths, bodies, events and model names. Must never know Flask, OpenAI's
 accounts or the other generation.
 """
 
+import itertools
 import logging
 import re
 from collections.abc import Generator, Iterator
@@ -29,7 +30,7 @@ from app.errors import ChatUnknown, GenerationGone, UpstreamError, UpstreamUnava
 from app.pump import Cancellation
 from app.upstreams import Resume, kimi_errors
 from app.upstreams.kimi_http import KimiHttp, Reply, Stream
-from app.upstreams.kimi_json import Halves, Reader, mended
+from app.upstreams.kimi_json import Halves, Reader, dump, mended
 from app.upstreams.kimi_sources import sources_of_cards, sources_of_search
 from app.upstreams.models import Models, SseForm
 
@@ -128,14 +129,11 @@ class KimiRest:
 def _refuse_json(stream: Stream, account: Account, site: str) -> Iterator[bytes]:
     """The lines of a stream; raises for an error in JSON that only its content type calls a stream (3.10)."""
     lines = stream.lines()
-    for line in lines:
-        if line.startswith(b"{"):
-            body = b"\n".join([line, *lines])[:65536]
-            raise kimi_errors.refusal(Reply(200, stream.media_type, {}, body), account, site)
-        yield line
-        if line:
-            break
-    yield from lines
+    first = next(filter(None, lines), b"")
+    if first.startswith(b"{"):
+        body = b"\n".join([first, *lines])[:65536]
+        raise kimi_errors.refusal(Reply(200, stream.media_type, {}, body), account, site)
+    return itertools.chain((first,), lines)
 
 
 # What answers 200 and is no stream: an error in JSON (3.10), a page of a bot wall. Everything else is read as
@@ -225,7 +223,7 @@ class _Answer:
 
 def build_turn(prompt: str, wire: SseForm) -> bytes:
     """The body of a turn (3.2): Kimi reads the first message only."""
-    return orjson.dumps(
+    return dump(
         {
             "kimiplus_id": "kimi",
             "extend": {"sidebar": True},

@@ -267,5 +267,4 @@ class _Adapter(HTTPAdapter):
         response.headers = cast("CaseInsensitiveDict[str]", resp.headers)
         response.raw = resp
         response.url = req.url or ""
-        response.request = req
         return response
