@@ -355,6 +355,8 @@ class Running:
         finally:
             # werkzeug's server knows no stopping in order, and was seen to miss an interrupt.
             process.stop(signal.SIGTERM if server == "threads" else signal.SIGINT)
+            # They outlive their gateway on purpose; the next test is to see nothing of them.
+            wait_until("nobody renews a token of it", lambda: not _renewals(database), 60)
 
     def leaks(self, secrets: Sequence[str] = ()) -> list[str]:
         """What no log and no database may hold and one of this run does hold: file and kind."""
@@ -388,6 +390,18 @@ class Running:
     def _new_file(self, name: str, ending: str) -> Path:
         self._number += 1
         return self.folder / f"{self._number:03}-{name}.{ending}"
+
+
+def _renewals(database: Database) -> list[int]:
+    """Pids of the processes that renew a token which is kept there."""
+    own = f"DATABASE_URL={database.url}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            is_renewal = b"app.renewal" in (folder / "cmdline").read_bytes().split(b"\0")
+            if is_renewal and own in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def secrets_in(content: bytes, secrets: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ OWN_KEY = "sk-key-of-the-settings"
 
 
 def run_keys(database: Database, *arguments: str, **settings: str) -> tuple[int, str]:
-    """``flask keys`` on the database of a gateway: its exit code and what it printed."""
+    """``flask keys`` on the database of a gateway: its exit code and what it printed, its complaints too."""
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "wsgi", "keys", *arguments],
         cwd=ROOT,

@@ -179,7 +179,7 @@ class Database:
     def _note_absence(self, error: DBAPIError) -> None:
         """Said once, and not by each of those who wait."""
         is_away = error.connection_invalidated or error.statement is None
-        if is_away and self._away_since is None:
+        if self._kind.may_be_away and is_away and self._away_since is None:
             self._away_since = time.monotonic()
             log.warning("the database is away; requests wait for it (%s)", _first_line(error))
 

@@ -16,6 +16,7 @@ class Kind:
     connections is a transaction of its own until ``begin_exclusively``, which waits until it is the only one.
     ``clock`` asks for the Unix seconds, None where the clock is this machine's.
     ``storable`` makes values fit for it.
+    ``may_be_away``: it is a server, which may be out of reach for a while; a file is only locked, and not for long.
     ``is_passing``: the error comes from the moment and not from the statement, which is worth repeating for
     ``patience_s`` with pauses between these two. Seconds.
     """
@@ -24,6 +25,7 @@ class Kind:
     begin_exclusively: str
     clock: str | None
     storable: Callable[[dict[str, Any]], dict[str, Any]]
+    may_be_away: bool
     is_passing: Callable[[DBAPIError], bool]
     patience_s: float
     pause_s: tuple[float, float]

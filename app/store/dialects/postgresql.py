@@ -37,6 +37,7 @@ _LOCK = 5_204_613_377
 _PASSING = {
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
+    "55P03",  # lock_not_available
     "57P01",  # admin_shutdown
     "57P02",  # crash_shutdown
     "57P03",  # cannot_connect_now
@@ -83,6 +84,7 @@ POSTGRESQL = Kind(
     begin_exclusively=f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})",
     clock="SELECT CAST(extract(epoch FROM clock_timestamp()) AS FLOAT)",
     storable=_storable,
+    may_be_away=True,
     is_passing=_is_passing,
     patience_s=15.0,
     pause_s=(0.05, 0.25),

@@ -57,6 +57,7 @@ SQLITE = Kind(
     begin_exclusively="BEGIN IMMEDIATE",
     clock=None,
     storable=lambda values: values,
+    may_be_away=False,
     is_passing=_is_passing,
     patience_s=10.0,
     pause_s=(0.002, 0.02),
