@@ -1,5 +1,6 @@
 """API keys: given by the settings or added by command, refused by name, limited over all workers."""
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -57,11 +58,21 @@ def say(gateway: Gateway, key: str, **body: object) -> requests.Response:
 
 @pytest.fixture
 def keyed(running: Running, simulator: Simulator) -> Iterator[Gateway]:
-    """As shipped with two workers, and with a key in its settings."""
-    with running.gateway(
-        simulator.url, WEB_CONCURRENCY="2", GATEWAY_API_KEYS=f"mine={OWN_KEY}", LEASE_S="1"
-    ) as gateway:
+    """With a key in its settings. One worker: another would learn of a change at another moment."""
+    with running.gateway(simulator.url, GATEWAY_API_KEYS=f"mine={OWN_KEY}", LEASE_S="1") as gateway:
         yield gateway
+
+
+@contextlib.contextmanager
+def two_workers(running: Running, simulator: Simulator, *limits: str) -> Iterator[tuple[Gateway, str]]:
+    """Two workers which both know a key with these limits."""
+    database = running.new_database()
+    code, key = run_keys(database, "add", "ann", *limits)
+    assert code == 0, key
+    settings = {"WEB_CONCURRENCY": "2", "GATEWAY_API_KEYS": f"mine={OWN_KEY}", "LEASE_S": "1"}
+    with running.gateway(simulator.url, database=database, **settings) as gateway:
+        gateway.wait_for_workers()
+        yield gateway, key
 
 
 def test_keys_of_the_settings_may_have_names(running: Running, simulator: Simulator, name: str) -> None:
@@ -148,44 +159,43 @@ def test_commands_need_no_token_but_a_database(tmp_path: Path) -> None:
     assert key.startswith("sk-") and "already" in run_keys(SqliteDatabase(tmp_path / "x.db"), "add", "ann")[1]
 
 
-def test_requests_per_minute_are_counted_over_all_workers(keyed: Gateway, simulator: Simulator) -> None:
-    # One request is spent on seeing that it works.
-    key = add(keyed, "ann", "--per-minute", "7")
-    remaining = []
-    for _ in range(6):
-        response = ask(keyed, key)
-        assert response.ok and response.headers["x-ratelimit-limit-requests"] == "7"
-        assert 50 <= int(response.headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 60
-        remaining.append(int(response.headers["x-ratelimit-remaining-requests"]))
-    assert remaining == [5, 4, 3, 2, 1, 0]
-    for stream in (True, False):
-        refused = say(keyed, key, stream=stream)
-        error = refused.json()["error"]
-        assert (refused.status_code, error["type"]) == (429, "rate_limit_error")
-        assert error["code"] == "rate_limit_exceeded" and "7 requests per minute" in error["message"]
-        assert 1 <= int(refused.headers["Retry-After"]) <= 60
-        assert refused.headers["x-ratelimit-remaining-requests"] == "0"
-        assert "x-should-retry" not in refused.headers
-    assert not simulator.turns()
-    assert "x-ratelimit-limit-requests" not in ask(keyed, OWN_KEY).headers
-    with openai.OpenAI(base_url=f"{keyed.url}/v1", api_key=key, max_retries=0) as client:
-        pytest.raises(openai.RateLimitError, client.models.list)
+def test_requests_per_minute_are_counted_over_all_workers(running: Running, simulator: Simulator) -> None:
+    with two_workers(running, simulator, "--per-minute", "7") as (gateway, key):
+        remaining = []
+        for _ in range(7):
+            response = ask(gateway, key)
+            assert response.ok and response.headers["x-ratelimit-limit-requests"] == "7"
+            assert 50 <= int(response.headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 60
+            remaining.append(int(response.headers["x-ratelimit-remaining-requests"]))
+        assert remaining == [6, 5, 4, 3, 2, 1, 0]
+        for stream in (True, False):
+            refused = say(gateway, key, stream=stream)
+            error = refused.json()["error"]
+            assert (refused.status_code, error["type"]) == (429, "rate_limit_error")
+            assert error["code"] == "rate_limit_exceeded" and "7 requests per minute" in error["message"]
+            assert 1 <= int(refused.headers["Retry-After"]) <= 60
+            assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+            assert "x-should-retry" not in refused.headers
+        assert not simulator.turns()
+        assert "x-ratelimit-limit-requests" not in ask(gateway, OWN_KEY).headers
+        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0) as client:
+            pytest.raises(openai.RateLimitError, client.models.list)
 
 
-def test_requests_at_once_are_counted_until_their_end(keyed: Gateway, simulator: Simulator) -> None:
-    key = add(keyed, "ann", "--at-once", "2")
-    simulator.knobs(gate="hold", gate_after=1, tokens=5)
-    first, second = (say(keyed, key, stream=True) for _ in range(2))
-    refused = say(keyed, key)
-    assert refused.status_code == 429 and "2 requests at once" in refused.json()["error"]["message"]
-    assert int(refused.headers["Retry-After"]) >= 1 and "x-ratelimit-limit-requests" not in refused.headers
-    assert say(keyed, OWN_KEY, stream=True).ok
-    # One ends because its client leaves, the other because it is complete.
-    first.close()
-    wait_until("there is room again", lambda: ask(keyed, key).ok)
-    simulator.open_gate("hold")
-    assert second.content.endswith(b"[DONE]\n\n")
-    wait_until("both have ended", lambda: ask(keyed, key).ok and say(keyed, key).ok)
+def test_requests_at_once_are_counted_until_their_end(running: Running, simulator: Simulator) -> None:
+    with two_workers(running, simulator, "--at-once", "2") as (gateway, key):
+        simulator.knobs(gate="hold", gate_after=1, tokens=5)
+        first, second = (say(gateway, key, stream=True) for _ in range(2))
+        refused = say(gateway, key)
+        assert refused.status_code == 429 and "2 requests at once" in refused.json()["error"]["message"]
+        assert int(refused.headers["Retry-After"]) >= 1 and "x-ratelimit-limit-requests" not in refused.headers
+        assert say(gateway, OWN_KEY, stream=True).ok
+        # One ends because its client leaves, the other because it is complete.
+        first.close()
+        wait_until("there is room again", lambda: ask(gateway, key).ok)
+        simulator.open_gate("hold")
+        assert second.content.endswith(b"[DONE]\n\n")
+        wait_until("both have ended", lambda: ask(gateway, key).ok and say(gateway, key).ok)
 
 
 def test_requests_of_a_killed_worker_do_not_run_for_ever(running: Running, simulator: Simulator) -> None:
