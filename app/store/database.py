@@ -1,17 +1,26 @@
 """The connection to the database: opening it, patience with it, transactions, its clock.
 
-Must never know a table of ours, nor what is written into it.
+SQLAlchemy makes the statements and keeps the connections; they are run by the driver itself, which for statements as
+small as ours takes a quarter of the time. Must never know a table of ours, nor what is written into it.
 """
 
 import logging
 import random
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from app.store.clock import Clock
@@ -27,6 +36,11 @@ Row = dict[str, Any]
 
 _KINDS = {"sqlite": SQLITE, "postgresql": POSTGRESQL}
 
+# What a driver's errors are called (https://peps.python.org/pep-0249/#exceptions) is what SQLAlchemy calls its own.
+_ERRORS = (OperationalError, IntegrityError, ProgrammingError, DatabaseError)
+# Stands in an error for the statement that failed; there is none where no connection was had.
+_STATEMENT = "(a statement of the store)"
+
 
 class StoreUnusable(Exception):
     """The database cannot be opened, or was written by a newer gateway."""
@@ -39,31 +53,35 @@ class StoreAway(StoreUnusable):
 class Transaction:
     """Runs statements within one transaction. The columns of a row have the names and types of the database."""
 
-    def __init__(self, connection: sa.Connection, statements: "_Statements") -> None:
+    def __init__(self, connection: PoolProxiedConnection, statements: "_Statements") -> None:
         self._connection = connection
         self._statements = statements
+        # Nobody may get this connection again: it may have half a transaction in it.
+        self.is_spoilt = False
 
     def run(self, statement: Statement, **values: Any) -> int:
         """How many rows were written."""
-        return int(self._execute(statement, values).rowcount)
+        sql, parameters = self._statements.prepared(statement, values)
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute(sql, parameters)
+            return int(cursor.rowcount)
 
     def row(self, statement: Statement, **values: Any) -> Row | None:
         """The first row, or None."""
-        result = self._execute(statement, values)
-        row = result.first()
-        return None if row is None else dict(zip(result.keys(), row, strict=True))
+        rows = self.rows(statement, **values)
+        return rows[0] if rows else None
 
     def rows(self, statement: Statement, **values: Any) -> list[Row]:
-        result = self._execute(statement, values)
-        names = result.keys()
-        return [dict(zip(names, row, strict=True)) for row in result]
+        sql, parameters = self._statements.prepared(statement, values)
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute(sql, parameters)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    def execute_ddl(self, sql: str) -> None:
-        """For migrations: a statement in words that every database of ours understands."""
-        self._connection.exec_driver_sql(sql)
-
-    def _execute(self, statement: Statement, values: Row) -> sa.CursorResult[Any]:
-        return self._connection.exec_driver_sql(*self._statements.prepared(statement, values))
+    def execute(self, sql: str) -> None:
+        """A statement in words that every database of ours understands."""
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute(sql)
 
 
 class Database:
@@ -86,6 +104,8 @@ class Database:
 
     def _open(self, parsed: sa.URL, durable: bool) -> None:
         self._engine = self._kind.open_engine(parsed, durable)
+        # A module of PEP 249, whose errors have no common type.
+        self._driver: Any = self._engine.dialect.loaded_dbapi
         self._statements = _Statements(self._engine.dialect, self._kind)
         self._away_since: float | None = None
         self._clock = Clock(lambda: self._patiently(self._measure_clock))
@@ -101,19 +121,18 @@ class Database:
 
     def run(self, statement: Statement, **values: Any) -> int:
         """How many rows were written."""
-        return self._patiently(lambda db: Transaction(db, self._statements).run(statement, **values))
+        return self._patiently(lambda tx: tx.run(statement, **values))
 
     def run_at_once(self, statement: Statement, **values: Any) -> int:
         """``run`` without patience: what cannot be done now fails now."""
-        with self._engine.connect() as db:
-            return Transaction(db, self._statements).run(statement, **values)
+        return self._once(lambda tx: tx.run(statement, **values))
 
     def row(self, statement: Statement, **values: Any) -> Row | None:
         """The first row, or None."""
-        return self._patiently(lambda db: Transaction(db, self._statements).row(statement, **values))
+        return self._patiently(lambda tx: tx.row(statement, **values))
 
     def rows(self, statement: Statement, **values: Any) -> list[Row]:
-        return self._patiently(lambda db: Transaction(db, self._statements).rows(statement, **values))
+        return self._patiently(lambda tx: tx.rows(statement, **values))
 
     def exclusively(self, work: Callable[[Transaction], T]) -> T:
         """Runs ``work`` in one transaction that overlaps no other such transaction, of whatever process.
@@ -123,47 +142,78 @@ class Database:
         finds out by what it reads whether it is done already. An exception of its own undoes what it wrote.
         It must be short: everybody else waits.
         """
-        return self._patiently(lambda db: self._in_transaction(db, work))
+        return self._patiently(lambda tx: self._in_transaction(tx, work))
 
     def now(self) -> float:
         """Unix seconds by the clock that all machines share: the database's."""
         return self._clock.now()
 
-    def _measure_clock(self, db: sa.Connection) -> float:
+    def _measure_clock(self, tx: Transaction) -> float:
         """How far the database's clock is ahead of this process's."""
         if self._kind.clock is None:
             return 0.0
         before = time.time()
-        theirs = db.exec_driver_sql(self._kind.clock).scalar_one()
+        (theirs,) = (tx.row(self._kind.clock) or {}).values()
         return float(theirs) - (before + time.time()) / 2
 
-    def _in_transaction(self, db: sa.Connection, work: Callable[[Transaction], T]) -> T:
+    def _in_transaction(self, tx: Transaction, work: Callable[[Transaction], T]) -> T:
         try:
-            db.exec_driver_sql(self._kind.begin_exclusively)
-        except DBAPIError:
+            tx.execute(self._kind.begin_exclusively)
+        except self._driver.Error:
             # It may have got half way; where it did not, there is nothing to undo, which is an error too.
-            with suppress(SQLAlchemyError):
-                db.exec_driver_sql("ROLLBACK")
+            with suppress(self._driver.Error):
+                tx.execute("ROLLBACK")
             raise
         try:
-            result = work(Transaction(db, self._statements))
-            db.exec_driver_sql("COMMIT")
+            result = work(tx)
+            tx.execute("COMMIT")
         except BaseException:
             try:
-                db.exec_driver_sql("ROLLBACK")
-            except SQLAlchemyError:
-                # Nobody may get this connection with half a transaction in it.
-                db.invalidate()
+                tx.execute("ROLLBACK")
+            except self._driver.Error:
+                tx.is_spoilt = True
             raise
         return result
 
-    def _patiently(self, work: Callable[[sa.Connection], T]) -> T:
+    def _once(self, work: Callable[[Transaction], T]) -> T:
+        """``work`` on a connection. Raises DBAPIError for what the driver says."""
+        try:
+            connection = self._engine.raw_connection()
+        except self._driver.Error as e:
+            raise self._told(e, None) from e
+        tx = Transaction(connection, self._statements)
+        try:
+            return work(tx)
+        except self._driver.Error as e:
+            raise self._told(e, connection) from e
+        except BaseException as e:
+            # Torn away by something that is no error: nobody knows in the middle of what.
+            tx.is_spoilt = tx.is_spoilt or not isinstance(e, Exception)
+            raise
+        finally:
+            if tx.is_spoilt and connection.is_valid:
+                connection.invalidate()
+            connection.close()
+
+    def _told(self, error: Any, connection: PoolProxiedConnection | None) -> DBAPIError:
+        """What a driver's error is to those who use the store; a connection that it has ended goes, and all others
+        with it: whatever ended it may have ended them too."""
+        is_lost = connection is not None and self._engine.dialect.is_disconnect(
+            error, connection.dbapi_connection, None
+        )
+        if is_lost and connection is not None:
+            connection.invalidate(error)
+            self._engine.dispose()
+        kind = next((kind for kind in _ERRORS if isinstance(error, getattr(self._driver, kind.__name__))), DBAPIError)
+        # Without the statement, whose parameters nobody may read in a log.
+        return kind(None if connection is None else _STATEMENT, None, error, connection_invalidated=is_lost)
+
+    def _patiently(self, work: Callable[[Transaction], T]) -> T:
         """``work`` on a connection, again and again while the database is locked, or away and will be back."""
         deadline = time.monotonic() + self._kind.patience_s
         while True:
             try:
-                with self._engine.connect() as db:
-                    result = work(db)
+                result = self._once(work)
             except DBAPIError as e:
                 if not self._kind.is_passing(e):
                     raise

@@ -88,12 +88,12 @@ def migrate(database: Database) -> None:
 
 
 def _migrate(tx: Transaction) -> None:
-    tx.execute_ddl("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+    tx.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
     row = tx.row(_FIND_VERSION)
     version = row["version"] or 0 if row else 0
     if version > VERSION:
         raise StoreUnusable(f"DATABASE_URL: the database has version {version}, this gateway knows {VERSION}")
     for number, migration in enumerate(_MIGRATIONS[version:], start=version + 1):
         for sql in migration:
-            tx.execute_ddl(sql)
+            tx.execute(sql)
         tx.run(_ADD_VERSION, version=number)

@@ -23,7 +23,7 @@ class Kind:
 
     open_engine: Callable[[sa.URL, bool], sa.Engine]
     begin_exclusively: str
-    clock: str | None
+    clock: sa.ClauseElement | None
     storable: Callable[[dict[str, Any]], dict[str, Any]]
     may_be_away: bool
     is_passing: Callable[[DBAPIError], bool]

@@ -82,7 +82,7 @@ def _is_passing(error: DBAPIError) -> bool:
 POSTGRESQL = Kind(
     open_engine=_open_engine,
     begin_exclusively=f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})",
-    clock="SELECT CAST(extract(epoch FROM clock_timestamp()) AS FLOAT)",
+    clock=sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS FLOAT) AS now"),
     storable=_storable,
     may_be_away=True,
     is_passing=_is_passing,
