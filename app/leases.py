@@ -4,6 +4,7 @@ Both live in the store, shared by all workers and machines; ``schedule`` decides
 held when its ``presence`` runs out. Must never know how an account is used, nor SQL text.
 """
 
+import itertools
 import logging
 import threading
 import time
@@ -122,12 +123,13 @@ class Leases:
 
     def _take(self, ticket: Ticket) -> Lease | None:
         """A lease at once, or None: the ticket waits now. Raises NoAccountFree."""
-        return self._store.database.exclusively(lambda tx: self._take_or_join(tx, ticket))
+        runs = itertools.count()
+        return self._store.database.exclusively(lambda tx: self._take_or_join(tx, ticket, next(runs)))
 
-    def _take_or_join(self, tx: Transaction, ticket: Ticket) -> Lease | None:
+    def _take_or_join(self, tx: Transaction, ticket: Ticket, run: int) -> Lease | None:
         store, now = self._store.leases, self._store.database.now()
         # Done already, where the connection was lost at the last moment.
-        row = store.lease(tx, ticket.id)
+        row = store.lease(tx, ticket.id) if run else None
         if row is not None:
             return Lease(row.id, row.account_id, row.scope, row.is_probe)
         accounts, line = store.accounts(tx, now), store.line(tx, now)

@@ -388,6 +388,8 @@ class Turns:
 
     def _finished(self, turn: Turn, attempt: _Attempt, hold: Hold | None) -> None:
         """Remembered before the client is told, so that no answer is ever shown that does not count."""
+        # Under gevent the store is waited for by all: what the client is told before goes out before.
+        time.sleep(0)
         if hold is not None:
             plan = attempt.plan
             if plan.resume is None and not hold.is_new:

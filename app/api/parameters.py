@@ -5,6 +5,7 @@ A body is a ``Parameters`` model whose fields carry a ``Use``. From it come the 
 no parameter of any API.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,15 +48,18 @@ class Parameters(Fields):
 
         Raises InvalidRequest, in strict mode for what has no effect too.
         """
-        for name, use in _uses(type(self)):
-            value = getattr(self, name)
+        for name, use, value in self._sent():
             if use.refusal is not None and value is not None and (why := use.refusal(value)):
                 raise unsupported(name, why)
         return name_ignored(list(self._ignored()))
 
+    def _sent(self) -> list[tuple[str, Use, Any]]:
+        """The fields that stand in the body: a few of many."""
+        sent = self.model_fields_set
+        return [(name, use, getattr(self, name)) for name, use in _uses(type(self)) if name in sent]
+
     def _ignored(self) -> Iterator[str]:
-        for name, use in _uses(type(self)):
-            value = getattr(self, name)
+        for name, use, value in self._sent():
             if use.done == "ignored" and has_effect(value) and value not in use.neutral:
                 yield name
             if isinstance(value, Fields):
@@ -84,9 +88,9 @@ _WORDS: dict[Language, tuple[tuple[str, ...], dict[str, str]]] = {
 }
 
 
-def _uses(model: type[Parameters]) -> Iterator[tuple[str, Use]]:
-    for name, field in model.model_fields.items():
-        yield name, _use(name, field)
+@functools.cache
+def _uses(model: type[Parameters]) -> tuple[tuple[str, Use], ...]:
+    return tuple((name, _use(name, field)) for name, field in model.model_fields.items())
 
 
 def _use(name: str, field: FieldInfo) -> Use:
