@@ -3,6 +3,7 @@
 The only file that reads the environment. Must never know who uses a value.
 """
 
+import functools
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
@@ -217,6 +218,7 @@ class Examination:
     unknown: tuple[str, ...]
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether an address (or the name localhost) can be reached from this machine only."""
     if host.lower() == "localhost":

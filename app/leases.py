@@ -6,9 +6,9 @@ held when its ``presence`` runs out. Must never know how an account is used, nor
 
 import itertools
 import logging
+import secrets
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -80,7 +80,7 @@ class Leases:
         tokens of all of them were, and Cancelled.
         """
         deadline = time.monotonic() + self._wait_s
-        ticket = Ticket(uuid.uuid4().hex, owner, scope, accounts)
+        ticket = Ticket(secrets.token_hex(16), owner, scope, accounts)
         lease = self._take(ticket)
         if lease is not None:
             return lease

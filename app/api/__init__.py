@@ -8,7 +8,7 @@ Must never know that Kimi exists.
 
 import hashlib
 import re
-import uuid
+import secrets
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
@@ -56,7 +56,7 @@ def _idempotency_key() -> str | None:
 def reply_id(prefix: str, who: Caller) -> str:
     """A new id for a reply; the same one for the repetition of a request."""
     if who.idempotency_key is None:
-        return prefix + uuid.uuid4().hex
+        return prefix + secrets.token_hex(16)
     return prefix + hashlib.sha256(f"{who.owner}\0{who.idempotency_key}".encode()).hexdigest()[:32]
 
 

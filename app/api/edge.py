@@ -1,7 +1,7 @@
 """What happens to every request, whatever is asked: its id, and JSON for everything that can go wrong."""
 
 import re
-import uuid
+import secrets
 
 from flask import Flask, Response, g, request
 
@@ -20,7 +20,7 @@ def install(app: Flask) -> None:
 
 def _begin() -> None:
     sent = request.headers.get("x-request-id", "")
-    g.request_id = sent if _SANE_REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
+    g.request_id = sent if _SANE_REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(16)}"
     logs.request_id.set(g.request_id)
 
 
