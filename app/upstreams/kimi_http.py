@@ -13,13 +13,13 @@ from http.client import HTTPException
 from typing import Any
 
 import requests
-from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
 from app.accounts import Account
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.pump import Cancellation
-from app.upstreams.kimi_transport import Exchange, Transport
+from app.upstreams.kimi_transport import Exchange, Transport, Unwritable
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ class Timeouts:
     read_s: float
 
 
+_TIMEOUTS = (requests.Timeout, ConnectTimeoutError, ReadTimeoutError, TimeoutError)
+
 # Sees the wire: "request" and "response" with a head (a line, then headers, never Authorization; a blank line and
 # the body follow in a request), and "data" with each piece of a response's body as it was read.
 Tap = Callable[[str, bytes], None]
@@ -90,68 +92,54 @@ class KimiHttp:
         timeout_s: float | None = None,
     ) -> Reply:
         """One short request and its whole answer, whatever its status; ``headers`` come beside the usual ones."""
+        exchange = Exchange(cancellation or Cancellation(), self._timeouts.call_s if timeout_s is None else timeout_s)
         more = {**(_bearer(account) if authorize else {}), **(headers or {})}
-        read_s = self._timeouts.call_s if timeout_s is None else timeout_s
-        sent = self._send(method, path, account, _JSON, body, cancellation, read_s, more)
-        with sent as (response, _):
-            return _whole(response)
+        with (
+            self._asked(method, path, account, _JSON, body, exchange, more) as all_headers,
+            self._transport.call(method, path, all_headers, body, exchange) as response,
+        ):
+            whole = response.read(_WHOLE_BYTES, decode_content=True)
+            if self._tap is not None:
+                self._tap("response", _head(str(response.status), response.headers))
+                self._tap("data", whole)
+            return Reply(response.status, _media_type(response.headers), response.headers, whole)
 
     @contextlib.contextmanager
     def stream(
         self, path: str, account: Account, body: bytes, media_type: str, cancellation: Cancellation
     ) -> Iterator["Stream"]:
         """One POST whose answer is read as it comes."""
-        more = _bearer(account)
-        sent = self._send("POST", path, account, media_type, body, cancellation, self._timeouts.read_s, more)
-        with sent as (response, exchange), exchange.streaming():
-            yield Stream(response, exchange)
+        exchange = Exchange(cancellation, self._timeouts.read_s)
+        with (
+            self._asked("POST", path, account, media_type, body, exchange, _bearer(account)) as headers,
+            self._transport.send("POST", path, headers, body, exchange) as response,
+        ):
+            if self._tap is not None:
+                self._tap("response", _head(str(response.status_code), response.headers))
+                response.raw = _Tapped(response.raw, self._tap)
+            with exchange.streaming():
+                yield Stream(response, exchange)
 
     @contextlib.contextmanager
-    def _send(
+    def _asked(
         self,
         method: str,
         path: str,
         account: Account,
         media_type: str,
         body: bytes | None,
-        cancellation: Cancellation | None,
-        read_s: float,
+        exchange: Exchange,
         more: Mapping[str, str],
-    ) -> Iterator[tuple[requests.Response, Exchange]]:
-        exchange = Exchange(cancellation or Cancellation(), read_s)
+    ) -> Iterator[dict[str, str]]:
+        """Around a request and the reading of its answer: gives all its headers, translates what goes wrong."""
         headers = _headers(account.device_id, account.session_id, account.user_id, media_type, self.base_url)
         if self._tap is not None:
             self._tap("request", _head(f"{method} {path}", headers) + (body or b""))
         try:
-            with (
-                _translated(account, self.base_url, exchange),
-                self._response(account, method, path, {**headers, **more}, body, exchange) as response,
-            ):
-                if self._tap is not None:
-                    self._tap("response", _head(str(response.status_code), response.headers))
-                    response.raw = _Tapped(response.raw, self._tap)
-                yield response, exchange
+            with _translated(account, self.base_url, exchange):
+                yield {**headers, **more}
         finally:
             exchange.cancellation.detach()
-
-    def _response(
-        self,
-        account: Account,
-        method: str,
-        path: str,
-        headers: dict[str, str],
-        body: bytes | None,
-        exchange: Exchange,
-    ) -> requests.Response:
-        try:
-            return self._transport.send(method, path, headers, body, exchange)
-        except (ValueError, UnicodeError) as e:
-            if isinstance(e, requests.RequestException | HTTPError):
-                raise
-            # http.client looks at what it is to write: a token, say, that Kimi gave us and that is no header.
-            raise UpstreamUnavailable(
-                f"{account.label}: a request to {self.base_url} cannot be written ({type(e).__name__})"
-            ) from e
 
 
 class Stream:
@@ -164,10 +152,12 @@ class Stream:
 
     @property
     def media_type(self) -> str:
-        return _media_type(self._response)
+        return _media_type(self._response.headers)
 
     def whole(self) -> Reply:
-        return _whole(self._response)
+        raw: BaseHTTPResponse = self._response.raw
+        body = raw.read(_WHOLE_BYTES, decode_content=True)
+        return Reply(self._response.status_code, self.media_type, self._response.headers, body)
 
     def lines(self) -> Iterator[bytes]:
         """Lines without their ends, each as soon as its end has come.
@@ -273,14 +263,8 @@ def _headers(
     return headers
 
 
-def _media_type(response: requests.Response) -> str:
-    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-
-
-def _whole(response: requests.Response) -> Reply:
-    raw: BaseHTTPResponse = response.raw
-    body = raw.read(_WHOLE_BYTES, decode_content=True)
-    return Reply(response.status_code, _media_type(response), response.headers, body)
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 @contextlib.contextmanager
@@ -288,16 +272,16 @@ def _translated(account: Account, base_url: str, exchange: Exchange) -> Iterator
     """Exceptions of requests, urllib3, http.client and the socket → ours. Texts name the site, not the path."""
     try:
         yield
-    except (requests.Timeout, ReadTimeoutError, TimeoutError) as e:
-        exchange.cancellation.check()
-        error: UpstreamError = UpstreamTimeout(
-            f"{account.label}: no answer from {base_url} in time ({type(e).__name__})"
-        )
-        error.refused = not exchange.has_begun
-        raise error from e
+    except Unwritable as e:
+        raise UpstreamUnavailable(f"{account.label}: a request to {base_url} cannot be written ({e})") from e
     except (requests.RequestException, HTTPError, HTTPException, OSError) as e:
         exchange.cancellation.check()
-        if exchange.timed_out:
+        # urllib3 calls a refused connection a kind of timeout.
+        if isinstance(e, _TIMEOUTS) and not isinstance(e, NewConnectionError):
+            error: UpstreamError = UpstreamTimeout(
+                f"{account.label}: no answer from {base_url} in time ({type(e).__name__})"
+            )
+        elif exchange.timed_out:
             error = UpstreamTimeout(f"{account.label}: no answer from {base_url} in time")
         else:
             error = UpstreamUnavailable(f"{account.label}: the connection to {base_url} failed ({_reason(e)})")

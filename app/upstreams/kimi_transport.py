@@ -20,8 +20,9 @@ from requests.structures import CaseInsensitiveDict
 from urllib3 import PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
-from urllib3.util import Timeout
+from urllib3.util import Retry, Timeout
 
 from app.clock import CLOCK
 from app.pump import Cancellation
@@ -29,8 +30,15 @@ from app.pump import Cancellation
 # Connections that are kept open between requests; more are opened when needed, never waited for.
 _POOL_SIZE = 1000
 
+# What is tried again is decided elsewhere.
+_NO_RETRIES = Retry(False)
+
 # A request up to this size leaves in one piece, head and body.
 _ONE_PIECE_BYTES = 65536
+
+
+class Unwritable(Exception):
+    """A request that cannot be sent as it is; the message is the name of the reason."""
 
 
 class Exchange:
@@ -100,6 +108,7 @@ class Transport:
 
     def __init__(self, base_url: str, connect_s: float) -> None:
         self._base_url = base_url
+        self._base_path = urlsplit(base_url).path
         self._connect_s = connect_s
         self._adapter = _Adapter(base_url)
 
@@ -111,20 +120,57 @@ class Transport:
     ) -> requests.Response:
         """The response, its body not yet read. ``path`` and header names are written as they are to be sent.
 
-        Raises exceptions of requests, urllib3 and http.client, OSError, ValueError, and Cancelled.
+        Raises exceptions of requests, urllib3 and http.client, OSError, Unwritable, and Cancelled.
         """
-        exchange.cancellation.check()
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, self._base_url + path, body
-        if body is not None or method != "GET":
-            headers["Content-Length"] = str(len(body or b""))
         # Nobody looks a name up in it; what is sent is written as it stands here.
         request.headers = cast("CaseInsensitiveDict[str]", headers)
+        with self._sent(method, headers, body, exchange) as timeout:
+            # Its stub knows no ready-made Timeout, its code does.
+            return self._adapter.send(request, stream=True, timeout=cast(Any, timeout))
+
+    @contextlib.contextmanager
+    def call(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None, exchange: Exchange
+    ) -> Iterator[BaseHTTPResponse]:
+        """The same for an answer that is not streamed, where nothing of requests' is of use. Raises as ``send``."""
+        pool = self._adapter.pool
+        with self._sent(method, headers, body, exchange) as timeout:
+            response = pool.urlopen(
+                method,
+                self._base_path + path,
+                body,
+                headers,
+                retries=_NO_RETRIES,
+                redirect=False,
+                assert_same_host=False,
+                timeout=timeout,
+                preload_content=False,
+            )
+        try:
+            yield response
+        finally:
+            # A connection whose answer was read to its end is kept already.
+            response.close()
+            response.release_conn()
+
+    @contextlib.contextmanager
+    def _sent(
+        self, method: str, headers: dict[str, str], body: bytes | None, exchange: Exchange
+    ) -> Iterator[Timeout]:
+        """Around the sending for an exchange; gives its time limits."""
+        exchange.cancellation.check()
+        if body is not None or method != "GET":
+            headers["Content-Length"] = str(len(body or b""))
         token = _exchange.set(exchange)
         try:
-            # Its stub knows no ready-made Timeout, its code does.
-            timeout = cast(Any, Timeout(connect=self._connect_s, read=exchange.read_s))
-            return self._adapter.send(request, stream=True, timeout=timeout)
+            yield Timeout(connect=self._connect_s, read=exchange.read_s)
+        except ValueError as e:
+            if isinstance(e, requests.RequestException | HTTPError):
+                raise
+            # http.client looks at what it is to write: a token, say, that Kimi gave us and that is no header.
+            raise Unwritable(type(e).__name__) from e
         finally:
             _exchange.reset(token)
 
@@ -237,7 +283,7 @@ class _Adapter(HTTPAdapter):
         site = urlsplit(base_url)
         self._origin_chars = len(f"{site.scheme}://{site.netloc}")
         self._base_url = base_url
-        self._pool: Any = None
+        self._pool: HTTPConnectionPool | None = None
         super().__init__(pool_connections=2, pool_maxsize=_POOL_SIZE, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -245,12 +291,16 @@ class _Adapter(HTTPAdapter):
         manager: PoolManager = self.poolmanager
         manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
-    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> Any:
+    @property
+    def pool(self) -> HTTPConnectionPool:
         if self._pool is None:
             example = requests.Request("GET", self._base_url).prepare()
-            self._pool = super().get_connection_with_tls_context(example, verify=True)
+            self._pool = cast(HTTPConnectionPool, super().get_connection_with_tls_context(example, verify=True))
             super().cert_verify(self._pool, self._base_url, True, None)  # type: ignore[no-untyped-call]
         return self._pool
+
+    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> Any:
+        return self.pool
 
     def cert_verify(self, *_: Any, **__: Any) -> None:
         """Done when the pool was made."""
