@@ -132,7 +132,7 @@ class Leases:
         row = store.lease(tx, ticket.id) if run else None
         if row is not None:
             return Lease(row.id, row.account_id, row.scope, row.is_probe)
-        accounts, line = store.accounts(tx, now), store.line(tx, now)
+        accounts, line = store.snapshot(tx, now)
         head = line[0].place if line else None
         own = [waiting.place for waiting in line if waiting.owner == ticket.owner]
         place = schedule.next_place(max(own, default=None), head)
@@ -207,9 +207,8 @@ class Leases:
 
     def _serve(self, tx: Transaction) -> None:
         now = self._store.database.now()
-        line = self._store.leases.line(tx, now)
+        accounts, line = self._store.leases.snapshot(tx, now)
         if line:
-            accounts = self._store.leases.accounts(tx, now)
             self._grant(tx, schedule.assign(accounts, line, self._limits, now), now)
 
     def _rest(

@@ -70,9 +70,14 @@ _running = (
     .group_by(_leases.c.account_id, _leases.c.scope)
     .subquery()
 )
-_ACCOUNTS = sa.select(*_accounts.c, _running.c.scope, _running.c.streams).select_from(
-    _accounts.outerjoin(_running, _running.c.account_id == _accounts.c.id)
-)
+# And whether the other two tables hold anything, which is seldom: a statement costs as much as its transaction.
+_ACCOUNTS = sa.select(
+    *_accounts.c,
+    _running.c.scope,
+    _running.c.streams,
+    sa.exists(sa.select(_rests.c.account_id)).label("some_rest"),
+    sa.exists(sa.select(_line.c.id)).label("some_wait"),
+).select_from(_accounts.outerjoin(_running, _running.c.account_id == _accounts.c.id))
 _RESTS = sa.select(*_rests.c)
 _LINE = (
     sa.select(*_line.c)
@@ -131,26 +136,24 @@ class LeaseRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def accounts(self, tx: Transaction, now: float) -> list[AccountState]:
-        """Every account with what runs on it, and its rests."""
+    def snapshot(self, tx: Transaction, now: float) -> tuple[list[AccountState], list[Ticket]]:
+        """Every account with what runs on it and its rests; and who waits, in order."""
+        rows = tx.rows(_ACCOUNTS, now=now)
         found: dict[str, AccountState] = {}
-        for row in tx.rows(_ACCOUNTS, now=now):
+        for row in rows:
             state = found.get(row["id"])
             if state is None:
                 state = found[row["id"]] = AccountState(row["id"], row["last_turn"], row["next_at"], row["refused"])
             if row["streams"]:
                 state.active[row["scope"]] = row["streams"]
-        for row in tx.rows(_RESTS):
+        for row in tx.rows(_RESTS) if rows and rows[0]["some_rest"] else ():
             if row["account_id"] in found:
                 found[row["account_id"]].rests[row["scope"]] = Rest(row["until"], row["strikes"])
-        return list(found.values())
-
-    def line(self, tx: Transaction, now: float) -> list[Ticket]:
-        """Who waits, in order."""
-        return [
+        line = [
             Ticket(row["id"], row["owner"], row["scope"], json.loads(row["accounts"]), row["place"])
-            for row in tx.rows(_LINE, now=now)
+            for row in (tx.rows(_LINE, now=now) if rows and rows[0]["some_wait"] else ())
         ]
+        return list(found.values()), line
 
     def grant(self, tx: Transaction, grant: Grant, process_id: str | None, now: float, ends_at: float) -> None:
         """A ticket becomes a lease. ``process_id``: None for that which waits in the line."""
