@@ -3,14 +3,16 @@
 Imports nothing that opens sockets: gevent must patch the standard library first, in each worker.
 """
 
+import gc
 import os
 import resource
-import subprocess
 import sys
 import time
+from multiprocessing import get_context
 
 from dotenv import load_dotenv
 
+from app import preflight
 from app.config import Config, ConfigError
 
 load_dotenv()
@@ -30,7 +32,7 @@ wsgi_app = "wsgi:app"
 bind = f"{_config.host}:{_config.port}"
 workers = _config.workers
 # gevent, and client sockets that try to send before they ask how much they may: 5 % of a token (app/worker.py).
-# Not changed, because no difference was seen (docs/performance.md): the collector's thresholds, gc.freeze, the loop.
+# Not changed, because no difference was seen (docs/performance.md): the collector's thresholds, the loop.
 worker_class = "app.worker.Worker"
 # Streams at once per worker; each is one connection that mostly waits: 2,000 of one token per second use a third of
 # a core and 75 KB each (bench, scenario "slow").
@@ -54,9 +56,23 @@ def on_starting(server):  # type: ignore[no-untyped-def]  # gunicorn's hook; its
         _config.check_bind([address[0] for address in server.cfg.address if isinstance(address, tuple)])
     except ConfigError as error:
         sys.exit(f"kimi-gateway: {error}")
-    code = subprocess.call([sys.executable, "-m", "app.preflight"])
-    if code:
-        sys.exit(code)
+    # Forked, which is quicker than a new interpreter; what it loads is gone with it.
+    process = get_context("fork").Process(target=preflight.check, args=(_config,))
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(1)
+
+
+def post_fork(_server, _worker):  # type: ignore[no-untyped-def]  # as above
+    """Loading makes a hundred thousand objects that stay: to search them for garbage again and again was a sixth of
+    the time of a start, and to do it once more at the end was half of the time of a stop."""
+    gc.disable()
+
+
+def post_worker_init(_worker):  # type: ignore[no-untyped-def]  # as above
+    gc.freeze()
+    gc.enable()
 
 
 def on_exit(_server):  # type: ignore[no-untyped-def]  # as above

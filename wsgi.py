@@ -8,14 +8,19 @@ from flask import Flask
 
 from app import cli
 from app.config import Config, ConfigError
-from app.factory import create_app
 from app.store import StoreAway, StoreUnusable
 
 load_dotenv()
 
 try:
-    # The doctor examines wrong settings and broken databases, so it must not need good ones.
-    app = Flask("app") if cli.is_asked_for() else create_app(Config.from_env(os.environ))
+    if cli.is_asked_for():
+        # The doctor examines wrong settings and broken databases, so it must not need good ones.
+        app = Flask("app")
+    else:
+        config = Config.from_env(os.environ)
+        from app.factory import create_app
+
+        app = create_app(config)
 except (ConfigError, StoreUnusable) as error:
     sys.stderr.write(f"kimi-gateway: {error}\n")
     # With status 4 gunicorn gives up; with any other it starts the worker again and again, which is right where a

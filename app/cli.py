@@ -4,7 +4,8 @@
     keys        API keys beside those of GATEWAY_API_KEYS: add, list, revoke
     parameters  what is done with each parameter of a chat, as a table
 
-Knows the command line and how findings look. Must never know how anything is checked.
+Knows the command line and how findings look. Must never know how anything is checked. Every gateway loads this file,
+so each command loads what it needs itself.
 """
 
 import json
@@ -15,22 +16,21 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from flask import Flask
 
 from app import logs
-from app.api import chat_body, completions, messages, responses
-from app.api.parameters import Language, Parameters, describe
 from app.auth import digest_of, make_key, seconds_of
 from app.config import Config
-from app.doctor.examination import Doctor, Instruments
-from app.doctor.findings import Finding, Privacy
-from app.doctor.transcript import LeakFound, Recorder
-from app.doctor.turns import Generation
-from app.factory import build_generations, build_http
 from app.store import KeyRow, Store, StoreUnusable
+
+if TYPE_CHECKING:
+    from app.api.parameters import Language, Parameters
+    from app.doctor.findings import Finding
+    from app.doctor.transcript import Recorder
+    from app.doctor.turns import Generation
 
 
 def is_asked_for() -> bool:
@@ -53,13 +53,18 @@ def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
     Sends one tiny question per protocol with your account and deletes its chat. The exit code is 1 where there is
     a problem, else 0.
     """
+    from app.doctor.examination import Doctor, Instruments
+    from app.doctor.findings import Privacy
+    from app.doctor.transcript import Recorder
+    from app.factory import build_generations, build_http
+
     settings = Config.examine(os.environ)
     config = settings.config
     # What goes wrong is told by the findings; only faults of ours come from the log.
     logs.configure("ERROR", config.secrets)
     privacy = Privacy(config, anonymous=as_json)
 
-    def upstreams(recorder: Recorder | None) -> Sequence[Generation]:
+    def upstreams(recorder: Recorder | None) -> "Sequence[Generation]":
         return build_generations(config, build_http(config, recorder.tap if recorder else None))
 
     recorder = Recorder() if record is not None else None
@@ -80,7 +85,10 @@ def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
     sys.exit(1 if problems else 0)
 
 
-def _write(recorder: Recorder, path: Path, private: Sequence[str]) -> Finding:
+def _write(recorder: "Recorder", path: Path, private: Sequence[str]) -> "Finding":
+    from app.doctor.findings import Finding
+    from app.doctor.transcript import LeakFound
+
     if not recorder.turns:
         return Finding("skipped", "record", "not written: no turn was tried")
     try:
@@ -94,7 +102,7 @@ def _write(recorder: Recorder, path: Path, private: Sequence[str]) -> Finding:
     return Finding("ok", "record", f"written to {path.name}: texts and ids are replaced, tokens are not in it")
 
 
-def _say(finding: Finding) -> None:
+def _say(finding: "Finding") -> None:
     advice = f" -> {finding.advice}" if finding.advice else ""
     _echo(f"{finding.mark:<8} {finding.check:<9} {finding.found}{advice}")
 
@@ -105,7 +113,7 @@ def _echo(line: str) -> None:
     click.echo(line.encode(encoding, "replace").decode(encoding))
 
 
-def _document(findings: Sequence[Finding]) -> dict[str, Any]:
+def _document(findings: Sequence["Finding"]) -> dict[str, Any]:
     return {
         "doctor": 1,
         "python": platform.python_version(),
@@ -115,21 +123,20 @@ def _document(findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-# The last part of an endpoint's path → the body that is sent to it.
-_BODIES: dict[str, type[Parameters]] = {
-    "chat/completions": chat_body.Body,
-    "completions": completions.Body,
-    "responses": responses.Body,
-    "messages": messages.Body,
-}
+# The last parts of the paths of the endpoints.
+_ENDPOINTS = ("chat/completions", "completions", "responses", "messages")
 
 
 @click.command()
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en")
-@click.option("--of", type=click.Choice(list(_BODIES)), default="chat/completions")
-def parameters(language: Language, of: str) -> None:
+@click.option("--of", type=click.Choice(_ENDPOINTS), default="chat/completions")
+def parameters(language: "Language", of: str) -> None:
     """Prints what is done with each parameter of POST /v1/…, the endpoint being chat/completions or another one."""
-    _echo(describe(_BODIES[of], language))
+    from app.api import chat_body, completions, messages, responses
+    from app.api.parameters import describe
+
+    bodies: tuple[type[Parameters], ...] = (chat_body.Body, completions.Body, responses.Body, messages.Body)
+    _echo(describe(dict(zip(_ENDPOINTS, bodies, strict=True))[of], language))
 
 
 @click.group()

@@ -29,7 +29,6 @@ from app.litter import Litter
 from app.pump import Cancellation, EndOfSource, Pump, PumpOverdue
 from app.recordings import Recordings
 from app.store import ConversationRow, Store
-from app.structured import open_structured
 from app.turns import Turn, Turns
 from app.upstreams.models import Models
 
@@ -94,6 +93,9 @@ class Gateway:
     def _open(self, request: ChatRequest, caller: Caller, commit: bool) -> Answer:
         if request.options.format is None:
             return self._open_text(request, caller, commit=commit)
+        # Not loaded at the start, which would take noticeably longer for a library that few requests need.
+        from app.structured import open_structured
+
         return open_structured(self._open_text, request, caller, commit=commit)
 
     def _open_text(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:

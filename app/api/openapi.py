@@ -5,7 +5,8 @@ needs nothing from any other host. Format: https://spec.openapis.org/oas/v3.1.1 
 parameter or a shape of any API.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, render_template
@@ -33,22 +34,28 @@ _REFERENCE = "#/components/schemas/"
 
 
 def install(app: Flask, operations: Iterable[Operation]) -> None:
-    app.extensions["openapi"] = document([*operations, *OPERATIONS])
+    """The document is made when it is first asked for: it takes as long as all the rest of a start."""
+    app.extensions["openapi"] = cache(lambda: document([*operations, *OPERATIONS]))
     app.register_blueprint(blueprint)
 
 
 @blueprint.get("/openapi.json")
 def show_document() -> Response:
-    return json_response(current_app.extensions["openapi"])
+    return json_response(_document())
 
 
 @blueprint.get("/docs")
 def show_page() -> Response:
-    page = render_template("docs.html", document=current_app.extensions["openapi"], fields_of=_fields_of)
+    page = render_template("docs.html", document=_document(), fields_of=_fields_of)
     response = Response(page, content_type="text/html; charset=utf-8")
     # Nothing is loaded from anywhere, and nothing in it runs.
     response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
     return response
+
+
+def _document() -> dict[str, Any]:
+    made: Callable[[], dict[str, Any]] = current_app.extensions["openapi"]
+    return made()
 
 
 def document(operations: Iterable[Operation]) -> dict[str, Any]:
@@ -124,7 +131,7 @@ def _describe(operation: Operation, bodies: Mapping[type[BaseModel], Any]) -> di
 def _fields_of(schema: Mapping[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
     """For the page: name, whether it must be there, type, and what is done with it, of each field of a body."""
     if "$ref" in schema:
-        schemas = current_app.extensions["openapi"]["components"]["schemas"]
+        schemas = _document()["components"]["schemas"]
         schema = schemas[schema["$ref"].removeprefix(_REFERENCE)]
     for name, field in schema.get("properties", {}).items():
         yield name, name in schema.get("required", ()), _type_of(field), field.get("description", "")

@@ -6,14 +6,15 @@ Knows JSON Schema. Must never know which field it came in.
 from collections.abc import Iterator
 from typing import Any
 
-import jsonschema
-from jsonschema.validators import validator_for
-
 from app.errors import InvalidRequest
 
 
 def check_schema(schema: dict[str, Any], place: str) -> None:
     """Raises InvalidRequest, naming ``place``, for what is no JSON Schema or needs something that is not in it."""
+    # Here and not above: few requests bring a schema, and each start would wait for it.
+    import jsonschema
+    from jsonschema.validators import validator_for
+
     kind = validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(schema)

@@ -257,7 +257,7 @@ class _Statements:
 
     def _make(self, statement: Statement) -> tuple[str, Row]:
         if isinstance(statement, PerDialect):
-            statement = statement.by_dialect[self._dialect.name]
+            statement = statement.made_for(self._dialect.name)
         compiled = statement.compile(dialect=self._dialect)
         assert isinstance(compiled, SQLCompiler)
         constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -21,12 +19,22 @@ Insert = Callable[[sa.TableClause], Any]
 class PerDialect:
     """A statement that is spelled alike and made of different classes for each kind of database."""
 
-    by_dialect: dict[str, sa.ClauseElement]
+    build: Callable[[Insert], sa.ClauseElement]
+
+    def made_for(self, dialect: str) -> sa.ClauseElement:
+        """For the dialect of this name. Only what is in use is loaded: a start is waited for."""
+        if dialect == "postgresql":
+            from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+            return self.build(postgresql_insert)
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+        return self.build(sqlite_insert)
 
 
 def per_dialect(build: Callable[[Insert], sa.ClauseElement]) -> PerDialect:
     """``build`` gets the ``insert`` that has ``on_conflict_do_update`` and ``on_conflict_do_nothing``."""
-    return PerDialect({"sqlite": build(sqlite_insert), "postgresql": build(postgresql_insert)})
+    return PerDialect(build)
 
 
 Statement = sa.ClauseElement | PerDialect
