@@ -169,7 +169,9 @@ class ChatStream:
         self._reason: str | None = None
         self._closed = False
         within_s = min(patience.tick_s, patience.commit_after_s) / 4
-        self._pump = Pump[Event](lambda cancellation: turns.run(turn, cancellation), patience.total_s, within_s)
+        self._pump = Pump[Event](
+            lambda cancellation, tell: turns.run(turn, cancellation, tell), patience.total_s, within_s
+        )
 
     @property
     def prompt(self) -> str:
