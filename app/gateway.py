@@ -3,6 +3,7 @@
 Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,9 @@ from app.chat import (
     Heartbeat,
     Model,
     Notice,
+    ReasoningDelta,
     Started,
+    TextDelta,
     Unrecognised,
 )
 from app.conversations import Conversations
@@ -34,6 +37,9 @@ from app.turns import Turn, Turns
 from app.upstreams.models import Models
 
 log = logging.getLogger(__name__)
+
+# Nearly all events; known by their class, without asking for each other one.
+_TEXT = frozenset({TextDelta, ReasoningDelta})
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +198,9 @@ class ChatStream:
                 return
 
     def __iter__(self) -> Iterator[Sequence[Event]]:
+        # Not a generator around another one: every token would pass through both.
         early, self._early = self._early, []
-        if early:
-            yield early
-        if self._reason is None:
-            yield from self._events(None)
+        return itertools.chain([early] if early else [], self._events(None))
 
     def close(self, error: BaseException | None = None) -> None:
         """Ends the turn. Safe to call again. ``error``: why it ended early, where it did."""
@@ -259,16 +263,17 @@ class ChatStream:
     def _note(self, batch: list[Event]) -> list[Event]:
         kept: list[Event] = []
         for event in batch:
-            match event:
-                case Heartbeat() | Started() | Unrecognised():
-                    continue
-                case Notice(kind):
-                    if kind not in self.notices:
-                        self.notices.append(kind)
-                        log.warning("%s: Kimi gave notice: %s", self.turn.label, kind)
-                    continue
-                case Finished(reason):
-                    self._reason = reason
+            if event.__class__ not in _TEXT:
+                match event:
+                    case Heartbeat() | Started() | Unrecognised():
+                        continue
+                    case Notice(kind):
+                        if kind not in self.notices:
+                            self.notices.append(kind)
+                            log.warning("%s: Kimi gave notice: %s", self.turn.label, kind)
+                        continue
+                    case Finished(reason):
+                        self._reason = reason
             kept.append(event)
         if kept and self._first_answer_s is None:
             self._first_answer_s = time.monotonic() - self._began
