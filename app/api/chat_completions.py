@@ -37,7 +37,7 @@ blueprint = Blueprint("chat_completions", __name__)
 @blueprint.post("/chat/completions/<anything:conversation_id>")
 def create(conversation_id: str | None = None) -> Response:
     who = caller()
-    body = parse(Body, request.get_data())
+    body = parse(Body, request.get_data(cache=False))
     headers = body.settle()
     chat = body.to_request(asked_conversation(conversation_id, body.conversation_id))
     answer = _open(chat, who, body.choices, commit=bool(body.stream))
@@ -121,16 +121,21 @@ class _Shape:
         head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": model}
         self._start = b"data: " + orjson.dumps(head)[:-1]
         tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
-        self.choices = [_Choice(self._start + b',"choices":[{"index":%d,"delta":' % i, tail) for i in range(choices)]
+        befores = (self._start + b',"choices":[{"index":%d,"delta":' % i for i in range(choices))
+        self.choices = [_Choice(before, tail, counts=include_usage) for before in befores]
 
     def usage(self, usage: dict[str, Any]) -> bytes:
         return self._start + b',"choices":[],"usage":' + orjson.dumps(usage) + b"}\n\n"
 
 
 class _Choice:
-    """One choice: its chunks, and what it has said so far."""
+    """One choice: its chunks, and what it has said so far.
 
-    def __init__(self, before_delta: bytes, tail: bytes) -> None:
+    ``counts``: whether what is streamed will be counted; else nobody asks for it again, and it is not kept.
+    """
+
+    def __init__(self, before_delta: bytes, tail: bytes, *, counts: bool) -> None:
+        self._counts = counts
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.annotations: list[dict[str, Any]] = []
@@ -150,16 +155,16 @@ class _Choice:
         out: list[bytes] = []
         for event in batch:
             if event.__class__ is TextDelta:
-                text = event.text
-                self.text.append(text)
-                out += (self._before_text, orjson.dumps(text), self._after_text)
+                out += (self._before_text, orjson.dumps(event.text), self._after_text)
+            elif event.__class__ is ReasoningDelta:
+                out += (self._before_reasoning, orjson.dumps(event.text), self._after_text)
+            else:
+                self.note(event)
+                if isinstance(event, Finished):
+                    out.append(self._finish(event.reason))
                 continue
-            self.note(event)
-            match event:
-                case ReasoningDelta(text):
-                    out += (self._before_reasoning, orjson.dumps(text), self._after_text)
-                case Finished(reason):
-                    out.append(self._finish(reason))
+            if self._counts:
+                self.note(event)
         return b"".join(out)
 
     def note(self, event: Event) -> None:
