@@ -13,6 +13,8 @@ from app.markers import Marker, Markers
 
 # What is remembered of the text, to find where the sentence began that a marker closes.
 _MAX_SENTENCE_CHARS = 400
+# In how many pieces, before they are made one: each is a string of its own, and there are as many lists as streams.
+_MAX_RECENT = 32
 _SENTENCE_END = re.compile(r"[。！？!?；\n]+[”』」)）]*|\.(?=\s)")
 # Between the round brackets of a Markdown link, in a cell of a table.
 _NOT_IN_A_LINK = re.compile(r"[\s()<>\"'\\`|\[\]*_]")
@@ -72,8 +74,8 @@ class Citations:
     def _remember(self, text: str) -> None:
         self._length += len(text)
         self._recent.append(text)
-        if len(self._recent) > 2 * _MAX_SENTENCE_CHARS:
-            del self._recent[:_MAX_SENTENCE_CHARS]
+        if len(self._recent) > _MAX_RECENT:
+            self._recent = ["".join(self._recent)[-_MAX_SENTENCE_CHARS:]]
 
     def _show_marker(self, marker: Marker) -> str:
         if not marker.certain and not self._sources:
@@ -100,7 +102,7 @@ class Citations:
 
     def _sentence_start(self) -> int:
         """Where the sentence began that the text ends with now, as far as it is remembered."""
-        tail = "".join(self._recent[-_MAX_SENTENCE_CHARS:])[-_MAX_SENTENCE_CHARS:]
+        tail = "".join(self._recent)[-_MAX_SENTENCE_CHARS:]
         sentence = tail.rstrip()
         ends = list(_SENTENCE_END.finditer(sentence))
         while ends and ends[-1].end() == len(sentence):

@@ -3,6 +3,7 @@
 Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,9 @@ from app.chat import (
     Heartbeat,
     Model,
     Notice,
+    ReasoningDelta,
     Started,
+    TextDelta,
     Unrecognised,
 )
 from app.conversations import Conversations
@@ -33,6 +36,9 @@ from app.turns import Turn, Turns
 from app.upstreams.models import Models
 
 log = logging.getLogger(__name__)
+
+# Nearly all events; known by their class, without asking for each other one.
+_TEXT = frozenset({TextDelta, ReasoningDelta})
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,9 @@ class ChatStream:
         self._reason: str | None = None
         self._closed = False
         within_s = min(patience.tick_s, patience.commit_after_s) / 4
-        self._pump = Pump[Event](lambda cancellation: turns.run(turn, cancellation), patience.total_s, within_s)
+        self._pump = Pump[Event](
+            lambda cancellation, tell: turns.run(turn, cancellation, tell), patience.total_s, within_s
+        )
 
     @property
     def prompt(self) -> str:
@@ -192,11 +200,9 @@ class ChatStream:
                 return
 
     def __iter__(self) -> Iterator[Sequence[Event]]:
+        # Not a generator around another one: every token would pass through both.
         early, self._early = self._early, []
-        if early:
-            yield early
-        if self._reason is None:
-            yield from self._events(None)
+        return itertools.chain([early] if early else [], self._events(None))
 
     def close(self, error: BaseException | None = None) -> None:
         """Ends the turn. Safe to call again. ``error``: why it ended early, where it did."""
@@ -259,16 +265,17 @@ class ChatStream:
     def _note(self, batch: list[Event]) -> list[Event]:
         kept: list[Event] = []
         for event in batch:
-            match event:
-                case Heartbeat() | Started() | Unrecognised():
-                    continue
-                case Notice(kind):
-                    if kind not in self.notices:
-                        self.notices.append(kind)
-                        log.warning("%s: Kimi gave notice: %s", self.turn.label, kind)
-                    continue
-                case Finished(reason):
-                    self._reason = reason
+            if event.__class__ not in _TEXT:
+                match event:
+                    case Heartbeat() | Started() | Unrecognised():
+                        continue
+                    case Notice(kind):
+                        if kind not in self.notices:
+                            self.notices.append(kind)
+                            log.warning("%s: Kimi gave notice: %s", self.turn.label, kind)
+                        continue
+                    case Finished(reason):
+                        self._reason = reason
             kept.append(event)
         if kept and self._first_answer_s is None:
             self._first_answer_s = time.monotonic() - self._began

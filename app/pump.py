@@ -1,4 +1,4 @@
-"""Runs a blocking iterator in the background, so that whoever waits for it can do so with a time limit.
+"""Runs work that blocks in the background, so that whoever waits for what it tells can do so with a time limit.
 
 A reader thread (under gevent: a greenlet) fills a bounded queue; the consumer takes what is there, all of
 it at once, and gets an empty list when nothing came. Works the same with and without gevent, because it
@@ -6,13 +6,12 @@ uses nothing but threads and ``queue``. Knows nothing of what flows through it.
 """
 
 import _thread
-import contextlib
 import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from app.clock import CLOCK
 
@@ -23,7 +22,7 @@ _HIGH_WATER = 1000
 
 
 class Cancelled(Exception):
-    """The work was called off; raised in the reader, never seen by the consumer."""
+    """The work was called off; raised in the reader, and of no interest to the consumer."""
 
 
 class Cancellation:
@@ -84,14 +83,21 @@ _NOTHING = _Nothing()
 
 
 class Pump(Generic[T]):
-    """``source`` is called in the background with a Cancellation and its items are taken with ``take``.
+    """``source`` is called in the background, with a Cancellation and the function that it tells its items to; they
+    are taken with ``take``. That function raises Cancelled where nobody wants any more of them.
+
+    Told, and not yielded: an item would climb through each generator between the socket and here, and all of them
+    would lie on the stack that is put aside while the source waits.
 
     After ``longest_s`` a source that waits for its consumer is ended: nobody may hold it for ever by not reading.
     ``within_s``: how late a ``take`` may be that waits in vain.
     """
 
     def __init__(
-        self, source: Callable[[Cancellation], Generator[T, Any, Any]], longest_s: float, within_s: float = 0.25
+        self,
+        source: Callable[[Cancellation, Callable[[T], None]], None],
+        longest_s: float,
+        within_s: float = 0.25,
     ) -> None:
         self._source = source
         self._overdue_at = time.monotonic() + longest_s
@@ -149,20 +155,20 @@ class Pump(Generic[T]):
 
     def _run(self) -> None:
         error: BaseException | None = None
-        put, waiting, cancellation = self._queue.put, self._queue.qsize, self._cancellation
         try:
-            items = self._source(cancellation)
-            with contextlib.closing(items):
-                for item in items:
-                    put(item)
-                    if waiting() > _HIGH_WATER:
-                        self._wait_for_room()
-                    if cancellation.cancelled:
-                        raise Cancelled
+            self._source(self._cancellation, self._tell)
         except BaseException as e:  # noqa: BLE001  # handed to the consumer, which raises it
             error = e
-        put(_End(error))
+        self._queue.put(_End(error))
         CLOCK.forget(self)
+
+    def _tell(self, item: T) -> None:
+        waiting = self._queue
+        waiting.put(item)
+        if waiting.qsize() > _HIGH_WATER:
+            self._wait_for_room()
+        if self._cancellation.cancelled:
+            raise Cancelled
 
     def _wait_for_room(self) -> None:
         room = self._room = threading.Event()
@@ -178,5 +184,5 @@ class EndOfSource(Exception):
     """The source has ended, without an error."""
 
 
-class PumpOverdue(Exception):
+class PumpOverdue(Cancelled):
     """The consumer has not taken anything for so long that the source was ended."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -57,6 +57,8 @@ from app.upstreams import Resume, Upstream
 
 log = logging.getLogger(__name__)
 
+Tell = Callable[[Event], None]
+
 # The first rest of an account that is limited, and of one that was turned away for another reason. Seconds.
 _LIMITED_REST_S = 5.0
 _FORBIDDEN_REST_S = 60.0
@@ -93,6 +95,8 @@ class Turn:
     waits: bool = True
     rebuilt_from: str | None = None
     may_have_arrived: bool = False
+    # Kinds of what the upstream has said and we do not know.
+    unknown: set[str] = field(default_factory=set)
 
     @property
     def label(self) -> str:
@@ -154,27 +158,24 @@ class Turns:
         self._store = store
         self._persistence = persistence
 
-    def run(self, turn: Turn, cancellation: Cancellation) -> Generator[Event, None, None]:
-        """The events of the turn: those of an upstream, with everything remembered before it is told.
+    def run(self, turn: Turn, cancellation: Cancellation, tell: Tell) -> None:
+        """Tells the events of the turn: those of an upstream, with everything remembered before it is told.
 
-        Raises GatewayError and Cancelled. Whatever the turn holds is given back when the generator ends.
+        Raises GatewayError, Cancelled, and what ``tell`` raises. Whatever the turn holds is given back then.
         """
         request, caller = turn.request, turn.caller
-        unknown: set[str] = set()
         try:
             if request.conversation_id is None:
-                yield from self._attempts(turn, None, unknown, cancellation)
+                self._attempts(turn, None, cancellation, tell)
                 return
             with self._conversations.hold(caller, request.conversation_id, request.model, cancellation) as hold:
-                yield from self._attempts(turn, hold, unknown, cancellation)
+                self._attempts(turn, hold, cancellation, tell)
         finally:
-            self._count(turn, unknown)
+            self._count(turn)
 
     # Attempts
 
-    def _attempts(
-        self, turn: Turn, hold: Hold | None, unknown: set[str], cancellation: Cancellation
-    ) -> Generator[Event, None, None]:
+    def _attempts(self, turn: Turn, hold: Hold | None, cancellation: Cancellation, tell: Tell) -> None:
         deadline = time.monotonic() + self._persistence.failover_s
         plan = self._plan(turn, hold)
         # Accounts that have failed in this turn, and those of them that waiting does not help.
@@ -198,9 +199,9 @@ class Turns:
             attempt: _Attempt | None = None
             try:
                 attempt = self._begin(turn, plan, lease)
-                yield from self._over_upstreams(turn, attempt, hold, unknown, cancellation)
+                self._over_upstreams(turn, attempt, hold, cancellation, tell)
                 return
-            except (GeneratorExit, Cancelled):
+            except Cancelled:
                 # Its client left: a chat that was opened for a new conversation is there to go on with.
                 if hold is not None and hold.is_new and attempt is not None and attempt.chat_id is not None:
                     hold.forget = False
@@ -298,13 +299,13 @@ class Turns:
         return _Attempt(plan, lease, account, plan.upstreams[0], plan.resume)
 
     def _over_upstreams(
-        self, turn: Turn, attempt: _Attempt, hold: Hold | None, unknown: set[str], cancellation: Cancellation
-    ) -> Generator[Event, None, None]:
+        self, turn: Turn, attempt: _Attempt, hold: Hold | None, cancellation: Cancellation, tell: Tell
+    ) -> None:
         """The attempt over the first upstream that is there."""
         for upstream in attempt.plan.upstreams:
             attempt.upstream, turn.upstream = upstream, upstream.name
             try:
-                yield from self._with_fresh_token(turn, attempt, hold, unknown, cancellation)
+                self._with_fresh_token(turn, attempt, hold, cancellation, tell)
                 return
             except GenerationGone as e:
                 self._routes.is_gone(upstream, e)
@@ -313,12 +314,12 @@ class Turns:
                 self._tidy(attempt, hold)
 
     def _with_fresh_token(
-        self, turn: Turn, attempt: _Attempt, hold: Hold | None, unknown: set[str], cancellation: Cancellation
-    ) -> Generator[Event, None, None]:
+        self, turn: Turn, attempt: _Attempt, hold: Hold | None, cancellation: Cancellation, tell: Tell
+    ) -> None:
         """The attempt; repeated once where Kimi rejects the token before it has answered, with a renewed one and in
         the chat that may have been opened already."""
         try:
-            yield from self._stream(turn, attempt, hold, unknown, cancellation)
+            self._stream(turn, attempt, hold, cancellation, tell)
             return
         except AccountRejected as e:
             if attempt.answered or not attempt.account.renewable:
@@ -328,12 +329,12 @@ class Turns:
         if attempt.chat_id is not None:
             attempt.resume = Resume(attempt.chat_id, attempt.resume.message_id if attempt.resume else None)
         cancellation.check()
-        yield from self._stream(turn, attempt, hold, unknown, cancellation)
+        self._stream(turn, attempt, hold, cancellation, tell)
 
     def _stream(
-        self, turn: Turn, attempt: _Attempt, hold: Hold | None, unknown: set[str], cancellation: Cancellation
-    ) -> Generator[Event, None, None]:
-        """What the upstream says, with everything remembered before it is told."""
+        self, turn: Turn, attempt: _Attempt, hold: Hold | None, cancellation: Cancellation, tell: Tell
+    ) -> None:
+        """Tells what the upstream says, with everything remembered before it is told."""
         events = attempt.upstream.open(
             turn.request, attempt.plan.prompt, attempt.account, attempt.resume, cancellation
         )
@@ -341,37 +342,39 @@ class Turns:
         with contextlib.closing(events):
             try:
                 for event in events:
+                    if shape is not None and shape.lets_pass(event):
+                        self._note(turn, attempt, hold, event)
+                        tell(event)
+                        continue
                     match event:
                         case Started():
                             self._started(turn, attempt, hold, event)
                         case Unrecognised(kind):
-                            unknown.add(kind)
+                            turn.unknown.add(kind)
                         case Source() if shape is None:
                             continue
-                    for told in (event,) if shape is None or shape.lets_pass(event) else shape.take((event,)):
-                        self._tell(turn, attempt, hold, told)
-                        yield told
+                    for told in (event,) if shape is None else shape.take((event,)):
+                        self._note(turn, attempt, hold, told)
+                        tell(told)
                     if attempt.finished and not isinstance(event, Finished):
                         # Over before Kimi has said all: closing its stream tells it to stop.
                         return
             except UpstreamError:
                 for told in shape.rest() if shape is not None else ():
-                    self._tell(turn, attempt, hold, told)
-                    yield told
+                    self._note(turn, attempt, hold, told)
+                    tell(told)
                 raise
 
-    def _tell(self, turn: Turn, attempt: _Attempt, hold: Hold | None, event: Event) -> None:
-        """Notes what the client is about to be told."""
-        match event:
-            case TextDelta(text):
-                if hold is not None:
-                    attempt.text.append(text)
-            case ReasoningDelta():
-                pass
-            case Finished():
-                self._finished(turn, attempt, hold)
-            case _:
-                return
+    def _note(self, turn: Turn, attempt: _Attempt, hold: Hold | None, event: Event) -> None:
+        """Notes what the client is about to be told. By class and not by pattern: this is done for each token."""
+        kind = event.__class__
+        if kind is TextDelta:
+            if hold is not None:
+                attempt.text.append(event.text)  # type: ignore[union-attr]  # it is a TextDelta
+        elif kind is Finished:
+            self._finished(turn, attempt, hold)
+        elif kind is not ReasoningDelta:
+            return
         if not attempt.answered:
             attempt.answered = True
             self._routes.is_there(attempt.upstream)
@@ -432,8 +435,8 @@ class Turns:
             self._litter.discard(name, attempt.chat_id, account_id)
         attempt.forget_chat()
 
-    def _count(self, turn: Turn, unknown: set[str]) -> None:
-        for kind in sorted(unknown):
+    def _count(self, turn: Turn) -> None:
+        for kind in sorted(turn.unknown):
             log.info("%s sent something that this gateway does not know: %s", turn.upstream, kind)
             try:
                 self._store.unrecognised.count(turn.upstream, kind, time.time())

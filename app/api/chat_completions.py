@@ -9,6 +9,7 @@ Source of the shapes: OpenAI's API reference and what its clients were measured 
 (openai-contract.md 1 and 2, 2026-11-23). Must never know that Kimi exists.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -36,7 +37,7 @@ blueprint = Blueprint("chat_completions", __name__)
 @blueprint.post("/chat/completions/<anything:conversation_id>")
 def create(conversation_id: str | None = None) -> Response:
     who = caller()
-    body = parse(Body, request.get_data())
+    body = parse(Body, request.get_data(cache=False))
     headers = body.settle()
     chat = body.to_request(asked_conversation(conversation_id, body.conversation_id))
     answer = _open(chat, who, body.choices, commit=bool(body.stream))
@@ -98,7 +99,8 @@ class _One:
         return self._answer.rebuilt_from
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[Event]]]:
-        return ((0, batch) for batch in self._answer)
+        # Without a frame of Python's around each batch.
+        return zip(itertools.repeat(0), self._answer)
 
 
 def _open(chat: ChatRequest, who: Caller, choices: int, *, commit: bool) -> _Answers:
@@ -119,16 +121,21 @@ class _Shape:
         head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": model}
         self._start = b"data: " + orjson.dumps(head)[:-1]
         tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
-        self.choices = [_Choice(self._start + b',"choices":[{"index":%d,"delta":' % i, tail) for i in range(choices)]
+        befores = (self._start + b',"choices":[{"index":%d,"delta":' % i for i in range(choices))
+        self.choices = [_Choice(before, tail, counts=include_usage) for before in befores]
 
     def usage(self, usage: dict[str, Any]) -> bytes:
         return self._start + b',"choices":[],"usage":' + orjson.dumps(usage) + b"}\n\n"
 
 
 class _Choice:
-    """One choice: its chunks, and what it has said so far."""
+    """One choice: its chunks, and what it has said so far.
 
-    def __init__(self, before_delta: bytes, tail: bytes) -> None:
+    ``counts``: whether what is streamed will be counted; else nobody asks for it again, and it is not kept.
+    """
+
+    def __init__(self, before_delta: bytes, tail: bytes, *, counts: bool) -> None:
+        self._counts = counts
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.annotations: list[dict[str, Any]] = []
@@ -143,17 +150,22 @@ class _Choice:
     def role(self) -> bytes:
         return self._before_delta + b'{"role":"assistant","content":""}' + self._after_delta
 
-    def encode(self, event: Event) -> bytes:
-        """The chunk of an event; empty where it has none."""
-        self.note(event)
-        match event:
-            case TextDelta(text):
-                return self._before_text + orjson.dumps(text) + self._after_text
-            case ReasoningDelta(text):
-                return self._before_reasoning + orjson.dumps(text) + self._after_text
-            case Finished(reason):
-                return self._finish(reason)
-        return b""
+    def encode(self, batch: Sequence[Event]) -> bytes:
+        """The chunks of a batch; empty where its events have none."""
+        out: list[bytes] = []
+        for event in batch:
+            if event.__class__ is TextDelta:
+                out += (self._before_text, orjson.dumps(event.text), self._after_text)
+            elif event.__class__ is ReasoningDelta:
+                out += (self._before_reasoning, orjson.dumps(event.text), self._after_text)
+            else:
+                self.note(event)
+                if isinstance(event, Finished):
+                    out.append(self._finish(event.reason))
+                continue
+            if self._counts:
+                self.note(event)
+        return b"".join(out)
 
     def note(self, event: Event) -> None:
         match event:
@@ -184,38 +196,32 @@ class _Choice:
 
 def encode_stream(answer: _Answers, shape: _Shape, heartbeat_s: float) -> Iterator[bytes]:
     """The answer as SSE; what came in one read leaves in one write. Closes ``answer``."""
+    piece = b"".join([choice.role() for choice in shape.choices])
+    wrote_at = time.monotonic()
     try:
-        yield from _encode_batches(answer, shape, heartbeat_s)
-    except GatewayError as e:
+        for index, batch in answer:
+            choice = shape.choices[index]
+            piece += choice.encode(batch)
+            if choice.finish_reason is not None and all(choice.finish_reason for choice in shape.choices):
+                if shape.include_usage:
+                    piece += shape.usage(_usage(answer.prompt, shape.choices))
+                yield piece + sse.DONE
+                return
+            now = time.monotonic()
+            if piece:
+                wrote_at = now
+                yield piece
+                piece = b""
+            elif now - wrote_at >= heartbeat_s:
+                wrote_at = now
+                yield sse.COMMENT
+    except Exception as e:  # noqa: BLE001  # the edge of a stream whose status is long sent; failure_of logs it
         # Also where the client seems to have left: it may have closed its sending half only, and must not take
         # a cut answer for a whole one.
         answer.close(e)
         yield sse.encode(orjson.dumps(openai_error(failure_of(e)))) + sse.DONE
-    except Exception as e:  # noqa: BLE001  # logged with its traceback by failure_of; the status is long sent
-        answer.close(e)
-        yield sse.encode(orjson.dumps(openai_error(failure_of(e)))) + sse.DONE
     finally:
         answer.close()
-
-
-def _encode_batches(answer: _Answers, shape: _Shape, heartbeat_s: float) -> Iterator[bytes]:
-    out = [choice.role() for choice in shape.choices]
-    wrote_at = time.monotonic()
-    for index, batch in answer:
-        choice = shape.choices[index]
-        out += filter(None, map(choice.encode, batch))
-        now = time.monotonic()
-        if not out and now - wrote_at >= heartbeat_s:
-            out.append(sse.COMMENT)
-        if choice.finish_reason is not None and all(choice.finish_reason for choice in shape.choices):
-            if shape.include_usage:
-                out.append(shape.usage(_usage(answer.prompt, shape.choices)))
-            yield b"".join([*out, sse.DONE])
-            return
-        if out:
-            yield b"".join(out)
-            out.clear()
-            wrote_at = now
 
 
 def encode_completion(answer: _Answers, shape: _Shape) -> dict[str, Any]:

@@ -30,7 +30,7 @@ blueprint = Blueprint("completions", __name__)
 @blueprint.post("/completions")
 def create() -> Response:
     who = caller()
-    body = parse(Body, request.get_data())
+    body = parse(Body, request.get_data(cache=False))
     chat = body.to_request(asked_conversation(in_body=body.conversation_id))
     headers = body.settle()
     answer = gateway().open(chat, who, commit=bool(body.stream))

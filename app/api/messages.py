@@ -68,7 +68,7 @@ def _name_request(response: Response) -> Response:
 @blueprint.post("/messages")
 def create() -> Response:
     who = caller()
-    body = parse(Body, request.get_data())
+    body = parse(Body, request.get_data(cache=False))
     chat = ChatRequest(body.model, body.to_messages(), asked_conversation(), body.options())
     headers = body.settle()
     answer = gateway().open(chat, who, commit=bool(body.stream))
@@ -82,7 +82,7 @@ def create() -> Response:
 def count_tokens() -> Response:
     """An estimate, of what would be sent: tools are not."""
     caller()
-    body = parse(_Prompt, request.get_data())
+    body = parse(_Prompt, request.get_data(cache=False))
     gateway().model(body.model)
     return json_response({"input_tokens": tokens.estimate(flatten(body.to_messages()))})
 

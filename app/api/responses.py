@@ -42,7 +42,7 @@ _ITEM_ID = re.compile(f"(?:msg|rs)_{_TURN}_[0-9]+")
 @blueprint.post("/responses")
 def create() -> Response:
     who = caller()
-    body = parse(Body, request.get_data())
+    body = parse(Body, request.get_data(cache=False))
     headers = body.settle()
     conversation_id = asked_conversation(in_body=body.conversation_id)
     turn = _turn_of(body, conversation_id, who)

@@ -3,14 +3,15 @@
 Must never know a protocol, nor who is told of the outcome.
 """
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from app.accounts import Account, Accounts
 from app.chat import ChatRequest, Event, Finished, Message, Model, ReasoningDelta, Started, TextDelta, Unrecognised
 from app.errors import AccountRejected, GatewayError, UpstreamError, UpstreamTimeout
-from app.pump import EndOfSource, Pump
+from app.pump import Cancellation, EndOfSource, Pump
 from app.store import Store
 from app.upstreams import Upstream
 
@@ -67,7 +68,13 @@ def _attempt(generation: Generation, account: Account, store: Store | None, limi
     upstream, outcome = generation.upstream, Outcome()
     request = ChatRequest(generation.models[0].id, (Message("user", (PROMPT,)),))
     began = time.monotonic()
-    pump = Pump[Event](lambda cancellation: upstream.open(request, PROMPT, account, None, cancellation), limit_s)
+
+    def ask(cancellation: Cancellation, tell: Callable[[Event], None]) -> None:
+        with contextlib.closing(upstream.open(request, PROMPT, account, None, cancellation)) as events:
+            for event in events:
+                tell(event)
+
+    pump = Pump[Event](ask, limit_s)
     try:
         while True:
             left_s = began + limit_s - time.monotonic()

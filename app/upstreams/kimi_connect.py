@@ -219,6 +219,8 @@ class _Answer:
         self._has_news = False
         self._spoke = False
         self._complete = False
+        # What the chunk that is being taken says.
+        self._out: list[Event] = []
 
     @property
     def is_generating(self) -> bool:
@@ -227,64 +229,68 @@ class _Answer:
 
     def take(self, chunk: bytes) -> Iterator[Event]:
         """The events of what ``chunk`` completes, Heartbeat where it says nothing. Raises UpstreamError."""
-        quiet = True
+        self._out = out = list[Event]()
         try:
             for item in self._envelopes.decode(chunk):
-                for event in self._end(item.payload) if item.last else self._frame(item.payload):
-                    yield from self._news()
-                    yield event
-                    quiet = False
+                if item.last:
+                    self._end(item.payload)
+                else:
+                    self._frame(item.payload)
                 if item.last or self.reason is not None:
-                    yield from self._news()
-                    return
+                    break
         except UpstreamError:
-            # The chat of an answer that failed is to be cleaned up all the same.
-            yield from self._news()
+            # What was said before counts, and the chat of an answer that failed is to be cleaned up all the same.
+            self._tell_news()
+            yield from out
             raise
-        yield from self._news()
-        if quiet:
-            yield HEARTBEAT
+        self._tell_news()
+        yield from out or (HEARTBEAT,)
 
-    def _news(self) -> Iterator[Event]:
+    def _tell(self, event: Event) -> None:
+        """Not yielded: each token would climb through a generator for each layer of its frame."""
+        self._tell_news()
+        self._out.append(event)
+
+    def _tell_news(self) -> None:
         """Chat and message mostly become known together: they are told together."""
         if self._has_news and self.chat_id is not None:
             self._has_news = False
-            yield Started(self.chat_id, self.message_id)
+            self._out.append(Started(self.chat_id, self.message_id))
 
-    def _end(self, payload: bytes) -> Iterator[Event]:
+    def _end(self, payload: bytes) -> None:
         """The end-of-stream envelope: only it can say that nothing went wrong (5.7)."""
         end = self._json.load(payload) if payload else {}
         if not isinstance(end, dict):
             raise UpstreamProtocolError("expected a JSON object at the end of the stream")
         if "error" in end:
-            yield from self._fail(end["error"])
+            self._fail(end["error"])
             return
         for kind, told in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
             if half := told.rest():
                 self._spoke = True
-                yield kind(half)
+                self._tell(kind(half))
         if not self._spoke:
             raise kimi_errors.wordless(self.account)
         if not self._complete:
             raise UpstreamUnavailable(f"{self.account.label}: Kimi ended the stream before the end of the answer")
         self.reason = "stop"
 
-    def _fail(self, error: object) -> Iterator[Event]:
+    def _fail(self, error: object) -> None:
         failure = kimi_errors.in_stream(error, self.account)
         if failure is not None:
             raise failure
         self.reason = "content_filter"
-        yield HEARTBEAT
+        self._tell(HEARTBEAT)
 
-    def _frame(self, payload: bytes) -> Iterator[Event]:
+    def _frame(self, payload: bytes) -> None:
         frame = self._json.load(payload)
         if not isinstance(frame, dict):
-            yield Unrecognised("frame (no object)")
+            self._tell(Unrecognised("frame (no object)"))
             return
         op, mask = frame.get("op", "set"), frame.get("mask") or ""
         skipped = _HEADS
         if op not in ("set", "append"):
-            yield Unrecognised(f"op {_name(op)}")
+            self._tell(Unrecognised(f"op {_name(op)}"))
             skipped = _HEADS | {"block", "message", "chat", "ref"}
         if not isinstance(mask, str):
             mask = "?"
@@ -294,29 +300,30 @@ class _Answer:
             fields = value if isinstance(value, dict) else {}
             match kind:
                 case "block":
-                    yield from self._block(op, mask, fields)
+                    self._block(op, mask, fields)
                 case "message":
-                    yield from self._message(mask, fields)
+                    self._message(mask, fields)
                 case "chat":
-                    yield from self._chat(mask, fields)
+                    self._chat(mask, fields)
                 case "done":
                     self._complete = True
                 case "error":
-                    yield from self._fail(value)
+                    self._fail(value)
                 case "exception":
-                    yield from self._fail(fields.get("error"))
+                    self._fail(fields.get("error"))
                 case "notification":
-                    yield self._notification(fields)
+                    self._tell(self._notification(fields))
                 case "ref":
-                    yield from sources_of_ref(fields)
+                    for source in sources_of_ref(fields):
+                        self._tell(source)
                 case "heartbeat":
                     pass
                 case _:
-                    yield Unrecognised(f"frame {_name(kind)}")
+                    self._tell(Unrecognised(f"frame {_name(kind)}"))
 
-    def _chat(self, mask: str, chat: dict[str, Any]) -> Iterator[Event]:
+    def _chat(self, mask: str, chat: dict[str, Any]) -> None:
         if mask not in _CHAT_MASKS:
-            yield Unrecognised(f"mask {_name(mask)}")
+            self._tell(Unrecognised(f"mask {_name(mask)}"))
         chat_id = _id(chat.get("id"))
         if chat_id is None:
             return
@@ -328,9 +335,9 @@ class _Answer:
         self._has_news |= chat_id != self.chat_id
         self.chat_id = chat_id
 
-    def _message(self, mask: str, message: dict[str, Any]) -> Iterator[Event]:
+    def _message(self, mask: str, message: dict[str, Any]) -> None:
         if mask not in _MESSAGE_MASKS:
-            yield Unrecognised(f"mask {_name(mask)}")
+            self._tell(Unrecognised(f"mask {_name(mask)}"))
         message_id, role = _id(message.get("id")), message.get("role")
         if role == "user":
             # The echo of the prompt (pitfall 1).
@@ -338,7 +345,7 @@ class _Answer:
                 self._user_messages.add(message_id)
             return
         if role not in (None, "assistant"):
-            yield Unrecognised(f"role {_name(role)}")
+            self._tell(Unrecognised(f"role {_name(role)}"))
             return
         if message_id is not None and message_id in self._user_messages:
             return
@@ -346,14 +353,14 @@ class _Answer:
             self._has_news |= message_id != self.message_id
             self.message_id = message_id
         if message_id != self.message_id and None not in (message_id, self.message_id):
-            yield Unrecognised("message of nobody")
+            self._tell(Unrecognised("message of nobody"))
             return
         if (scenario := message.get("scenario") or self._scenario) != self._scenario:
-            yield Unrecognised(f"scenario {_name(scenario)}")
+            self._tell(Unrecognised(f"scenario {_name(scenario)}"))
         blocks = message.get("blocks")
         # Without a role it could be the echo.
         if role == "assistant" and isinstance(blocks, list) and blocks:
-            yield from self._whole_message([block for block in blocks if isinstance(block, dict)])
+            self._whole_message([block for block in blocks if isinstance(block, dict)])
         # The last word on the status counts; it comes without a role (pitfall 4).
         match message.get("status"):
             case None:
@@ -363,28 +370,28 @@ class _Answer:
             case "MESSAGE_STATUS_GENERATING":
                 self._complete = False
             case status:
-                yield Unrecognised(f"status {_name(status)}")
+                self._tell(Unrecognised(f"status {_name(status)}"))
 
-    def _whole_message(self, blocks: list[dict[str, Any]]) -> Iterator[Event]:
+    def _whole_message(self, blocks: list[dict[str, Any]]) -> None:
         """A message that carries its blocks repeats what was said (pitfall 3); it may add to it, at the end.
 
         One that differs is shown as unrecognised: the blocks said what they said, and nothing has replaced them.
         """
         for block in blocks:
             if "exception" in block:
-                yield from self._exception(block)
+                self._exception(block)
         for kind, told, part in ((ReasoningDelta, self._thinking, "think"), (TextDelta, self._text, "text")):
             shown = [(str(block.get("id") or ""), _content(block, part) or "") for block in blocks if part in block]
             try:
                 new = told.repeat(shown) if any(text for _, text in shown) else ""
             except _Rewrite:
-                yield Unrecognised(f"message whose blocks differ in {part}")
+                self._tell(Unrecognised(f"message whose blocks differ in {part}"))
                 continue
             if new:
                 self._spoke = True
-                yield kind(new)
+                self._tell(kind(new))
 
-    def _block(self, op: str, mask: str, block: dict[str, Any]) -> Iterator[Event]:
+    def _block(self, op: str, mask: str, block: dict[str, Any]) -> None:
         """A block of the answer. Which parts are meant says the mask, or, without one, what is there."""
         if _id(block.get("messageId")) in self._user_messages:
             return
@@ -397,27 +404,28 @@ class _Answer:
             root, _, path_in_block = path.partition(".")
             part, _, inner = path_in_block.partition(".")
             if root != "block" or (part in ("text", "think") and inner not in ("", "content")):
-                yield Unrecognised(f"mask {_name(path)}")
+                self._tell(Unrecognised(f"mask {_name(path)}"))
             elif part in seen:
                 continue
             elif part == "text":
-                yield from self._say(TextDelta, self._text, op, block, part)
+                self._say(TextDelta, self._text, op, block, part)
             elif part == "think":
-                yield from self._say(ReasoningDelta, self._thinking, op, block, part)
+                self._say(ReasoningDelta, self._thinking, op, block, part)
             elif part == "exception":
-                yield from self._exception(block)
+                self._exception(block)
             elif part == "tool":
-                yield from sources_of_tool(block.get(part))
+                for source in sources_of_tool(block.get(part)):
+                    self._tell(source)
             elif part not in _QUIET_PARTS and part not in _NO_PARTS:
-                yield Unrecognised(f"mask {_name(path)}")
+                self._tell(Unrecognised(f"mask {_name(path)}"))
             seen.add(part)
 
     def _say(
         self, kind: type[TextDelta] | type[ReasoningDelta], told: _Told, op: str, block: dict[str, Any], part: str
-    ) -> Iterator[Event]:
+    ) -> None:
         content = _content(block, part)
         if content is None:
-            yield Unrecognised(f"block.{part} without text")
+            self._tell(Unrecognised(f"block.{part} without text"))
             return
         block_id = str(block.get("id") or "")
         try:
@@ -425,18 +433,18 @@ class _Answer:
         except _Rewrite:
             if kind is ReasoningDelta:
                 # A running commentary: what was passed on stays, and the answer does not suffer.
-                yield Unrecognised("block.think rewritten")
+                self._tell(Unrecognised("block.think rewritten"))
                 return
             raise AnswerRewritten(
                 f"{self.account.label}: Kimi replaced text that had already been passed on; ask again"
             ) from None
         if new:
             self._spoke = True
-            yield kind(new)
+            self._tell(kind(new))
 
-    def _exception(self, block: dict[str, Any]) -> Iterator[Event]:
+    def _exception(self, block: dict[str, Any]) -> None:
         exception = block.get("exception")
-        yield from self._fail(exception.get("error") if isinstance(exception, dict) else None)
+        self._fail(exception.get("error") if isinstance(exception, dict) else None)
 
     def _notification(self, notification: dict[str, Any]) -> Event:
         kind = notification.get("type")

@@ -115,7 +115,11 @@ class KimiRest:
         with self._http.stream(path, account, body, "application/json", cancellation) as stream:
             if not stream.ok or stream.media_type in _NO_STREAM:
                 raise kimi_errors.refusal(stream.whole(), account, self._http.base_url)
-            for payload in sse.decode(_refuse_json(stream, account, self._http.base_url)):
+            events = sse.Decoder()
+            for line in _refuse_json(stream, account, self._http.base_url):
+                payload = events.take(line)
+                if payload is None:
+                    continue
                 yield from answer.take(payload, account)
                 if answer.reason is not None:
                     if answer.reason == "stop" and not answer.said_something and not answer.continues:
@@ -164,7 +168,7 @@ class _Answer:
     def may_continue(self) -> bool:
         return self.reason == "length" and self.segment_id is not None
 
-    def take(self, payload: bytes | None, account: Account) -> tuple[Event, ...]:
+    def take(self, payload: bytes, account: Account) -> tuple[Event, ...]:
         """The events for the data of one SSE event (3.4); raises UpstreamError for an ``error`` frame."""
         frame = self._parse(payload) if payload else {"event": "ping"}
         match frame.get("event"):
