@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from bench import plot, reading, report
+from bench.databases import postgresql
 from bench.dialects import GENERATIONS, Generation
 from bench.load import Load
 from bench.processes import LOAD_CORE, SERVER_CORE, Failed, allow_many_files, tail
@@ -57,8 +58,8 @@ def main() -> int:
         print("only one core: the load disturbs what it measures")
     allow_many_files()
     os.sched_setaffinity(0, {LOAD_CORE})
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        bench = _Bench(sizes, _chosen_servers(options.servers), Path(folder))
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, postgresql() as database_url:
+        bench = _Bench(sizes, _chosen_servers(options.servers, database_url), Path(folder))
         try:
             with simulator(bench.folder) as upstream:
                 if "reading" in options.only or (not options.only and mode == "full"):
@@ -95,10 +96,10 @@ def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _chosen_servers(names: Sequence[str]) -> list[Server]:
+def _chosen_servers(names: Sequence[str], database_url: str) -> list[Server]:
     """Those that were asked for and can be run here; says what is missing for the others."""
     chosen = []
-    for server in servers():
+    for server in servers(database_url):
         if names and server.name not in (*names, NO_GATEWAY):
             continue
         if why := server.missing():

@@ -6,7 +6,6 @@ The first of them is what latencies are compared with.
 
 import base64
 import contextlib
-import os
 import shutil
 import socket
 import string
@@ -27,7 +26,7 @@ from bench.processes import SERVER_CORE, SIMULATOR_CORE, Failed, Process, python
 HOST = "127.0.0.1"
 
 NO_GATEWAY, NGINX, GATEWAY, NODE, FASTAPI = "no gateway", "nginx", "gateway", "node", "fastapi"
-GATEWAY_POSTGRES = "gateway, PostgreSQL"
+GATEWAY_POSTGRES = "PostgreSQL"
 
 _RELAYS = Path(__file__).parent / "relays"
 
@@ -49,7 +48,8 @@ class Server:
     is_ours: bool = False
 
 
-def servers() -> list[Server]:
+def servers(database_url: str = "") -> list[Server]:
+    """``database_url``: of a PostgreSQL; where there is none, the gateway's figures on one are left out."""
     token = tokens.mint("bench", "access", 86_400)
     relay = {"PORT": "{port}", "UPSTREAM": "{upstream}", "TOKEN": token}
     directly: Callable[[Generation], Dialect] = lambda generation: generation.speak(token)  # noqa: E731
@@ -67,8 +67,7 @@ def servers() -> list[Server]:
         Server(NODE, as_openai, ("node", str(_RELAYS / "relay.js")), relay, _missing_node, _install_node_relay),
         Server(FASTAPI, as_openai, python("-m", "bench.relays.relay"), relay),
     ]
-    postgres = os.environ.get("BENCH_DATABASE_URL", "")
-    return [*found, *([_gateway(GATEWAY_POSTGRES, token, postgres)] if postgres else [])]
+    return [*found, *([_gateway(GATEWAY_POSTGRES, token, database_url)] if database_url else [])]
 
 
 def _gateway(name: str, token: str, database_url: str) -> Server:
