@@ -367,13 +367,12 @@ class Turns:
 
     def _note(self, turn: Turn, attempt: _Attempt, hold: Hold | None, event: Event) -> None:
         """Notes what the client is about to be told. By class and not by pattern: this is done for each token."""
-        kind = event.__class__
-        if kind is TextDelta:
+        if event.__class__ is TextDelta:
             if hold is not None:
-                attempt.text.append(event.text)  # type: ignore[union-attr]  # it is a TextDelta
-        elif kind is Finished:
+                attempt.text.append(event.text)
+        elif event.__class__ is Finished:
             self._finished(turn, attempt, hold)
-        elif kind is not ReasoningDelta:
+        elif event.__class__ is not ReasoningDelta:
             return
         if not attempt.answered:
             attempt.answered = True

@@ -219,8 +219,6 @@ class _Answer:
         self._has_news = False
         self._spoke = False
         self._complete = False
-        # What the chunk that is being taken says.
-        self._out: list[Event] = []
 
     @property
     def is_generating(self) -> bool:
@@ -229,68 +227,64 @@ class _Answer:
 
     def take(self, chunk: bytes) -> Iterator[Event]:
         """The events of what ``chunk`` completes, Heartbeat where it says nothing. Raises UpstreamError."""
-        self._out = out = list[Event]()
+        quiet = True
         try:
             for item in self._envelopes.decode(chunk):
-                if item.last:
-                    self._end(item.payload)
-                else:
-                    self._frame(item.payload)
+                for event in self._end(item.payload) if item.last else self._frame(item.payload):
+                    yield from self._news()
+                    yield event
+                    quiet = False
                 if item.last or self.reason is not None:
-                    break
+                    yield from self._news()
+                    return
         except UpstreamError:
-            # What was said before counts, and the chat of an answer that failed is to be cleaned up all the same.
-            self._tell_news()
-            yield from out
+            # The chat of an answer that failed is to be cleaned up all the same.
+            yield from self._news()
             raise
-        self._tell_news()
-        yield from out or (HEARTBEAT,)
+        yield from self._news()
+        if quiet:
+            yield HEARTBEAT
 
-    def _tell(self, event: Event) -> None:
-        """Not yielded: each token would climb through a generator for each layer of its frame."""
-        self._tell_news()
-        self._out.append(event)
-
-    def _tell_news(self) -> None:
+    def _news(self) -> Iterator[Event]:
         """Chat and message mostly become known together: they are told together."""
         if self._has_news and self.chat_id is not None:
             self._has_news = False
-            self._out.append(Started(self.chat_id, self.message_id))
+            yield Started(self.chat_id, self.message_id)
 
-    def _end(self, payload: bytes) -> None:
+    def _end(self, payload: bytes) -> Iterator[Event]:
         """The end-of-stream envelope: only it can say that nothing went wrong (5.7)."""
         end = self._json.load(payload) if payload else {}
         if not isinstance(end, dict):
             raise UpstreamProtocolError("expected a JSON object at the end of the stream")
         if "error" in end:
-            self._fail(end["error"])
+            yield from self._fail(end["error"])
             return
         for kind, told in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
             if half := told.rest():
                 self._spoke = True
-                self._tell(kind(half))
+                yield kind(half)
         if not self._spoke:
             raise kimi_errors.wordless(self.account)
         if not self._complete:
             raise UpstreamUnavailable(f"{self.account.label}: Kimi ended the stream before the end of the answer")
         self.reason = "stop"
 
-    def _fail(self, error: object) -> None:
+    def _fail(self, error: object) -> Iterator[Event]:
         failure = kimi_errors.in_stream(error, self.account)
         if failure is not None:
             raise failure
         self.reason = "content_filter"
-        self._tell(HEARTBEAT)
+        yield HEARTBEAT
 
-    def _frame(self, payload: bytes) -> None:
+    def _frame(self, payload: bytes) -> Iterator[Event]:
         frame = self._json.load(payload)
         if not isinstance(frame, dict):
-            self._tell(Unrecognised("frame (no object)"))
+            yield Unrecognised("frame (no object)")
             return
         op, mask = frame.get("op", "set"), frame.get("mask") or ""
         skipped = _HEADS
         if op not in ("set", "append"):
-            self._tell(Unrecognised(f"op {_name(op)}"))
+            yield Unrecognised(f"op {_name(op)}")
             skipped = _HEADS | {"block", "message", "chat", "ref"}
         if not isinstance(mask, str):
             mask = "?"
@@ -300,30 +294,29 @@ class _Answer:
             fields = value if isinstance(value, dict) else {}
             match kind:
                 case "block":
-                    self._block(op, mask, fields)
+                    yield from self._block(op, mask, fields)
                 case "message":
-                    self._message(mask, fields)
+                    yield from self._message(mask, fields)
                 case "chat":
-                    self._chat(mask, fields)
+                    yield from self._chat(mask, fields)
                 case "done":
                     self._complete = True
                 case "error":
-                    self._fail(value)
+                    yield from self._fail(value)
                 case "exception":
-                    self._fail(fields.get("error"))
+                    yield from self._fail(fields.get("error"))
                 case "notification":
-                    self._tell(self._notification(fields))
+                    yield self._notification(fields)
                 case "ref":
-                    for source in sources_of_ref(fields):
-                        self._tell(source)
+                    yield from sources_of_ref(fields)
                 case "heartbeat":
                     pass
                 case _:
-                    self._tell(Unrecognised(f"frame {_name(kind)}"))
+                    yield Unrecognised(f"frame {_name(kind)}")
 
-    def _chat(self, mask: str, chat: dict[str, Any]) -> None:
+    def _chat(self, mask: str, chat: dict[str, Any]) -> Iterator[Event]:
         if mask not in _CHAT_MASKS:
-            self._tell(Unrecognised(f"mask {_name(mask)}"))
+            yield Unrecognised(f"mask {_name(mask)}")
         chat_id = _id(chat.get("id"))
         if chat_id is None:
             return
@@ -335,9 +328,9 @@ class _Answer:
         self._has_news |= chat_id != self.chat_id
         self.chat_id = chat_id
 
-    def _message(self, mask: str, message: dict[str, Any]) -> None:
+    def _message(self, mask: str, message: dict[str, Any]) -> Iterator[Event]:
         if mask not in _MESSAGE_MASKS:
-            self._tell(Unrecognised(f"mask {_name(mask)}"))
+            yield Unrecognised(f"mask {_name(mask)}")
         message_id, role = _id(message.get("id")), message.get("role")
         if role == "user":
             # The echo of the prompt (pitfall 1).
@@ -345,7 +338,7 @@ class _Answer:
                 self._user_messages.add(message_id)
             return
         if role not in (None, "assistant"):
-            self._tell(Unrecognised(f"role {_name(role)}"))
+            yield Unrecognised(f"role {_name(role)}")
             return
         if message_id is not None and message_id in self._user_messages:
             return
@@ -353,14 +346,14 @@ class _Answer:
             self._has_news |= message_id != self.message_id
             self.message_id = message_id
         if message_id != self.message_id and None not in (message_id, self.message_id):
-            self._tell(Unrecognised("message of nobody"))
+            yield Unrecognised("message of nobody")
             return
         if (scenario := message.get("scenario") or self._scenario) != self._scenario:
-            self._tell(Unrecognised(f"scenario {_name(scenario)}"))
+            yield Unrecognised(f"scenario {_name(scenario)}")
         blocks = message.get("blocks")
         # Without a role it could be the echo.
         if role == "assistant" and isinstance(blocks, list) and blocks:
-            self._whole_message([block for block in blocks if isinstance(block, dict)])
+            yield from self._whole_message([block for block in blocks if isinstance(block, dict)])
         # The last word on the status counts; it comes without a role (pitfall 4).
         match message.get("status"):
             case None:
@@ -370,28 +363,28 @@ class _Answer:
             case "MESSAGE_STATUS_GENERATING":
                 self._complete = False
             case status:
-                self._tell(Unrecognised(f"status {_name(status)}"))
+                yield Unrecognised(f"status {_name(status)}")
 
-    def _whole_message(self, blocks: list[dict[str, Any]]) -> None:
+    def _whole_message(self, blocks: list[dict[str, Any]]) -> Iterator[Event]:
         """A message that carries its blocks repeats what was said (pitfall 3); it may add to it, at the end.
 
         One that differs is shown as unrecognised: the blocks said what they said, and nothing has replaced them.
         """
         for block in blocks:
             if "exception" in block:
-                self._exception(block)
+                yield from self._exception(block)
         for kind, told, part in ((ReasoningDelta, self._thinking, "think"), (TextDelta, self._text, "text")):
             shown = [(str(block.get("id") or ""), _content(block, part) or "") for block in blocks if part in block]
             try:
                 new = told.repeat(shown) if any(text for _, text in shown) else ""
             except _Rewrite:
-                self._tell(Unrecognised(f"message whose blocks differ in {part}"))
+                yield Unrecognised(f"message whose blocks differ in {part}")
                 continue
             if new:
                 self._spoke = True
-                self._tell(kind(new))
+                yield kind(new)
 
-    def _block(self, op: str, mask: str, block: dict[str, Any]) -> None:
+    def _block(self, op: str, mask: str, block: dict[str, Any]) -> Iterator[Event]:
         """A block of the answer. Which parts are meant says the mask, or, without one, what is there."""
         if _id(block.get("messageId")) in self._user_messages:
             return
@@ -404,28 +397,27 @@ class _Answer:
             root, _, path_in_block = path.partition(".")
             part, _, inner = path_in_block.partition(".")
             if root != "block" or (part in ("text", "think") and inner not in ("", "content")):
-                self._tell(Unrecognised(f"mask {_name(path)}"))
+                yield Unrecognised(f"mask {_name(path)}")
             elif part in seen:
                 continue
             elif part == "text":
-                self._say(TextDelta, self._text, op, block, part)
+                yield from self._say(TextDelta, self._text, op, block, part)
             elif part == "think":
-                self._say(ReasoningDelta, self._thinking, op, block, part)
+                yield from self._say(ReasoningDelta, self._thinking, op, block, part)
             elif part == "exception":
-                self._exception(block)
+                yield from self._exception(block)
             elif part == "tool":
-                for source in sources_of_tool(block.get(part)):
-                    self._tell(source)
+                yield from sources_of_tool(block.get(part))
             elif part not in _QUIET_PARTS and part not in _NO_PARTS:
-                self._tell(Unrecognised(f"mask {_name(path)}"))
+                yield Unrecognised(f"mask {_name(path)}")
             seen.add(part)
 
     def _say(
         self, kind: type[TextDelta] | type[ReasoningDelta], told: _Told, op: str, block: dict[str, Any], part: str
-    ) -> None:
+    ) -> Iterator[Event]:
         content = _content(block, part)
         if content is None:
-            self._tell(Unrecognised(f"block.{part} without text"))
+            yield Unrecognised(f"block.{part} without text")
             return
         block_id = str(block.get("id") or "")
         try:
@@ -433,18 +425,18 @@ class _Answer:
         except _Rewrite:
             if kind is ReasoningDelta:
                 # A running commentary: what was passed on stays, and the answer does not suffer.
-                self._tell(Unrecognised("block.think rewritten"))
+                yield Unrecognised("block.think rewritten")
                 return
             raise AnswerRewritten(
                 f"{self.account.label}: Kimi replaced text that had already been passed on; ask again"
             ) from None
         if new:
             self._spoke = True
-            self._tell(kind(new))
+            yield kind(new)
 
-    def _exception(self, block: dict[str, Any]) -> None:
+    def _exception(self, block: dict[str, Any]) -> Iterator[Event]:
         exception = block.get("exception")
-        self._fail(exception.get("error") if isinstance(exception, dict) else None)
+        yield from self._fail(exception.get("error") if isinstance(exception, dict) else None)
 
     def _notification(self, notification: dict[str, Any]) -> Event:
         kind = notification.get("type")
