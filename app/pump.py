@@ -1,13 +1,12 @@
 """Runs work that blocks in the background, so that whoever waits for what it tells can do so with a time limit.
 
-A reader thread (under gevent: a greenlet) fills a bounded queue; the consumer takes what is there, all of
+A reader thread (under gevent: a greenlet) fills a bounded list; the consumer takes what is there, all of
 it at once, and gets an empty list when nothing came. Works the same with and without gevent, because it
-uses nothing but threads and ``queue``. Knows nothing of what flows through it.
+uses nothing but threads and events. Knows nothing of what flows through it.
 """
 
 import _thread
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -75,13 +74,6 @@ class _End:
         self.error = error
 
 
-class _Nothing:
-    """Stands in the queue where nothing has come for as long as the consumer wanted to wait."""
-
-
-_NOTHING = _Nothing()
-
-
 class Pump(Generic[T]):
     """``source`` is called in the background, with a Cancellation and the function that it tells its items to; they
     are taken with ``take``. That function raises Cancelled where nobody wants any more of them.
@@ -102,7 +94,10 @@ class Pump(Generic[T]):
         self._source = source
         self._overdue_at = time.monotonic() + longest_s
         self._cancellation = Cancellation()
-        self._queue: queue.SimpleQueue[T | _End | _Nothing] = queue.SimpleQueue()
+        # Not a queue: that has 2 KB of room from the beginning, and gives one item at a time. Each step that is taken
+        # with it is one of the interpreter's, so that nothing is lost between two threads.
+        self._items: list[T] = []
+        self._news = threading.Event()
         # When the consumer does not want to wait any longer.
         self._wake_at = math.inf
         # There is one while the reader waits for the consumer.
@@ -119,28 +114,27 @@ class Pump(Generic[T]):
         StopIteration is never raised: after the last item, the source having ended without an error, the
         answer is an EndOfSource.
         """
-        if self._end is not None:
-            raise self._end.error or EndOfSource
-        waiting = self._queue
-        if waiting.empty():
-            self._wake_at = time.monotonic() + timeout_s
-        item = waiting.get()
-        self._wake_at = math.inf
-        items: list[T] = []
-        while True:
-            if isinstance(item, _End):
-                self._end = item
-                break
-            if not isinstance(item, _Nothing):
-                items.append(item)
-            if waiting.empty():
-                break
-            item = waiting.get()
+        if not self._items and self._end is None:
+            self._wait(timeout_s)
+        # Looked at before the items: what comes after the last one comes after it here too.
+        end = self._end
+        items = self._items[:]
+        del self._items[: len(items)]
         if self._room is not None:
             self._room.set()
-        if self._end is not None and not items:
-            raise self._end.error or EndOfSource
+        if end is not None and not items:
+            raise end.error or EndOfSource
         return items
+
+    def _wait(self, timeout_s: float) -> None:
+        self._wake_at = time.monotonic() + timeout_s
+        while True:
+            self._news.clear()
+            # The clock has woken us where there is no time any more to be woken at.
+            if self._items or self._end is not None or self._wake_at == math.inf:
+                break
+            self._news.wait()
+        self._wake_at = math.inf
 
     def cancel(self) -> None:
         self._cancellation.cancel()
@@ -151,7 +145,7 @@ class Pump(Generic[T]):
         """Called by the clock."""
         if now >= self._wake_at:
             self._wake_at = math.inf
-            self._queue.put(_NOTHING)
+            self._news.set()
 
     def _run(self) -> None:
         error: BaseException | None = None
@@ -159,13 +153,15 @@ class Pump(Generic[T]):
             self._source(self._cancellation, self._tell)
         except BaseException as e:  # noqa: BLE001  # handed to the consumer, which raises it
             error = e
-        self._queue.put(_End(error))
+        self._end = _End(error)
+        self._news.set()
         CLOCK.forget(self)
 
     def _tell(self, item: T) -> None:
-        waiting = self._queue
-        waiting.put(item)
-        if waiting.qsize() > _HIGH_WATER:
+        self._items.append(item)
+        if not self._news.is_set():
+            self._news.set()
+        if len(self._items) > _HIGH_WATER:
             self._wait_for_room()
         if self._cancellation.cancelled:
             raise Cancelled
@@ -173,7 +169,7 @@ class Pump(Generic[T]):
     def _wait_for_room(self) -> None:
         room = self._room = threading.Event()
         # Looked at again now that it is known who waits: the consumer may have emptied the queue in between.
-        if self._queue.qsize() > _HIGH_WATER and not self._cancellation.cancelled:
+        if len(self._items) > _HIGH_WATER and not self._cancellation.cancelled:
             left_s = self._overdue_at - time.monotonic()
             if not room.wait(max(0.0, left_s)):
                 raise PumpOverdue

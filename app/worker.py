@@ -10,7 +10,7 @@ import gevent
 from gevent import socket
 from gunicorn.workers.ggevent import GeventWorker
 
-# Nobody asks who started a greenlet; noting it takes 1.5 KB of each stream, as long as it lasts.
+# Nobody asks who started a greenlet; noting it takes a KB of each stream, as long as it lasts.
 gevent.config.track_greenlet_tree = False
 
 

@@ -176,7 +176,7 @@ def running(server: Server, upstream: Simulator, folder: Path) -> Iterator[Runni
     if not server.command:
         yield Running(server, upstream.port, None)
         return
-    home = folder / server.name.replace(" ", "-").replace(",", "")
+    home = folder / server.name.replace(" ", "-")
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
     port = _free_port()

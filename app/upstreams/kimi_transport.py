@@ -11,7 +11,9 @@ import socket
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, cast
+from http.client import HTTPResponse
+from io import IOBase
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -32,6 +34,9 @@ _POOL_SIZE = 1000
 
 # What is tried again is decided elsewhere.
 _NO_RETRIES = Retry(False)
+
+# What is read from the kernel at once: some ten tokens.
+_READ_AHEAD_BYTES = 2048
 
 # A request up to this size leaves in one piece, head and body.
 _ONE_PIECE_BYTES = 65536
@@ -233,12 +238,28 @@ class _Owned:
             self._held.append(data)
 
 
+class _Sparing:
+    """A socket whose reader keeps little ahead: http.client's would take 8 KB for as long as a stream is open."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def makefile(self, mode: Literal["rb"]) -> IOBase:
+        return self._sock.makefile(mode, _READ_AHEAD_BYTES)
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        # It makes a file of the socket, and that is all it does with it.
+        super().__init__(cast(socket.socket, _Sparing(sock)), *args, **kwargs)
+
+
 class _HTTPConnection(_Owned, HTTPConnection):
-    pass
+    response_class = _Response
 
 
 class _HTTPSConnection(_Owned, HTTPSConnection):
-    pass
+    response_class = _Response
 
 
 class _Kept:
