@@ -63,7 +63,9 @@ def test_accounts_take_turns_over_all_gateways(running: Running, simulator: Simu
         with ThreadPoolExecutor(6) as pool:
             assert all(pool.map(lambda i: gateways[i % 2].say("hello").ok, range(30)))
     turns = {name: account["turns"] for name, account in simulator.state()["accounts"].items()}
-    assert turns == {"alice": 10, "bob": 10, "carol": 10}
+    # The least busy is next, and which one that is depends on which of six answers ends first.
+    assert sum(turns.values()) == 30 and set(turns) == {"alice", "bob", "carol"}
+    assert all(8 <= count <= 12 for count in turns.values()), turns
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
