@@ -353,8 +353,9 @@ class Running:
             # gunicorn loses a signal that comes while a worker is being started, and then waits for long.
             gateway.wait_for_workers()
         finally:
-            # werkzeug's server knows no stopping in order, and was seen to miss an interrupt.
-            process.stop(signal.SIGTERM if server == "threads" else signal.SIGINT)
+            # werkzeug's server knows no stopping in order, and was seen to miss an interrupt. In gunicorn's threaded
+            # worker the handler of an interrupt may wait for a lock that the thread it has interrupted holds.
+            process.stop(signal.SIGINT if server == "gevent" else signal.SIGTERM)
             # They outlive their gateway on purpose; the next test is to see nothing of them.
             wait_until("nobody renews a token of it", lambda: not _renewals(database), 60)
 

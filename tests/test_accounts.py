@@ -163,7 +163,7 @@ def test_a_limited_account_rests_as_long_as_it_was_told_and_the_others_serve(
     running: Running, simulator: Simulator, profile: Profile
 ) -> None:
     """Issue 4: with one account of three limited, success stays at 100 %, and it gets nothing before its time."""
-    simulator.knobs(fail="http_429", fail_at="turn", fail_for="alice", fail_times=1, retry_after="3")
+    simulator.knobs(fail="http_429", fail_at="turn", fail_for="alice", fail_times=1, retry_after="5")
     with running.gateway(simulator.url, WEB_CONCURRENCY="2") as gateway:
         limited_at = back_at = None
         deadline = time.monotonic() + 30
@@ -178,7 +178,7 @@ def test_a_limited_account_rests_as_long_as_it_was_told_and_the_others_serve(
             number += 1
     assert limited_at is not None and back_at is not None and number > 10
     # What is measured here lags behind what happened by one request at most, at either end.
-    assert back_at - limited_at > 2
+    assert back_at - limited_at > 3
 
 
 def test_rests_grow_and_a_success_ends_them(quick: Gateway, simulator: Simulator) -> None:
@@ -303,7 +303,7 @@ def test_waiting_ends_with_429_and_tells_when_to_come_back(
     settings: dict[str, Any] = {
         "KIMI_TOKENS": mint("alice"),
         "ACCOUNT_MAX_STREAMS": "1",
-        "QUEUE_WAIT_S": "1",
+        "QUEUE_WAIT_S": "3",
         "QUEUE_MAX": "1",
     }
     with running.gateway(simulator.url, **settings) as gateway, gateway.say("first", stream=True) as first:
@@ -315,9 +315,9 @@ def test_waiting_ends_with_429_and_tells_when_to_come_back(
             # The line is full: the third is told at once.
             third = gateway.say("third", stream=stream)
             assert third.status_code == 429 and "too many requests wait" in third.json()["error"]["message"]
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 3
             response = second.result()
-        assert response.status_code == 429 and time.monotonic() - began >= 1
+        assert response.status_code == 429 and time.monotonic() - began >= 3
         assert response.headers["Retry-After"] == "5" and response.headers["x-ratelimit-limit-requests"] == "1"
         assert "stayed busy" in response.json()["error"]["message"]
         assert tables(gateway, "line") == [0]
@@ -410,7 +410,7 @@ def test_many_callers_on_few_accounts(running: Running, simulator: Simulator) ->
     ) as gateway:
         with ThreadPoolExecutor(200) as pool:
             list(pool.map(call, range(200)))
-        assert tables(gateway, "leases", "line") == [0, 0]
+        wait_until("all is given back", lambda: tables(gateway, "leases", "line") == [0, 0])
     state = simulator.state()
     assert statuses[200] + statuses[429] == 200 and statuses[200] > 150, statuses
     assert all(account["turns"] > 40 for account in state["accounts"].values()), json.dumps(state["accounts"])

@@ -80,23 +80,23 @@ def test_a_repetition_joins_the_running_answer_wherever_it_runs(
 
 @BOTH_MODES
 def test_an_answer_whose_client_left_is_there_when_it_asks_again(
-    quick: Gateway, simulator: Simulator, name: str, stream: bool
+    gateway: Gateway, simulator: Simulator, name: str, stream: bool
 ) -> None:
     """What an SDK does when its own time is up."""
     simulator.knobs(gate="leave", gate_after=1, say="kept for you", token_chars=4)
     with ThreadPoolExecutor(1) as pool:
         if stream:
-            with post(quick, name, stream=True):
+            with post(gateway, name, stream=True):
                 simulator.wait("gate_waiting:leave", equals=1)
         else:
             with pytest.raises(requests.ReadTimeout):
                 requests.post(
-                    f"{quick.url}/v1/chat/completions",
-                    json={"model": quick.model, "messages": [{"role": "user", "content": f"hello {CANARY}"}]},
+                    f"{gateway.url}/v1/chat/completions",
+                    json={"model": gateway.model, "messages": [{"role": "user", "content": f"hello {CANARY}"}]},
                     headers={"Idempotency-Key": name},
                     timeout=0.7,
                 )
-        again = pool.submit(lambda: told(post(quick, name), False))
+        again = pool.submit(lambda: told(post(gateway, name), False))
         simulator.open_gate("leave")
         assert again.result().content == "kept for you"
     assert len(simulator.turns()) == 1
