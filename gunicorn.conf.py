@@ -34,8 +34,8 @@ workers = _config.workers
 # gevent, and client sockets that try to send before they ask how much they may: 5 % of a token (app/worker.py).
 # Not changed, because no difference was seen (docs/performance.md): the collector's thresholds, the loop.
 worker_class = "app.worker.Worker"
-# Streams at once per worker; each is one connection that mostly waits: 2,000 of one token per second use a third of
-# a core and 75 KB each (bench, scenario "slow").
+# Streams at once per worker; each is one connection that mostly waits: 2,000 of one token per second take 60 KB each
+# (bench, scenario "slow").
 worker_connections = 4096
 # A worker that does not answer its master for so long is replaced; long streams are no reason.
 timeout = 120
