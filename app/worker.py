@@ -16,8 +16,10 @@ gevent.config.track_greenlet_tree = False
 
 class Worker(GeventWorker):
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
-        eager = _Eager(client.family, client.type, client.proto, fileno=client.detach())
-        super().handle(listener, eager, addr)
+        # One with TLS around it stays what it is: only the bare connection would be left of it.
+        if type(client) is socket.socket:
+            client = _Eager(client.family, client.type, client.proto, fileno=client.detach())
+        super().handle(listener, client, addr)
 
 
 class _Eager(socket.socket):

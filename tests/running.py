@@ -355,7 +355,7 @@ class Running:
         finally:
             # werkzeug's server knows no stopping in order, and was seen to miss an interrupt. In gunicorn's threaded
             # worker the handler of an interrupt may wait for a lock that the thread it has interrupted holds.
-            process.stop(signal.SIGINT if server == "gevent" else signal.SIGTERM)
+            process.stop(signal.SIGTERM if server in ("threads", "gthread") else signal.SIGINT)
             # They outlive their gateway on purpose; the next test is to see nothing of them.
             wait_until("nobody renews a token of it", lambda: not _renewals(database), 60)
 
