@@ -1,7 +1,7 @@
 """The connection to the database: opening it, patience with it, transactions, its clock.
 
 SQLAlchemy makes the statements and keeps the connections; they are run by the driver itself, which for statements as
-small as ours takes a quarter of the time. Must never know a table of ours, nor what is written into it.
+small as ours takes half of the time. Must never know a table of ours, nor what is written into it.
 """
 
 import logging
