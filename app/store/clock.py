@@ -3,6 +3,7 @@
 Must never know how a database is asked.
 """
 
+import _thread
 import logging
 import threading
 import time
@@ -12,25 +13,27 @@ from sqlalchemy.exc import SQLAlchemyError
 
 log = logging.getLogger(__name__)
 
-# How old a measured distance may be before it is measured again, and how far it may move before that is said.
-_FRESH_S = 60.0
+# How far a distance may move before that is said.
 _REMARKABLE_S = 1.0
 
 
 class Clock:
-    """``distance`` asks the database how many seconds it is ahead of this process."""
+    """``distance`` asks the database how many seconds it is ahead of this process; again after ``fresh_s``."""
 
-    def __init__(self, distance: Callable[[], float]) -> None:
+    def __init__(self, distance: Callable[[], float], fresh_s: float = 60.0) -> None:
         """Measures, and raises what ``distance`` raises."""
         self._distance = distance
+        self._fresh_s = fresh_s
         self._measuring = threading.Lock()
         self._offset_s = 0.0
         self._measure()
 
     def now(self) -> float:
-        """Unix seconds. Never waits for the database: a distance that has grown old is measured beside."""
-        if time.monotonic() - self._measured_at > _FRESH_S and self._measuring.acquire(blocking=False):
-            threading.Thread(target=self._measure_again, name="clock", daemon=True).start()
+        """Unix seconds. Never waits: a distance that has grown old is measured beside."""
+        if time.monotonic() - self._measured_at > self._fresh_s and self._measuring.acquire(blocking=False):
+            # Not a threading.Thread, whose start waits until it runs: whoever asks may be in the middle of a
+            # transaction, and under gevent all others would run into its lock meanwhile.
+            _thread.start_new_thread(self._measure_again, ())
         return time.time() + self._offset_s
 
     def _measure_again(self) -> None:
