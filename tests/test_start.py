@@ -1,23 +1,17 @@
 """Starting: what a wrong setting says, who may listen where, which files are made."""
 
-import ipaddress
 import os
 import resource
 import stat
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from app.config import describe_settings
+from tests.certificates import own_certificate
 from tests.databases import SqliteDatabase
 from tests.running import ROOT, Running, Simulator, mint
 
@@ -171,23 +165,8 @@ def test_every_setting_is_documented() -> None:
             assert f"`{name}`" in (ROOT / readme).read_text(), (readme, name)
 
 
-def _own_certificate(folder: Path) -> Path:
-    """A key and a certificate for 127.0.0.1, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=1))
-    signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
-    written = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + signed.public_bytes(Encoding.PEM)
-    path = folder / "own.pem"
-    path.write_bytes(written)
-    return path
-
-
 def test_a_certificate_of_its_own_makes_it_speak_tls(running: Running, simulator: Simulator, tmp_path: Path) -> None:
-    certificate = _own_certificate(tmp_path)
+    certificate = own_certificate(tmp_path)
     simulator.knobs(say="over TLS")
     with running.gateway(simulator.url, GUNICORN_CMD_ARGS=f"--certfile {certificate} --keyfile {certificate}") as it:
         gateway = replace(it, url=it.url.replace("http:", "https:"))

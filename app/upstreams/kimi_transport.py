@@ -12,8 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from http.client import HTTPResponse
-from io import IOBase
-from typing import Any, Literal, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -28,15 +27,13 @@ from urllib3.util import Retry, Timeout
 
 from app.clock import CLOCK
 from app.pump import Cancellation
+from app.socket_file import Filed
 
 # Connections that are kept open between requests; more are opened when needed, never waited for.
 _POOL_SIZE = 1000
 
 # What is tried again is decided elsewhere.
 _NO_RETRIES = Retry(False)
-
-# What is read from the kernel at once: some ten tokens.
-_READ_AHEAD_BYTES = 2048
 
 # A request up to this size leaves in one piece, head and body.
 _ONE_PIECE_BYTES = 65536
@@ -238,20 +235,9 @@ class _Owned:
             self._held.append(data)
 
 
-class _Sparing:
-    """A socket whose reader keeps little ahead: http.client's would take 8 KB for as long as a stream is open."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def makefile(self, mode: Literal["rb"]) -> IOBase:
-        return self._sock.makefile(mode, _READ_AHEAD_BYTES)
-
-
 class _Response(HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        # It makes a file of the socket, and that is all it does with it.
-        super().__init__(cast(socket.socket, _Sparing(sock)), *args, **kwargs)
+        super().__init__(cast(socket.socket, Filed(sock)), *args, **kwargs)
 
 
 class _HTTPConnection(_Owned, HTTPConnection):

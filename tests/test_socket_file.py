@@ -1,0 +1,88 @@
+"""How a stream is read from its socket: nothing is held back, whatever the pieces, with and without gevent and TLS.
+
+The server sends the next piece when the last one was acknowledged: a reader that holds one back would wait for ever.
+"""
+
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import own_certificate
+
+# One token; the read-ahead and its neighbours; a TLS record and its neighbours; several records.
+_SIZES = (1, 10, 2047, 2048, 2049, 4096, 16_383, 16_384, 16_385, 50_000, 3)
+
+_READER = """
+import sys
+if sys.argv[3] == "gevent":
+    from gevent import monkey
+    monkey.patch_all()
+import socket, ssl
+from app.socket_file import Filed
+
+sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20)
+if sys.argv[2] != "-":
+    sock = ssl.create_default_context(cafile=sys.argv[2]).wrap_socket(sock, server_hostname="127.0.0.1")
+sock.settimeout(None)
+with Filed(sock).makefile("rb") as file:
+    while line := file.readline():
+        piece = file.read(int(line))
+        assert len(piece) == int(line) and set(piece) == {ord("x")}
+        sock.sendall(b".")
+    # What is read after its end has ended, too.
+    assert file.read() == b""
+    print("ended")
+"""
+
+
+@contextmanager
+def _server(certificate: Path | None) -> Iterator[int]:
+    """Sends pieces of all sizes in lockstep, each with its length before it and as two writes; twice, the second time
+    with two pieces at once."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(20)
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        connection.settimeout(20)
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            connection = context.wrap_socket(connection, server_side=True)
+        with connection:
+            for at_once in (1, 2):
+                for size in _SIZES:
+                    for _ in range(at_once):
+                        connection.sendall(b"%d\n" % size)
+                        connection.sendall(b"x" * size)
+                    for _ in range(at_once):
+                        assert connection.recv(1) == b"."
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.close()
+        thread.join(20)
+
+
+@pytest.mark.parametrize("concurrency", ["gevent", "threads"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_each_piece_is_there_as_soon_as_it_has_come(tmp_path: Path, concurrency: str, tls: bool) -> None:
+    certificate = own_certificate(tmp_path) if tls else None
+    with _server(certificate) as port:
+        read = subprocess.run(
+            [sys.executable, "-c", _READER, str(port), str(certificate or "-"), concurrency],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert (read.returncode, read.stdout) == (0, "ended\n"), read.stderr
