@@ -7,7 +7,7 @@ says; does no reading or writing of its own.
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.errors import UpstreamProtocolError
 
@@ -20,8 +20,7 @@ _PREFIX = struct.Struct(">BI")
 MAX_BYTES = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """One payload, decompressed. A stream without an envelope that is ``last`` was cut."""
 
     payload: bytes
@@ -37,30 +36,39 @@ class Decoder:
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._buffer = bytearray()
+        # An envelope that is not yet whole.
+        self._begun = bytearray()
 
     def decode(self, chunk: bytes) -> Iterator[Envelope]:
         """The envelopes that ``chunk`` completes; those without a payload are left out, but for the last one.
 
         Raises UpstreamProtocolError as soon as a prefix declares what cannot be read.
         """
-        buffer, at = self._buffer, 0
-        buffer += chunk
+        # Mostly a chunk is an envelope, and nothing of it has to be copied.
+        data: bytes | bytearray = chunk
+        if self._begun:
+            self._begun += chunk
+            data = self._begun
+        at, size = 0, len(data)
         try:
-            while len(buffer) - at >= _PREFIX.size:
-                flags, length = _PREFIX.unpack_from(buffer, at)
-                self._check(flags, length)
+            while size - at >= _PREFIX.size:
+                flags, length = _PREFIX.unpack_from(data, at)
+                if flags or length > self._max_bytes:
+                    self._check(flags, length)
                 start = at + _PREFIX.size
-                if len(buffer) - start < length:
+                if size - start < length:
                     break
                 at = start + length
-                payload = bytes(buffer[start:at])
+                payload = bytes(data[start:at])
+                if flags & _COMPRESSED and payload:
+                    payload = self._decompress(payload)
                 if payload or flags & _END_OF_STREAM:
-                    if flags & _COMPRESSED and payload:
-                        payload = self._decompress(payload)
                     yield Envelope(payload, bool(flags & _END_OF_STREAM))
         finally:
-            del buffer[:at]
+            if data is self._begun:
+                del self._begun[:at]
+            elif at < size:
+                self._begun += data[at:]
 
     def _check(self, flags: int, length: int) -> None:
         if flags & ~(_COMPRESSED | _END_OF_STREAM):

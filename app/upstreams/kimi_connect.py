@@ -231,7 +231,8 @@ class _Answer:
         try:
             for item in self._envelopes.decode(chunk):
                 for event in self._end(item.payload) if item.last else self._frame(item.payload):
-                    yield from self._news()
+                    if self._has_news:
+                        yield from self._news()
                     yield event
                     quiet = False
                 if item.last or self.reason is not None:
@@ -241,7 +242,8 @@ class _Answer:
             # The chat of an answer that failed is to be cleaned up all the same.
             yield from self._news()
             raise
-        yield from self._news()
+        if self._has_news:
+            yield from self._news()
         if quiet:
             yield HEARTBEAT
 
@@ -401,9 +403,11 @@ class _Answer:
             elif part in seen:
                 continue
             elif part == "text":
-                yield from self._say(TextDelta, self._text, op, block, part)
+                if (said := self._say(TextDelta, self._text, op, block, part)) is not None:
+                    yield said
             elif part == "think":
-                yield from self._say(ReasoningDelta, self._thinking, op, block, part)
+                if (said := self._say(ReasoningDelta, self._thinking, op, block, part)) is not None:
+                    yield said
             elif part == "exception":
                 yield from self._exception(block)
             elif part == "tool":
@@ -414,25 +418,24 @@ class _Answer:
 
     def _say(
         self, kind: type[TextDelta] | type[ReasoningDelta], told: _Told, op: str, block: dict[str, Any], part: str
-    ) -> Iterator[Event]:
+    ) -> Event | None:
         content = _content(block, part)
         if content is None:
-            yield Unrecognised(f"block.{part} without text")
-            return
+            return Unrecognised(f"block.{part} without text")
         block_id = str(block.get("id") or "")
         try:
             new = told.append(block_id, content) if op == "append" else told.set(block_id, content)
         except _Rewrite:
             if kind is ReasoningDelta:
                 # A running commentary: what was passed on stays, and the answer does not suffer.
-                yield Unrecognised("block.think rewritten")
-                return
+                return Unrecognised("block.think rewritten")
             raise AnswerRewritten(
                 f"{self.account.label}: Kimi replaced text that had already been passed on; ask again"
             ) from None
-        if new:
-            self._spoke = True
-            yield kind(new)
+        if not new:
+            return None
+        self._spoke = True
+        return kind(new)
 
     def _exception(self, block: dict[str, Any]) -> Iterator[Event]:
         exception = block.get("exception")

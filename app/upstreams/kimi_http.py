@@ -187,10 +187,9 @@ class Stream:
     def _pieces(self) -> Iterator[bytes]:
         raw: BaseHTTPResponse = self._response.raw
         if getattr(raw, "chunked", False):
-            yield from self._response.iter_content(None)
-            return
-        while data := raw.read1(_READ_BYTES, decode_content=True):
-            yield data
+            pieces: Iterator[bytes] = self._response.iter_content(None)
+            return pieces
+        return iter(lambda: raw.read1(_READ_BYTES, decode_content=True), b"")
 
     def drain(self) -> None:
         """Reads what may follow the last event, for a moment, so that the connection can be used again."""
