@@ -112,6 +112,8 @@ class Chatter:
                 seen.outcome = "whole"
             case "content_filter":
                 seen.outcome = "moderated"
+            case "length":
+                seen.outcome = "limited"
             case _:
                 self.ledger.wrong(f"{seen.mark}: the finish reason {reason!r}, which nothing has caused")
 
@@ -126,6 +128,9 @@ class Chatter:
             wrong(f"{mark}: text that Kimi did not say ({fault}): {seen.text!r} for {question.answer!r}")
         if seen.outcome == "moderated" and not question.may_be_moderated:
             wrong(f"{mark}: moderated, but not by Kimi ({fault})")
+        # Kimi has cut it at its length limit, and would not go on: a mood had struck, or the chat was lost.
+        if seen.outcome == "limited" and "length_after" not in question.text:
+            wrong(f"{mark}: cut at a limit that Kimi did not have ({fault})")
         if seen.outcome == "refused" and seen.status not in _ERRORS or seen.code == "internal_error":
             wrong(f"{mark}: {seen.status} {seen.code} ({fault})")
 

@@ -13,8 +13,9 @@ from tests.chaos.plan import USER_MARK
 from tests.running import Simulator
 
 # whole: confirmed by its finish reason. moderated: ended by Kimi's moderation, and says so. refused: an error in
-# place of an answer; failed: an error at its end. cut: no end was seen. left: its client went.
-Outcome = Literal["whole", "moderated", "refused", "failed", "cut", "left"]
+# place of an answer; failed: an error at its end. limited: Kimi did not go on beyond its length limit, and says so.
+# cut: no end was seen. left: its client went.
+Outcome = Literal["whole", "moderated", "limited", "refused", "failed", "cut", "left"]
 
 
 @dataclass(slots=True)
