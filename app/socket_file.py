@@ -50,8 +50,10 @@ class _Source(io.RawIOBase):
             if self._watch is None:
                 self._watch = self._hub.loop.io(self._sock.fileno(), _READABLE)
             self._hub.wait(self._watch)
+        self._is_drained = False
         came = self._sock.recv_into(buffer)
-        self._is_drained = came < len(buffer)
+        # Not at the end: after TLS's own, nothing need ever come from the kernel.
+        self._is_drained = 0 < came < len(buffer)
         return came
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ if sys.argv[3] == "gevent":
 import socket, ssl
 from app.socket_file import Filed
 
-sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20)
+sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60)
 if sys.argv[2] != "-":
     sock = ssl.create_default_context(cafile=sys.argv[2]).wrap_socket(sock, server_hostname="127.0.0.1")
 sock.settimeout(None)
@@ -47,16 +47,16 @@ def _server(certificate: Path | None) -> Iterator[int]:
     """Sends pieces of all sizes in lockstep, each with its length before it and as two writes; twice, the second time
     with two pieces at once."""
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(20)
+    listener.settimeout(60)
 
     def serve() -> None:
         connection, _ = listener.accept()
-        connection.settimeout(20)
+        connection.settimeout(60)
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
             connection = context.wrap_socket(connection, server_side=True)
-        with connection:
+        with connection, suppress(OSError):
             for at_once in (1, 2):
                 for size in _SIZES:
                     for _ in range(at_once):
@@ -64,6 +64,9 @@ def _server(certificate: Path | None) -> Iterator[int]:
                         connection.sendall(b"x" * size)
                     for _ in range(at_once):
                         assert connection.recv(1) == b"."
+            if isinstance(connection, ssl.SSLSocket):
+                # TLS's end, and not the connection's: that comes when the reader has ended.
+                connection.unwrap()
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -71,7 +74,7 @@ def _server(certificate: Path | None) -> Iterator[int]:
         yield listener.getsockname()[1]
     finally:
         listener.close()
-        thread.join(20)
+        thread.join(90)
 
 
 @pytest.mark.parametrize("concurrency", ["gevent", "threads"])
@@ -83,6 +86,6 @@ def test_each_piece_is_there_as_soon_as_it_has_come(tmp_path: Path, concurrency:
             [sys.executable, "-c", _READER, str(port), str(certificate or "-"), concurrency],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=30,
         )
     assert (read.returncode, read.stdout) == (0, "ended\n"), read.stderr

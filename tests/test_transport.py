@@ -32,6 +32,19 @@ def test_a_stream_on_which_nothing_comes_any_more_is_given_up(simulator: Simulat
     http.close()
 
 
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_a_refusal_of_which_the_half_comes_is_none(simulator: Simulator, framing: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    simulator.script(b'{"code":', framing=framing, end="stall", headers=headers, match=PATH)
+    http = KimiHttp(simulator.url, Timeouts(5.0, 5.0, 0.3))
+    with (
+        pytest.raises(UpstreamTimeout),
+        http.stream(PATH, account(), b"{}", "application/json", Cancellation()) as stream,
+    ):
+        stream.whole()
+    http.close()
+
+
 def test_a_stream_on_which_something_comes_is_not_given_up(simulator: Simulator) -> None:
     body = b": one\n: two\n: three\n: four\n"
     cuts = [6, 12, 20]

@@ -157,6 +157,7 @@ class Stream:
     def whole(self) -> Reply:
         raw: BaseHTTPResponse = self._response.raw
         body = raw.read(_WHOLE_BYTES, decode_content=True)
+        self._exchange.check_end()
         return Reply(self._response.status_code, self.media_type, self._response.headers, body)
 
     def lines(self) -> Iterator[bytes]:
@@ -170,7 +171,7 @@ class Stream:
         for line in self._response.iter_lines(chunk_size=size):
             exchange.reads += 1
             yield line
-        exchange.check_time()
+        exchange.check_end()
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes as they come, not cut by anything that they mean.
@@ -182,7 +183,7 @@ class Stream:
         for chunk in self._pieces():
             exchange.reads += 1
             yield chunk
-        exchange.check_time()
+        exchange.check_end()
 
     def _pieces(self) -> Iterator[bytes]:
         raw: BaseHTTPResponse = self._response.raw

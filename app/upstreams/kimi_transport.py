@@ -99,8 +99,10 @@ class Exchange:
             self.timed_out = True
             self.abort()
 
-    def check_time(self) -> None:
-        """Raises TimeoutError where the answer ended because nothing came any more."""
+    def check_end(self) -> None:
+        """Whether the end of an answer is its own: a body without chunks that is cut off by us ends like any other.
+        Raises Cancelled where the work was called off, TimeoutError where nothing came any more."""
+        self.cancellation.check()
         if self.timed_out:
             raise TimeoutError
 
