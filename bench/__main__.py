@@ -24,7 +24,6 @@ from bench.processes import LOAD_CORE, SERVER_CORE, Failed, allow_many_files, ta
 from bench.report import Outcome
 from bench.scenarios import FULL, QUICK, Scenario, Sizes, scenarios, warm_up
 from bench.servers import (
-    GATEWAY,
     GATEWAY_POSTGRES,
     NO_GATEWAY,
     Running,
@@ -36,10 +35,7 @@ from bench.servers import (
 )
 
 # Whatever happens, it has ended by then. Seconds.
-_HARD_LIMIT_S = {"quick": 180, "full": 5400}
-
-# Scenarios that are about the database only.
-_STATEFUL = (GATEWAY, GATEWAY_POSTGRES)
+_HARD_LIMIT_S = {"quick": 300, "full": 5400}
 
 
 def main() -> int:
@@ -59,7 +55,7 @@ def main() -> int:
     allow_many_files()
     os.sched_setaffinity(0, {LOAD_CORE})
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, postgresql() as database_url:
-        bench = _Bench(sizes, _chosen_servers(options.servers, database_url), Path(folder))
+        bench = _Bench(sizes, _chosen_servers(options.servers, database_url), Path(folder), result)
         try:
             with simulator(bench.folder) as upstream:
                 if "reading" in options.only or (not options.only and mode == "full"):
@@ -69,7 +65,6 @@ def main() -> int:
         except Failed as failure:
             print(f"bench: {failure}", file=sys.stderr)
             bench.wrong.append("the rig")
-        bench.show_logs()
     if options.quick:
         print("\nquick: this shows that the rig works and that answers are right; believe no figure of it")
     else:
@@ -110,9 +105,11 @@ def _chosen_servers(names: Sequence[str], database_url: str) -> list[Server]:
 
 
 class _Bench:
-    """One run over all servers. ``wrong``: which of ours gave an answer that was not exactly right."""
+    """One run over all servers. ``wrong``: which of ours gave an answer that was not exactly right. ``result``: what
+    is saved beside the outcomes, after each scenario."""
 
-    def __init__(self, sizes: Sizes, chosen: list[Server], folder: Path) -> None:
+    def __init__(self, sizes: Sizes, chosen: list[Server], folder: Path, result: dict[str, Any]) -> None:
+        self._result = result
         self.sizes = sizes
         self.folder = folder
         self.outcomes: list[Outcome] = []
@@ -138,6 +135,7 @@ class _Bench:
                 if server.name not in outcome.failed:
                     self._one(scenario, generation, fleet, server, outcome)
         report.print_outcome(outcome, [server.name for server in chosen])
+        report.save(self._result, self.outcomes)
 
     def _one(
         self, scenario: Scenario, generation: Generation, fleet: "_Fleet", server: Server, outcome: Outcome
@@ -150,17 +148,12 @@ class _Bench:
             outcome.failed[server.name] = str(failure)
             if server.is_ours:
                 self.wrong.append(server.name)
-
-    def show_logs(self) -> None:
-        for name in set(self.wrong):
-            for log in self.folder.glob(f"{name}*.log"):
-                print(f"--- end of {log.name}:\n{tail(log)}", file=sys.stderr)
+                for log in self.folder.glob(f"{server.name}*.log"):
+                    print(f"--- end of {report.keep_log(self._result, log)}:\n{tail(log)}", file=sys.stderr)
 
 
 def _can(server: Server, scenario: Scenario) -> bool:
-    if scenario.stateful:
-        return server.name in _STATEFUL
-    return server.name != GATEWAY_POSTGRES
+    return server.name in scenario.only if scenario.only else server.name != GATEWAY_POSTGRES
 
 
 class _Fleet:

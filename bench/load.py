@@ -7,8 +7,9 @@ import asyncio
 import gc
 import random
 import re
+import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -251,26 +252,55 @@ async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _run(run: Coroutine[Any, Any, T], limit_s: float) -> T:
-    async def limited() -> T:
-        async with asyncio.timeout(limit_s):
-            return await run
-
     # No collection in the middle of a run: what it keeps, it needs.
     gc.collect()
     gc.disable()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(limited())
-    except* Failed as failures:
-        raise _first(failures) from None
-    except* TimeoutError:
+            return runner.run(_ended_by_signals(asyncio.wait_for(run, limit_s)))
+    except TimeoutError:
         raise Failed(f"not done after {limit_s:.0f} s") from None
-    except* OSError as failures:
-        raise Failed(f"a connection failed: {_first(failures)}") from None
+    except OSError as failure:
+        raise _broken(failure) from None
+    except BaseExceptionGroup as failures:
+        # What comes after the first is often its consequence; what a server said wrong is told before what broke.
+        found = list(_leaves(failures))
+        raise next((one for one in found if isinstance(one, Failed)), None) or _broken(found[0]) from None
     finally:
         gc.enable()
 
 
-def _first(failures: BaseExceptionGroup[Any]) -> BaseException:
-    found = failures.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+async def _ended_by_signals(run: Coroutine[Any, Any, T]) -> T:
+    """uvloop leaves no signal to Python's own handlers: those that are to end the process end the run first."""
+    ended_by: list[int] = []
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(run)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+
+    def end(number: int) -> None:
+        ended_by.append(number)
+        task.cancel()
+
+    for number, handler in handlers.items():
+        if callable(handler):
+            loop.add_signal_handler(number, end, number)
+    try:
+        return await task
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
+        if ended_by:
+            signal.raise_signal(ended_by[0])
+
+
+def _leaves(failures: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for one in failures.exceptions:
+        if isinstance(one, BaseExceptionGroup):
+            yield from _leaves(one)
+        else:
+            yield one
+
+
+def _broken(error: BaseException) -> BaseException:
+    return Failed(f"a connection failed: {error}") if isinstance(error, OSError) else error

@@ -34,7 +34,7 @@ class Process:
         # A child is born with its parent's cores: nothing of its start happens elsewhere.
         os.sched_setaffinity(0, {core})
         try:
-            with log.open("wb") as out:
+            with log.open("ab") as out:
                 self._popen = subprocess.Popen(
                     command,
                     cwd=ROOT,

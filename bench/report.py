@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,11 +50,23 @@ def machine() -> dict[str, Any]:
 
 
 def save(result: Mapping[str, Any], outcomes: Sequence[Outcome]) -> Path:
-    OUT.mkdir(exist_ok=True)
-    path = OUT / f"{result['machine']['at'].replace(':', '')}-{result['mode']}.json"
+    """All that was measured so far; the next time in the same run, over it."""
+    path = _place(result, ".json")
     whole = {**result, "scenarios": [asdict(outcome) for outcome in outcomes]}
     path.write_text(json.dumps(whole, indent=1, ensure_ascii=False))
     return path
+
+
+def keep_log(result: Mapping[str, Any], log: Path) -> Path:
+    """The log of a server that did something wrong outlives the run."""
+    path = _place(result, f"-{log.name}")
+    shutil.copyfile(log, path)
+    return path
+
+
+def _place(result: Mapping[str, Any], end: str) -> Path:
+    OUT.mkdir(exist_ok=True)
+    return OUT / f"{result['machine']['at'].replace(':', '')}-{result['mode']}{end}"
 
 
 def print_machine(about: Mapping[str, Any]) -> None:

@@ -4,13 +4,13 @@ A figure is named by the row of the table that it stands in. Figures that a load
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from bench.answers import TOKEN_CHARS, text_of
 from bench.dialects import recorded_answer
 from bench.load import Load, Moment, quantile
-from bench.servers import Simulator
+from bench.servers import FASTAPI, GATEWAY, GATEWAY_POSTGRES, NO_GATEWAY, Simulator
 
 Figures = dict[str, float]
 
@@ -25,6 +25,11 @@ MEMORY = "memory per stream, KB"
 
 _SHORT_TOKENS = 8
 
+# Who knows conversations.
+_STATEFUL = (GATEWAY, GATEWAY_POSTGRES)
+# As many streams as the relay with a client per call can begin and hold: what a token costs there.
+_FEW = (NO_GATEWAY, GATEWAY, FASTAPI)
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -37,6 +42,8 @@ class Sizes:
     streams: int
     many_streams: int
     ramp_per_s: int
+    few_streams: int
+    few_ramp_per_s: int
     stream_s: float
     short_s: float
     flood_streams: int
@@ -58,8 +65,10 @@ QUICK = Sizes(
     ttft_answers=20,
     ttft_s=0.5,
     streams=20,
-    many_streams=40,
-    ramp_per_s=60,
+    many_streams=24,
+    ramp_per_s=80,
+    few_streams=5,
+    few_ramp_per_s=10,
     stream_s=0.3,
     short_s=0.4,
     flood_streams=5,
@@ -78,16 +87,18 @@ FULL = Sizes(
     rounds=5,
     fresh_rounds=3,
     ttft_answers=300,
-    ttft_s=4.0,
+    ttft_s=3.0,
     streams=200,
     many_streams=500,
     ramp_per_s=120,
-    stream_s=4.0,
+    few_streams=40,
+    few_ramp_per_s=8,
+    stream_s=3.0,
     short_s=3.0,
     flood_streams=40,
     flood_tokens=2000,
     slow_streams=2000,
-    slow_ramp_per_s=120,
+    slow_ramp_per_s=200,
     burst_per_s=300,
     burst_s=3.0,
     mix_clients=8,
@@ -102,27 +113,28 @@ FULL = Sizes(
 class Scenario:
     """``fresh``: the server is started anew, because what it did before would change the figures.
 
-    ``stateful``: only a server that knows conversations can do it.
+    ``only``: the servers that are compared in it, where it is not for all.
     """
 
     key: str
     title: str
     run: Callable[[Load, Simulator], Figures]
     fresh: bool = False
-    stateful: bool = False
+    only: Sequence[str] = ()
 
 
 def scenarios(sizes: Sizes) -> list[Scenario]:
     return [
         Scenario("first-token", "first token, Kimi answers after 5 ms", partial(_first_token, sizes)),
         Scenario("short", "short answers, 8 clients in a closed loop", partial(_short, sizes)),
+        Scenario("few", _paced(sizes.few_streams, 20), partial(_few, sizes), only=_FEW),
         Scenario("streams", _paced(sizes.streams, 20), partial(_streams, sizes, sizes.streams, 20)),
         Scenario("many-20", _paced(sizes.many_streams, 20), partial(_streams, sizes, sizes.many_streams, 20)),
         Scenario("many-30", _paced(sizes.many_streams, 30), partial(_streams, sizes, sizes.many_streams, 30)),
         Scenario("flood", "all at once, as fast as it comes", partial(_flood, sizes)),
         Scenario("burst", f"new requests, {sizes.burst_per_s}/s", partial(_burst, sizes)),
-        Scenario("slow", f"{sizes.slow_streams:,} slow streams", partial(_slow, sizes), fresh=True),
-        Scenario("mix", "stateful mix: conversations and stateless", partial(_mix, sizes), stateful=True),
+        Scenario("slow", f"{sizes.slow_streams:,} slow streams", partial(_slow, sizes), fresh=sizes is FULL),
+        Scenario("mix", "stateful mix: conversations and stateless", partial(_mix, sizes), only=_STATEFUL),
     ]
 
 
@@ -155,6 +167,11 @@ def _short(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
         "chats not yet deleted at the end": owed,
         **_shares(answers.begin, answers.end),
     }
+
+
+def _few(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
+    slowly = replace(sizes, ramp_per_s=sizes.few_ramp_per_s)
+    return _streams(slowly, sizes.few_streams, 20, load, simulator)
 
 
 def _streams(sizes: Sizes, streams: int, per_s: int, load: Load, simulator: Simulator) -> Figures:
