@@ -53,8 +53,7 @@ class Decoder:
         try:
             while size - at >= _PREFIX.size:
                 flags, length = _PREFIX.unpack_from(data, at)
-                if flags or length > self._max_bytes:
-                    self._check(flags, length)
+                self._check(flags, length)
                 start = at + _PREFIX.size
                 if size - start < length:
                     break

@@ -20,8 +20,8 @@ _READ_AHEAD_BYTES = 2048
 _READABLE = 1
 
 
-class Filed:
-    """Stands for a socket where a file is made of it and nothing else, as http.client.HTTPResponse does."""
+class ReadSide:
+    """Stands for a socket where a file to read is made of it and nothing else: http.client.HTTPResponse does so."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -65,7 +65,7 @@ class _Source(io.RawIOBase):
 
 
 def _hub_of(sock: socket.socket) -> Any:
-    """gevent's, where the socket is one of gevent's; else None."""
+    """gevent's, where the socket is one of gevent's; else None. Where nobody has loaded gevent, this must not."""
     if "gevent.socket" not in sys.modules:
         return None
     import gevent.socket

@@ -27,7 +27,7 @@ _SHORT_TOKENS = 8
 
 # Who knows conversations.
 _STATEFUL = (GATEWAY, GATEWAY_POSTGRES)
-# As many streams as the relay with a client per call can begin and hold: what a token costs there.
+# Whose token is compared with few streams: the relay with a client per call can hold no more.
 _FEW = (NO_GATEWAY, GATEWAY, FASTAPI)
 
 
@@ -50,6 +50,7 @@ class Sizes:
     flood_tokens: int
     slow_streams: int
     slow_ramp_per_s: int
+    slow_is_fresh: bool
     burst_per_s: int
     burst_s: float
     mix_clients: int
@@ -75,6 +76,7 @@ QUICK = Sizes(
     flood_tokens=500,
     slow_streams=50,
     slow_ramp_per_s=60,
+    slow_is_fresh=False,
     burst_per_s=25,
     burst_s=0.5,
     mix_clients=4,
@@ -99,6 +101,7 @@ FULL = Sizes(
     flood_tokens=2000,
     slow_streams=2000,
     slow_ramp_per_s=200,
+    slow_is_fresh=True,
     burst_per_s=300,
     burst_s=3.0,
     mix_clients=8,
@@ -133,7 +136,7 @@ def scenarios(sizes: Sizes) -> list[Scenario]:
         Scenario("many-30", _paced(sizes.many_streams, 30), partial(_streams, sizes, sizes.many_streams, 30)),
         Scenario("flood", "all at once, as fast as it comes", partial(_flood, sizes)),
         Scenario("burst", f"new requests, {sizes.burst_per_s}/s", partial(_burst, sizes)),
-        Scenario("slow", f"{sizes.slow_streams:,} slow streams", partial(_slow, sizes), fresh=sizes is FULL),
+        Scenario("slow", f"{sizes.slow_streams:,} slow streams", partial(_slow, sizes), fresh=sizes.slow_is_fresh),
         Scenario("mix", "stateful mix: conversations and stateless", partial(_mix, sizes), only=_STATEFUL),
     ]
 

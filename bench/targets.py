@@ -76,7 +76,7 @@ TARGETS = (
     Target("short", "answers/s / FastAPI", _to(FASTAPI, PER_S), 30, at_least=True),
     Target("short", "answers/s / Node", _to(NODE, PER_S), 1.5, at_least=True),
     Target("short", "answers/s / nginx", _to(NGINX, PER_S), 0.33, at_least=True, moonshot=True),
-    # 200 streams are more than that relay can hold, mostly: what a token costs it, is seen with few.
+    # The same with few: 200 streams are mostly more than that relay can hold.
     Target("few", "CPU per token / FastAPI", _to(FASTAPI, CPU_TOKEN), 0.25),
     Target("streams", "CPU per token / FastAPI", _to(FASTAPI, CPU_TOKEN), 0.25),
     Target("streams", "CPU per token / Node", _to(NODE, CPU_TOKEN), 1.0),

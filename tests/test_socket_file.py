@@ -25,13 +25,13 @@ if sys.argv[3] == "gevent":
     from gevent import monkey
     monkey.patch_all()
 import socket, ssl
-from app.socket_file import Filed
+from app.socket_file import ReadSide
 
 sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60)
 if sys.argv[2] != "-":
     sock = ssl.create_default_context(cafile=sys.argv[2]).wrap_socket(sock, server_hostname="127.0.0.1")
 sock.settimeout(None)
-with Filed(sock).makefile("rb") as file:
+with ReadSide(sock).makefile("rb") as file:
     while line := file.readline():
         piece = file.read(int(line))
         assert len(piece) == int(line) and set(piece) == {ord("x")}

@@ -231,8 +231,7 @@ class _Answer:
         try:
             for item in self._envelopes.decode(chunk):
                 for event in self._end(item.payload) if item.last else self._frame(item.payload):
-                    if self._has_news:
-                        yield from self._news()
+                    yield from self._news()
                     yield event
                     quiet = False
                 if item.last or self.reason is not None:
@@ -242,16 +241,16 @@ class _Answer:
             # The chat of an answer that failed is to be cleaned up all the same.
             yield from self._news()
             raise
-        if self._has_news:
-            yield from self._news()
+        yield from self._news()
         if quiet:
             yield HEARTBEAT
 
-    def _news(self) -> Iterator[Event]:
+    def _news(self) -> tuple[Event, ...]:
         """Chat and message mostly become known together: they are told together."""
-        if self._has_news and self.chat_id is not None:
-            self._has_news = False
-            yield Started(self.chat_id, self.message_id)
+        if not self._has_news or self.chat_id is None:
+            return ()
+        self._has_news = False
+        return (Started(self.chat_id, self.message_id),)
 
     def _end(self, payload: bytes) -> Iterator[Event]:
         """The end-of-stream envelope: only it can say that nothing went wrong (5.7)."""

@@ -27,7 +27,7 @@ from urllib3.util import Retry, Timeout
 
 from app.clock import CLOCK
 from app.pump import Cancellation
-from app.socket_file import Filed
+from app.socket_file import ReadSide
 
 # Connections that are kept open between requests; more are opened when needed, never waited for.
 _POOL_SIZE = 1000
@@ -239,7 +239,7 @@ class _Owned:
 
 class _Response(HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(cast(socket.socket, Filed(sock)), *args, **kwargs)
+        super().__init__(cast(socket.socket, ReadSide(sock)), *args, **kwargs)
 
 
 class _HTTPConnection(_Owned, HTTPConnection):
