@@ -171,6 +171,11 @@ class Answer(Protocol):
     Raises GatewayError where the answer failed. ``close`` gives everything back and is safe to call again.
     """
 
+    def wait_for_answer(self) -> None:
+        """Returns when it is certain that there is an answer, or at least that waiting for it may be shown. Raises
+        GatewayError, having closed itself. Need not be called by who iterates at once."""
+        ...
+
     @property
     def prompt(self) -> str:
         """The text that was sent upstream, for counting."""

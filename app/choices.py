@@ -27,7 +27,7 @@ class Choices:
     """
 
     def __init__(self, open_one: Callable[[Caller], Answer], caller: Caller, count: int, tick_s: float = 1.0) -> None:
-        """Returns when each answer has begun. Raises GatewayError where one could not.
+        """Returns when each answer is certain. Raises GatewayError where one could not.
 
         The socket of a client must not be looked at by several threads at once, so that the answers are told by
         us whether the caller has left: ``tick_s`` is how often we look.
@@ -68,6 +68,9 @@ class Choices:
     def notices(self) -> Sequence[str]:
         return list(dict.fromkeys(notice for answer in self._answers for notice in answer.notices))
 
+    def wait_for_answer(self) -> None:
+        """All are certain, see above."""
+
     def __iter__(self) -> Iterator[tuple[int, Sequence[Event]]]:
         early, self._early = self._early, []
         yield from early
@@ -104,6 +107,7 @@ class Choices:
         try:
             answer = open_one(self._caller_of(index))
             try:
+                answer.wait_for_answer()
                 self._put(index, answer)
                 for batch in answer:
                     self._put(index, batch)

@@ -6,7 +6,7 @@ Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -84,33 +84,39 @@ class Gateway:
         return self._models.find(model_id)
 
     def open(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
-        """Begins a turn and returns when its status is certain: with the first event that carries an answer,
-        or, where ``commit`` allows it, after ``commit_after_s`` of silence. Raises GatewayError.
+        """Begins a turn and returns while Kimi thinks, so that what it will be told with can be made meanwhile.
+        Raises GatewayError, which ``wait_for_answer`` of what it gives may still do.
 
-        The caller must ``close`` what it gets.
+        Its status is certain with the first event that carries an answer, or, where ``commit`` allows it, after
+        ``commit_after_s`` of silence. The caller must ``close`` what it gets.
         """
         self.model(request.model)
         if caller.idempotency_key is None:
             return self._open(request, caller, commit)
-        return self._recordings.open(
-            caller.idempotency_key, request, caller, lambda who: self._open(request, who, commit), commit=commit
-        )
+
+        def open_certain(who: Caller) -> Answer:
+            answer = self._open(request, who, commit)
+            answer.wait_for_answer()
+            return answer
+
+        return self._recordings.open(caller.idempotency_key, request, caller, open_certain, commit=commit)
 
     def _open(self, request: ChatRequest, caller: Caller, commit: bool) -> Answer:
         if request.options.format is None:
-            return self._open_text(request, caller, commit=commit)
+            return self._begin(request, caller, commit)
         # Not loaded at the start, which would take noticeably longer for a library that few requests need.
         from app.structured import open_structured
 
         return open_structured(self._open_text, request, caller, commit=commit)
 
     def _open_text(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
-        stream = ChatStream(self._turns, Turn(request, caller), self._patience, self.unmet(request))
-        try:
-            stream.wait_for_answer(commit)
-        except BaseException as e:
-            stream.close(e)
-            raise
+        stream = self._begin(request, caller, commit)
+        stream.wait_for_answer()
+        return stream
+
+    def _begin(self, request: ChatRequest, caller: Caller, commit: bool) -> "ChatStream":
+        stream = ChatStream(self._turns, Turn(request, caller), self._patience, self.unmet(request), commit=commit)
+        stream.wait_for_news()
         return stream
 
     def unmet(self, request: ChatRequest) -> list[str]:
@@ -165,7 +171,7 @@ class ChatStream:
     is raised. Everything that the turn holds is given back soon after ``close``, at the latest.
     """
 
-    def __init__(self, turns: Turns, turn: Turn, patience: Patience, unmet: list[str]) -> None:
+    def __init__(self, turns: Turns, turn: Turn, patience: Patience, unmet: list[str], *, commit: bool) -> None:
         self.turn = turn
         self.error: BaseException | None = None
         # What the user is to know: wishes that the model has no form for, and what the upstream tells, so far.
@@ -173,6 +179,7 @@ class ChatStream:
         self._patience = patience
         self._began = self._heard_at = self._looked_at = time.monotonic()
         self._first_answer_s: float | None = None
+        self._commit_at = self._began + patience.commit_after_s if commit else None
         self._early: list[Event] = []
         self._reason: str | None = None
         self._closed = False
@@ -189,15 +196,29 @@ class ChatStream:
     def rebuilt_from(self) -> str | None:
         return self.turn.rebuilt_from
 
-    def wait_for_answer(self, commit: bool) -> None:
-        """Returns with the first event that carries an answer, or when ``commit`` has waited long enough."""
-        commit_at = self._began + self._patience.commit_after_s if commit else None
-        for batch in self._events(commit_at):
-            self._early += batch
-            if any(not isinstance(event, Heartbeat) for event in batch):
-                return
-            if commit_at is not None and time.monotonic() >= commit_at:
-                return
+    def wait_for_news(self) -> None:
+        """Returns with whatever the turn tells first, which is mostly that its chat is there; or after a moment."""
+        self._listen(lambda: True)
+
+    def wait_for_answer(self) -> None:
+        """Returns with the first event that carries an answer, or when to commit has been waited for long enough."""
+        if not self._is_certain():
+            self._listen(self._is_certain)
+
+    def _listen(self, is_enough: Callable[[], bool]) -> None:
+        try:
+            for batch in self._events(self._commit_at):
+                self._early += batch
+                if is_enough():
+                    return
+        except BaseException as e:
+            self.close(e)
+            raise
+
+    def _is_certain(self) -> bool:
+        if self._first_answer_s is not None:
+            return True
+        return self._commit_at is not None and time.monotonic() >= self._commit_at
 
     def __iter__(self) -> Iterator[Sequence[Event]]:
         # Not a generator around another one: every token would pass through both.

@@ -150,6 +150,9 @@ class _Recording:
     def rebuilt_from(self) -> str | None:
         return self._answer.rebuilt_from
 
+    def wait_for_answer(self) -> None:
+        """It was certain before it was recorded."""
+
     def __iter__(self) -> Iterator[Sequence[Event]]:
         given = 0
         while True:
@@ -223,6 +226,9 @@ class _Kept:
                 if self._caller.is_gone():
                     raise ClientGone("the client left while it waited for the answer to its first request")
             time.sleep(_LOOK_EVERY_S)
+
+    def wait_for_answer(self) -> None:
+        """It was waited for when it was opened."""
 
     def __iter__(self) -> Iterator[Sequence[Event]]:
         while self._events is None:

@@ -73,6 +73,9 @@ class _StructuredAnswer:
     def rebuilt_from(self) -> str | None:
         return next((answer.rebuilt_from for answer in self._answers if answer.rebuilt_from), None)
 
+    def wait_for_answer(self) -> None:
+        """The first one is certain, and what becomes of it is seen in the end."""
+
     def close(self, error: BaseException | None = None) -> None:
         self._closed = True
         for answer in self._answers:

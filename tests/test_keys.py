@@ -198,6 +198,17 @@ def test_requests_at_once_are_counted_until_their_end(running: Running, simulato
         wait_until("both have ended", lambda: ask(gateway, key).ok and say(gateway, key).ok)
 
 
+def test_a_stream_that_fails_before_its_first_word_has_ended(keyed: Gateway, simulator: Simulator) -> None:
+    """Its response was begun while Kimi thought, and another one is sent."""
+    key = add(keyed, "ann", "--at-once", "1", "--per-minute", "90")
+    simulator.knobs(fail="too_long")
+    for left in ("88", "87"):
+        refused = say(keyed, key, stream=True)
+        assert refused.status_code == 400 and refused.json()["error"]["code"] == "context_length_exceeded"
+        assert refused.headers["x-ratelimit-remaining-requests"] == left
+        assert refused.headers["Content-Type"] == "application/json" and refused.headers["x-request-id"]
+
+
 def test_requests_of_a_killed_worker_do_not_run_for_ever(running: Running, simulator: Simulator) -> None:
     settings: dict[str, Any] = {"GATEWAY_API_KEYS": OWN_KEY, "LEASE_S": "1"}
     with running.gateway(simulator.url, **settings) as gateway:

@@ -11,7 +11,7 @@ from anthropic.types import Message, MessageParam, MessageTokensCount, RawMessag
 from anthropic.types.shared import ErrorResponse
 from pydantic import TypeAdapter
 
-from tests.running import CANARY, Gateway, Running, Simulator
+from tests.running import CANARY, Gateway, Running, Simulator, read_stream
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 HELLO: list[MessageParam] = [{"role": "user", "content": f"hello {CANARY}"}]
@@ -433,6 +433,22 @@ def test_silence_is_filled_with_pings(running: Running, simulator: Simulator) ->
         simulator.knobs(delay_s=0.2, think="x" * 40, say="one", token_chars=4)
         before, _, _ = send(gateway, model=THINK, stream=True).content.partition(b"event: content_block_start")
         assert before.count(b'event: ping\ndata: {"type":"ping"}\n\n') >= 4
+
+
+def test_what_was_sent_is_counted_when_it_is_known(running: Running, simulator: Simulator, name: str) -> None:
+    """A turn that stands in the line of its conversation has begun to stream before it is known what will be said."""
+    simulator.knobs(gate="counted", gate_after=1)
+    with (
+        running.gateway(simulator.url, HEARTBEAT_S="0.2", COMMIT_AFTER_S="0.2") as gateway,
+        gateway.say("first", conversation=name, stream=True) as first,
+    ):
+        simulator.wait("gate_waiting:counted", equals=1)
+        body = {"model": gateway.model, "max_tokens": 1000, "messages": HELLO, "stream": True}
+        with gateway.post(f"/v1/conversations/{name}/messages", json=body, stream=True) as second:
+            simulator.open_gate("counted")
+            assert read_stream(first).finish_reason == "stop"
+            *_, end, _ = events(second)
+    assert end["type"] == "message_delta" and end["usage"]["input_tokens"] > 2
 
 
 def test_a_client_that_leaves_ends_the_answer(gateway: Gateway, simulator: Simulator) -> None:

@@ -47,6 +47,10 @@ class Told:
     def reasoning(self) -> str:
         return "".join(self.thoughts)
 
+    def finish(self, event: Finished, prompt: str) -> None:
+        # What was sent to Kimi may not have been known when the answer began: it stood in a line.
+        self.prompt, self.reason, self.stop_sequence = prompt, event.reason, event.stop_sequence
+
     def count(self) -> Counts:
         reasoning = tokens.estimate(self.reasoning)
         return Counts(tokens.estimate(self.prompt), tokens.estimate(self.text) + reasoning, reasoning)
@@ -59,7 +63,7 @@ class Encoder(Protocol):
 
     heartbeat: bytes
 
-    def begin(self) -> bytes: ...
+    def begin(self, told: Told) -> bytes: ...
 
     def text(self, text: str) -> bytes: ...
 
@@ -78,7 +82,7 @@ def respond(answer: Answer, encoder: Encoder, *, stream: bool, headers: Mapping[
     """The response to a request that has been accepted. Closes ``answer``; raises what a whole one fails with."""
     if stream:
         heartbeat_s: float = current_app.config["HEARTBEAT_S"]
-        return event_stream(_streamed(answer, encoder, heartbeat_s), answer.close, {**headers, **said_beside(answer)})
+        return event_stream(_streamed(answer, encoder, heartbeat_s), answer, headers, lambda: said_beside(answer))
     response = json_response(encoder.whole(_collected(answer)))
     response.headers.update({**headers, **said_beside(answer)})
     return response
@@ -99,7 +103,7 @@ def _streamed(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[
 
 def _batches(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[bytes]:
     told = Told(answer.prompt)
-    out = [encoder.begin()]
+    out = [encoder.begin(told)]
     wrote_at = time.monotonic()
     for batch in answer:
         for event in batch:
@@ -114,7 +118,7 @@ def _batches(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[b
                     told.citations.append(event)
                     out.append(encoder.citation(event))
                 case Finished():
-                    told.reason, told.stop_sequence = event.reason, event.stop_sequence
+                    told.finish(event, answer.prompt)
                     out.append(encoder.end(told))
         piece = b"".join(out)
         out.clear()
@@ -139,7 +143,7 @@ def _collected(answer: Answer) -> Told:
                     case Citation():
                         told.citations.append(event)
                     case Finished():
-                        told.reason, told.stop_sequence = event.reason, event.stop_sequence
+                        told.finish(event, answer.prompt)
     except BaseException as e:
         answer.close(e)
         raise

@@ -44,8 +44,7 @@ def create(conversation_id: str | None = None) -> Response:
     shape = _Shape(reply_id("chatcmpl-", who), chat.model, body.choices, body.wants_usage)
     if body.stream:
         heartbeat_s: float = current_app.config["HEARTBEAT_S"]
-        headers |= said_beside(answer)
-        return event_stream(encode_stream(answer, shape, heartbeat_s), answer.close, headers)
+        return event_stream(encode_stream(answer, shape, heartbeat_s), answer, headers, lambda: said_beside(answer))
     response = json_response(encode_completion(answer, shape))
     response.headers.update(headers | said_beside(answer))
     return response
@@ -74,6 +73,8 @@ class _Answers(Protocol):
     @property
     def rebuilt_from(self) -> str | None: ...
 
+    def wait_for_answer(self) -> None: ...
+
     def __iter__(self) -> Iterator[tuple[int, Sequence[Event]]]: ...
 
     def close(self, error: BaseException | None = None) -> None: ...
@@ -84,6 +85,7 @@ class _One:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
+        self.wait_for_answer: Callable[[], None] = answer.wait_for_answer
         self.close: Callable[..., None] = answer.close
 
     @property

@@ -154,7 +154,7 @@ class _Encoder:
         self._after_reason = b"}]" + tail
         self._after_text = self._between + b"null" + self._after_reason
 
-    def begin(self) -> bytes:
+    def begin(self, told: Told) -> bytes:  # noqa: ARG002  # an Encoder's
         # This API has no first chunk; the headers should not wait for the first word all the same.
         return sse.COMMENT
 

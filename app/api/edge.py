@@ -26,7 +26,7 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
-    use: Use | None = g.pop("use", None)
+    use: Use | None = g.get("use")
     if use is not None:
         # Where something else was exceeded, its numbers are the ones that count.
         if "x-ratelimit-limit-requests" not in response.headers:

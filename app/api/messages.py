@@ -72,9 +72,7 @@ def create() -> Response:
     chat = ChatRequest(body.model, body.to_messages(), asked_conversation(), body.options())
     headers = body.settle()
     answer = gateway().open(chat, who, commit=bool(body.stream))
-    encoder = _Encoder(
-        reply_id("msg_", who), body.model, tokens.estimate(answer.prompt), show_thinking=body.wants_thinking
-    )
+    encoder = _Encoder(reply_id("msg_", who), body.model, show_thinking=body.wants_thinking)
     return respond(answer, encoder, stream=bool(body.stream), headers=headers)
 
 
@@ -351,17 +349,16 @@ class _Encoder:
 
     heartbeat = sse.encode(b'{"type":"ping"}', "ping")
 
-    def __init__(self, reply_id: str, model: str, input_tokens: int, *, show_thinking: bool) -> None:
+    def __init__(self, reply_id: str, model: str, *, show_thinking: bool) -> None:
         self._model = model
-        self._input_tokens = input_tokens
         self._show_thinking = show_thinking
         self._id = reply_id
         # The block that is open, if any, and how many have been opened.
         self._open: Literal["text", "thinking"] | None = None
         self._blocks = 0
 
-    def begin(self) -> bytes:
-        usage = {"input_tokens": self._input_tokens, "output_tokens": 0}
+    def begin(self, told: Told) -> bytes:
+        usage = {"input_tokens": told.count().input, "output_tokens": 0}
         return self._event("message_start", message=self._message([], usage)) + self.heartbeat
 
     def text(self, text: str) -> bytes:

@@ -531,7 +531,7 @@ class _Encoder:
         self._thought: _Item | None = None
         self._annotations: list[dict[str, Any]] = []
 
-    def begin(self) -> bytes:
+    def begin(self, told: Told) -> bytes:  # noqa: ARG002  # an Encoder's
         response = self._response("in_progress", [])
         return self._event("response.created", response=response) + self._event(
             "response.in_progress", response=response
