@@ -39,10 +39,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class JsonFormat:
-    """The answer must be one JSON object. ``schema`` is a JSON Schema as JSON text, None for any object."""
+    """The answer must be one JSON object. ``schema`` is a JSON Schema as JSON text, None for any object.
+    ``asked_in``: the field that says so, for what is wrong with it."""
 
     name: str = "json_object"
     schema: str | None = None
+    description: str = ""
+    asked_in: str = "response_format"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ class Options:
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One turn that a client asks for. ``conversation_id`` is None for a stateless one. ``after_turn``: how many
-    turns the conversation must have behind it, where the client goes on from one that it names.
+    turns the conversation must have behind it, where the client goes on from one that it names. ``mends``: it is the
+    second half of the last turn, which counts once.
     """
 
     model: str
@@ -71,6 +75,7 @@ class ChatRequest:
     conversation_id: str | None = None
     options: Options = Options()
     after_turn: int | None = None
+    mends: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,15 @@ log = logging.getLogger(__name__)
 
 # How often a waiting turn looks whether the conversation is free. Seconds.
 _LOOK_EVERY_S = 0.1
-# How long the number of a key's conversations is believed without counting again. Seconds.
+# How long the number of a key's conversations is believed without counting again, seconds, while it is below this
+# share of what is allowed: other workers make some, too.
 _COUNT_EVERY_S = 10.0
+_WELL_BELOW = 0.9
 # How often conversations that are too old are looked for, and how many are forgotten at once.
 _AGE_EVERY_S = 600.0
 _AGE_BATCH = 100
+# Where in the transcript of a turn its second half begins: behind all that can be said in the first.
+_MENDED_LINE = 1_000_000
 
 
 class Hold:
@@ -67,22 +71,31 @@ class Hold:
         )
 
     def complete(
-        self, model: str, message_id: str | None, system_digest: str, said: Sequence[Message], answer: str
+        self,
+        model: str,
+        message_id: str | None,
+        system_digest: str,
+        said: Sequence[Message],
+        answer: str,
+        *,
+        counts: bool,
     ) -> None:
-        """The turn has been answered in full: it counts, and the conversation is free.
+        """The turn has been answered in full, and the conversation is free.
 
-        ``said``: what was new in it. Raises ConversationTaken where another turn took the conversation over.
+        ``said``: what was new in it. ``counts``: else it belongs to the one before. Raises ConversationTaken where
+        another turn took the conversation over.
         """
         if not self._open:
             return
         if self._keep_transcript:
             lines = [(m.role, m.text) for m in said] + [("assistant", answer)]
-            self._store.transcripts.add(self.row.owner, self.row.id, self.row.turns, lines)
+            turn, first = (self.row.turns, 0) if counts else (self.row.turns - 1, _MENDED_LINE)
+            self._store.transcripts.add(self.row.owner, self.row.id, turn, lines, first)
         saved = self._save(
             model=model,
             message_id=message_id,
             system_digest=system_digest,
-            turns=self.row.turns + 1,
+            turns=self.row.turns + counts,
             updated_at=self._store.database.now(),
             held_until=0.0,
         )
@@ -183,7 +196,7 @@ class Conversations:
             now = time.monotonic()
             counted_at, count = self._counts.get(row.owner, (0.0, 0))
             count += 1
-            if now - counted_at > _COUNT_EVERY_S or count > self._limits.most:
+            if now - counted_at > _COUNT_EVERY_S or count > self._limits.most * _WELL_BELOW:
                 counted_at, count = now, self._store.conversations.count(row.owner)
             self._counts[row.owner] = (counted_at, count)
             if count > self._limits.most:

@@ -11,6 +11,7 @@
     ├─ ConversationTaken                    409  ours      another turn took it over while this one was frozen
     ├─ TooManyConversations                 429  request   its API key has as many as it may have
     ├─ AnswerLost                           409  request   the answer for this Idempotency-Key cannot be had again
+    ├─ FirstRequestFailed                   409  request   nobody has asked yet for what this key was to repeat
     ├─ NoAccountFree                        429  account   all are busy or rest, for longer than anybody waits
     ├─ ClientGone                           499  request   nobody is listening any more
     └─ UpstreamError                        502  upstream
@@ -143,6 +144,12 @@ class AnswerLost(GatewayError):
     blame: ClassVar[Blame] = "request"
     default_code = "answer_lost"
     permanent = True
+
+
+class FirstRequestFailed(GatewayError):
+    status = 409
+    blame: ClassVar[Blame] = "request"
+    default_code = "first_request_failed"
 
 
 class NoAccountFree(GatewayError):

@@ -15,6 +15,9 @@ _MAX_DEPTH = 200
 _FENCED = re.compile(r"(?:^|\n)[ \t]*(```+|~~~+)[ \t]*(?:json[a-z0-9]*)?[ \t]*\n", re.IGNORECASE)
 _BEGINNING = re.compile(r"[\[{]")
 _BLANK = re.compile(r"[ \t\r\n]*")
+# With what the first item of a list begins, and hardly a word in brackets.
+_BEGUN = re.compile(r"[ \t\r\n]*(?:[\[{\"]|-?\d|true\b|false\b|null\b)")
+_STRING_OR_BRACKET = re.compile(r"\"(?:[^\"\\]|\\.)*+\"?+|[\[\]{}]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class Found:
 def found(text: str) -> Iterator[Found]:
     """The values in ``text``, the most likely first: all of it, what fences hold, the first that is complete, …
 
-    Objects and lists are found anywhere, other values only where they stand alone.
+    Objects and lists are found anywhere, other values only where they stand alone. What stands within a value that
+    was begun and is broken or cut off is only a part of what was meant, and is not found.
     """
     whole = _at(text, _skip(text, 0))
     if whole is not None and _skip(text, whole[1]) == len(text):
@@ -46,12 +50,30 @@ def found(text: str) -> Iterator[Found]:
         here = _at(text, beginning.start())
         if here is not None:
             yield here[0]
-        at = beginning.end() if here is None else here[1]
+            at = here[1]
+        elif beginning[0] == "[" and not _BEGUN.match(text, beginning.end()):
+            # A bracket in a sentence.
+            at = beginning.end()
+        else:
+            at = _behind(text, beginning.start())
 
 
 def _skip(text: str, at: int) -> int:
     blank = _BLANK.match(text, at)
     return blank.end() if blank is not None else at
+
+
+def _behind(text: str, at: int) -> int:
+    """Where the brackets are closed again that are opened there; the end of the text where they are not."""
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(text, at):
+        if token[0] in "[{":
+            depth += 1
+        elif token[0] in "]}":
+            depth -= 1
+        if depth == 0:
+            return token.end()
+    return len(text)
 
 
 def _at(text: str, at: int) -> tuple[Found, int] | None:

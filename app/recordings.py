@@ -32,7 +32,7 @@ from app.chat import (
     ReasoningDelta,
     TextDelta,
 )
-from app.errors import AnswerLost, ClientGone, GatewayError, InvalidRequest
+from app.errors import AnswerLost, ClientGone, FirstRequestFailed, GatewayError, InvalidRequest
 from app.presence import Presence
 from app.store import RecordingRow, Store
 
@@ -242,9 +242,8 @@ class _Kept:
     def _look(self) -> bool:
         row: RecordingRow | None = self._store.recordings.find(self._seal.id, self._store.database.now())
         if row is None:
-            raise AnswerLost(
+            raise FirstRequestFailed(
                 "the first request with this Idempotency-Key failed before Kimi had heard of it; send it again",
-                code="first_request_failed",
                 retry_after_s=1,
             )
         if row.request != self._digest:

@@ -42,7 +42,7 @@ def open_structured(open_text: Opener, request: ChatRequest, caller: Caller, *, 
     """As ``Gateway.open``, for a request with a format. Raises InvalidRequest for a schema that cannot be used."""
     wanted = request.options.format
     assert wanted is not None, "asked for text"
-    schema = None if wanted.schema is None else Schema(wanted.schema)
+    schema = None if wanted.schema is None else Schema(wanted.schema, wanted.asked_in)
     return _StructuredAnswer(
         open_text, replace(request, messages=_with_wish(request, wanted)), caller, schema, commit
     )
@@ -83,6 +83,14 @@ class _StructuredAnswer:
 
     def __iter__(self) -> Iterator[Sequence[Event]]:
         text, end = yield from self._listen(self._answers[0])
+        try:
+            yield from self._certain(text, end)
+        except GatewayError as e:
+            # The first turn has been said, whatever became of its answer or of the second.
+            e.sent = True
+            raise
+
+    def _certain(self, text: str, end: Finished) -> Iterator[Sequence[Event]]:
         json, problem = self._judge(text)
         if problem is not None and _is_whole(end):
             log.info("an answer was not the JSON that was asked for (%s); it is sent back", problem.rule)
@@ -94,7 +102,8 @@ class _StructuredAnswer:
                     f"(rule '{problem.rule}'); ask again, ask for less, or use a model that thinks"
                 )
         if problem is None:
-            yield [TextDelta(json), Finished("stop")]
+            # It is whole, wherever the words behind it were cut off; but what Kimi took exception to stays that.
+            yield [TextDelta(json), end if end.reason == "content_filter" else Finished("stop")]
         else:
             yield [*([TextDelta(text)] if text else []), end]
 
@@ -125,18 +134,17 @@ class _StructuredAnswer:
         messages = (
             *self._request.messages,
             Message("assistant", (flawed,)),
-            Message("user", (_MEND.format(problem=problem.message[:_MAX_MESSAGE_CHARS]),)),
+            Message("user", (_MEND.format(problem=_sayable(problem.message[:_MAX_MESSAGE_CHARS])),)),
         )
-        try:
-            answer = self._open_text(replace(self._request, messages=messages), self._caller, commit=True)
-            self._answers.append(answer)
-            if self._closed:
-                answer.close()
-            return (yield from self._listen(answer))
-        except GatewayError as e:
-            # The first turn has been said, whatever became of the second.
-            e.sent = e.sent or self._request.conversation_id is not None
-            raise
+        after = self._request.after_turn
+        request = replace(
+            self._request, messages=messages, after_turn=None if after is None else after + 1, mends=True
+        )
+        answer = self._open_text(request, self._caller, commit=True)
+        self._answers.append(answer)
+        if self._closed:
+            answer.close()
+        return (yield from self._listen(answer))
 
     def _judge(self, text: str) -> tuple[str, Problem | None]:
         """The JSON in it, or what is wrong with what comes nearest to it."""
@@ -158,9 +166,18 @@ def _is_whole(end: Finished) -> bool:
     return end.reason == "stop" and end.stop_sequence is None
 
 
+def _sayable(text: str) -> str:
+    """Without halves of surrogate pairs, which a name in JSON may hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _with_wish(request: ChatRequest, wanted: JsonFormat) -> tuple[Message, ...]:
     """The messages with the wish behind what is said last: it concerns this turn, also in a long conversation."""
-    wish = _OBJECT if wanted.schema is None else _SCHEMA.format(name=wanted.name, schema=wanted.schema)
+    if not request.messages:
+        # Nothing was said, which is refused where it is found for all requests.
+        return ()
+    name = f"{wanted.name}: {wanted.description}" if wanted.description else wanted.name
+    wish = _OBJECT if wanted.schema is None else _SCHEMA.format(name=name, schema=wanted.schema)
     *earlier, last = request.messages
     if last.role != "user":
         return (*request.messages, Message("user", (wish,)))

@@ -398,7 +398,14 @@ class Turns:
                 self._save_chat(turn, attempt, hold)
             answer = "".join(attempt.text)
             try:
-                hold.complete(turn.request.model, attempt.message_id, plan.system_digest, plan.said, answer)
+                hold.complete(
+                    turn.request.model,
+                    attempt.message_id,
+                    plan.system_digest,
+                    plan.said,
+                    answer,
+                    counts=not turn.request.mends,
+                )
             except ConversationTaken:
                 # Whoever took it over may be speaking in this chat.
                 attempt.forget_chat()

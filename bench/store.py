@@ -55,7 +55,7 @@ class _Worker:
             lease = self.leases.lease(_ACCOUNTS, "k2", _CALLER.owner, Cancellation())
             if hold.is_new:
                 hold.save_chat(lease.account_id, "kimi_rest", "k2", uuid.uuid4().hex, None)
-            hold.complete("k2", None, "digest", (), "")
+            hold.complete("k2", None, "digest", (), "", counts=True)
             self.leases.release(lease)
 
     def chat(self) -> None:

@@ -102,7 +102,8 @@ def test_in_a_conversation_it_is_mended_in_the_same_chat(
     first, second = simulator.turns()
     assert first.chat == second.chat and "who?" not in second.text
     assert "it holds no complete JSON value" in second.text
-    assert gateway.get(f"/v1/chat/completions/{name}").json()["turns"] == 2
+    # It was one question.
+    assert gateway.get(f"/v1/chat/completions/{name}").json()["turns"] == 1
     # The wish was for that turn only.
     simulator.knobs(say="plain")
     assert Answer.of_completion(gateway.say("and now?", name)).content == "plain"
@@ -141,6 +142,20 @@ def test_thinking_flows_while_the_json_is_awaited(gateway: Gateway, simulator: S
                 content += delta.get("content") or ""
     assert beats >= 1
     assert content == GOOD
+
+
+def test_a_part_of_an_answer_that_was_cut_is_not_the_answer(gateway: Gateway, simulator: Simulator) -> None:
+    said = '{"items": [{"a": 1}, {"b": 2}, {"c": 3}, {"d": 4}, {"e": 5}]}'
+    simulator.knobs(say=said, token_chars=1)
+    answer = ask(gateway, True, response_format=OBJECT, max_tokens=15)
+    assert said.startswith(answer.content) and '{"a": 1}' in answer.content
+    assert answer.finish_reason == "length"
+
+
+def test_json_that_kimi_moderates_is_still_moderated(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(fail="moderated", fail_after=1, say=GOOD, token_chars=len(GOOD))
+    answer = ask(gateway, True, response_format=OBJECT)
+    assert (answer.content, answer.finish_reason) == (GOOD, "content_filter")
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -182,7 +197,23 @@ def test_any_schema_of_any_value(
 
 
 @pytest.mark.parametrize(
-    "said", ["[1]", '"text"', "{'a': 1}", '{"a": 1,}', '{"a": NaN}', '{"a": ', "[" * 3000 + "{}"]
+    "said",
+    [
+        "[1]",
+        '"text"',
+        "{'a': 1}",
+        '{"a": 1,}',
+        '{"a": NaN}',
+        '{"a": ',
+        "[" * 3000 + "{}",
+        # Parts of what was meant.
+        '{"items": [{"a": 1}, {"b": 2},]}',
+        '{"items": [{"a": 1} {"b": 2}]}',
+        '{items: {"a": 1}}',
+        '[{"a": 1}, {"b": 2},',
+        '[true, {"a": 1},]',
+        '{"a": "}", {"b": 1}',
+    ],
 )
 def test_what_is_no_json_object_is_not_taken_for_one(gateway: Gateway, simulator: Simulator, said: str) -> None:
     say_in_turn(simulator, said, '{"mended": true}')
@@ -217,9 +248,27 @@ def nested(levels: int) -> dict[str, Any]:
         ({"type": "no such type"}, "{}"),
         (nested(120), "[]"),
         ({"type": "object", "description": "x" * 120_000}, "{}"),
+        ({"type": "object", "enum": [[[]] * 200_000]}, "{}"),
+        ({"type": "string", "pattern": "(?:(?:(?:a{1000}){1000}){1000}){1000}"}, '"a"'),
+        ({"type": "string", "pattern": "(?#[)(?:(?:a{1000}){1000}){1000}]"}, '"a"'),
+        ({"type": "string", "pattern": "a{99999999999999999999}"}, '"a"'),
+        ({"$schema": ["x"]}, "{}"),
+        ({"$schema": "http://["}, "{}"),
+        ({"$ref": "#/title", "title": "x"}, "{}"),
+        ({"type": "object", "$dynamicRef": "#/title", "title": "x"}, "{}"),
+        (
+            {"$schema": "http://json-schema.org/draft-03/schema#", "properties": {"x": {"type": "canary"}}},
+            json.dumps({"x": CANARY}),
+        ),
+        ({"type": "object", "properties": {"x": {"multipleOf": 0.01}}}, '{"x": 1e999}'),
+        ({"type": "object", "default": json.loads("[" * 300 + "]" * 300)}, "{}"),
     ],
-    ids=["pattern", "doubled", "circle", "nowhere", "names", "remote", "no pattern", "no type", "deep", "long"],
-)
+    ids=[
+        "pattern", "doubled", "circle", "nowhere", "names", "remote", "no pattern", "no type", "deep", "long",
+        "longer", "repeats", "hidden", "huge", "no name", "no address", "no schema", "no anchor", "canary",
+        "infinite", "default",
+    ],
+)  # fmt: skip
 def test_a_schema_that_cannot_be_used_is_a_clear_error_and_stops_nobody(
     gateway: Gateway, simulator: Simulator, schema: dict[str, Any], said: str
 ) -> None:
@@ -228,8 +277,56 @@ def test_a_schema_that_cannot_be_used_is_a_clear_error_and_stops_nobody(
     assert response.status_code == 400, response.text
     error = response.json()["error"]
     assert error["type"] == "invalid_request_error" and error["param"].startswith("response_format")
-    # The next one finds a worker that works.
+    # The next one finds a worker that works, and which has told nobody.
     assert gateway.get("/healthz").status_code == 200
+    assert CANARY not in gateway.log()
+
+
+def test_a_name_that_is_half_a_character_can_be_mended(gateway: Gateway, simulator: Simulator) -> None:
+    say_in_turn(simulator, '{"\\ud800": 1}', '{"a": "b"}')
+    schema = {"type": "object", "additionalProperties": {"type": "string"}}
+    assert ask(gateway, True, response_format=asked(schema)).content == '{"a": "b"}'
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("messages", {"messages": [{"role": "user", "content": []}], "max_tokens": 9,
+                      "output_config": {"format": {"type": "json_schema", "schema": {}}}}),
+        ("responses", {"input": [{"type": "reasoning"}], "text": {"format": {"type": "json_object"}}}),
+    ],
+)  # fmt: skip
+def test_a_wish_without_a_question_is_refused(gateway: Gateway, simulator: Simulator, path: str, body: Any) -> None:
+    response = gateway.post(f"/v1/{path}", json={"model": gateway.model, **body})
+    assert response.status_code == 400 and "no text" in response.json()["error"]["message"]
+
+
+def test_the_field_that_holds_the_schema_is_named(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(say="{}")
+    wanted = {"format": {"type": "json_schema", "name": "a", "schema": {"$ref": "#/$defs/nowhere"}}}
+    body = {"model": gateway.model, "input": CANARY, "text": wanted, "store": False}
+    error = gateway.post("/v1/responses", json=body).json()["error"]
+    assert (error["param"], error["code"]) == ("text.format.schema", "unusable_schema")
+
+
+def test_its_description_is_told_to_kimi(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(say=GOOD)
+    wish = asked(PERSON)
+    wish["json_schema"]["description"] = "somebody famous"
+    ask(gateway, False, response_format=wish)
+    assert "(named person: somebody famous)" in simulator.prompts()[0]
+
+
+def test_a_mended_response_is_one_turn(gateway: Gateway, simulator: Simulator) -> None:
+    say_in_turn(simulator, "I would rather talk.", GOOD)
+    wanted = {"format": {"type": "json_schema", "name": "a", "schema": PERSON}}
+    body = {"model": gateway.model, "input": f"who? {CANARY}"}
+    first = gateway.post("/v1/responses", json={**body, "text": wanted}).json()
+    assert first["output"][-1]["content"][0]["text"] == GOOD
+    simulator.knobs(say="plain")
+    second = gateway.post("/v1/responses", json={**body, "previous_response_id": first["id"]})
+    assert second.ok, second.text
+    assert len({turn.chat for turn in simulator.turns()}) == 1 and len(simulator.turns()) == 3
 
 
 _VALUES = st.recursive(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import ROOT, Gateway, Running, Simulator
+from tests.running import CANARY, ROOT, Gateway, Running, Simulator
 
 IGNORED: dict[str, Any] = {
     "temperature": 0.2,
@@ -85,6 +85,27 @@ def test_a_part_of_an_honoured_parameter_is_named_too(gateway: Gateway, simulato
         "thinking.budget_tokens",
         "stream_options.include_obfuscation",
     }
+
+
+def test_what_has_no_effect_within_a_field_is_named(gateway: Gateway, simulator: Simulator) -> None:
+    """Moonshot's own platform goes on writing a message that is partial: here nothing would."""
+    said = [{"role": "user", "content": CANARY}, {"role": "assistant", "content": "It", "partial": True}]
+    response = gateway.chat({"model": gateway.model, "messages": [*said, said[0]]})
+    assert response.headers["x-ignored-params"] == "messages.partial"
+    for path, tool, named in (
+        ("responses", {"type": "web_search", "filters": {"allowed_domains": ["a.example"]}}, "tools.filters"),
+        ("messages", {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}, "tools.max_uses"),
+    ):
+        body = {"input": CANARY} if path == "responses" else {"messages": said[:1], "max_tokens": 99}
+        response = gateway.post(f"/v1/{path}", json={"model": gateway.model, "tools": [tool], **body})
+        assert response.ok and response.headers["x-ignored-params"] == named
+
+
+def test_a_type_that_is_not_known_is_not_repeated(gateway: Gateway, simulator: Simulator) -> None:
+    response = gateway.chat({"model": gateway.model, "messages": [{"role": "user", "content": [{"type": CANARY}]}]})
+    error = response.json()["error"]
+    assert response.status_code == 400 and error["param"] == "messages[0].content[0]"
+    assert "should be one of 'text', 'refusal'" in error["message"] and CANARY not in gateway.log()
 
 
 def test_names_that_are_none_stay_out_of_the_header(gateway: Gateway, simulator: Simulator) -> None:

@@ -15,6 +15,7 @@ from tests.running import (
     Gateway,
     Running,
     Simulator,
+    mint,
     read_stream,
     wait_until,
 )
@@ -185,6 +186,53 @@ def test_several_choices_and_turns_of_a_conversation_are_repeated_too(
         assert first["choices"] == again["choices"]
     assert quick.get(path).json()["turns"] == 2
     assert len(simulator.turns()) == 4
+
+
+def test_a_turn_whose_json_cannot_be_mended_is_not_said_again(
+    quick: Gateway, simulator: Simulator, name: str
+) -> None:
+    simulator.knobs(say="no json")
+    path = f"/v1/chat/completions/{name}"
+    errors = [post(quick, name, path=path, response_format={"type": "json_object"}).json()["error"] for _ in range(2)]
+    assert errors[0] == errors[1] and errors[0]["code"] == "invalid_json_answer"
+    assert len(simulator.turns()) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "first"),
+    [
+        ("responses", {"input": CANARY, "store": False}, "response.created"),
+        ("messages", {"messages": [{"role": "user", "content": CANARY}], "max_tokens": 9}, "message_start"),
+    ],
+)
+def test_a_stream_that_fails_at_once_has_its_beginning(
+    running: Running, simulator: Simulator, path: str, body: dict[str, Any], first: str
+) -> None:
+    # After the status was certain, and before anything else was to be sent.
+    simulator.knobs(fail="too_long", first_delay_s=0.4)
+    with running.gateway(simulator.url, COMMIT_AFTER_S="0.05") as gateway:
+        sent = {"model": gateway.model, "stream": True, **body}
+        response = requests.post(f"{gateway.url}/v1/{path}", json=sent, headers={"Idempotency-Key": "k"}, timeout=60)
+    assert response.text.startswith(f"event: {first}\n") and "event: error\n" in response.text
+
+
+def test_who_joined_a_request_that_was_never_made_may_make_it(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(gate="full", gate_after=1)
+    settings: dict[str, Any] = {"KIMI_TOKENS": mint("alice"), "ACCOUNT_MAX_STREAMS": "1", "QUEUE_WAIT_S": "1"}
+    with (
+        running.gateway(simulator.url, **settings) as gateway,
+        gateway.say("first", stream=True) as first,
+        ThreadPoolExecutor(2) as clients,
+    ):
+        simulator.wait("gate_waiting:full", equals=1)
+        # Which of them comes first, nobody knows.
+        replies = [reply.result() for reply in [clients.submit(post, gateway, "joined") for _ in range(2)]]
+        refused, joined = sorted(replies, key=lambda reply: -reply.status_code)
+        assert (refused.status_code, joined.status_code) == (429, 409)
+        assert joined.json()["error"]["code"] == "first_request_failed"
+        assert joined.headers["Retry-After"] == "1" and "x-should-retry" not in joined.headers
+        simulator.open_gate("full")
+        assert read_stream(first).finish_reason == "stop"
 
 
 def test_what_is_kept_cannot_be_read_without_the_key(running: Running, simulator: Simulator) -> None:

@@ -90,20 +90,21 @@ def respond(answer: Answer, encoder: Encoder, *, stream: bool, headers: Mapping[
 
 def _streamed(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[bytes]:
     """What came in one read leaves in one write."""
+    told = Told(answer.prompt)
+    # What is to be sent with the next piece, if only with the failure.
+    out = [encoder.begin(told)]
     try:
-        yield from _batches(answer, encoder, heartbeat_s)
+        yield from _batches(answer, encoder, told, out, heartbeat_s)
     except Exception as e:  # noqa: BLE001  # the edge of a stream whose status is long sent; failure_of logs it
         # Also where the client seems to have left: it may have closed its sending half only, and must not take a
         # cut answer for a whole one.
         answer.close(e)
-        yield encoder.fail(failure_of(e))
+        yield b"".join([*out, encoder.fail(failure_of(e))])
     finally:
         answer.close()
 
 
-def _batches(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[bytes]:
-    told = Told(answer.prompt)
-    out = [encoder.begin(told)]
+def _batches(answer: Answer, encoder: Encoder, told: Told, out: list[bytes], heartbeat_s: float) -> Iterator[bytes]:
     wrote_at = time.monotonic()
     for batch in answer:
         for event in batch:

@@ -34,9 +34,13 @@ def parse(model: type[_F], data: bytes) -> _F:
         return model.model_validate(raw)
     except ValidationError as e:
         # A value that fits none of several forms has an error for each: the one that got furthest is meant.
-        first = max(e.errors(include_url=False, include_context=False), key=lambda error: len(error["loc"]))
+        first = max(e.errors(include_url=False), key=lambda error: len(error["loc"]))
         param = _param(first["loc"], raw, is_missing=first["type"] == "missing")
-        raise InvalidRequest(f"{param}: {first['msg']}", param=param) from None
+        message = first["msg"]
+        if first["type"] == "union_tag_invalid":
+            # That of pydantic repeats what was sent, and people send anything: it would stand in the log.
+            message = "{discriminator} should be one of {expected_tags}".format(**first["ctx"])
+        raise InvalidRequest(f"{param}: {message}", param=param) from None
 
 
 def unsupported(name: str, why: str) -> InvalidRequest:

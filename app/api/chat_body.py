@@ -7,12 +7,11 @@ know that Kimi exists, except in the sentences for people.
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from app.api.bodies import Fields
 from app.api.parameters import Parameters, Use
-from app.api.schemas import check_schema
+from app.api.schemas import schema_text
 from app.api.uses import (
     BIASES,
     BOOKKEEPING,
@@ -337,9 +336,9 @@ def _json_format(wish: _Text | _JsonObject | _JsonSchema | None) -> JsonFormat |
     match wish:
         case _JsonObject():
             return JsonFormat()
-        case _JsonSchema(json_schema=_Schema(name=name, schema_=schema)):
-            if schema is not None:
-                check_schema(schema, "response_format.json_schema.schema")
-            return JsonFormat(name, None if schema is None else orjson.dumps(schema).decode())
+        case _JsonSchema(json_schema=_Schema(name=name, schema_=schema, description=description)):
+            place = "response_format.json_schema.schema"
+            text = None if schema is None else schema_text(schema, place)
+            return JsonFormat(name, text, description or "", place)
         case _:
             return None

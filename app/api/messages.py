@@ -19,8 +19,8 @@ from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
 from app.api.failures import Failure, answer_failures
 from app.api.operations import OF_ANSWERS, Operation, object_of
-from app.api.parameters import Parameters, Use
-from app.api.schemas import check_schema
+from app.api.parameters import Parameters, Use, unknown_fields
+from app.api.schemas import schema_text
 from app.api.uses import BOOKKEEPING, MODEL, SAMPLING, VENDOR, Number
 from app.chat import ChatRequest, Citation, JsonFormat, Message, Options, ToolCall
 from app.errors import InvalidRequest
@@ -160,7 +160,9 @@ class _Message(Fields):
                 case _Text(text=text):
                     texts.append(text)
                 case _ToolUse():
-                    calls.append(ToolCall(block.id, block.name, orjson.dumps(block.input).decode()))
+                    calls.append(
+                        ToolCall(block.id, block.name, _json(block.input, f"{place}.content[{index}].input"))
+                    )
                 case _ToolResult():
                     results = _result_texts(block, f"{place}.content[{index}].content")
                     yield Message("tool", tuple(results), tool_call_id=block.tool_use_id)
@@ -168,6 +170,13 @@ class _Message(Fields):
                     _refuse_block(block.type, f"{place}.content[{index}]")
         if texts or calls:
             yield Message(self.role, tuple(texts), tool_calls=tuple(calls))
+
+
+def _json(value: Any, place: str) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        raise InvalidRequest(f"{place} is nested too deep", param=place) from None
 
 
 def _result_texts(result: _ToolResult, place: str) -> Iterator[str]:
@@ -329,12 +338,14 @@ class Body(_Prompt):
         wanted = self.output_config.format if self.output_config else None
         if wanted is None:
             return None
-        check_schema(wanted.schema_, "output_config.format.schema")
-        return JsonFormat("answer", orjson.dumps(wanted.schema_).decode())
+        place = "output_config.format.schema"
+        return JsonFormat("answer", schema_text(wanted.schema_, place), asked_in=place)
 
     def _ignored(self) -> Iterator[str]:
         only_searches = all(tool.searches for tool in self.tools or ())
         yield from (name for name in super()._ignored() if name != "tools" or not only_searches)
+        if only_searches:
+            yield from unknown_fields(self.tools, "tools")
         if self.thinking is not None and self.thinking.budget_tokens is not None:
             yield "thinking.budget_tokens"
 

@@ -51,7 +51,7 @@ class Parameters(Fields):
         for name, use, value in self._sent():
             if use.refusal is not None and value is not None and (why := use.refusal(value)):
                 raise unsupported(name, why)
-        return name_ignored(list(self._ignored()))
+        return name_ignored(list(dict.fromkeys(self._ignored())))
 
     def _sent(self) -> list[tuple[str, Use, Any]]:
         """The fields that stand in the body: a few of many."""
@@ -62,9 +62,22 @@ class Parameters(Fields):
         for name, use, value in self._sent():
             if use.done == "ignored" and has_effect(value) and value not in use.neutral:
                 yield name
-            if isinstance(value, Fields):
-                yield from (f"{name}.{inner}" for inner, v in (value.model_extra or {}).items() if has_effect(v))
+            else:
+                yield from unknown_fields(value, name)
         yield from (name for name, value in (self.model_extra or {}).items() if has_effect(value))
+
+
+def unknown_fields(value: Any, place: str) -> Iterator[str]:
+    """The fields in ``value`` that we do not know and that should have an effect."""
+    if isinstance(value, list):
+        for item in value:
+            yield from unknown_fields(item, place)
+    elif isinstance(value, Fields):
+        yield from (f"{place}.{name}" for name, inner in (value.model_extra or {}).items() if has_effect(inner))
+        for name in value.model_fields_set:
+            inner = getattr(value, name, None)
+            if isinstance(inner, list | Fields):
+                yield from unknown_fields(inner, f"{place}.{name}")
 
 
 def describe(model: type[Parameters], language: Language) -> str:

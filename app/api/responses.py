@@ -26,8 +26,8 @@ from app.api.bodies import Fields, parse
 from app.api.doors import asked_conversation
 from app.api.failures import Failure
 from app.api.operations import OF_ANSWERS, Operation, object_of
-from app.api.parameters import Parameters, Use
-from app.api.schemas import check_schema
+from app.api.parameters import Parameters, Use, unknown_fields
+from app.api.schemas import schema_text
 from app.api.uses import BOOKKEEPING, MODEL, PENALTY, PROBABILITIES, SAMPLING, TOOLS, Number
 from app.chat import Caller, ChatRequest, Citation, JsonFormat, Message, Options, ToolCall
 from app.errors import InvalidRequest, UnknownConversation
@@ -287,6 +287,7 @@ class _Format(Fields):
     name: StrictStr | None = Field(None, min_length=1, max_length=64)
     # Under a name of its own: pydantic's models have a method `schema`.
     schema_: dict[str, Any] | None = Field(None, alias="schema")
+    description: StrictStr | None = None
 
 
 class _TextOptions(Fields):
@@ -480,12 +481,14 @@ class Body(Parameters):
         if wanted.name is None or wanted.schema_ is None:
             missing = "name" if wanted.name is None else "schema"
             raise InvalidRequest(f"text.format.{missing}: needed for json_schema", param=f"text.format.{missing}")
-        check_schema(wanted.schema_, "text.format.schema")
-        return JsonFormat(wanted.name, orjson.dumps(wanted.schema_).decode())
+        place = "text.format.schema"
+        return JsonFormat(wanted.name, schema_text(wanted.schema_, place), wanted.description or "", place)
 
     def _ignored(self) -> Iterator[str]:
         only_searches = all(tool.searches for tool in self.tools or ())
         yield from (name for name in super()._ignored() if name != "tools" or not only_searches)
+        if only_searches:
+            yield from unknown_fields(self.tools, "tools")
         if self.text is not None and self.text.verbosity not in (None, "medium"):
             yield "text.verbosity"
 
@@ -703,7 +706,7 @@ def _format(body: Body) -> dict[str, Any]:
     return {
         "type": "json_schema",
         "name": wanted.name,
-        "description": extra.get("description"),
+        "description": wanted.description,
         "schema": wanted.schema_,
         "strict": extra.get("strict") is True,
     }

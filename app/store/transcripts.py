@@ -44,11 +44,13 @@ class TranscriptRows:
         self._database = database
         self._vault = vault
 
-    def add(self, owner: str, conversation_id: str, turn: int, messages: Sequence[tuple[str, str]]) -> None:
-        """The messages of one turn: role and text, in order."""
+    def add(
+        self, owner: str, conversation_id: str, turn: int, messages: Sequence[tuple[str, str]], first_line: int
+    ) -> None:
+        """Messages of one turn: role and text, in order."""
 
         def write(tx: Transaction) -> None:
-            for line, (role, text) in enumerate(messages):
+            for line, (role, text) in enumerate(messages, first_line):
                 tx.run(
                     _ADD,
                     owner=owner,
