@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,7 +26,7 @@ from app.errors import (
 )
 from app.presence import Presence
 from app.pump import Cancellation
-from app.store import ConversationRow, Store
+from app.store import ConversationRow, Store, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Hold:
         self._open = True
         # Whether the conversation goes with a turn that is not completed: it never really began.
         self.forget = row.chat_id is None
+        # Whether its chat is then to be deleted, too.
+        self.forget_chat = False
 
     @property
     def is_new(self) -> bool:
@@ -87,23 +90,37 @@ class Hold:
         """
         if not self._open:
             return
+        values: dict[str, object] = {
+            "model": model,
+            "message_id": message_id,
+            "system_digest": system_digest,
+            "turns": self.row.turns + counts,
+            "updated_at": self._store.database.now(),
+            "held_until": 0.0,
+        }
         if self._keep_transcript:
             lines = [(m.role, m.text) for m in said] + [("assistant", answer)]
             turn, first = (self.row.turns, 0) if counts else (self.row.turns - 1, _MENDED_LINE)
-            self._store.transcripts.add(self.row.owner, self.row.id, turn, lines, first)
-        saved = self._save(
-            model=model,
-            message_id=message_id,
-            system_digest=system_digest,
-            turns=self.row.turns + counts,
-            updated_at=self._store.database.now(),
-            held_until=0.0,
-        )
+            saved = self._store.database.exclusively(
+                lambda tx: self._save_with_transcript(tx, values, turn, lines, first)
+            )
+        else:
+            saved = self._save(**values)
         self._open = False
         if not saved:
             raise ConversationTaken(
                 "this turn was out of touch with the database for so long that another one took its conversation over"
             )
+
+    def _save_with_transcript(
+        self, tx: Transaction, values: dict[str, object], turn: int, lines: Sequence[tuple[str, str]], first: int
+    ) -> bool:
+        """Both or neither: what a turn said that had lost the conversation is no part of it."""
+        row = self.row
+        if not self._store.conversations.save_in(tx, row.owner, row.id, row.holder, **values):
+            return False
+        self._store.transcripts.put(tx, row.owner, row.id, turn, lines, first)
+        return True
 
     def release(self) -> None:
         """The turn was not completed: the conversation is as it was, or gone where it is to be forgotten."""
@@ -111,10 +128,14 @@ class Hold:
             return
         self._open = False
         if self.forget:
-            row = self.row
-            self._presence.give_back(lambda: self._store.conversations.drop(row.owner, row.id, row.holder))
+            self._presence.give_back(lambda: self._store.database.exclusively(self._drop))
         else:
             self._presence.give_back(lambda: self._save(held_until=0.0))
+
+    def _drop(self, tx: Transaction) -> None:
+        row = self._store.conversations.drop(tx, self.row.owner, self.row.id, self.row.holder)
+        if row is not None and self.forget_chat:
+            _note_chat(self._store, tx, row)
 
     def _save(self, **values: object) -> bool:
         return self._store.conversations.save(self.row.owner, self.row.id, self.row.holder, **values)
@@ -213,12 +234,24 @@ class Conversations:
         while True:
             try:
                 before = self._store.database.now() - self._limits.max_age_s
-                while rows := self._store.conversations.drop_unused(before, self._store.database.now(), _AGE_BATCH):
+                while rows := self._store.database.exclusively(partial(self._drop_unused, before=before)):
                     for row in rows:
                         forget(row)
             except SQLAlchemyError:
                 log.exception("old conversations could not be forgotten")
             time.sleep(_AGE_EVERY_S)
+
+    def _drop_unused(self, tx: Transaction, before: float) -> list[ConversationRow]:
+        rows = self._store.conversations.drop_unused(tx, before, self._store.database.now(), _AGE_BATCH)
+        for row in rows:
+            _note_chat(self._store, tx, row)
+        return rows
+
+
+def _note_chat(store: Store, tx: Transaction, row: ConversationRow) -> None:
+    """Notes the chat of a conversation for deletion as that is forgotten: nobody would find it later."""
+    if row.chat_id is not None and row.upstream is not None and row.account_id is not None:
+        store.litter.add_in(tx, row.upstream, row.chat_id, row.account_id, store.database.now())
 
 
 def what_is_new(row: ConversationRow, messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:

@@ -135,7 +135,7 @@ class Gateway:
         """Forgets the conversation and has its Kimi chat deleted. Raises UnknownConversation, ConversationBusy."""
         row = self._conversations.find(caller.owner, conversation_id)
         with self._conversations.hold(caller, conversation_id, row.model, Cancellation()) as hold:
-            hold.forget = True
+            hold.forget = hold.forget_chat = True
         self._discard_chat(hold.row)
 
     def warnings(self) -> list[str]:
@@ -160,7 +160,7 @@ class Gateway:
 
     def _discard_chat(self, row: ConversationRow) -> None:
         if row.chat_id is not None and row.upstream is not None and row.account_id is not None:
-            self._litter.note(row.upstream, row.chat_id, row.account_id)
+            # It was noted with the loss of the conversation.
             self._litter.discard(row.upstream, row.chat_id, row.account_id)
 
 

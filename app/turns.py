@@ -224,10 +224,12 @@ class Turns:
                     plan = self._rebuilt(turn, hold, e)
                 log.info("%s; attempt %d failed, the next one follows", e.message, turn.attempts)
             finally:
-                if attempt is not None:
-                    self._tidy(attempt, hold)
-                if attempt is None or not attempt.finished:
-                    self._leases.release(lease)
+                try:
+                    if attempt is not None:
+                        self._tidy(attempt, hold)
+                finally:
+                    if attempt is None or not attempt.finished:
+                        self._leases.release(lease)
             turn.waits = True
             if last.blame == "upstream":
                 cancellation.sleep(self._backoff_s(last))
@@ -396,6 +398,9 @@ class Turns:
             plan = attempt.plan
             if plan.resume is None and not hold.is_new:
                 self._save_chat(turn, attempt, hold)
+                if attempt.chat_id is not None:
+                    # From here on it is the conversation's, whatever becomes of this process.
+                    self._litter.keep(attempt.upstream.name, attempt.chat_id)
             answer = "".join(attempt.text)
             try:
                 hold.complete(
@@ -431,13 +436,14 @@ class Turns:
             return
         name, account_id = attempt.upstream.name, attempt.account.id
         if self._is_temporary(attempt, hold):
-            if hold is not None and attempt.finished:
-                self._litter.keep(name, attempt.chat_id)
-            else:
+            if hold is None or not attempt.finished:
                 self._litter.discard(name, attempt.chat_id, account_id)
         elif hold is not None and hold.is_new and not attempt.finished:
             # A first turn that Kimi failed never happened.
-            self._litter.note(name, attempt.chat_id, account_id)
+            try:
+                self._litter.note(name, attempt.chat_id, account_id)
+            except SQLAlchemyError:
+                log.exception("a chat to delete could not be noted")
             self._litter.discard(name, attempt.chat_id, account_id)
         attempt.forget_chat()
 

@@ -123,19 +123,33 @@ def test_a_client_that_leaves_closes_an_upstream_stream_that_ends_with_its_conne
 
 
 @BOTH_MODES
-def test_a_client_that_leaves_while_the_chat_is_being_opened_closes_that_too(
+def test_a_client_that_leaves_while_the_chat_is_being_opened_leaves_none_behind(
     patient: Gateway, simulator: Simulator, stream: bool
+) -> None:
+    simulator.knobs(create_gate="opening")
+    ended = patient.log().count(" end=")
+    client = RawClient(patient, stream)
+    simulator.wait("gate_waiting:opening", equals=1)
+    client.leave("close")
+    wait_until("it is noticed", lambda: patient.log().count(" end=") > ended)
+    simulator.open_gate("opening")
+    wait_until("it is deleted", lambda: [c["deleted"] for c in simulator.state()["chats"].values()] == [True])
+    assert not simulator.turns()
+
+
+def test_a_chat_that_does_not_open_is_not_waited_for_when_its_client_has_left(
+    patient: Gateway, simulator: Simulator
 ) -> None:
     simulator.knobs(fail="silent_headers", fail_at="create")
     before = simulator.state()["open_connections"]
-    client = RawClient(patient, stream)
+    client = RawClient(patient, stream=True)
     # Whether a kept connection is used or a new one: the request is there, and then its connection is not.
     simulator.wait("total_requests", at_least=simulator.state()["total_requests"])
     while not simulator.requests("/api/chat"):
         pass
     during = simulator.state()["open_connections"]
     client.leave("close")
-    simulator.wait("open_connections", equals=during - 1, timeout_s=2 * HEARTBEAT_S)
+    simulator.wait("open_connections", equals=during - 1)
     assert during - 1 <= before
 
 

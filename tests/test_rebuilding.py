@@ -1,5 +1,7 @@
 """Conversations that outlive their Kimi chat, their account, and their gateway's memory."""
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -192,3 +194,88 @@ def test_old_conversations_are_forgotten_with_their_chats(running: Running, simu
         simulator.wait("deleted_chats", equals=1)
         assert gateway.say("two", "young").ok
     assert [chat["deleted"] for chat in simulator.state()["chats"].values()].count(False) == 1
+
+
+def test_a_turn_that_was_taken_over_is_no_part_of_the_transcript(running: Running, simulator: Simulator) -> None:
+    """Its process was frozen for longer than it was believed to live."""
+    settings: dict[str, Any] = {
+        "KIMI_TOKENS": f"{mint('alice')},{mint('bob')}",
+        "STORE_TRANSCRIPTS": "1",
+        "GATEWAY_SECRET": SECRET,
+        "LEASE_S": "1",
+        "CONVERSATION_WAIT_S": "20",
+    }
+    simulator.knobs(slot_scope="none", say="first answer", token_chars=40)
+    with (
+        running.gateway(simulator.url, **settings) as frozen,
+        running.gateway(simulator.url, database=frozen.database, **settings) as other,
+    ):
+        assert frozen.say("first question", "c").ok
+        simulator.knobs(gate="ice", gate_after=1, say="frozen answer")
+        with frozen.say("frozen question", "c", stream=True) as response:
+            simulator.wait("gate_waiting:ice", equals=1)
+            workers = frozen.process.children()
+            for pid in workers:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                simulator.knobs(gate="", say="good answer")
+                assert other.say("good question", "c").ok
+                simulator.open_gate("ice")
+            finally:
+                for pid in workers:
+                    os.kill(pid, signal.SIGCONT)
+            answer = read_stream(response)
+            assert answer.error is not None and answer.error["code"] == "conversation_taken"
+        simulator.reset()
+        response = other.say("third question", "c")
+        assert response.ok and response.headers["x-conversation-rebuilt"] == "transcript"
+    text = simulator.turns()[-1].text
+    said = ("first question", "first answer", "good question", "good answer", "third question")
+    assert all(text.count(words) == 1 for words in said) and "frozen" not in text
+
+
+def test_a_chat_that_replaces_a_lost_one_is_never_noted_for_deletion_once_it_counts(
+    running: Running, simulator: Simulator
+) -> None:
+    """Kimi keeps the stream open behind the answer: its client has it, and the gateway may be stopped."""
+    with running.gateway(simulator.url) as gateway:
+        assert talk(gateway, "kept", "one").ok
+        simulator.reset()
+        simulator.knobs(end="stall")
+        with talk(gateway, "kept", "one", "first answer", "two", stream=True) as response:
+            lines = response.iter_lines()
+            assert b"data: [DONE]" in lines
+            noted = gateway.database.execute(
+                "SELECT count(*) FROM litter WHERE chat_id IN (SELECT chat_id FROM conversations)"
+            )
+        assert noted == [(0,)]
+
+
+def test_a_note_that_cannot_be_made_keeps_no_account(running: Running, simulator: Simulator) -> None:
+    settings: dict[str, Any] = {"KIMI_TOKENS": mint("alice"), "ACCOUNT_MAX_STREAMS": "1", "QUEUE_WAIT_S": "1"}
+    with running.gateway(simulator.url, **settings) as gateway:
+        gateway.wait_for_workers()
+        gateway.database.execute(
+            "CREATE TRIGGER no_notes BEFORE INSERT ON litter BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+        simulator.knobs(fail="too_long")
+        response = gateway.say("one", "unlucky")
+        assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
+        wait_until("the chat is deleted", lambda: all(c["deleted"] for c in simulator.state()["chats"].values()))
+        gateway.database.execute("DROP TRIGGER no_notes")
+        simulator.knobs(fail="")
+        assert gateway.say("two", "unlucky").ok
+
+
+def test_a_conversation_is_not_forgotten_before_its_chat_is_noted(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.say("one", "kept").ok
+        gateway.database.execute(
+            "CREATE TRIGGER no_notes BEFORE INSERT ON litter BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+        gateway.delete("/v1/chat/completions/kept")
+        assert turns(gateway, "kept") == 1
+        gateway.database.execute("DROP TRIGGER no_notes")
+        # What could not be done is done as soon as it can be.
+        wait_until("it is gone", lambda: gateway.get("/v1/chat/completions/kept").status_code == 404, timeout_s=30)
+        wait_until("so is its chat", lambda: all(c["deleted"] for c in simulator.state()["chats"].values()))

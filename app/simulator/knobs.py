@@ -87,6 +87,7 @@ class Knobs:
     heartbeat_s: float = _knob(10.0, "Connect heartbeat while waiting (Q16); 0 = only the first")
     gate: str = _knob("", "name of a gate that the answer waits at")
     gate_after: int = _knob(1, "after N tokens; 0 = headers sent, -1 = before the headers")
+    create_gate: str = _knob("", "name of a gate that a new chat waits at, once it is open, before its id is told")
     stall_after: int | None = _knob(None, "silence after N tokens until the client leaves")
 
     # how the bytes travel

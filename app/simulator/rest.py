@@ -93,6 +93,12 @@ async def create_chat(exchange: Exchange) -> Reply:
     assert exchange.account
     chat = exchange.sim.world.new_chat(exchange.account, str(body.get("name") or _UNNAMED), "sse")
     exchange.sim.bell.ring()
+    if name := exchange.sim.knobs.create_gate:
+        gate = exchange.sim.gates.arrive(name)
+        try:
+            await gate.opened.wait()
+        finally:
+            exchange.sim.gates.leave(gate)
     return json_reply({"id": chat.id, "name": chat.name, "created_at": _moment(chat.created_at)})
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.store.database import Database, Row
+from app.store.database import Database, Row, Transaction
 from app.store.dialects import per_dialect
 from app.store.processes import lives
 
@@ -82,7 +82,7 @@ _THIS = (_conversations.c.owner == _P("of_owner"), _conversations.c.id == _P("of
 _MINE = (*_THIS, _conversations.c.holder == _P("of_holder"))
 
 _FIND = sa.select(*_conversations.c).where(*_THIS)
-_DROP = sa.delete(_conversations).where(*_MINE)
+_DROP = sa.delete(_conversations).where(*_MINE).returning(*_conversations.c)
 _HELD = sa.select(sa.literal(1).label("held")).where(*_THIS, _IS_HELD)
 _COUNT = sa.select(sa.func.count().label("count")).where(_conversations.c.owner == _P("of_owner"))
 _DROP_UNUSED = (
@@ -134,13 +134,12 @@ class ConversationRows:
         row = self._database.row(_COUNT, of_owner=owner)
         return int(row["count"]) if row else 0
 
-    def drop_unused(self, before: float, now: float, most: int) -> list[ConversationRow]:
-        """Drops conversations without a turn since ``before``, and says which: at most so many, the oldest."""
-        rows = [
-            ConversationRow(**row) for row in self._database.rows(_DROP_UNUSED, before=before, now=now, most=most)
-        ]
+    def drop_unused(self, tx: Transaction, before: float, now: float, most: int) -> list[ConversationRow]:
+        """Drops conversations without a turn since ``before``, with what was said in them, and says which: at most
+        so many, the oldest."""
+        rows = [ConversationRow(**row) for row in tx.rows(_DROP_UNUSED, before=before, now=now, most=most)]
         for row in rows:
-            self._database.run(_DROP_TRANSCRIPT, of_owner=row.owner, of_id=row.id)
+            tx.run(_DROP_TRANSCRIPT, of_owner=row.owner, of_id=row.id)
         return rows
 
     def save(self, owner: str, conversation_id: str, held_by: str, /, **values: Any) -> bool:
@@ -148,9 +147,17 @@ class ConversationRows:
         mine = {"of_owner": owner, "of_id": conversation_id, "of_holder": held_by}
         return self._database.run(_save(tuple(values)), **mine, **values) > 0
 
-    def drop(self, owner: str, conversation_id: str, held_by: str) -> None:
-        if self._database.run(_DROP, of_owner=owner, of_id=conversation_id, of_holder=held_by):
-            self._database.run(_DROP_TRANSCRIPT, of_owner=owner, of_id=conversation_id)
+    def save_in(self, tx: Transaction, owner: str, conversation_id: str, held_by: str, /, **values: Any) -> bool:
+        """``save`` as a part of a transaction."""
+        mine = {"of_owner": owner, "of_id": conversation_id, "of_holder": held_by}
+        return tx.run(_save(tuple(values)), **mine, **values) > 0
+
+    def drop(self, tx: Transaction, owner: str, conversation_id: str, held_by: str) -> ConversationRow | None:
+        """Drops a conversation that ``held_by`` has, with what was said in it, and says which."""
+        row = _row(tx.row(_DROP, of_owner=owner, of_id=conversation_id, of_holder=held_by))
+        if row is not None:
+            tx.run(_DROP_TRANSCRIPT, of_owner=owner, of_id=conversation_id)
+        return row
 
     def find(self, owner: str, conversation_id: str) -> ConversationRow | None:
         return _row(self._database.row(_FIND, of_owner=owner, of_id=conversation_id))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from app.store.database import Database
+from app.store.database import Database, Transaction
 from app.store.dialects import listed, one_of, per_dialect
 
 
@@ -76,6 +76,10 @@ class LitterRows:
     def add(self, upstream: str, chat_id: str, account_id: str, due_at: float) -> None:
         """Notes a chat for deletion, or sets a new time for one that is noted."""
         self._database.run(_ADD, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at)
+
+    def add_in(self, tx: Transaction, upstream: str, chat_id: str, account_id: str, due_at: float) -> None:
+        """``add`` as a part of a transaction."""
+        tx.run(_ADD, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at)
 
     def take(self, account_ids: Sequence[str], now: float, again_at: float) -> LitterRow | None:
         """One chat that is due, put off until ``again_at`` so that no other worker takes it meanwhile."""

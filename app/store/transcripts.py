@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from app.store.database import Database, Transaction
-from app.store.dialects import per_dialect
 from app.vault import Vault
 
 _transcripts = sa.table(
@@ -21,14 +20,9 @@ _transcripts = sa.table(
 _P = sa.bindparam
 _THIS = (_transcripts.c.owner == _P("of_owner"), _transcripts.c.conversation_id == _P("of_id"))
 
-_ADD = per_dialect(
-    lambda insert: (
-        insert(_transcripts)
-        .values({column: _P(column.name) for column in _transcripts.c})
-        .on_conflict_do_update(
-            index_elements=["owner", "conversation_id", "turn", "line"], set_={"role": _P("role"), "text": _P("text")}
-        )
-    )
+_ADD = sa.insert(_transcripts).values({column: _P(column.name) for column in _transcripts.c})
+_CUT = sa.delete(_transcripts).where(
+    *_THIS, _transcripts.c.turn == _P("turn"), _transcripts.c.line >= _P("first_line")
 )
 _READ = (
     sa.select(_transcripts.c.role, _transcripts.c.text)
@@ -44,24 +38,27 @@ class TranscriptRows:
         self._database = database
         self._vault = vault
 
-    def add(
-        self, owner: str, conversation_id: str, turn: int, messages: Sequence[tuple[str, str]], first_line: int
+    def put(
+        self,
+        tx: Transaction,
+        owner: str,
+        conversation_id: str,
+        turn: int,
+        messages: Sequence[tuple[str, str]],
+        first_line: int,
     ) -> None:
-        """Messages of one turn: role and text, in order."""
-
-        def write(tx: Transaction) -> None:
-            for line, (role, text) in enumerate(messages, first_line):
-                tx.run(
-                    _ADD,
-                    owner=owner,
-                    conversation_id=conversation_id,
-                    turn=turn,
-                    line=line,
-                    role=role,
-                    text=self._vault.seal(text),
-                )
-
-        self._database.exclusively(write)
+        """Messages of one turn, role and text, in order: they replace what may be there from this line on."""
+        tx.run(_CUT, of_owner=owner, of_id=conversation_id, turn=turn, first_line=first_line)
+        for line, (role, text) in enumerate(messages, first_line):
+            tx.run(
+                _ADD,
+                owner=owner,
+                conversation_id=conversation_id,
+                turn=turn,
+                line=line,
+                role=role,
+                text=self._vault.seal(text),
+            )
 
     def read(self, owner: str, conversation_id: str) -> list[tuple[str, str]]:
         """All messages of a conversation: role and text, in order."""

@@ -7,6 +7,7 @@ accounts or the other generation.
 import itertools
 import logging
 import re
+import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,9 @@ from app.upstreams.kimi_sources import sources_of_cards, sources_of_search
 from app.upstreams.models import Models, SseForm
 
 log = logging.getLogger(__name__)
+
+# How long the id of a new chat is waited for when nobody wants its answer any more. Seconds.
+_OPENING_S = 5.0
 
 
 class KimiRest:
@@ -90,7 +94,13 @@ class KimiRest:
                 raise error
 
     def _create_chat(self, account: Account, cancellation: Cancellation) -> str:
-        reply = self._http.call("POST", "/api/chat", account, _NEW_CHAT, cancellation)
+        # Whoever leaves now leaves a chat behind, of which nobody would ever know if its id were not waited for.
+        opening = Cancellation()
+        cancellation.attach(lambda: _cancel_later(opening))
+        try:
+            reply = self._http.call("POST", "/api/chat", account, _NEW_CHAT, opening)
+        finally:
+            cancellation.detach()
         chat_id = _chat_id(reply)
         if chat_id is not None:
             return chat_id
@@ -128,6 +138,12 @@ class KimiRest:
                         yield Finished(answer.reason)
                     stream.drain()
                     return
+
+
+def _cancel_later(opening: Cancellation) -> None:
+    later = threading.Timer(_OPENING_S, opening.cancel)
+    later.daemon = True
+    later.start()
 
 
 def _refuse_json(stream: Stream, account: Account, site: str) -> Iterator[bytes]:
