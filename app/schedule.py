@@ -20,6 +20,9 @@ LONGEST_REST_S = 3600.0
 _SHORTEST_CAP_S = 600.0
 _SHORTEST_REST_S = 1.0
 
+# How far apart two starts on one account are, as multiples of the spacing: at least, and at most.
+_SPREAD = (1.0, 1.5)
+
 # The scope of a rest that concerns the whole account; others are model ids.
 WHOLE_ACCOUNT = ""
 
@@ -67,7 +70,10 @@ class AccountState:
         return max((rest.until for rest in self.rest_of(scope)), default=0.0)
 
     def is_free(self, scope: str, limits: Limits, now: float) -> bool:
-        if limits.max_streams and self.streams >= limits.max_streams or self.next_at > now:
+        if limits.max_streams and self.streams >= limits.max_streams:
+            return False
+        # One that is further ahead was written before the clock was set back.
+        if 0 < self.next_at - now <= limits.min_interval_s * _SPREAD[1]:
             return False
         if self.rests_until(scope) > now:
             return False
@@ -118,7 +124,7 @@ def assign(accounts: Sequence[AccountState], line: Sequence[Ticket], limits: Lim
         turn += 1
         is_probe = bool(chosen.rest_of(ticket.scope))
         chosen.last_turn = turn
-        chosen.next_at = now + limits.min_interval_s * random.uniform(1.0, 1.5)
+        chosen.next_at = now + limits.min_interval_s * random.uniform(*_SPREAD)
         chosen.active[ticket.scope] = chosen.active.get(ticket.scope, 0) + 1
         grants.append(Grant(ticket, chosen.id, turn, chosen.next_at, is_probe))
     return grants

@@ -249,6 +249,16 @@ def test_turns_of_one_account_are_spaced(running: Running, simulator: Simulator)
         assert time.monotonic() - began >= 1.5
 
 
+@pytest.mark.parametrize("interval_s", ["0", "0.2"])
+def test_a_clock_that_is_set_back_stops_no_account(running: Running, simulator: Simulator, interval_s: str) -> None:
+    settings: dict[str, Any] = {"ACCOUNT_MIN_INTERVAL_S": interval_s, "QUEUE_WAIT_S": "1"}
+    with running.gateway(simulator.url, KIMI_TOKENS=mint("alice"), **settings) as gateway:
+        assert gateway.say("hello").ok
+        # As if that had been an hour later than it is now.
+        gateway.database.execute("UPDATE accounts SET next_at = next_at + 3600")
+        assert gateway.say("hello").ok
+
+
 # The line
 
 
