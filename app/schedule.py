@@ -49,14 +49,15 @@ class Rest:
 
 @dataclass(slots=True)
 class AccountState:
-    """What the store knows of an account. ``active``: running streams by scope. ``refused``: the digest of the
-    token that Kimi has rejected."""
+    """What the store knows of an account. ``active``: running streams by scope; ``newest_at``: when the last of them
+    began. ``refused``: the digest of the token that Kimi has rejected."""
 
     id: str
     last_turn: int
     next_at: float
     refused: str | None
     active: dict[str, int] = field(default_factory=dict)
+    newest_at: dict[str, float] = field(default_factory=dict)
     rests: dict[str, Rest] = field(default_factory=dict)
 
     @property
@@ -77,9 +78,14 @@ class AccountState:
             return False
         if self.rests_until(scope) > now:
             return False
-        half_open = self.rests.keys() & {WHOLE_ACCOUNT, scope}
-        # One request tries whether the rest has helped; whatever else runs there began before it.
-        return not any(self.streams if name == WHOLE_ACCOUNT else self.active.get(name) for name in half_open)
+        return not any(
+            self._is_tried(name, rest) for name, rest in self.rests.items() if name in (WHOLE_ACCOUNT, scope)
+        )
+
+    def _is_tried(self, scope: str, rest: Rest) -> bool:
+        """Whether a request tries already if the rest has helped: one that began before it says nothing of that."""
+        began = self.newest_at.values() if scope == WHOLE_ACCOUNT else [self.newest_at.get(scope, 0.0)]
+        return any(began_at >= rest.until for began_at in began)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,7 @@ def assign(accounts: Sequence[AccountState], line: Sequence[Ticket], limits: Lim
         chosen.last_turn = turn
         chosen.next_at = now + limits.min_interval_s * random.uniform(*_SPREAD)
         chosen.active[ticket.scope] = chosen.active.get(ticket.scope, 0) + 1
+        chosen.newest_at[ticket.scope] = now
         grants.append(Grant(ticket, chosen.id, turn, chosen.next_at, is_probe))
     return grants
 

@@ -227,6 +227,26 @@ def test_an_account_that_comes_back_is_tried_by_one_request_only(running: Runnin
         assert tables(gateway, "rests") == [0]
 
 
+def test_an_account_that_comes_back_serves_beside_a_stream_that_began_before(
+    running: Running, simulator: Simulator
+) -> None:
+    """Also where that stream was once the one that tried."""
+    with running.gateway(simulator.url, KIMI_TOKENS=f"alice={mint('alice')}", QUEUE_WAIT_S="5") as gateway:
+        assert gateway.say("hello").ok
+        ((account_id,),) = gateway.database.execute("SELECT id FROM accounts")
+        gateway.database.execute(f"INSERT INTO rests VALUES ('{account_id}', '', 1, 4)")  # noqa: S608  # a digest
+        simulator.knobs(gate="long", gate_after=1, slot_scope="none")
+        with gateway.say("long", stream=True) as long:
+            simulator.wait("gate_waiting:long", equals=1)
+            wait_until("its rest is over", lambda: tables(gateway, "rests") == [0])
+            simulator.knobs(gate="", fail="http_429", fail_at="turn", fail_times=1, retry_after="1")
+            # Refused, and asked again after the rest.
+            assert gateway.say("second").ok
+            assert asked(simulator, "second") == ["alice", "alice"] and tables(gateway, "rests") == [0]
+            simulator.open_gate("long")
+            assert read_stream(long).finish_reason == "stop"
+
+
 @pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
 def test_a_limit_that_concerns_a_model_leaves_the_others_alone(
     quick: Gateway, simulator: Simulator, profile: Profile

@@ -65,7 +65,12 @@ _rests = sa.table(
 _P = sa.bindparam
 
 _running = (
-    sa.select(_leases.c.account_id, _leases.c.scope, sa.func.count().label("streams"))
+    sa.select(
+        _leases.c.account_id,
+        _leases.c.scope,
+        sa.func.count().label("streams"),
+        sa.func.max(_leases.c.started_at).label("newest_at"),
+    )
     .where(_leases.c.ends_at > _P("now"), lives(_leases.c.process_id))
     .group_by(_leases.c.account_id, _leases.c.scope)
     .subquery()
@@ -75,6 +80,7 @@ _ACCOUNTS = sa.select(
     *_accounts.c,
     _running.c.scope,
     _running.c.streams,
+    _running.c.newest_at,
     sa.exists(sa.select(_rests.c.account_id)).label("some_rest"),
     sa.exists(sa.select(_line.c.id)).label("some_wait"),
 ).select_from(_accounts.outerjoin(_running, _running.c.account_id == _accounts.c.id))
@@ -146,6 +152,7 @@ class LeaseRows:
                 state = found[row["id"]] = AccountState(row["id"], row["last_turn"], row["next_at"], row["refused"])
             if row["streams"]:
                 state.active[row["scope"]] = row["streams"]
+                state.newest_at[row["scope"]] = row["newest_at"]
         for row in tx.rows(_RESTS) if rows and rows[0]["some_rest"] else ():
             if row["account_id"] in found:
                 found[row["account_id"]].rests[row["scope"]] = Rest(row["until"], row["strikes"])
