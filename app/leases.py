@@ -124,14 +124,23 @@ class Leases:
     def _take(self, ticket: Ticket) -> Lease | None:
         """A lease at once, or None: the ticket waits now. Raises NoAccountFree."""
         runs = itertools.count()
-        return self._store.database.exclusively(lambda tx: self._take_or_join(tx, ticket, next(runs)))
+        try:
+            return self._store.database.exclusively(lambda tx: self._take_or_join(tx, ticket, next(runs)))
+        except Exception as e:
+            # A run that could not be told from a failed one may have been committed: that is not undone by itself.
+            if next(runs) > (0 if isinstance(e, SQLAlchemyError) else 1):
+                self._presence.owe(lambda: self._store.leases.leave(ticket.id))
+            raise
 
     def _take_or_join(self, tx: Transaction, ticket: Ticket, run: int) -> Lease | None:
         store, now = self._store.leases, self._store.database.now()
-        # Done already, where the connection was lost at the last moment.
-        row = store.lease(tx, ticket.id) if run else None
-        if row is not None:
-            return Lease(row.id, row.account_id, row.scope, row.is_probe)
+        if run:
+            # Done already, where the connection was lost at the last moment.
+            row = store.lease(tx, ticket.id)
+            if row is not None:
+                return Lease(row.id, row.account_id, row.scope, row.is_probe)
+            # Or half done: it is decided anew, and stands in the line once.
+            store.leave_line(tx, ticket.id)
         accounts, line = store.snapshot(tx, now)
         head = line[0].place if line else None
         own = [waiting.place for waiting in line if waiting.owner == ticket.owner]

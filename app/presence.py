@@ -47,7 +47,11 @@ class Presence:
             release()
         except SQLAlchemyError:
             log.exception("something that this process held could not be given back; it will be tried again")
-            self._owed.put(release)
+            self.owe(release)
+
+    def owe(self, release: Callable[[], object]) -> None:
+        """Calls ``release`` a little later, as ``give_back`` does: for those who need not wait for it."""
+        self._owed.put(release)
 
     def leave(self) -> None:
         """Everything that the process holds is free."""

@@ -1,7 +1,10 @@
 """Several gateways on one PostgreSQL: what they share, and that its restarts are nobody's trouble."""
 
+import contextlib
 import os
+import select
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,7 +17,8 @@ import requests
 
 from tests.databases import PostgresDatabase
 from tests.postgres import Cluster
-from tests.running import ON_POSTGRESQL, Answer, Running, Simulator, wait_until
+from tests.running import ON_POSTGRESQL, Answer, Running, Simulator, mint, read_stream, wait_until
+from tests.test_accounts import tables
 from tests.test_doctor import Surgery
 from tests.test_start import start
 
@@ -33,6 +37,50 @@ def cluster(running: Running) -> Iterator[Cluster]:
         finally:
             if cluster.runs:
                 cluster.stop("immediate")
+
+
+class LosingOneWord:
+    """A way to a PostgreSQL on which the answer to one COMMIT is lost, with its connection: to the first one after
+    ``statement`` was sent. ``committed`` is set when it was given, and nobody is told before ``lose``."""
+
+    def __init__(self, cluster: Cluster, statement: bytes) -> None:
+        self._to = ("127.0.0.1", cluster.port)
+        self._statement = statement
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.committed = threading.Event()
+        self.lose = threading.Event()
+
+    def __enter__(self) -> "LosingOneWord":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=self._listener.accept()[:1], daemon=True).start()
+
+    def _serve(self, gateway: socket.socket) -> None:
+        sent = b""
+        with contextlib.suppress(OSError), gateway, socket.create_connection(self._to) as server:
+            while True:
+                for end in select.select([gateway, server], [], [])[0]:
+                    data = end.recv(65536)
+                    if not data:
+                        return
+                    if end is gateway:
+                        sent += data
+                        server.sendall(data)
+                    elif b"COMMIT" in sent.partition(self._statement)[2] and not self.committed.is_set():
+                        self.committed.set()
+                        self.lose.wait(60)
+                        return
+                    else:
+                        gateway.sendall(data)
 
 
 @ON_POSTGRESQL
@@ -100,6 +148,37 @@ def test_a_restart_of_the_database_fails_no_request(
         assert {name: gateway.get(f"/v1/chat/completions/{name}").json()["turns"] for name in turns} == turns
         assert "the database is back" in gateway.log()
     assert len({turn.chat for turn in simulator.turns()}) == 4
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize("rests", [False, True])
+def test_a_request_that_is_not_told_of_its_place_in_the_line_leaves_none_behind(
+    running: Running, simulator: Simulator, database: str, rests: bool
+) -> None:
+    """Its only account becomes free before it asks again; or that one rests by then, and it is refused."""
+    shared = running.new_database()
+    assert isinstance(shared, PostgresDatabase)
+    with LosingOneWord(shared.cluster, b"INSERT INTO line") as way, ThreadPoolExecutor(1) as pool:
+        settings = {
+            "DATABASE_URL": shared.url.replace(f":{shared.cluster.port}/", f":{way.port}/"),
+            "KIMI_TOKENS": mint("alice"),
+            "ACCOUNT_MAX_STREAMS": "1",
+            "LEASE_S": "1",
+        }
+        with running.gateway(simulator.url, database=shared, **settings) as gateway:
+            simulator.knobs(gate="long", gate_after=1)
+            with gateway.say("long", stream=True) as long:
+                simulator.wait("gate_waiting:long", equals=1)
+                second = pool.submit(gateway.say, "second")
+                assert way.committed.wait(30)
+                simulator.open_gate("long")
+                assert read_stream(long).finish_reason == "stop"
+            wait_until("the account is free", lambda: tables(gateway, "line", "leases") == [1, 0])
+            if rests:
+                shared.execute("INSERT INTO rests SELECT id, '', extract(epoch FROM now()) + 1000, 1 FROM accounts")
+            way.lose.set()
+            assert second.result().status_code == (429 if rests else 200)
+            wait_until("nothing is left of it", lambda: tables(gateway, "line", "leases") == [0, 0])
 
 
 def test_a_gateway_waits_for_a_database_that_is_still_starting(

@@ -203,6 +203,9 @@ class LeaseRows:
             ends_at=ends_at,
         )
 
+    def leave_line(self, tx: Transaction, ticket_id: str) -> None:
+        tx.run(_LEAVE, of_id=ticket_id)
+
     def leave(self, ticket_id: str) -> None:
         """Neither in the line nor with a lease any more."""
         self._database.run(_LEAVE, of_id=ticket_id)
