@@ -103,6 +103,48 @@ def test_two_gateways_share_a_conversation(running: Running, simulator: Simulato
     assert len({(turn.chat, turn.account) for turn in simulator.turns()}) == 1
 
 
+# For a process on a machine whose clock is set while it runs: by as many seconds as a file says.
+_CLOCK_THAT_IS_SET = """
+import os, time
+from pathlib import Path
+true, ahead = time.time, Path(os.environ["CLOCK_IS_AHEAD"])
+time.time = lambda: true() + float(ahead.read_text())
+"""
+
+
+@ON_POSTGRESQL
+def test_a_machine_whose_clock_is_set_takes_nothing_from_the_others(
+    running: Running, simulator: Simulator, tmp_path: Path, database: str
+) -> None:
+    ahead = tmp_path / "ahead"
+    ahead.write_text("0")
+    (tmp_path / "sitecustomize.py").write_text(_CLOCK_THAT_IS_SET)
+    settings = {
+        "KIMI_TOKENS": mint("alice"),
+        "ACCOUNT_MAX_STREAMS": "1",
+        "QUEUE_WAIT_S": "0.3",
+        "CONVERSATION_WAIT_S": "0.3",
+    }
+    there = {**settings, "PYTHONPATH": str(tmp_path), "CLOCK_IS_AHEAD": str(ahead)}
+    shared = running.new_database()
+    with (
+        running.gateway(simulator.url, database=shared, **settings) as gateway,
+        running.gateway(simulator.url, database=shared, **there) as other,
+    ):
+        other.wait_for_workers()
+        simulator.knobs(gate="long", gate_after=1)
+        with gateway.say("long", "talk", stream=True) as long:
+            simulator.wait("gate_waiting:long", equals=1)
+            simulator.knobs(gate="")
+            ahead.write_text("60")
+            assert other.say("hello", "talk").json()["error"]["code"] == "conversation_busy"
+            assert other.say("hello").json()["error"]["code"] == "rate_limit_exceeded"
+            simulator.open_gate("long")
+            assert read_stream(long).finish_reason == "stop"
+        assert other.say("hello", "talk").ok
+    assert len({turn.chat for turn in simulator.turns()}) == 1
+
+
 @ON_POSTGRESQL
 def test_accounts_take_turns_over_all_gateways(running: Running, simulator: Simulator, database: str) -> None:
     shared = running.new_database()

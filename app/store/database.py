@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from app.store.clock import Clock
+from app.store.clock import Clock, steady
 from app.store.dialects import PerDialect, Statement
 from app.store.dialects.kind import Kind
 from app.store.dialects.postgresql import POSTGRESQL
@@ -108,7 +108,10 @@ class Database:
         self._driver: Any = self._engine.dialect.loaded_dbapi
         self._statements = _Statements(self._engine.dialect, self._kind)
         self._away_since: float | None = None
-        self._clock = Clock(lambda: self._patiently(self._measure_clock))
+        # All processes of a file go by this machine's clock, and it is set for all of them at once. Those of a server
+        # are on several machines: where the clock of one is set, that must change nothing for what it shares.
+        ours = time.time if self._kind.clock is None else steady
+        self._clock = Clock(lambda: self._patiently(self._measure_clock), ours)
 
     def unusable(self, error: Exception) -> StoreUnusable:
         """The error as it is told to who starts the gateway."""
@@ -149,12 +152,12 @@ class Database:
         return self._clock.now()
 
     def _measure_clock(self, tx: Transaction) -> float:
-        """How far the database's clock is ahead of this process's."""
+        """How far the database's clock is ahead of ours."""
         if self._kind.clock is None:
             return 0.0
-        before = time.time()
+        before = steady()
         (theirs,) = (tx.row(self._kind.clock) or {}).values()
-        return float(theirs) - (before + time.time()) / 2
+        return float(theirs) - (before + steady()) / 2
 
     def _in_transaction(self, tx: Transaction, work: Callable[[Transaction], T]) -> T:
         try:
