@@ -4,6 +4,7 @@ Must never know a route's logic, a wire field, or the environment.
 """
 
 import logging
+from collections.abc import Mapping
 
 from flask import Flask
 
@@ -130,7 +131,10 @@ def build_gateway(
             keep_transcripts=config.store_transcripts,
         ),
     )
-    litter = Litter(store, accounts.ids, lambda row: _delete_chat(row, routes, accounts), keep_s=longest_s)
+    by_name: dict[str, Upstream] = {upstream.name: upstream for upstream in upstreams}
+    litter = Litter(
+        store, list(by_name), accounts.ids, lambda row: _delete_chat(row, by_name, accounts), keep_s=longest_s
+    )
     persistence = Persistence(config.failover_s, config.retry_backoff_s, config.keep_chats)
     turns = Turns(routes, accounts, leases, conversations, litter, store, persistence, config.citations)
     recordings = Recordings(store, presence, commit_after_s=config.commit_after_s, tick_s=patience.tick_s)
@@ -169,10 +173,8 @@ def build_http(config: Config, tap: Tap | None = None) -> KimiHttp:
     )
 
 
-def _delete_chat(row: LitterRow, routes: Routes, accounts: Accounts) -> None:
-    upstream = routes.get(row.upstream)
-    if upstream is not None:
-        upstream.delete_chat(accounts.fresh(accounts.get(row.account_id)), row.chat_id)
+def _delete_chat(row: LitterRow, upstreams: Mapping[str, Upstream], accounts: Accounts) -> None:
+    upstreams[row.upstream].delete_chat(accounts.fresh(accounts.get(row.account_id)), row.chat_id)
 
 
 def _ask_for_offers(connect: KimiConnect, accounts: Accounts) -> tuple[Offer, ...]:

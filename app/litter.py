@@ -27,12 +27,21 @@ _SWEEP_EVERY_S = 60.0
 
 
 class Litter:
-    """``delete`` deletes one chat or raises GatewayError; ``keep_s`` is how long a running answer may last."""
+    """``delete`` deletes one chat or raises GatewayError; ``keep_s`` is how long a running answer may last.
+
+    The notes of other upstreams and accounts than these stay until they are switched on again.
+    """
 
     def __init__(
-        self, store: Store, account_ids: Sequence[str], delete: Callable[[LitterRow], None], keep_s: float
+        self,
+        store: Store,
+        upstreams: Sequence[str],
+        account_ids: Sequence[str],
+        delete: Callable[[LitterRow], None],
+        keep_s: float,
     ) -> None:
         self._store = store
+        self._upstreams = upstreams
         self._account_ids = account_ids
         self._delete = delete
         self._keep_s = keep_s
@@ -46,6 +55,8 @@ class Litter:
 
     def discard(self, upstream: str, chat_id: str, account_id: str) -> None:
         """A noted chat can go now; the caller does not wait for it."""
+        if upstream not in self._upstreams:
+            return
         self._queue.put(LitterRow(upstream, chat_id, account_id, tries=1))
         with self._lock:
             if self._threads >= _DELETERS:
@@ -73,7 +84,8 @@ class Litter:
         while True:
             try:
                 now = self._store.database.now()
-                while row := self._store.litter.take(self._account_ids, now, now + _RETRY_AFTER_S):
+                again_at = now + _RETRY_AFTER_S
+                while row := self._store.litter.take(self._upstreams, self._account_ids, now, again_at):
                     self._remove(row)
             except SQLAlchemyError:
                 log.exception("the list of chats to delete could not be read")

@@ -24,9 +24,6 @@ class Routes:
         # Until when (monotonic) an upstream counts as gone.
         self._gone: dict[str, float] = {}
 
-    def get(self, name: str) -> Upstream | None:
-        return self._upstreams.get(name)
-
     def for_model(self, model_id: str) -> list[Upstream]:
         """Who may serve the model, in order: those that turned out to be gone come last. At least one."""
         now = time.monotonic()

@@ -313,6 +313,33 @@ def test_chats_of_killed_workers_are_deleted_later(running: Running, simulator: 
         simulator.wait("deleted_chats", equals=1)
 
 
+@BOTH_DATABASES
+def test_a_chat_to_delete_waits_until_its_protocol_is_switched_on_again(
+    running: Running, simulator: Simulator, database: str
+) -> None:
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.say("one", conversation="of-sse").ok
+        assert gateway.say("one", conversation="of-connect", model="kimi-k2.6").ok
+    simulator.knobs(fail="http_503", fail_at="delete")
+    with running.gateway(simulator.url, database=gateway.database, KIMI_PROTOCOL="connect") as without:
+        for name in ("of-sse", "of-connect"):
+            assert without.delete(f"/v1/chat/completions/{name}").ok
+        wait_until("one has been tried", lambda: notes(without, "tries > 0") == ["kimi_connect"])
+    simulator.knobs(fail="")
+    # Both are due, and the one that has to wait is the first.
+    gateway.database.execute("UPDATE litter SET due_at = CASE upstream WHEN 'kimi_connect' THEN 1 ELSE 0 END")
+    with running.gateway(simulator.url, database=gateway.database, KIMI_PROTOCOL="connect") as without:
+        simulator.wait("deleted_chats", equals=1)
+        assert notes(without, "tries = 0") == ["kimi_rest"]
+    with running.gateway(simulator.url, database=gateway.database):
+        simulator.wait("deleted_chats", equals=2)
+
+
+def notes(gateway: Gateway, condition: str) -> list[str]:
+    """The upstreams of the chats that are noted for deletion."""
+    return [row[0] for row in gateway.database.execute(f"SELECT upstream FROM litter WHERE {condition}")]  # noqa: S608  # constants
+
+
 @EVERY_PROFILE_BOTH_DATABASES
 def test_a_client_that_leaves_frees_the_conversation(quick: Gateway, simulator: Simulator, name: str) -> None:
     quick.say("one", conversation=name)

@@ -50,7 +50,11 @@ _TAKE = (
         _litter.c.due_at <= _P("now"),
         _litter.c.chat_id
         == sa.select(_litter.c.chat_id)
-        .where(_litter.c.due_at <= _P("now"), one_of(_litter.c.account_id, "accounts"))
+        .where(
+            _litter.c.due_at <= _P("now"),
+            one_of(_litter.c.upstream, "upstreams"),
+            one_of(_litter.c.account_id, "accounts"),
+        )
         .order_by(_litter.c.due_at)
         .limit(1)
         # PostgreSQL: what another worker is just taking is passed over. SQLite has one writer at a time.
@@ -81,9 +85,12 @@ class LitterRows:
         """``add`` as a part of a transaction."""
         tx.run(_ADD, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at)
 
-    def take(self, account_ids: Sequence[str], now: float, again_at: float) -> LitterRow | None:
-        """One chat that is due, put off until ``again_at`` so that no other worker takes it meanwhile."""
-        row = self._database.row(_TAKE, accounts=listed(account_ids), now=now, again_at=again_at)
+    def take(
+        self, upstreams: Sequence[str], account_ids: Sequence[str], now: float, again_at: float
+    ) -> LitterRow | None:
+        """One chat of these that is due, put off until ``again_at`` so that no other worker takes it meanwhile."""
+        which = {"upstreams": listed(upstreams), "accounts": listed(account_ids)}
+        row = self._database.row(_TAKE, **which, now=now, again_at=again_at)
         return None if row is None else LitterRow(**row)
 
     def put_off(self, upstream: str, chat_id: str, tries: int, due_at: float) -> None:
