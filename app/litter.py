@@ -20,8 +20,10 @@ log = logging.getLogger(__name__)
 
 # Deletions at once per process: enough to keep up with its answers, few enough to be polite.
 _DELETERS = 4
-_MAX_TRIES = 5
+# The wait after a first failure; it doubles with each, up to a day, and after more than five days a chat is given up.
 _RETRY_AFTER_S = 60.0
+_LONGEST_RETRY_S = 86_400.0
+_MAX_TRIES = 16
 # How often the notes that other, killed workers left are looked for.
 _SWEEP_EVERY_S = 60.0
 
@@ -104,7 +106,8 @@ class Litter:
         except GatewayError as e:
             if row.tries < _MAX_TRIES:
                 log.info("a Kimi chat could not be deleted yet: %s", e.message)
-                again_at = self._store.database.now() + _RETRY_AFTER_S
+                wait_s = min(_LONGEST_RETRY_S, _RETRY_AFTER_S * 2.0 ** (row.tries - 1))
+                again_at = self._store.database.now() + wait_s
                 self._store.litter.put_off(row.upstream, row.chat_id, row.tries, again_at)
                 return
             log.warning("a Kimi chat stays in the chat list of its account: %s", e.message)

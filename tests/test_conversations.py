@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -311,6 +312,28 @@ def test_chats_of_killed_workers_are_deleted_later(running: Running, simulator: 
     assert len(gateway.database.execute("UPDATE litter SET due_at = 0 RETURNING chat_id")) == 1
     with running.gateway(simulator.url, database=gateway.database):
         simulator.wait("deleted_chats", equals=1)
+
+
+def test_a_chat_that_cannot_be_deleted_is_given_up_after_days_only(running: Running, simulator: Simulator) -> None:
+    """Each wait is longer, up to a day. The tries before are noted as if they had been made."""
+    simulator.knobs(fail="http_503", fail_at="delete")
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.say("hello").ok
+        wait_until("it has been tried", lambda: next_try(gateway) == (1, 60))
+    for tries, wait_s in ((5, 32 * 60), (14, 86_400)):
+        gateway.database.execute(f"UPDATE litter SET due_at = 0, tries = {tries}")  # noqa: S608  # constants
+        with running.gateway(simulator.url, database=gateway.database) as again:
+            wait_until("it has been tried again", lambda: next_try(again) == (tries + 1, wait_s))  # noqa: B023  # at once
+    gateway.database.execute("UPDATE litter SET due_at = 0")
+    with running.gateway(simulator.url, database=gateway.database) as last:
+        wait_until("it is given up", lambda: "a Kimi chat stays in the chat list of its account" in last.log())
+        wait_until("its note is gone", lambda: next_try(last) is None)
+
+
+def next_try(gateway: Gateway) -> tuple[int, float] | None:
+    """Of the one chat to delete: how often it was tried, and in how many seconds it is tried again, to the minute."""
+    rows = gateway.database.execute("SELECT tries, due_at FROM litter")
+    return None if not rows else (rows[0][0], round((rows[0][1] - time.time()) / 60) * 60)
 
 
 @BOTH_DATABASES
