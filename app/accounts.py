@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.credentials import Credential, read_lifetime
 from app.errors import AccountRejected, ConversationLost, UpstreamUnavailable
 from app.store import Store, TokenRow
@@ -219,10 +217,11 @@ class Accounts:
                     self._let_renew(row)
                     row = self._look(account_id)
                     failures = failures + 1 if row.trouble else 0
-                    wait_s = 0 if not row.trouble else min(_DOZE_S, 2.0**failures * random.uniform(0.5, 1.5))
-            except SQLAlchemyError:
-                log.exception("the tokens of an account could not be read")
-                wait_s = _DOZE_S
+                    wait_s = _retry_in_s(failures) if row.trouble else 0
+            except Exception:  # the edge of the thread: nobody else renews ahead of time
+                log.exception("an account could not be kept fresh")
+                failures += 1
+                wait_s = _retry_in_s(failures)
             time.sleep(max(_LOOK_EVERY_S, min(wait_s, _DOZE_S)))
 
 
@@ -253,6 +252,11 @@ def _until_renewal(row: TokenRow) -> float:
     left_s = row.expires_at - time.time()
     ahead_s = min(_EARLIEST_S, (read_lifetime(row.access_token) or _EARLIEST_S) / 3) * random.uniform(0.7, 1.3)
     return left_s - ahead_s
+
+
+def _retry_in_s(failures: int) -> float:
+    """Bounded before it is a float: a service that is away for a day fails more often than a float has powers."""
+    return min(_DOZE_S, 2.0 ** min(failures, 6) * random.uniform(0.5, 1.5))
 
 
 def _when(at: float) -> str:

@@ -22,7 +22,7 @@ from app import logs
 from app.accounts import Account
 from app.config import Config
 from app.credentials import read_expiry
-from app.errors import AccountRejected, UpstreamError
+from app.errors import AccountRejected, UpstreamError, UpstreamUnavailable
 from app.store import Store, TokenRow
 from app.upstreams.kimi_auth import KimiAuth
 from app.upstreams.kimi_http import KimiHttp, Timeouts
@@ -34,18 +34,24 @@ _HOLD_S = 9.0
 
 
 def renew_in_a_process(account_id: str, version: int) -> None:
-    """Starts the process and waits for its end. What came of it is in the store."""
+    """Starts the process and waits for its end. What came of it is in the store.
+
+    Raises UpstreamUnavailable where the system has no process to give.
+    """
     root = Path(__file__).parent.parent
     # Servers that embed Python are their own sys.executable.
     python = Path(sys.prefix) / "bin" / "python3"
     path = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH")) if part)
-    subprocess.run(
-        [str(python if python.exists() else sys.executable), "-m", "app.renewal", account_id, str(version)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        check=False,
-    )
+    try:
+        subprocess.run(
+            [str(python if python.exists() else sys.executable), "-m", "app.renewal", account_id, str(version)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            check=False,
+        )
+    except OSError as e:
+        raise UpstreamUnavailable(f"the process that renews a token could not be started: {e.strerror}") from e
 
 
 def main() -> None:

@@ -171,6 +171,21 @@ def test_a_refresh_that_fails_for_now_is_tried_again(running: Running, simulator
     assert simulator.state()["stale_refreshes"] == 0
 
 
+def test_a_renewal_that_cannot_be_started_takes_neither_the_request_nor_the_thread(
+    running: Running, simulator: Simulator
+) -> None:
+    """The longest variable that the system allows; the one of the new process is longer, and exec refuses it."""
+    longest = "x" * (32 * os.sysconf("SC_PAGESIZE") - len("PYTHONPATH=") - 1)
+    tokens = f"{refresh('alice')},bob={mint('bob')}"
+    with running.gateway(simulator.url, KIMI_TOKENS=tokens, PYTHONPATH=longest) as gateway:
+        for _ in range(2):
+            assert ask(gateway, True).finish_reason == "stop"
+        assert "the process that renews a token could not be started: Argument list too long" in gateway.log()
+        edge = "an account could not be kept fresh"
+        wait_until("the thread has tried again", lambda: gateway.log().count(edge) >= 2)
+    assert simulator.state()["refreshes"] == 0
+
+
 def test_a_token_without_a_refresh_token_says_early_that_it_will_end(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url, KIMI_TOKENS=f"alice={mint('alice', 900)}") as gateway:
         assert ask(gateway, True).finish_reason == "stop"
