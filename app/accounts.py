@@ -212,8 +212,9 @@ class Accounts:
         while True:
             try:
                 row = self._look(account_id)
-                wait_s = _until_renewal(row)
-                if not row.dead and wait_s <= 0:
+                # Nothing can be done for a dead one; it is looked at in case it gets another token.
+                wait_s = _DOZE_S if row.dead else _until_renewal(row)
+                if wait_s <= 0:
                     self._let_renew(row)
                     row = self._look(account_id)
                     failures = failures + 1 if row.trouble else 0

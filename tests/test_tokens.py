@@ -12,7 +12,18 @@ import pytest
 import requests
 
 from tests.databases import Database
-from tests.running import BOTH_DATABASES, CANARY, Gateway, Running, Simulator, ask, mint, read_stream, wait_until
+from tests.running import (
+    BOTH_DATABASES,
+    CANARY,
+    ON_POSTGRESQL,
+    Gateway,
+    Running,
+    Simulator,
+    ask,
+    mint,
+    read_stream,
+    wait_until,
+)
 from tests.test_start import start
 
 
@@ -150,6 +161,25 @@ def test_a_dead_account_is_passed_over(running: Running, simulator: Simulator) -
         wait_until("alice is found dead", lambda: "not renewed" in gateway.log())
         wait_until("both workers know", lambda: all(gateway.say("hello").ok for _ in range(6)))
         assert gateway.get("/readyz").status_code == 200
+
+
+@ON_POSTGRESQL
+def test_a_dead_account_is_seldom_looked_at(running: Running, simulator: Simulator, database: str) -> None:
+    """PostgreSQL counts how often a table is read, with a delay of a second: the answer takes more than two."""
+    expired = mint("alice", -5, "refresh")
+    with running.gateway(simulator.url, KIMI_TOKENS=f"{expired},{mint('bob')}") as gateway:
+        wait_until("alice is found dead", lambda: "not renewed" in gateway.log())
+        simulator.knobs(tokens=25, delay_s=0.1)
+        wait_until("nobody reads its tokens while an answer comes", lambda: reads_of_tokens(gateway) == 0)
+
+
+def reads_of_tokens(gateway: Gateway) -> int:
+    """How often they are read while an answer comes."""
+    sql = "SELECT seq_scan + coalesce(idx_scan, 0) FROM pg_stat_user_tables WHERE relname = 'tokens'"
+    ((before,),) = gateway.database.execute(sql)
+    assert ask(gateway, True).finish_reason == "stop"
+    ((after,),) = gateway.database.execute(sql)
+    return int(after) - int(before)
 
 
 def test_the_older_refresh_service_is_the_fall_back(running: Running, simulator: Simulator) -> None:
