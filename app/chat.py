@@ -67,7 +67,7 @@ class Options:
 class ChatRequest:
     """One turn that a client asks for. ``conversation_id`` is None for a stateless one. ``after_turn``: how many
     turns the conversation must have behind it, where the client goes on from one that it names. ``mends``: it is the
-    second half of the last turn, which counts once.
+    second half of the last turn, which counts once. ``asked_in``: the field of the messages, for what is wrong there.
     """
 
     model: str
@@ -76,6 +76,7 @@ class ChatRequest:
     options: Options = Options()
     after_turn: int | None = None
     mends: bool = False
+    asked_in: str = "messages"
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,12 +122,13 @@ class Choices:
                 self._put(index, e)
 
     def _caller_of(self, index: int) -> Caller:
-        """Each answer is another one: repeated with its own."""
+        """Each answer is another one: repeated with its own, of which the first is that of a single answer."""
         key = self._caller.idempotency_key
         return replace(
             self._caller,
             is_gone=lambda: self._gone or self._closed,
-            idempotency_key=None if key is None else f"{index} {key}",
+            # No client's key holds such a sign.
+            idempotency_key=key if key is None or index == 0 else f"{key}\0{index}",
         )
 
     def _put(self, index: int, item: "Answer | Sequence[Event] | BaseException | None") -> None:

@@ -473,10 +473,12 @@ class Turns:
             accounts = self._accounts.only(row.account_id)
         except (ConversationLost, AccountRejected) as e:
             return self._rebuilt(turn, hold, e)
-        return _Plan(_text(said), upstreams, accounts, Resume(row.chat_id, row.message_id), said, digest)
+        return _Plan(
+            _text(said, turn.request), upstreams, accounts, Resume(row.chat_id, row.message_id), said, digest
+        )
 
     def _fresh_plan(self, turn: Turn, messages: Sequence[Message], said: Sequence[Message]) -> _Plan:
-        return _Plan(_text(messages), self._routes.for_model(turn.request.model), {}, None, said)
+        return _Plan(_text(messages, turn.request), self._routes.for_model(turn.request.model), {}, None, said)
 
     def _rebuilt(self, turn: Turn, hold: Hold, error: GatewayError) -> _Plan:
         """The conversation in a new chat, from the history that its client has sent or that was kept. Raises
@@ -497,9 +499,9 @@ class Turns:
         return replace(self._fresh_plan(turn, history, said), system_digest=digest)
 
 
-def _text(messages: Sequence[Message]) -> str:
+def _text(messages: Sequence[Message], request: ChatRequest) -> str:
     if not any(part.strip() for m in messages for part in m.parts):
-        raise InvalidRequest("the messages hold no text to send", param="messages")
+        raise InvalidRequest(f"{request.asked_in}: there is no text to send", param=request.asked_in)
     return flatten(messages)
 
 

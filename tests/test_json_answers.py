@@ -289,16 +289,20 @@ def test_a_name_that_is_half_a_character_can_be_mended(gateway: Gateway, simulat
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    ("path", "field", "body"),
     [
-        ("messages", {"messages": [{"role": "user", "content": []}], "max_tokens": 9,
-                      "output_config": {"format": {"type": "json_schema", "schema": {}}}}),
-        ("responses", {"input": [{"type": "reasoning"}], "text": {"format": {"type": "json_object"}}}),
+        ("messages", "messages", {"messages": [{"role": "user", "content": []}], "max_tokens": 9,
+                                  "output_config": {"format": {"type": "json_schema", "schema": {}}}}),
+        ("responses", "input", {"input": [{"type": "reasoning"}], "text": {"format": {"type": "json_object"}}}),
+        ("completions", "prompt", {"prompt": " "}),
     ],
 )  # fmt: skip
-def test_a_wish_without_a_question_is_refused(gateway: Gateway, simulator: Simulator, path: str, body: Any) -> None:
+def test_a_wish_without_a_question_is_refused(
+    gateway: Gateway, simulator: Simulator, path: str, field: str, body: Any
+) -> None:
     response = gateway.post(f"/v1/{path}", json={"model": gateway.model, **body})
-    assert response.status_code == 400 and "no text" in response.json()["error"]["message"]
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith(f"{field}: there is no text")
 
 
 def test_the_field_that_holds_the_schema_is_named(gateway: Gateway, simulator: Simulator) -> None:

@@ -178,8 +178,11 @@ def test_an_answer_that_died_with_its_gateway_is_not_asked_for_twice(
 def test_several_choices_and_turns_of_a_conversation_are_repeated_too(
     quick: Gateway, simulator: Simulator, name: str
 ) -> None:
+    one = post(quick, f"{name}-n").json()
     first, again = (post(quick, f"{name}-n", n=2).json() for _ in range(2))
+    # What was given once is not asked for again where more is wanted.
     assert first["choices"] == again["choices"] and len(simulator.turns()) == 2
+    assert first["choices"][0] == one["choices"][0]
     path = f"/v1/chat/completions/{name}"
     for text in ("one", "two"):
         first, again = (post(quick, f"{name}-{text}", text, path=path).json() for _ in range(2))

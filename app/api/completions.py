@@ -119,7 +119,8 @@ class Body(Parameters):
         """Raises InvalidRequest for what cannot be served, naming the field."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         options = Options(max_tokens=self.max_tokens, stop=tuple(text for text in stop if text))
-        return ChatRequest(self.model, (Message("user", (self._text(),)),), conversation_id, options)
+        messages = (Message("user", (self._text(),)),)
+        return ChatRequest(self.model, messages, conversation_id, options, asked_in="prompt")
 
     def _text(self) -> str:
         match self.prompt:

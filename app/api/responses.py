@@ -52,6 +52,7 @@ def create() -> Response:
         turn.conversation_id if turn else None,
         body.options(),
         turn.number - 1 if turn and turn.number else None,
+        asked_in="input",
     )
     encoder = _Encoder(body, turn.name if turn and turn.number else reply_id("", who), conversation_id)
     answer = gateway().open(chat, who, commit=bool(body.stream))
