@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from app.credentials import Credential, read_lifetime
-from app.errors import AccountRejected, ConversationLost, UpstreamUnavailable
+from app.errors import AccountRejected, ConversationLost, RenewalFailed
 from app.store import Store, TokenRow
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 _EARLIEST_S = 300.0
 # A token that ends within this time is not used for a new request.
 _TOO_LATE_S = 1.0
-# How long a request waits for a renewal that somebody does, and how often it looks. Seconds.
-_WAIT_S = 60.0
+# How long a request waits for a renewal, whoever does it, and how often it looks. Long enough for the second service
+# to answer where the first is silent, short enough to try another account afterwards (FAILOVER_S). Seconds.
+_WAIT_S = 25.0
 _LOOK_EVERY_S = 0.1
 # The longest sleep of the thread that renews ahead of time; it also notices what other workers did.
 _DOZE_S = 60.0
@@ -49,12 +50,13 @@ class Account:
 class Accounts:
     """The configured accounts. Which one is next is decided in the store, and so fair over all workers.
 
-    ``renew(account_id, version)`` refreshes that version of a pair and has the next one stored when it returns,
-    or the trouble; it may be called by several processes at once and is done by one.
+    ``renew(account_id, version, wait_s)`` refreshes that version of a pair and has the next one stored when it
+    returns, or the trouble, unless that takes longer than ``wait_s``; it may be called by several processes at once
+    and is done by one.
     """
 
     def __init__(
-        self, credentials: Sequence[Credential], store: Store, renew: Callable[[str, int], None] | None = None
+        self, credentials: Sequence[Credential], store: Store, renew: Callable[[str, int, float], None] | None = None
     ) -> None:
         self._credentials = {credential.id: credential for credential in credentials}
         self._store = store
@@ -122,7 +124,7 @@ class Accounts:
     def fresh(self, account: Account) -> Account:
         """The account with a token that has not expired; waits for a renewal where one is needed.
 
-        Raises AccountRejected where Kimi refuses to renew, UpstreamUnavailable where it cannot be asked.
+        Raises AccountRejected where Kimi refuses to renew, RenewalFailed where it cannot be asked or does not answer.
         """
         if not account.renewable or _serves(account.token, account.expires_at, None):
             return account
@@ -184,26 +186,31 @@ class Accounts:
         return row
 
     def _renewed(self, account_id: str, rejected: str | None) -> Account:
-        """One renewal for all requests of this process that need it; others take what it brought."""
-        credential = self._credentials[account_id]
+        """One renewal for all requests of this process that need it; others take what it brought, or its failure."""
+        label, lock = self._credentials[account_id].label, self._locks[account_id]
         deadline = time.monotonic() + _WAIT_S
-        with self._locks[account_id]:
-            began = self._look(account_id)
-            row = began
+        began = self._look(account_id)
+        if not lock.acquire(timeout=_WAIT_S):
+            raise RenewalFailed(f"{label}: the token was not renewed in time")
+        try:
+            row = self._look(account_id)
             while not _serves(row.access_token, row.expires_at, rejected):
                 if row.dead:
-                    raise AccountRejected(_dead(credential, row))
-                if row.trouble is not None and row is not began:
-                    raise UpstreamUnavailable(f"{credential.label}: the token could not be renewed ({row.trouble})")
-                if time.monotonic() > deadline:
-                    raise UpstreamUnavailable(f"{credential.label}: the token was not renewed in time")
-                self._let_renew(row)
+                    raise AccountRejected(_dead(self._credentials[account_id], row))
+                if _has_failed_since(began, row):
+                    raise RenewalFailed(f"{label}: the token could not be renewed ({row.trouble})")
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise RenewalFailed(f"{label}: the token was not renewed in time")
+                self._let_renew(row, left_s)
                 row = self._look(account_id)
-            return self._account(credential)
+            return self._account(self._credentials[account_id])
+        finally:
+            lock.release()
 
-    def _let_renew(self, row: TokenRow) -> None:
+    def _let_renew(self, row: TokenRow, wait_s: float) -> None:
         if self._renew is not None and row.held_until <= self._store.database.now():
-            self._renew(row.account_id, row.version)
+            self._renew(row.account_id, row.version, wait_s)
         else:
             time.sleep(_LOOK_EVERY_S)
 
@@ -215,7 +222,7 @@ class Accounts:
                 # Nothing can be done for a dead one; it is looked at in case it gets another token.
                 wait_s = _DOZE_S if row.dead else _until_renewal(row)
                 if wait_s <= 0:
-                    self._let_renew(row)
+                    self._let_renew(row, _DOZE_S)
                     row = self._look(account_id)
                     failures = failures + 1 if row.trouble else 0
                     wait_s = _retry_in_s(failures) if row.trouble else 0
@@ -242,6 +249,12 @@ def _dead(c: Credential, row: TokenRow) -> str:
 
 def _serves(token: str | None, expires_at: float | None, rejected: str | None) -> bool:
     return bool(token) and token != rejected and (expires_at is None or expires_at > time.time() + _TOO_LATE_S)
+
+
+def _has_failed_since(began: TokenRow, row: TokenRow) -> bool:
+    """Whether a renewal has failed between two looks: there is trouble, and its hold has ended, or come and gone."""
+    ended = row.held_until == 0 and (row.holder, row.held_until) != (began.holder, began.held_until)
+    return ended and row.trouble is not None
 
 
 def _until_renewal(row: TokenRow) -> float:

@@ -27,6 +27,7 @@
        ├─ InvalidJsonAnswer                 502  upstream  it is not the JSON that was asked for, mended neither
        ├─ UpstreamUnavailable               502  upstream  connect, read, 5xx, redirect
        │  ├─ AnswerEmpty                    502  upstream  complete, and without a word
+       │  ├─ RenewalFailed                  502  upstream  an account's token could not be renewed, for now
        │  └─ GenerationGone                 502  upstream  the site does not serve this protocol (any more)
        ├─ UpstreamTimeout                   504  upstream  silence
        └─ UpstreamProtocolError             502  ours      an answer that we cannot read
@@ -227,6 +228,10 @@ class UpstreamUnavailable(UpstreamError):
 
 class AnswerEmpty(UpstreamUnavailable):
     """Kimi calls the answer complete, and it holds nothing: so it slows accounts down."""
+
+
+class RenewalFailed(UpstreamUnavailable):
+    """The account is of no use until it is renewed; other accounts may have tokens that still work."""
 
 
 class GenerationGone(UpstreamUnavailable):

@@ -22,7 +22,7 @@ from app import logs
 from app.accounts import Account
 from app.config import Config
 from app.credentials import read_expiry
-from app.errors import AccountRejected, UpstreamError, UpstreamUnavailable
+from app.errors import AccountRejected, RenewalFailed, UpstreamError
 from app.store import Store, TokenRow
 from app.upstreams.kimi_auth import KimiAuth
 from app.upstreams.kimi_http import KimiHttp, Timeouts
@@ -33,25 +33,30 @@ log = logging.getLogger(__name__)
 _HOLD_S = 9.0
 
 
-def renew_in_a_process(account_id: str, version: int) -> None:
-    """Starts the process and waits for its end. What came of it is in the store.
+def renew_in_a_process(account_id: str, version: int, wait_s: float) -> None:
+    """Starts the process and waits for its end, or for ``wait_s``: then it goes on alone. What came of it is in the
+    store.
 
-    Raises UpstreamUnavailable where the system has no process to give.
+    Raises RenewalFailed where the system has no process to give.
     """
     root = Path(__file__).parent.parent
     # Servers that embed Python are their own sys.executable.
     python = Path(sys.prefix) / "bin" / "python3"
     path = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH")) if part)
     try:
-        subprocess.run(
+        process = subprocess.Popen(
             [str(python if python.exists() else sys.executable), "-m", "app.renewal", account_id, str(version)],
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            check=False,
         )
     except OSError as e:
-        raise UpstreamUnavailable(f"the process that renews a token could not be started: {e.strerror}") from e
+        raise RenewalFailed(f"the process that renews a token could not be started: {e.strerror}") from e
+    try:
+        process.wait(wait_s)
+    except subprocess.TimeoutExpired:
+        # Never ended from here. Somebody has to take note of its end, or the system keeps its entry.
+        threading.Thread(target=process.wait, name="renewal", daemon=True).start()
 
 
 def main() -> None:

@@ -44,6 +44,7 @@ from app.errors import (
     GenerationGone,
     InvalidRequest,
     NoAccountFree,
+    RenewalFailed,
     UpstreamError,
 )
 from app.leases import Lease, Leases
@@ -263,6 +264,9 @@ class Turns:
                 scope = lease.scope if error.concerns_model else schedule.WHOLE_ACCOUNT
                 base_s = max(_LIMITED_REST_S, error.retry_after_s or 0.0)
                 self._rest(error, lease, scope, base_s, told_s)
+            case RenewalFailed():
+                # Not longer each time: it may have been renewed meanwhile, and may be the only account.
+                self._rest(error, lease, schedule.WHOLE_ACCOUNT, _LIMITED_REST_S, _LIMITED_REST_S)
             case _ if error.blame == "ours":
                 log.error("an answer that this gateway does not understand: %s", error.message)
 

@@ -201,6 +201,36 @@ def test_a_refresh_that_fails_for_now_is_tried_again(running: Running, simulator
     assert simulator.state()["stale_refreshes"] == 0
 
 
+def test_a_renewal_that_hangs_takes_no_request_with_it(running: Running, simulator: Simulator) -> None:
+    """Those that wait for it are answered by the other account in time, later ones do not even try."""
+    simulator.knobs(fail="silent_headers", fail_at="refresh")
+    tokens = f"{refresh('alice')},bob={mint('bob')}"
+    with running.gateway(simulator.url, KIMI_TOKENS=tokens) as gateway, ThreadPoolExecutor(4) as pool:
+        began = time.monotonic()
+        answers = list(pool.map(lambda i: ask(gateway, i % 2 == 0), range(4)))
+        assert [a.finish_reason for a in answers] == ["stop"] * 4
+        assert time.monotonic() - began < 40
+        assert len(gateway.database.execute("SELECT * FROM rests")) == 1
+        began = time.monotonic()
+        assert [ask(gateway, True).finish_reason for _ in range(3)] == ["stop"] * 3
+        assert time.monotonic() - began < 5
+    assert {turn.account for turn in simulator.turns()} == {"bob"}
+
+
+def test_a_renewal_that_fails_has_failed_for_all_who_wait_for_it(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(fail="http_503", fail_at="refresh")
+    with (
+        running.gateway(
+            simulator.url, KIMI_TOKENS=refresh("alice"), ACCOUNT_MAX_STREAMS="0", QUEUE_WAIT_S="1"
+        ) as gateway,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        responses = list(pool.map(lambda _: gateway.say("hello"), range(8)))
+        assert len(simulator.requests("RefreshToken")) <= 3
+    for response in responses:
+        assert response.status_code == 502 and "could not be renewed" in response.json()["error"]["message"]
+
+
 def test_a_renewal_that_cannot_be_started_takes_neither_the_request_nor_the_thread(
     running: Running, simulator: Simulator
 ) -> None:
