@@ -1,8 +1,8 @@
 """That this process is alive, said again and again in the store.
 
-What a process holds there (leases, places in the line, conversations, answers that are being recorded) counts for as
-long as its presence does: a killed process frees everything after one ``lease_s``, a stopped one at once. Must never
-know what is held.
+What a process holds there (leases, places in the line, conversations, answers that are being recorded) counts with
+others for as long as its presence does: a killed process frees everything after one ``lease_s``, a stopped one at
+once. Must never know what is held.
 """
 
 import atexit
@@ -10,7 +10,6 @@ import logging
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,7 +28,7 @@ class Presence:
     def __init__(self, store: Store, lease_s: float) -> None:
         self._store = store
         self._lease_s = lease_s
-        self.id = uuid.uuid4().hex
+        self.id = store.database.process_id
         self._left = threading.Event()
         # A beat that is under way must not come after the end.
         self._speaking = threading.Lock()

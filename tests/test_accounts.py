@@ -408,6 +408,33 @@ def test_a_killed_gateway_gives_back_what_it_held(running: Running, simulator: S
         assert other.say("third", "talk").ok
 
 
+@BOTH_DATABASES
+def test_a_process_that_was_out_of_touch_takes_nothing_from_itself(
+    running: Running, simulator: Simulator, database: str
+) -> None:
+    """It is seldom heard of, and here has just counted as dead: what it holds and who waits in it are as before."""
+    settings = {"ACCOUNT_MAX_STREAMS": "1", "CONVERSATION_WAIT_S": "0.3", "LEASE_S": "300"}
+    with (
+        running.gateway(
+            simulator.url, database=running.new_database(), KIMI_TOKENS=mint("alice"), **settings
+        ) as gateway,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        simulator.knobs(gate="long", gate_after=1)
+        with gateway.say("long", "talk", stream=True) as long:
+            simulator.wait("gate_waiting:long", equals=1)
+            simulator.knobs(gate="")
+            gateway.database.execute("UPDATE processes SET until = 0")
+            assert gateway.get("/v1/chat/completions/talk").json()["busy"]
+            assert gateway.say("second", "talk").json()["error"]["code"] == "conversation_busy"
+            waiting = pool.submit(gateway.say, "third")
+            wait_until("it stands in the line", lambda: tables(gateway, "line") == [1])
+            simulator.open_gate("long")
+            assert read_stream(long).finish_reason == "stop"
+        assert waiting.result().ok
+    assert simulator.state()["max_open_streams"] == 1
+
+
 def test_many_callers_on_few_accounts(running: Running, simulator: Simulator) -> None:
     """Issue 4: 200 callers, two equal keys, 3 accounts × 2 streams: each is served or told 429, and fairly."""
     simulator.knobs(tokens=3, delay_s=0.02)

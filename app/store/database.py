@@ -7,6 +7,7 @@ small as ours takes half of the time. Must never know a table of ours, nor what 
 import logging
 import random
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any, TypeVar
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Row = dict[str, Any]
+
+# In a statement: the ``process_id`` of the Database that runs it.
+ME: sa.BindParameter[str] = sa.bindparam("me")
 
 _KINDS = {"sqlite": SQLITE, "postgresql": POSTGRESQL}
 
@@ -95,6 +99,8 @@ class Database:
 
     def __init__(self, url: str, *, durable: bool = False) -> None:
         """``durable``: what is written has reached the disk, at some cost."""
+        # What this process is called among those that share the database.
+        self.process_id = uuid.uuid4().hex
         parsed = sa.make_url(url)
         self._kind = _KINDS[parsed.get_backend_name()]
         try:
@@ -106,7 +112,7 @@ class Database:
         self._engine = self._kind.open_engine(parsed, durable)
         # A module of PEP 249, whose errors have no common type.
         self._driver: Any = self._engine.dialect.loaded_dbapi
-        self._statements = _Statements(self._engine.dialect, self._kind)
+        self._statements = _Statements(self._engine.dialect, self._kind, self.process_id)
         self._away_since: float | None = None
         # All processes of a file go by this machine's clock, and it is set for all of them at once. Those of a server
         # are on several machines: where the clock of one is set, that must change nothing for what it shares.
@@ -245,9 +251,10 @@ class Database:
 class _Statements:
     """The SQL of every statement that was ever run: making it costs several times as much as running it."""
 
-    def __init__(self, dialect: sa.Dialect, kind: Kind) -> None:
+    def __init__(self, dialect: sa.Dialect, kind: Kind, me: str) -> None:
         self._dialect = dialect
         self._kind = kind
+        self._me = me
         self._made: dict[Statement, tuple[str, Row]] = {}
 
     def prepared(self, statement: Statement, values: Row) -> tuple[str, Row]:
@@ -264,6 +271,8 @@ class _Statements:
         compiled = statement.compile(dialect=self._dialect)
         assert isinstance(compiled, SQLCompiler)
         constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
+        if ME.key in compiled.binds:
+            constants[ME.key] = self._me
         return str(compiled), constants
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from app.schedule import AccountState, Grant, Rest, Ticket
 from app.store.database import Database, Transaction
 from app.store.dialects import listed, one_of, per_dialect
-from app.store.processes import lives, processes
+from app.store.processes import lives
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,7 @@ _ACCOUNTS = sa.select(
 _RESTS = sa.select(*_rests.c)
 _LINE = (
     sa.select(*_line.c)
-    .select_from(_line.join(processes, processes.c.id == _line.c.process_id))
-    .where(processes.c.until > _P("now"), _line.c.ends_at > _P("now"))
+    .where(_line.c.ends_at > _P("now"), lives(_line.c.process_id))
     .order_by(_line.c.place, _line.c.joined_at, _line.c.id)
 )
 _GRANT = per_dialect(
