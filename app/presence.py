@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.store import Store
+from app.store import Store, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Presence:
     def begin(self) -> None:
         """From here on the process counts as alive. Raises what the store raises."""
         self._beat()
+        self._store.database.first_on_return(self._keep)
         threading.Thread(target=self._run, name="presence", daemon=True).start()
         atexit.register(self.leave)
 
@@ -64,7 +65,12 @@ class Presence:
     def _beat(self) -> None:
         with self._speaking:
             if not self._left.is_set():
-                self._store.processes.beat(self.id, self._store.database.now() + self._lease_s)
+                self._store.processes.beat(self.id, self._lease_s)
+
+    def _keep(self, tx: Transaction, since: float) -> None:
+        # While the database was away nobody could say that it lives, and whoever is back first would find all others
+        # dead.
+        self._store.processes.keep(tx, since, self._store.database.now() + self._lease_s)
 
     def _run(self) -> None:
         swept_at = 0.0

@@ -7,6 +7,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -190,6 +191,42 @@ def test_a_restart_of_the_database_fails_no_request(
         assert {name: gateway.get(f"/v1/chat/completions/{name}").json()["turns"] for name in turns} == turns
         assert "the database is back" in gateway.log()
     assert len({turn.chat for turn in simulator.turns()}) == 4
+
+
+def test_who_finds_the_database_back_first_takes_nothing_from_the_others(
+    running: Running, simulator: Simulator, cluster: Cluster
+) -> None:
+    """It was away for longer than anybody counts as alive; the gateway with a turn that runs comes back last."""
+    database = PostgresDatabase.create(cluster, "gateway")
+    settings = {"KIMI_TOKENS": mint("alice"), "CONVERSATION_WAIT_S": "60", "LEASE_S": "4"}
+    with (
+        running.gateway(simulator.url, database=database, **settings) as gateway,
+        running.gateway(simulator.url, database=database, **settings) as other,
+        ThreadPoolExecutor(1) as pool,
+        ExitStack() as frozen,
+    ):
+        gateway.wait_for_workers()
+        simulator.knobs(gate="long", gate_after=1)
+        with gateway.say("first", "talk", stream=True) as first:
+            simulator.wait("gate_waiting:long", equals=1)
+            simulator.knobs(gate="")
+            second = pool.submit(other.say, "second", "talk")
+            waits = "waits for an earlier one"
+            wait_until("it waits", lambda: waits in other.log())
+            (worker,) = gateway.process.children()
+            os.kill(worker, signal.SIGSTOP)
+            frozen.callback(os.kill, worker, signal.SIGCONT)
+            ((until,),) = database.execute("SELECT max(until) FROM processes")
+            cluster.stop()
+            wait_until("it counts no longer", lambda: time.time() > until)
+            cluster.start()
+            # The first look was meant for a moment before.
+            wait_until("it waits on", lambda: other.log().partition("the database is back")[2].count(waits) > 1)
+            frozen.close()
+            simulator.open_gate("long")
+            assert read_stream(first).finish_reason == "stop"
+        assert second.result().ok
+    assert simulator.state()["max_open_streams"] == 1
 
 
 @ON_POSTGRESQL

@@ -114,10 +114,11 @@ class Database:
         self._driver: Any = self._engine.dialect.loaded_dbapi
         self._statements = _Statements(self._engine.dialect, self._kind, self.process_id)
         self._away_since: float | None = None
+        self._on_return: Callable[[Transaction, float], object] | None = None
         # All processes of a file go by this machine's clock, and it is set for all of them at once. Those of a server
         # are on several machines: where the clock of one is set, that must change nothing for what it shares.
         ours = time.time if self._kind.clock is None else steady
-        self._clock = Clock(lambda: self._patiently(self._measure_clock), ours)
+        self._clock = Clock(lambda: self.patiently(self._measure_clock), ours)
 
     def unusable(self, error: Exception) -> StoreUnusable:
         """The error as it is told to who starts the gateway."""
@@ -130,7 +131,7 @@ class Database:
 
     def run(self, statement: Statement, **values: Any) -> int:
         """How many rows were written."""
-        return self._patiently(lambda tx: tx.run(statement, **values))
+        return self.patiently(lambda tx: tx.run(statement, **values))
 
     def run_at_once(self, statement: Statement, **values: Any) -> int:
         """``run`` without patience: what cannot be done now fails now."""
@@ -138,10 +139,10 @@ class Database:
 
     def row(self, statement: Statement, **values: Any) -> Row | None:
         """The first row, or None."""
-        return self._patiently(lambda tx: tx.row(statement, **values))
+        return self.patiently(lambda tx: tx.row(statement, **values))
 
     def rows(self, statement: Statement, **values: Any) -> list[Row]:
-        return self._patiently(lambda tx: tx.rows(statement, **values))
+        return self.patiently(lambda tx: tx.rows(statement, **values))
 
     def exclusively(self, work: Callable[[Transaction], T]) -> T:
         """Runs ``work`` in one transaction that overlaps no other such transaction, of whatever process.
@@ -151,11 +152,16 @@ class Database:
         finds out by what it reads whether it is done already. An exception of its own undoes what it wrote.
         It must be short: everybody else waits.
         """
-        return self._patiently(lambda tx: self._in_transaction(tx, work))
+        return self.patiently(lambda tx: self._in_transaction(tx, work))
 
     def now(self) -> float:
         """Unix seconds by the clock that all machines share: the database's."""
         return self._clock.now()
+
+    def first_on_return(self, work: Callable[[Transaction, float], object]) -> None:
+        """``work`` is run where the database is back, before anything else of this process, with the Unix seconds
+        since which it was away. It must be safe to repeat."""
+        self._on_return = work
 
     def _measure_clock(self, tx: Transaction) -> float:
         """How far the database's clock is ahead of ours."""
@@ -192,6 +198,8 @@ class Database:
             raise self._told(e, None) from e
         tx = Transaction(connection, self._statements)
         try:
+            if (since := self._away_since) is not None and self._on_return is not None:
+                self._on_return(tx, self.now() - (time.monotonic() - since))
             return work(tx)
         except self._driver.Error as e:
             raise self._told(e, connection) from e
@@ -217,8 +225,9 @@ class Database:
         # Without the statement, whose parameters nobody may read in a log.
         return kind(None if connection is None else _STATEMENT, None, error, connection_invalidated=is_lost)
 
-    def _patiently(self, work: Callable[[Transaction], T]) -> T:
-        """``work`` on a connection, again and again while the database is locked, or away and will be back."""
+    def patiently(self, work: Callable[[Transaction], T]) -> T:
+        """Runs ``work`` on a connection, each statement in a transaction of its own; all of it again and again while
+        the database is locked, or away and will be back. It must be safe to repeat."""
         deadline = time.monotonic() + self._kind.patience_s
         while True:
             try:

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from app.store.database import ME, Database
+from app.store.database import ME, Database, Transaction
 from app.store.dialects import per_dialect
 
 _processes = sa.table("processes", sa.column("id", sa.String), sa.column("until", sa.Float))
@@ -27,6 +27,11 @@ _BEAT = per_dialect(
         .on_conflict_do_update(index_elements=["id"], set_={"until": _P("until")})
     )
 )
+_KEEP = (
+    sa.update(_processes)
+    .where(_processes.c.until > _P("since"), _processes.c.until < _P("kept_until"))
+    .values(until=_P("kept_until"))
+)
 _DROP = sa.delete(_processes).where(_processes.c.id == _P("of_id"))
 _DROP_DEAD = sa.delete(_processes).where(_processes.c.until <= _P("before"))
 _LEFT_BEHIND = [
@@ -44,9 +49,13 @@ class ProcessRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def beat(self, process_id: str, until: float) -> None:
-        """The process counts as alive until then."""
-        self._database.run(_BEAT, id=process_id, until=until)
+    def beat(self, process_id: str, lease_s: float) -> None:
+        """The process counts as alive for so long, from when that is written: which may take a while."""
+        self._database.patiently(lambda tx: tx.run(_BEAT, id=process_id, until=self._database.now() + lease_s))
+
+    def keep(self, tx: Transaction, since: float, until: float) -> None:
+        """Whoever was alive at ``since`` counts as alive until then."""
+        tx.run(_KEEP, since=since, kept_until=until)
 
     def leave(self, process_id: str) -> None:
         """The process counts no longer."""
