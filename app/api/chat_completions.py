@@ -284,7 +284,7 @@ def _encode_conversation(row: ConversationRow) -> dict[str, Any]:
         "turns": row.turns,
         "created": int(row.created_at),
         "updated": int(row.updated_at),
-        "busy": row.held_until > time.time(),
+        "busy": gateway().is_busy(row),
     }
 
 
