@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 # How often a waiting turn looks whether the conversation is free. Seconds.
 _LOOK_EVERY_S = 0.1
-# How long the number of a key's conversations is believed without counting again, seconds, while it is below this
-# share of what is allowed: other workers make some, too.
+# How long the number of a key's conversations is believed without counting again, seconds, while it is so far below
+# what is allowed: other workers make some, too.
 _COUNT_EVERY_S = 10.0
-_WELL_BELOW = 0.9
+_WELL_BELOW = 1000
 # How often conversations that are too old are looked for, and how many are forgotten at once.
 _AGE_EVERY_S = 600.0
 _AGE_BATCH = 100
@@ -62,9 +62,12 @@ class Hold:
         """Whether no chat was ever opened for it."""
         return self.row.chat_id is None
 
-    def save_chat(self, account_id: str, upstream: str, model: str, chat_id: str, message_id: str | None) -> None:
-        """Remembers the upstream chat, before anything of its answer is known: a killed worker loses nothing."""
-        self._save(account_id=account_id, upstream=upstream, model=model, chat_id=chat_id, message_id=message_id)
+    def save_chat(self, account_id: str, upstream: str, model: str, chat_id: str, message_id: str | None) -> bool:
+        """Remembers the upstream chat, before anything of its answer is known: a killed worker loses nothing. False
+        where another turn has the conversation now."""
+        return self._save(
+            account_id=account_id, upstream=upstream, model=model, chat_id=chat_id, message_id=message_id
+        )
 
     def transcript(self) -> tuple[Message, ...]:
         """What was said so far, where it was kept."""
@@ -217,7 +220,7 @@ class Conversations:
             now = time.monotonic()
             counted_at, count = self._counts.get(row.owner, (0.0, 0))
             count += 1
-            if now - counted_at > _COUNT_EVERY_S or count > self._limits.most * _WELL_BELOW:
+            if now - counted_at > _COUNT_EVERY_S or count > self._limits.most - _WELL_BELOW:
                 counted_at, count = now, self._store.conversations.count(row.owner)
             self._counts[row.owner] = (counted_at, count)
             if count > self._limits.most:

@@ -2,6 +2,7 @@
 and after it. What is found is given as it was written, byte for byte. Knows JSON and Markdown's fences.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -12,11 +13,18 @@ from typing import Any
 _MAX_PLACES = 50
 _MAX_DEPTH = 200
 
-_FENCED = re.compile(r"(?:^|\n)[ \t]*(```+|~~~+)[ \t]*(?:json[a-z0-9]*)?[ \t]*\n", re.IGNORECASE)
+_FENCED = re.compile(r"(?:^|\n)[ \t]*+(```++|~~~++)[ \t]*+(?:json[a-z0-9]*+)?+[ \t]*+\n", re.IGNORECASE)
 _BEGINNING = re.compile(r"[\[{]")
 _BLANK = re.compile(r"[ \t\r\n]*")
-# With what the first item of a list begins, and hardly a word in brackets.
-_BEGUN = re.compile(r"[ \t\r\n]*(?:[\[{\"]|-?\d|true\b|false\b|null\b)")
+# What begins a value, and hardly a word in brackets: an object's first name, what can be in a list.
+_BEGUN = re.compile(
+    r"""\{\s*+(?: \} | (?P<quote>["'])(?:(?!(?P=quote))[^\\\n]|\\.)*+(?P=quote)\s*+: | [\w$]++\s*+: )
+    | \[\s*+(?: [\[{] | "(?:[^"\\\n]|\\.)*+(?:"\s*+[,\]:]|$) )""",
+    re.VERBOSE,
+)
+_NUMBERS = re.compile(r"\[\s*+(?:-?\d|true\b|false\b|null\b)")
+# The last signs before a line that begins with a bracket, and that bracket.
+_NEW_LINE = re.compile(r"(\S{1,2})\s*\n([\[{])")
 _STRING_OR_BRACKET = re.compile(r"\"(?:[^\"\\]|\\.)*+\"?+|[\[\]{}]", re.DOTALL)
 
 
@@ -38,7 +46,7 @@ def found(text: str) -> Iterator[Found]:
     if whole is not None and _skip(text, whole[1]) == len(text):
         yield whole[0]
         return
-    for fence in _FENCED.finditer(text):
+    for fence in itertools.islice(_FENCED.finditer(text), _MAX_PLACES):
         inside = _at(text, _skip(text, fence.end()))
         if inside is not None and text.startswith(fence[1], _skip(text, inside[1])):
             yield inside[0]
@@ -51,11 +59,27 @@ def found(text: str) -> Iterator[Found]:
         if here is not None:
             yield here[0]
             at = here[1]
-        elif beginning[0] == "[" and not _BEGUN.match(text, beginning.end()):
+        elif _is_begun(text, beginning.start()):
+            at = _behind(text, beginning.start())
+        else:
             # A bracket in a sentence.
             at = beginning.end()
-        else:
-            at = _behind(text, beginning.start())
+
+
+def _is_begun(text: str, at: int) -> bool:
+    """Whether a bracket that begins no value was meant to begin one."""
+    if _BEGUN.match(text, at):
+        return True
+    if not _NUMBERS.match(text, at):
+        return False
+    try:
+        _DECODER.raw_decode(text, at)
+    except json.JSONDecodeError as e:
+        # "[1 of 3]", "[0, 1)".
+        return not (text[e.pos : e.pos + 1].isalpha() or text.startswith(")", e.pos))
+    except (ValueError, RecursionError):
+        pass
+    return True
 
 
 def _skip(text: str, at: int) -> int:
@@ -64,7 +88,8 @@ def _skip(text: str, at: int) -> int:
 
 
 def _behind(text: str, at: int) -> int:
-    """Where the brackets are closed again that are opened there; the end of the text where they are not."""
+    """Where the brackets are closed again that are opened there. Where they are not: where another value is begun at
+    the start of a line, and not as a part of this one; or the end."""
     depth = 0
     for token in _STRING_OR_BRACKET.finditer(text, at):
         if token[0] in "[{":
@@ -73,6 +98,9 @@ def _behind(text: str, at: int) -> int:
             depth -= 1
         if depth == 0:
             return token.end()
+    for line in _NEW_LINE.finditer(text, at):
+        if not line[1].endswith(("[", "{", ",", '":')):
+            return line.start(2)
     return len(text)
 
 

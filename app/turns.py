@@ -401,8 +401,8 @@ class Turns:
         if hold is not None:
             plan = attempt.plan
             if plan.resume is None and not hold.is_new:
-                self._save_chat(turn, attempt, hold)
-                if attempt.chat_id is not None:
+                is_ours = self._save_chat(turn, attempt, hold)
+                if is_ours and attempt.chat_id is not None:
                     # From here on it is the conversation's, whatever becomes of this process.
                     self._litter.keep(attempt.upstream.name, attempt.chat_id)
             answer = "".join(attempt.text)
@@ -413,7 +413,8 @@ class Turns:
                     plan.system_digest,
                     plan.said,
                     answer,
-                    counts=not turn.request.mends,
+                    # What it mends may have been forgotten meanwhile.
+                    counts=not turn.request.mends or hold.row.turns == 0,
                 )
             except ConversationTaken:
                 # Whoever took it over may be speaking in this chat.
@@ -422,10 +423,10 @@ class Turns:
         attempt.finished = True
         self._leases.release(attempt.lease)
 
-    def _save_chat(self, turn: Turn, attempt: _Attempt, hold: Hold) -> None:
+    def _save_chat(self, turn: Turn, attempt: _Attempt, hold: Hold) -> bool:
         assert attempt.chat_id is not None, "only what was started can be saved"
         upstream, model = attempt.upstream.name, turn.request.model
-        hold.save_chat(attempt.account.id, upstream, model, attempt.chat_id, attempt.message_id)
+        return hold.save_chat(attempt.account.id, upstream, model, attempt.chat_id, attempt.message_id)
 
     def _is_temporary(self, attempt: _Attempt, hold: Hold | None) -> bool:
         """Whether the attempt's chat goes unless it is said to stay: that of a stateless turn, and that which is to

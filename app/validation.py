@@ -33,13 +33,17 @@ _NAMING = frozenset({"properties", "$defs", "definitions", "dependentSchemas"})
 # A character (escaped, or one of a class), a group, a quantifier.
 _TOKEN = re.compile(
     r"""
-    (?P<open>\( (?: \? (?: [:=!] | <[=!] | P?<\w+> | [aimsu]+ [:)] | (?P<hides>) ) )? )
-    | \{ (?P<least>\d+) (?:,\d*)? \} | \{,\d+\} | [*+?]
+    (?P<open>\( (?: \? (?: [:=!] | <[=!] | P?<\w+> | [aimsu]+: | (?P<hides>) ) )? )
+    | \{ (?P<least>\d+) (?P<most>,\d*)? \} | \{,\d+\} | [*+?]
     | \[ \^? \]? (?: \\. | [^\]\\] )* \]?
     | \\. | .
     """,
     re.DOTALL | re.VERBOSE,
 )
+
+
+# Flags for all of it, which some libraries write first.
+_FLAGS = re.compile(r"^\(\?[aimsu]+\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,10 @@ class Schema:
 
     def _compiled(self, pattern: str) -> Any:
         if pattern not in self._patterns:
-            if _size(pattern) > _MAX_PATTERN:
+            size = _size(_FLAGS.sub("", pattern))
+            if size is None:
+                raise self._unusable("holds a pattern with something that JSON Schema's patterns do not have")
+            if size > _MAX_PATTERN:
                 raise self._unusable("holds a pattern that repeats too much")
             # Not kept beyond this answer: strangers may have thousands.
             self._patterns[pattern] = regex.compile(pattern, cache_pattern=False)
@@ -123,19 +130,22 @@ class Schema:
         return _unusable(why, self._asked_in)
 
 
-def _size(pattern: str) -> float:
-    """How large a regular expression becomes when it is compiled, in characters: a repetition is written out, and
-    that takes time which cannot be limited. Infinite for what may hide some: ECMA's expressions have no comments."""
+def _size(pattern: str) -> float | None:
+    """How large a regular expression becomes when it is compiled, in characters: a repetition is written out, once
+    more where it has no end, and that takes time which cannot be limited. None for what may hide some, like comments:
+    ECMA's expressions have none of that."""
     # Of the groups that are open: what is in them so far, and the last thing, which a quantifier would repeat.
     open_groups: list[tuple[float, float]] = []
     done, last = 0.0, 0.0
     for token in _TOKEN.finditer(pattern):
         if (least := token["least"]) is not None:
             # Of a group that need not be there, one is written, too.
-            last *= max(1, int(least))
+            last *= max(1, int(least) + (token["most"] is not None))
+        elif token[0] == "+":
+            last *= 2
         elif token["open"]:
             if token["hides"] is not None:
-                return math.inf
+                return None
             open_groups.append((done + last, 0.0))
             done, last = 0.0, 0.0
         elif token[0] == ")" and open_groups:

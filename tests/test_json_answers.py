@@ -63,6 +63,8 @@ def test_the_answer_is_the_json_alone(gateway: Gateway, simulator: Simulator, pr
         f"Here you are:\n\n~~~\n{GOOD}\n~~~",
         f"The person [1] in question {{see below}} is {GOOD}. Bye {{}}!",
         f'It was {{"name": "nobody"}}, then {GOOD}.',
+        f'The object begins with "{{" as asked, x in [0, 1) :-{{\n{GOOD}',
+        f'{{"name": "A "dam"", "age": 1}}\nAgain:\n{GOOD}',
     ):
         simulator.knobs(say=said, token_chars=3)
         answer = ask(gateway, stream, response_format=asked(PERSON))
@@ -213,6 +215,8 @@ def test_any_schema_of_any_value(
         '[{"a": 1}, {"b": 2},',
         '[true, {"a": 1},]',
         '{"a": "}", {"b": 1}',
+        '[\n{"a": 1},\n{"b": 2},\n{"c"',
+        '{"x":\n{"a": 1},',
     ],
 )
 def test_what_is_no_json_object_is_not_taken_for_one(gateway: Gateway, simulator: Simulator, said: str) -> None:
@@ -251,6 +255,8 @@ def nested(levels: int) -> dict[str, Any]:
         ({"type": "object", "enum": [[[]] * 200_000]}, "{}"),
         ({"type": "string", "pattern": "(?:(?:(?:a{1000}){1000}){1000}){1000}"}, '"a"'),
         ({"type": "string", "pattern": "(?#[)(?:(?:a{1000}){1000}){1000}]"}, '"a"'),
+        ({"type": "string", "pattern": "(" * 22 + "a" + "+)" * 22}, '"a"'),
+        ({"$ref": "#/x", "x": {"type": "string", "pattern": "(a{900}(?i)a){4000}"}}, '"a"'),
         ({"type": "string", "pattern": "a{99999999999999999999}"}, '"a"'),
         ({"$schema": ["x"]}, "{}"),
         ({"$schema": "http://["}, "{}"),
@@ -265,8 +271,8 @@ def nested(levels: int) -> dict[str, Any]:
     ],
     ids=[
         "pattern", "doubled", "circle", "nowhere", "names", "remote", "no pattern", "no type", "deep", "long",
-        "longer", "repeats", "hidden", "huge", "no name", "no address", "no schema", "no anchor", "canary",
-        "infinite", "default",
+        "longer", "repeats", "hidden", "doubles", "flags", "huge", "no name", "no address", "no schema", "no anchor",
+        "canary", "infinite", "default",
     ],
 )  # fmt: skip
 def test_a_schema_that_cannot_be_used_is_a_clear_error_and_stops_nobody(

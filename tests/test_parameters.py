@@ -101,6 +101,32 @@ def test_what_has_no_effect_within_a_field_is_named(gateway: Gateway, simulator:
         assert response.ok and response.headers["x-ignored-params"] == named
 
 
+def test_what_clients_repeat_of_an_answer_is_no_wish(running: Running, simulator: Simulator) -> None:
+    """Histories hold what OpenAI's and Anthropic's answers have, and OpenAI demands some of it."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    history = [
+        {"role": "user", "content": CANARY},
+        {"role": "assistant", "content": None, "tool_calls": [call], "annotations": [{"type": "url_citation"}]},
+        {"role": "tool", "tool_call_id": "c", "content": "1"},
+    ]
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    turns = [
+        {"role": "user", "content": CANARY},
+        {"role": "assistant", "content": [thought, {"type": "text", "text": "It"}]},
+        {"role": "user", "content": CANARY},
+    ]
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed",
+            "content": [{"type": "output_text", "text": "It", "annotations": [], "logprobs": []}]}  # fmt: skip
+    with running.gateway(simulator.url, STRICT_PARAMS="1") as gateway:
+        for path, body in (
+            ("chat/completions", {"messages": history}),
+            ("messages", {"messages": turns, "max_tokens": 99}),
+            ("responses", {"input": [{"role": "user", "content": CANARY}, item, {"role": "user", "content": "x"}]}),
+        ):
+            response = gateway.post(f"/v1/{path}", json={"model": gateway.model, **body})
+            assert response.ok and "x-ignored-params" not in response.headers, response.text
+
+
 def test_a_type_that_is_not_known_is_not_repeated(gateway: Gateway, simulator: Simulator) -> None:
     response = gateway.chat({"model": gateway.model, "messages": [{"role": "user", "content": [{"type": CANARY}]}]})
     error = response.json()["error"]

@@ -286,7 +286,7 @@ def test_what_cannot_be_served_is_refused_by_name(
         ({"input": [{"type": ["x"]}]}, "input[0]"),
         ({"input": [{"type": "item_reference"}]}, "input[0].id"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
-        ({"input": [{"type": "reasoning", "summary": []}]}, "messages"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "input"),
         ({"instructions": []}, "instructions"),
         ({"stream": "yes"}, "stream"),
         ({"store": "no"}, "store"),

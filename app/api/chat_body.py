@@ -74,6 +74,8 @@ class _Message(Fields):
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
     tool_call_id: StrictStr | None = None
+    # Moonshot's: the answer is to go on from it. Whatever else messages hold is what their clients were told.
+    partial: StrictBool | None = None
 
     def to_message(self, place: str) -> Message:
         if self.content is None and self.role in ("system", "developer", "user"):
@@ -321,6 +323,8 @@ class Body(Parameters):
         for name in super()._ignored():
             if name != "tools" or not all(map(_is_web_search, self.tools or ())):
                 yield name
+        if any(message.partial for message in self.messages):
+            yield "messages.partial"
 
 
 def _thinks(effort: _Effort | None) -> bool | None:

@@ -345,7 +345,7 @@ class Body(_Prompt):
         only_searches = all(tool.searches for tool in self.tools or ())
         yield from (name for name in super()._ignored() if name != "tools" or not only_searches)
         if only_searches:
-            yield from unknown_fields(self.tools, "tools")
+            yield from unknown_fields(self.tools or (), "tools")
         if self.thinking is not None and self.thinking.budget_tokens is not None:
             yield "thinking.budget_tokens"
 

@@ -6,7 +6,7 @@ no parameter of any API.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,22 +62,15 @@ class Parameters(Fields):
         for name, use, value in self._sent():
             if use.done == "ignored" and has_effect(value) and value not in use.neutral:
                 yield name
-            else:
-                yield from unknown_fields(value, name)
+            elif isinstance(value, Fields):
+                yield from unknown_fields([value], name)
         yield from (name for name, value in (self.model_extra or {}).items() if has_effect(value))
 
 
-def unknown_fields(value: Any, place: str) -> Iterator[str]:
-    """The fields in ``value`` that we do not know and that should have an effect."""
-    if isinstance(value, list):
-        for item in value:
-            yield from unknown_fields(item, place)
-    elif isinstance(value, Fields):
+def unknown_fields(values: Iterable[Fields], place: str) -> Iterator[str]:
+    """The fields of values that we do not know and that should have an effect; not what stands deeper in them."""
+    for value in values:
         yield from (f"{place}.{name}" for name, inner in (value.model_extra or {}).items() if has_effect(inner))
-        for name in value.model_fields_set:
-            inner = getattr(value, name, None)
-            if isinstance(inner, list | Fields):
-                yield from unknown_fields(inner, f"{place}.{name}")
 
 
 def describe(model: type[Parameters], language: Language) -> str:

@@ -489,7 +489,7 @@ class Body(Parameters):
         only_searches = all(tool.searches for tool in self.tools or ())
         yield from (name for name in super()._ignored() if name != "tools" or not only_searches)
         if only_searches:
-            yield from unknown_fields(self.tools, "tools")
+            yield from unknown_fields(self.tools or (), "tools")
         if self.text is not None and self.text.verbosity not in (None, "medium"):
             yield "text.verbosity"
 
