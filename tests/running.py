@@ -39,6 +39,7 @@ CANARY = "canary-Kanarienvogel-金丝雀"
 SERVERS = {
     "gevent": ["-m", "gunicorn", "-b", "fd://{fd}"],
     "gthread": ["-m", "gunicorn", "-b", "fd://{fd}", "-k", "gthread", "--threads", "16"],
+    "preloaded": ["-m", "gunicorn", "-b", "fd://{fd}", "-k", "gthread", "--threads", "4", "--preload"],
     # As the first process of a world of its own.
     "container": [
         "-c",
@@ -355,7 +356,7 @@ class Running:
         finally:
             # werkzeug's server knows no stopping in order, and was seen to miss an interrupt. In gunicorn's threaded
             # worker the handler of an interrupt may wait for a lock that the thread it has interrupted holds.
-            process.stop(signal.SIGTERM if server in ("threads", "gthread") else signal.SIGINT)
+            process.stop(signal.SIGTERM if server in ("threads", "gthread", "preloaded") else signal.SIGINT)
             # They outlive their gateway on purpose; the next test is to see nothing of them.
             wait_until("nobody renews a token of it", lambda: not _renewals(database), 60)
 

@@ -176,6 +176,17 @@ def test_a_certificate_of_its_own_makes_it_speak_tls(running: Running, simulator
             assert response.ok and "over" in response.text
 
 
+def test_a_worker_that_did_not_load_the_gateway_itself_says_so(running: Running, simulator: Simulator) -> None:
+    """It would share the connections to the database with the others, and have none of the threads."""
+    with running.gateway(simulator.url, server="preloaded") as gateway:
+        response = gateway.say("hello")
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (500, "loaded_before_fork") and "lazy-apps" in error[
+            "message"
+        ]
+        assert "Traceback" not in gateway.log() and not simulator.turns()
+
+
 def test_a_worker_may_open_as_many_files_as_the_system_allows(running: Running, simulator: Simulator) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
