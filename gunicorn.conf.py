@@ -3,6 +3,7 @@
 Imports nothing that opens sockets: gevent must patch the standard library first, in each worker.
 """
 
+import contextlib
 import gc
 import os
 import resource
@@ -26,7 +27,9 @@ except ConfigError as error:
 # A stream holds two connections, and many systems allow a process 1,024 files unless it asks for more. As far as it
 # may be raised, it is: 2,000 streams in one worker need it (bench, scenario "slow").
 _, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _most_files))
+with contextlib.suppress(ValueError, OSError):
+    # macOS has no limit and takes none.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _most_files))
 
 wsgi_app = "wsgi:app"
 bind = f"{_config.host}:{_config.port}"

@@ -258,7 +258,7 @@ def test_a_site_without_a_catalogue_serves_chats(running: Running, simulator: Si
 @pytest.mark.parametrize(
     ("model", "wish", "wire", "notice"),
     [
-        ("k1.5", {"reasoning_effort": "high"}, ("k1.5-thinking", False), None),
+        ("k1.5", {"reasoning_effort": "high"}, ("k1.5-thinking", False), "search-unavailable"),
         ("k1.5-thinking", {"enable_thinking": False}, ("k1.5", False), None),
         ("k1.5-thinking", {"enable_thinking": False, "enable_search": True}, ("k1.5", True), None),
         ("k1.5", {"enable_search": False}, ("k1.5", False), None),
@@ -295,6 +295,8 @@ def test_a_wish_chooses_the_form_of_the_model(
         ("kimi-k3", {"enable_thinking": True}, "kimi-k3-thinking", None),
         ("kimi-k3-thinking", {"enable_thinking": False}, "kimi-k3", None),
         ("kimi-k3", {"web_search": True}, "kimi-k3", "search-unavailable"),
+        # Its tools are Kimi's choice.
+        ("kimi-k3", {"enable_search": False}, "kimi-k3", "search-unavoidable"),
         ("k2", {"enable_thinking": True, "enable_search": False}, "k2-nosearch", "thinking-unavailable"),
     ],
 )

@@ -6,7 +6,7 @@ never know how a request is sent or what an answer looks like.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.chat import Model, Options
@@ -40,7 +40,7 @@ class ConnectForm:
 class Row:
     """One id. ``home`` is the generation that serves it as long as the site has it; ``key`` is the catalogue's
     name of the same thing. Rows of one ``family`` are one model in several forms: one that thinks aloud or not,
-    one that searches the web or not."""
+    one that searches the web or not. ``own_tools``: what it searches is Kimi's choice."""
 
     id: str
     title: str
@@ -50,6 +50,7 @@ class Row:
     key: str = ""
     family: str = ""
     thinks: bool = False
+    own_tools: bool = False
 
     @property
     def searches(self) -> bool:
@@ -163,6 +164,7 @@ _ROWS = (
         CONNECT,
         connect=ConnectForm("SCENARIO_K3", {"thinking": False, "enable_plugin": False}, False),
         family="k3",
+        own_tools=True,
     ),
     # The scenario: 6.1, X16 [single-source]. Other clients ask for K3 as an agent: SCENARIO_OK_COMPUTER with key
     # `k3` (multi-source for the key). Where the catalogue offers `k3`, that is an id of its own.
@@ -173,6 +175,7 @@ _ROWS = (
         connect=ConnectForm("SCENARIO_K3_THINKING", {"thinking": True, "enable_plugin": False}, False),
         family="k3",
         thinks=True,
+        own_tools=True,
     ),
 )
 _TABLE = {row.id: row for row in _ROWS}
@@ -244,13 +247,17 @@ def _row_of(offer: Offer) -> Row:
         kimiplus_id=offer.kimiplus_id,
         agent_mode=offer.agent_mode,
     )
-    return Row(offer.key, offer.title, CONNECT, connect=form, thinks=offer.thinking)
+    own_tools = bool(offer.kimiplus_id)
+    return Row(offer.key, offer.title, CONNECT, connect=form, thinks=offer.thinking, own_tools=own_tools)
 
 
 def _form_of(row: Row, options: Options) -> Row:
     """The row of the same family that thinks and searches as asked; what it does not have is left as it is,
     thinking being looked at first."""
     if not row.family:
+        # One that only the catalogue knows.
+        if options.search is not None and row.key == "" and row.connect is not None and not row.own_tools:
+            return replace(row, connect=replace(row.connect, search=options.search))
         return row
     thinks = row.thinks if options.thinking is None else options.thinking
     searches = row.searches if options.search is None else options.search
@@ -307,8 +314,12 @@ class Models:
         unmet = []
         if options.thinking is not None and options.thinking != form.thinks:
             unmet.append("thinking-unavailable" if options.thinking else "thinking-unavoidable")
-        if options.search and not form.searches:
+        # Also where thinking was asked for, and only the form without a search has it.
+        wanted = self._row(model_id).searches if options.search is None else options.search
+        if wanted and not form.searches:
             unmet.append("search-unavailable")
+        if options.search is False and (form.searches or form.own_tools):
+            unmet.append("search-unavoidable")
         return unmet
 
     def _row(self, model_id: str) -> Row:
