@@ -410,6 +410,19 @@ def test_a_continuation_that_kimi_refuses_leaves_an_honest_length(
 
 
 @pytest.mark.parametrize("stream", [True, False])
+def test_half_a_pair_whose_continuation_kimi_refuses_is_told_before_the_length(
+    gateway: Gateway, simulator: Simulator, stream: bool
+) -> None:
+    case = next(case for case in CASES if case.name == "surrogates-length")
+    simulator.script(case.streams[0])
+    simulator.script(
+        b'{"error_type":"chat.user_stream_pushing"}', headers={"Content-Type": "application/json"}, status=429
+    )
+    answer = ask(gateway, stream)
+    assert (answer.content, answer.reasoning, answer.finish_reason) == ("x\ufffd", "t\ufffd", "length")
+
+
+@pytest.mark.parametrize("stream", [True, False])
 def test_a_continuation_that_breaks_off_is_an_error(blunt: Gateway, simulator: Simulator, stream: bool) -> None:
     case = next(case for case in CASES if case.name == "t5-length")
     simulator.script(case.streams[0])

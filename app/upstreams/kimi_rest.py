@@ -64,10 +64,9 @@ class KimiRest:
         chat_id = resume.chat_id if resume else self._create_chat(account, cancellation)
         yield Started(chat_id)
         body = build_turn(prompt, wire)
-        segment_id: str | None = None
+        answer = _Answer()
         for left in range(self._max_continuations, -1, -1):
-            continued = segment_id is not None
-            answer = _Answer(segment_id=segment_id, continues=continued)
+            continued = answer.continues
             try:
                 yield from self._turn(chat_id, account, body, answer, left == 0, cancellation)
             except UpstreamError as e:
@@ -80,10 +79,11 @@ class KimiRest:
                         f"{account.label}: Kimi closed the connection before the end of the answer"
                     )
                 # What was said is whole up to the limit that Kimi named: that, and no more, is reported.
+                yield from answer.rest()
                 yield Finished("length")
             if not answer.may_continue:
                 return
-            segment_id = answer.segment_id
+            answer = answer.next()
             body = build_continuation(answer.segment_id or "", wire)
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
@@ -132,9 +132,10 @@ class KimiRest:
                     continue
                 yield from answer.take(payload, account)
                 if answer.reason is not None:
-                    if answer.reason == "stop" and not answer.said_something and not answer.continues:
-                        raise kimi_errors.wordless(account)
                     if is_last or not answer.may_continue:
+                        yield from answer.rest()
+                        if answer.reason == "stop" and not answer.said_something and not answer.continues:
+                            raise kimi_errors.wordless(account)
                         yield Finished(answer.reason)
                     stream.drain()
                     return
@@ -175,35 +176,51 @@ class _Answer:
     said_something: bool = False
     _length: bool = False
     _json: Reader = field(default_factory=Reader)
-    _halves: Halves = field(init=False)
+    # One for each kind of text: the two take turns, and a half waits for the next delta of its own kind.
+    _text: Halves = field(init=False)
+    _thinking: Halves = field(init=False)
 
     def __post_init__(self) -> None:
-        self._halves = Halves(self._json)
+        self._text = Halves(self._json)
+        self._thinking = Halves(self._json)
 
     @property
     def may_continue(self) -> bool:
         return self.reason == "length" and self.segment_id is not None
+
+    def next(self) -> "_Answer":
+        """The stream that continues this one. Kimi's limit may cut a pair in two: a half that waits goes along."""
+        following = _Answer(segment_id=self.segment_id, continues=True, _json=self._json)
+        following._text, following._thinking = self._text, self._thinking
+        return following
+
+    def rest(self) -> Iterator[Event]:
+        """What still waits for its other half when nothing more comes, each in its own kind."""
+        for kind, halves in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
+            if half := halves.rest():
+                self.said_something = True
+                yield kind(half)
 
     def take(self, payload: bytes, account: Account) -> tuple[Event, ...]:
         """The events for the data of one SSE event (3.4); raises UpstreamError for an ``error`` frame."""
         frame = self._parse(payload) if payload else {"event": "ping"}
         match frame.get("event"):
             case "cmpl":
-                return self._delta(TextDelta, frame)
+                return self._delta(TextDelta, self._text, frame)
             case "k1":
-                return self._delta(ReasoningDelta, frame)
+                return self._delta(ReasoningDelta, self._thinking, frame)
             case "req":
                 # `continue` names the user's segment (3.9).
                 self.segment_id = str(frame["id"]) if frame.get("id") else self.segment_id
             case "length":
                 self._length = True
             case "all_done":
-                return self._finish("length" if self._length else "stop")
+                self.reason = "length" if self._length else "stop"
             case "error":
                 error = kimi_errors.in_stream(frame.get("error"), account)
                 if error is not None:
                     raise error
-                return self._finish("content_filter")
+                self.reason = "content_filter"
             case "search_plus":
                 return tuple(sources_of_search(frame.get("msg"))) or (HEARTBEAT,)
             case "ref_docs":
@@ -214,19 +231,13 @@ class _Answer:
                 return (Unrecognised(f"event {str(kind)[:40]}"),)
         return (HEARTBEAT,)
 
-    def _finish(self, reason: FinishReason) -> tuple[Event, ...]:
-        self.reason = reason
-        half = self._halves.rest()
-        if not half:
-            return (HEARTBEAT,)
-        self.said_something = True
-        return (TextDelta(half),)
-
-    def _delta(self, kind: type[TextDelta] | type[ReasoningDelta], frame: dict[str, Any]) -> tuple[Event, ...]:
+    def _delta(
+        self, kind: type[TextDelta] | type[ReasoningDelta], halves: Halves, frame: dict[str, Any]
+    ) -> tuple[Event, ...]:
         text = frame.get("text")
         if not isinstance(text, str):
             return (Unrecognised(f"event {frame['event']} without text"),)
-        text = self._halves.join(text)
+        text = halves.join(text)
         if not text:
             return (HEARTBEAT,)
         self.said_something = True
