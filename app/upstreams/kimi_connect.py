@@ -257,8 +257,9 @@ class _Answer:
         end = self._json.load(payload) if payload else {}
         if not isinstance(end, dict):
             raise UpstreamProtocolError("expected a JSON object at the end of the stream")
-        if "error" in end:
-            yield from self._fail(end["error"])
+        # null, as everywhere in proto3's JSON, is a field that is not there.
+        if (error := end.get("error")) is not None:
+            yield from self._fail(error)
             return
         for kind, told in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
             if half := told.rest():
@@ -302,6 +303,8 @@ class _Answer:
                     yield from self._chat(mask, fields)
                 case "done":
                     self._complete = True
+                case "error" | "exception" if value is None:
+                    pass
                 case "error":
                     yield from self._fail(value)
                 case "exception":
@@ -372,8 +375,7 @@ class _Answer:
         One that differs is shown as unrecognised: the blocks said what they said, and nothing has replaced them.
         """
         for block in blocks:
-            if "exception" in block:
-                yield from self._exception(block)
+            yield from self._exception(block)
         for kind, told, part in ((ReasoningDelta, self._thinking, "think"), (TextDelta, self._text, "text")):
             shown = [(str(block.get("id") or ""), _content(block, part) or "") for block in blocks if part in block]
             try:
@@ -438,7 +440,8 @@ class _Answer:
 
     def _exception(self, block: dict[str, Any]) -> Iterator[Event]:
         exception = block.get("exception")
-        yield from self._fail(exception.get("error") if isinstance(exception, dict) else None)
+        if exception is not None:
+            yield from self._fail(exception.get("error") if isinstance(exception, dict) else None)
 
     def _notification(self, notification: dict[str, Any]) -> Event:
         kind = notification.get("type")
