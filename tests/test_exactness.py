@@ -26,6 +26,7 @@ from tests.running import (
     ask,
     frame,
     read_stream,
+    wait_until,
 )
 
 WIRE = Path(__file__).parent / "wire"
@@ -372,6 +373,43 @@ def test_any_blocks_in_any_order_under_any_cutting_are_the_same_answer(blunt: Ga
 
     with session:
         same_answer()
+
+
+_SHELL = {"id": "m-2", "role": "assistant"}
+
+
+@CONNECT_ONLY
+def test_frames_that_cannot_be_read_are_counted_and_harm_no_answer(gateway: Gateway, simulator: Simulator) -> None:
+    blocks = [{"id": "2", "text": {"content": "ab"}}, {"id": "3", "think": {"content": "t"}}]
+    appended = {"op": "append", "mask": "message.blocks"}
+    frames: list[dict[str, Any]] = [
+        {**appended, "message": {"blocks": blocks}},
+        said("think", "t", "0"),
+        said("text", "a"),
+        {"op": "append", "mask": "block.text.content", "block": "b"},
+        {"op": "set", "mask": "message", "message": [_SHELL]},
+        {"op": "set", "mask": "chat", "chat": 3},
+        {**appended, "message": {**_SHELL, "blocks": blocks}},
+    ]
+    simulator.script(connect_turn(frames))
+    answer = ask(gateway, True)
+    assert (answer.content, answer.reasoning, answer.finish_reason) == ("a", "t", "stop")
+    wanted = {(f"{kind} (no object)",) for kind in ("block", "message", "chat")}
+    wanted |= {("appended blocks of nobody",), ("appended blocks in text",), ("appended blocks in think",)}
+    asked = "SELECT kind FROM unrecognised WHERE upstream = 'kimi_connect'"
+    # Counted when the turn is over, which its client does not wait for.
+    wait_until("all of it is counted", lambda: wanted <= set(gateway.database.execute(asked)))
+
+
+@CONNECT_ONLY
+def test_blocks_that_are_appended_before_a_word_was_said_are_the_answer(
+    gateway: Gateway, simulator: Simulator
+) -> None:
+    message = {**_SHELL, "blocks": [{"id": "1", "text": {"content": "a"}}]}
+    simulator.script(
+        connect_turn([{"op": "append", "mask": "message.blocks", "message": message}, said("text", "b")])
+    )
+    assert ask(gateway, True).content == "ab"
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -198,6 +198,8 @@ _NO_PARTS = frozenset({"id", "parentId", "messageId"})
 _CHAT_MASKS = frozenset({"", "chat", "chat.lastRequest", "chat.name"})
 _MESSAGE_MASKS = frozenset({"", "message", "message.status", "message.blocks"})
 _HEADS = frozenset({"op", "mask", "eventOffset"})
+# What a frame of them says would be lost without a word if they were something else.
+_OBJECTS = frozenset({"block", "message", "chat"})
 _NOTICES = {"TYPE_MODEL_DEGRADE": "model-degraded"}
 
 
@@ -293,12 +295,18 @@ class _Answer:
         for kind, value in frame.items():
             if kind in skipped:
                 continue
-            fields = value if isinstance(value, dict) else {}
+            if isinstance(value, dict):
+                fields = value
+            elif kind in _OBJECTS:
+                yield Unrecognised(f"{kind} (no object)")
+                continue
+            else:
+                fields = {}
             match kind:
                 case "block":
                     yield from self._block(op, mask, fields)
                 case "message":
-                    yield from self._message(mask, fields)
+                    yield from self._message(op, mask, fields)
                 case "chat":
                     yield from self._chat(mask, fields)
                 case "done":
@@ -332,7 +340,7 @@ class _Answer:
         self._has_news |= chat_id != self.chat_id
         self.chat_id = chat_id
 
-    def _message(self, mask: str, message: dict[str, Any]) -> Iterator[Event]:
+    def _message(self, op: str, mask: str, message: dict[str, Any]) -> Iterator[Event]:
         if mask not in _MESSAGE_MASKS:
             yield Unrecognised(f"mask {_name(mask)}")
         message_id, role = _id(message.get("id")), message.get("role")
@@ -355,9 +363,12 @@ class _Answer:
         if (scenario := message.get("scenario") or self._scenario) != self._scenario:
             yield Unrecognised(f"scenario {_name(scenario)}")
         blocks = message.get("blocks")
-        # Without a role it could be the echo.
-        if role == "assistant" and isinstance(blocks, list) and blocks:
-            yield from self._whole_message([block for block in blocks if isinstance(block, dict)])
+        if isinstance(blocks, list) and blocks:
+            # Without a role it could be the echo, unless it is the message that is known to be the answer.
+            if role == "assistant" or (message_id is not None and message_id == self.message_id):
+                yield from self._whole_message(op, [block for block in blocks if isinstance(block, dict)])
+            elif op == "append":
+                yield Unrecognised("appended blocks of nobody")
         # The last word on the status counts; it comes without a role (pitfall 4).
         match message.get("status"):
             case None:
@@ -369,17 +380,23 @@ class _Answer:
             case status:
                 yield Unrecognised(f"status {_name(status)}")
 
-    def _whole_message(self, blocks: list[dict[str, Any]]) -> Iterator[Event]:
+    def _whole_message(self, op: str, blocks: list[dict[str, Any]]) -> Iterator[Event]:
         """A message that carries its blocks repeats what was said (pitfall 3); it may add to it, at the end.
 
         One that differs is shown as unrecognised: the blocks said what they said, and nothing has replaced them.
+        So is one that is appended to what was said: no source shows such a frame, and it is no repetition.
         """
         for block in blocks:
             yield from self._exception(block)
         for kind, told, part in ((ReasoningDelta, self._thinking, "think"), (TextDelta, self._text, "text")):
             shown = [(str(block.get("id") or ""), _content(block, part) or "") for block in blocks if part in block]
+            if not any(text for _, text in shown):
+                continue
+            if op == "append" and told.said:
+                yield Unrecognised(f"appended blocks in {part}")
+                continue
             try:
-                new = told.repeat(shown) if any(text for _, text in shown) else ""
+                new = told.repeat(shown)
             except _Rewrite:
                 yield Unrecognised(f"message whose blocks differ in {part}")
                 continue
