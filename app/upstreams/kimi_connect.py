@@ -39,7 +39,7 @@ from app.errors import (
 from app.pump import Cancellation, Cancelled
 from app.upstreams import Resume, kimi_errors
 from app.upstreams.kimi_http import CONNECT_STREAM, KimiHttp, Reply
-from app.upstreams.kimi_json import Halves, Reader
+from app.upstreams.kimi_json import Halves, Reader, added
 from app.upstreams.kimi_sources import sources_of_ref, sources_of_tool
 from app.upstreams.models import ConnectForm, Models, Offer, parse_offers
 
@@ -143,6 +143,7 @@ class _Told:
     def __init__(self, reader: Reader) -> None:
         self._blocks: dict[str, list[str]] = {}
         self._last: str | None = None
+        self._reader = reader
         self._halves = Halves(reader)
 
     def append(self, block_id: str, text: str) -> str:
@@ -155,20 +156,15 @@ class _Told:
 
     def set(self, block_id: str, text: str) -> str:
         """What is to be passed on. Raises _Rewrite."""
-        old = "".join(self._blocks.get(block_id, ()))
-        if not text.startswith(old):
-            raise _Rewrite
-        return self.append(block_id, text[len(old) :])
+        return self.append(block_id, self._added(text, "".join(self._blocks.get(block_id, ()))))
 
     def repeat(self, blocks: list[tuple[str, str]]) -> str:
         """What is to be passed on when Kimi shows the whole message. Raises _Rewrite."""
         said, shown = self.said, "".join(text for _, text in blocks)
         if not said:
             return "".join(self.set(block_id, text) for block_id, text in blocks)
-        if not shown.startswith(said):
-            raise _Rewrite
         # Only the end can be new; the block that a repetition puts it into need not be the one that it came in.
-        return self.append(self._last or "", shown[len(said) :])
+        return self.append(self._last or "", self._added(shown, said))
 
     def rest(self) -> str:
         return self._halves.rest()
@@ -176,6 +172,16 @@ class _Told:
     @property
     def said(self) -> str:
         return "".join("".join(parts) for parts in self._blocks.values())
+
+    def _added(self, text: str, old: str) -> str:
+        """What ``text`` adds to ``old``. Raises _Rewrite."""
+        if text.startswith(old):
+            return text[len(old) :]
+        # The old text may hold, in two halves, a pair that the new one holds whole.
+        new = added(text, old) if self._reader.odd else None
+        if new is None:
+            raise _Rewrite
+        return new
 
     def _go_to(self, block_id: str, text: str) -> None:
         if block_id not in self._blocks:

@@ -62,6 +62,12 @@ class Halves:
         return whole(half)
 
 
+def added(text: str, old: str) -> str | None:
+    """What ``text`` says after ``old``, even from the middle of a pair on; None where it does not begin with it."""
+    units, begun = (part.encode("utf-16-le", "surrogatepass") for part in (text, old))
+    return units[len(begun) :].decode("utf-16-le", "surrogatepass") if units.startswith(begun) else None
+
+
 def mended(value: Any) -> Any:
     """The value with every half of a pair in it replaced: nothing in it is to be joined with what follows."""
     return orjson.loads(whole(json.dumps(value, ensure_ascii=False)))
