@@ -90,4 +90,9 @@ class Decoder:
             raise UpstreamProtocolError(f"an envelope unpacks to more than {self._max_bytes} bytes")
         if not gzip.eof:
             raise UpstreamProtocolError(f"an envelope of {len(payload)} bytes holds only part of its gzip data")
+        if gzip.unused_data:
+            # A second member, or no gzip at all: text could be in it, and half of an envelope is no answer.
+            raise UpstreamProtocolError(
+                f"an envelope of {len(payload)} bytes goes on for {len(gzip.unused_data)} after its gzip data"
+            )
         return plain
