@@ -310,6 +310,8 @@ def test_an_unreachable_auth_host_is_named(surgery: Surgery) -> None:
             "try another network",
         ),
         (200, {"Content-Type": "text/html"}, b"<html></html>", "(status 200): a bot wall", "try another network"),
+        (403, {"Content-Type": "text/plain"}, b"error code: 1020", "(status 403): a bot wall", "try another network"),
+        (403, {}, b"", "(status 403): a bot wall", "try another network"),
         (502, {"Content-Type": "text/html"}, b"<html></html>", "answers 502", "try again later"),
     ],
 )

@@ -201,6 +201,51 @@ def test_a_refresh_that_fails_for_now_is_tried_again(running: Running, simulator
     assert simulator.state()["stale_refreshes"] == 0
 
 
+NO_VERDICTS = {
+    "text of a CDN": (403, "text/plain", b"error code: 1020"),
+    "nothing": (403, "", b""),
+    "text of a proxy": (400, "text/plain", b"Bad Request"),
+    "problem of a CDN": (403, "application/json", b'{"title":"Error 1020","status":403,"code":1020}'),
+    "page": (403, "text/html", b"<html></html>"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_VERDICTS)
+def test_a_refusal_that_is_not_kimis_is_no_verdict_on_a_token(
+    running: Running, simulator: Simulator, kind: str
+) -> None:
+    status, media_type, body = NO_VERDICTS[kind]
+    headers = {"Content-Type": media_type} if media_type else {}
+    for match in ("RefreshToken", "/api/auth/token/refresh"):
+        simulator.script(body, match=match, status=status, headers=headers, framing="length", times=100)
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
+        response = gateway.say("hello")
+        assert response.status_code == 502 and "could not be renewed" in response.json()["error"]["message"]
+        simulator.reset()
+        wait_until("it works again", lambda: gateway.say("hello").ok)
+
+
+REFUSALS = {
+    "expired": (401, b'{"error_type":"auth.token.invalid","message":"expired"}'),
+    "rotated": (401, b'{"code":"unauthenticated","message":"invalid claims"}'),
+    "flagged": (403, b'{"error_type":"auth.account_abnormal"}'),
+    "banned": (400, b"{}"),
+    "new words": (403, b'{"error_type":"auth.something_new"}'),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_refusal_of_kimis_is_a_verdict_on_a_token(running: Running, simulator: Simulator, kind: str) -> None:
+    status, body = REFUSALS[kind]
+    headers = {"Content-Type": "application/json"}
+    for match in ("RefreshToken", "/api/auth/token/refresh"):
+        simulator.script(body, match=match, status=status, headers=headers, framing="length", times=100)
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
+        response = gateway.say("hello")
+        assert response.status_code == 401
+        assert "Kimi refuses the refresh token" in response.json()["error"]["message"]
+
+
 def test_a_renewal_that_hangs_takes_no_request_with_it(running: Running, simulator: Simulator) -> None:
     """Those that wait for it are answered by the other account in time, later ones do not even try."""
     simulator.knobs(fail="silent_headers", fail_at="refresh")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
+import orjson
+
 from app.accounts import Account
 from app.doctor.findings import Finding, Mark
 from app.errors import UpstreamError, UpstreamTimeout
@@ -59,11 +61,13 @@ def describe(check: str, setting: str, http: KimiHttp, knocked: Knock, gone: Mar
     if reply.status in (404, 405, 410):
         found = f"{url} can be reached, but does not know the call that was tried (status {reply.status})"
         return Finding(gone, check, found, "" if gone == "ok" else f"check {setting}")
-    if _is_page(reply):
+    # A CDN stops addresses with a few words or none, too: Kimi refuses in JSON.
+    if reply.is_page or (reply.status == 403 and not _is_json(reply)):
+        got = "a web page" if reply.is_page else "text, or nothing,"
         return Finding(
             "problem",
             check,
-            f"{url} answers with a web page instead of data (status {reply.status}): a bot wall, or not Kimi's API",
+            f"{url} answers with {got} instead of data (status {reply.status}): a bot wall, or not Kimi's API",
             f"check {setting}; open the site in a browser on this machine's network; addresses of data centres are "
             "often stopped, so try another network",
         )
@@ -115,8 +119,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _is_page(reply: Reply) -> bool:
-    return "html" in reply.media_type or reply.body.lstrip()[:1] == b"<"
+def _is_json(reply: Reply) -> bool:
+    try:
+        return isinstance(orjson.loads(reply.body), dict)
+    except ValueError:
+        return False
 
 
 def _ahead_s(reply: Reply, now: float) -> float | None:

@@ -65,13 +65,21 @@ def _pair(reply: Reply, account: Account, base_url: str) -> TokenPair:
     access, refresh = _first(fields, _ACCESS_NAMES), _first(fields, _REFRESH_NAMES)
     if reply.status == 200 and access is not None:
         return TokenPair(access, refresh or account.token)
-    if reply.status in (400, 401, 403) and reply.media_type != "text/html":
-        # 400 was seen with banned accounts (E4); 401 for expired and for already rotated tokens (E1, E3).
+    if reply.status in (400, 401, 403) and _is_verdict(reply):
         raise AccountRejected(f"{base_url} answered {reply.status}")
     if reply.status == 200:
         raise UpstreamUnavailable(f"{base_url} answered without a token")
     error = kimi_errors.refusal(reply, account, base_url)
     raise UpstreamUnavailable(f"{base_url} answered {reply.status}", retry_after_s=error.retry_after_s)
+
+
+def _is_verdict(reply: Reply) -> bool:
+    """Whether Kimi itself refuses the token: a verdict is for ever, and a CDN or a proxy answers 403, too.
+
+    Seen were 401 for expired and for already rotated tokens (E1, E3), and 400 with banned accounts (E4), of which
+    nobody kept the body: an empty JSON object is taken for one.
+    """
+    return kimi_errors.is_of_kimi(reply) or (reply.status == 400 and reply.body.strip() == b"{}")
 
 
 # 2.3 and 2.4: the camelCase of the account service, the snake_case of the site, and an older name.

@@ -187,6 +187,13 @@ def names_itself(reply: Reply) -> bool:
     return _row(_read(reply.body)) is not None
 
 
+def is_of_kimi(reply: Reply) -> bool:
+    """Whether the service itself refused, also in words that are new to us: an ``error_type`` is Kimi's own, and
+    Connect's codes are all known. A status, a page or a text may come from whatever stands in between."""
+    said = _read(reply.body)
+    return _row(said) is not None or bool(said.error_type)
+
+
 def in_stream(error: object, account: Account) -> UpstreamError | None:
     """The error for one that came in the stream, of either generation: an ``error`` event, an end-of-stream
     error, an exception. None where it says that the answer was moderated."""

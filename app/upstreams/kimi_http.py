@@ -50,6 +50,11 @@ class Reply:
     headers: Mapping[str, str]
     body: bytes
 
+    @property
+    def is_page(self) -> bool:
+        """A web page, as bot walls show one, whatever it calls itself."""
+        return "html" in self.media_type or self.body.lstrip()[:1] == b"<"
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
