@@ -330,6 +330,50 @@ def test_a_chat_that_cannot_be_deleted_is_given_up_after_days_only(running: Runn
         wait_until("its note is gone", lambda: next_try(last) is None)
 
 
+HTML, JSON = {"Content-Type": "text/html"}, {"Content-Type": "application/json"}
+PAGE = b"<html><title>Just a moment...</title></html>"
+NOT_DELETED: list[tuple[int, dict[str, str], bytes]] = [
+    (200, HTML, PAGE),
+    (200, {}, PAGE),
+    (404, HTML, PAGE),
+    (200, JSON, b'{"code":"unauthenticated"}'),
+    (200, JSON, b'{"error_type":"auth.token.invalid"}'),
+    (200, JSON, b'{"error_type":"chat.something_new"}'),
+]
+DELETED: list[tuple[int, dict[str, str], bytes]] = [
+    (200, JSON, b"{}"),
+    (200, JSON, b'{"chat_id":"1"}'),
+    (204, {}, b""),
+    (200, JSON, b'{"code":"not_found"}'),
+    (404, JSON, b'{"error_type":"chat.not_found"}'),
+]
+
+
+def delete(gateway: Gateway, simulator: Simulator, name: str, answer: tuple[int, dict[str, str], bytes]) -> None:
+    """A conversation is deleted, and Kimi says this to the deletion of its chat."""
+    status, headers, body = answer
+    assert gateway.say("one", conversation=name).ok
+    # Turns have these parts of the path, too, but this one is over.
+    match = "DeleteChat" if simulator.profile.speaks_connect else "/api/chat/"
+    simulator.script(body, match=match, status=status, headers=headers, framing="length")
+    assert gateway.delete(f"/v1/chat/completions/{name}").ok
+
+
+@EACH_GENERATION
+def test_a_chat_is_deleted_only_where_kimi_says_so(running: Running, simulator: Simulator, profile: Profile) -> None:
+    with running.gateway(simulator.url) as gateway:
+        for number, answer in enumerate(NOT_DELETED, 1):
+            delete(gateway, simulator, f"not-{number}", answer)
+            wait_until(f"{answer} is seen", lambda: gateway.log().count("not be deleted yet") == number)  # noqa: B023  # at once
+            gateway.database.execute("UPDATE litter SET due_at = due_at + 1000000")
+        assert len(notes(gateway, "tries = 1")) == len(NOT_DELETED)
+        gone = [*DELETED, *([] if profile.speaks_connect else [(404, {}, b"")])]
+        for number, answer in enumerate(gone):
+            delete(gateway, simulator, f"gone-{number}", answer)
+            wait_until(f"{answer} is believed", lambda: len(notes(gateway, "tries < 100")) == len(NOT_DELETED))
+        assert len(notes(gateway, "tries = 1")) == len(NOT_DELETED)
+
+
 def next_try(gateway: Gateway) -> tuple[int, float] | None:
     """Of the one chat to delete: how often it was tried, and in how many seconds it is tried again, to the minute."""
     rows = gateway.database.execute("SELECT tries, due_at FROM litter")

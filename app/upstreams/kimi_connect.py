@@ -99,8 +99,8 @@ class KimiConnect:
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
         reply = self._http.call("POST", _DELETE_CHAT, account, orjson.dumps({"chat_id": chat_id}))
-        if not 200 <= reply.status < 300:
-            error = kimi_errors.refusal(reply, account, self._http.base_url)
+        if not kimi_errors.agrees(reply):
+            error = self._refusal(reply, account)
             if not isinstance(error, ChatUnknown):
                 raise error
 

@@ -187,6 +187,12 @@ def names_itself(reply: Reply) -> bool:
     return _row(_read(reply.body)) is not None
 
 
+def agrees(reply: Reply) -> bool:
+    """Whether the service has done what it was asked for: a bot wall shows its page, and Kimi tells an error (3.10),
+    with status 200, too."""
+    return 200 <= reply.status < 300 and not reply.is_page and not _read(reply.body).name
+
+
 def is_of_kimi(reply: Reply) -> bool:
     """Whether the service itself refused, also in words that are new to us: an ``error_type`` is Kimi's own, and
     Connect's codes are all known. A status, a page or a text may come from whatever stands in between."""

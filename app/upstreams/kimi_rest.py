@@ -88,9 +88,10 @@ class KimiRest:
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
         reply = self._http.call("DELETE", f"/api/chat/{chat_id}", account)
-        if not 200 <= reply.status < 300:
+        if not kimi_errors.agrees(reply):
             error = kimi_errors.refusal(reply, account, self._http.base_url)
-            if not isinstance(error, ChatUnknown):
+            # The path names the chat: a 404 without a word says that it is gone. A page may be a bot wall's.
+            if not isinstance(error, ChatUnknown) or (reply.is_page and not kimi_errors.names_itself(reply)):
                 raise error
 
     def _create_chat(self, account: Account, cancellation: Cancellation) -> str:
