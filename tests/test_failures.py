@@ -1,6 +1,8 @@
 """Every failure of kimi-protocol.md section 7, in both modes: the right status, OpenAI's shape, what to do."""
 
 import json
+import time
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -206,6 +208,53 @@ def test_permanent_failures_tell_sdks_not_to_repeat_them(quick: Gateway, simulat
 def test_kimis_retry_after_is_passed_on(quick: Gateway, simulator: Simulator) -> None:
     simulator.knobs(fail="http_429", retry_after="17")
     assert quick.say("hello", stream=True).headers["Retry-After"] == "17"
+
+
+@EACH_GENERATION
+@pytest.mark.parametrize(
+    ("ahead_s", "waits_s"), [(40, range(36, 42)), (-3600, range(2)), (864_000, range(86_400, 86_401))]
+)
+def test_kimis_retry_after_may_be_a_date(
+    blunt: Gateway, simulator: Simulator, ahead_s: float, waits_s: range
+) -> None:
+    for as_http in (True, False):
+        # Without a zone that is known ("-0000"), it is UTC all the same.
+        simulator.knobs(fail="http_429", retry_after=formatdate(time.time() + ahead_s, usegmt=as_http))
+        blunt.wake_accounts()
+        assert int(blunt.say("hello").headers["Retry-After"]) in waits_s
+
+
+@pytest.mark.parametrize(
+    "retry_after", ["soon", "Mon, 99 Foo 2026 99:99:99 GMT", f"Mon, 01 Jan {10**20} 00:00:00 GMT", "-5", "1e3"]
+)
+def test_a_retry_after_that_says_nothing_is_as_none(blunt: Gateway, simulator: Simulator, retry_after: str) -> None:
+    simulator.knobs(fail="http_503", retry_after=retry_after)
+    response = blunt.say("hello")
+    assert response.status_code == 502 and "Retry-After" not in response.headers
+
+
+@EACH_GENERATION
+@BOTH_MODES
+@pytest.mark.parametrize("status", [200, 400, 403])
+@pytest.mark.parametrize("error_type", ["content.moderated", "chat.sensitive"])
+def test_moderation_that_refuses_is_a_content_filter_and_is_not_repeated(
+    quick: Gateway, simulator: Simulator, error_type: str, status: int, stream: bool
+) -> None:
+    body = json.dumps({"error_type": error_type, "message": "so sorry"}).encode()
+    simulator.script(body, status=status, headers={"Content-Type": "application/json"}, times=5)
+    response = quick.say("hello", stream=stream)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"], error["code"]) == (400, "invalid_request_error", "content_filter")
+    assert "so sorry" in error["message"] and response.headers["x-should-retry"] == "false"
+    assert len(simulator.requests(simulator.turn_path)) == 1
+
+
+@EACH_GENERATION
+def test_a_body_that_is_too_large_for_kimi_is_too_long(quick: Gateway, simulator: Simulator) -> None:
+    simulator.script(b"<html></html>", status=413, headers={"Content-Type": "text/html"}, times=5)
+    response = quick.say("hello")
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert len(simulator.requests(simulator.turn_path)) == 1
 
 
 # Failures in the middle: the code of the error event, and the status of the answer that is not streamed.

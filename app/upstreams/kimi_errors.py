@@ -5,7 +5,10 @@ requests, or who retries.
 """
 
 import re
+import time
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -56,6 +59,9 @@ _TOO_LONG = _Row(
     "Kimi refuses this text as too long: This model's maximum context length is exceeded; shorten the messages",
     "context_length_exceeded",
 )
+_MODERATED = _Row(
+    RequestRefused, "Kimi's moderation refuses this text; other words are needed, not another try", "content_filter"
+)
 _ANONYMOUS = _Row(
     AccountRejected,
     "Kimi asks for a login: this token's free quota is spent; paste a token of a real account",
@@ -85,12 +91,14 @@ _BY_ERROR_TYPE = {
 # Texts that were seen beside no error type that is certain (E8, E14).
 _BY_TEXT = {"发送频率过高": _BUSY, "匿名聊天使用次数超过": _ANONYMOUS}
 
-# Statuses that speak for themselves, where the body names no error type that we know (E6, E20, E21).
+# Statuses that speak for themselves, where the body names no error type that we know (E6, E20, E21). 413 is HTTP's
+# own: the body is too large, for Kimi or for a proxy before it.
 _BY_STATUS = {
     401: _TOKEN,
     403: _Row(AccountForbidden, "Kimi refuses this account or this address (perhaps a bot wall)"),
     404: _UNKNOWN_CHAT,
     408: _Row(UpstreamUnavailable, "Kimi gave up waiting"),
+    413: _TOO_LONG,
     422: _Row(UpstreamProtocolError, "Kimi refuses the model or the form of the request"),
     429: _LIMITED,
 }
@@ -135,6 +143,9 @@ _SPENT = {"quota", "credit", "credits"}
 # others are failures.
 _MODERATION = {"moderation", "moderated", "sensitive", "censor", "censored"}
 _MODERATION_STARTS = ("content.", "reason_content_")
+
+# The longest wait that is believed.
+_LONGEST_WAIT_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +233,8 @@ def wordless(account: Account) -> UpstreamError:
 
 
 def _row(said: _Said) -> _Row | None:
-    return _special(said) or _BY_CODE.get(said.code)
+    # As in a stream, moderation goes before codes, which say less.
+    return _special(said) or (_MODERATED if _is_moderation(said) else _BY_CODE.get(said.code))
 
 
 def _special(said: _Said) -> _Row | None:
@@ -319,5 +331,14 @@ def _quoted(text: str) -> str:
 
 
 def _retry_after(reply: Reply) -> float | None:
+    """In seconds, a day at most; HTTP allows seconds and a date."""
     value = reply.headers.get("Retry-After", "")
-    return min(float(value), 86_400.0) if value.isascii() and value.isdigit() else None
+    if value.isascii() and value.isdigit():
+        return min(float(value), _LONGEST_WAIT_S)
+    try:
+        at = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    # "-0000" is UTC, too, and Python calls it no zone at all.
+    seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - time.time()
+    return min(max(0.0, seconds), _LONGEST_WAIT_S)
