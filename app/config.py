@@ -284,8 +284,13 @@ def _switch(text: str) -> bool:
 
 
 def _http_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(text)
+        # Only who asks for the port is told that it cannot be one.
+        complete = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        complete = False
+    if not complete or parts.query or parts.fragment:
         raise ValueError("expected an address such as https://www.kimi.com")
     return text.rstrip("/")
 

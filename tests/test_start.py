@@ -41,6 +41,12 @@ def start(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
         ({"KIMI_TOKENS": f"{GOOD},two words here"}, "KIMI_TOKENS: entry 2 is not a token"),
         ({"KIMI_TOKENS": f"a={GOOD}1,a={GOOD}2"}, "the label 'a' is used twice"),
         ({"KIMI_BASE_URL": "kimi.com"}, "KIMI_BASE_URL=kimi.com: expected an address such as https://www.kimi.com"),
+        (
+            {"KIMI_BASE_URL": "http://127.0.0.1:99999"},
+            "KIMI_BASE_URL=http://127.0.0.1:99999: expected an address such",
+        ),
+        ({"KIMI_AUTH_URL": "http://127.0.0.1:0"}, "KIMI_AUTH_URL=http://127.0.0.1:0: expected an address such as"),
+        ({"KIMI_AUTH_URL": "https://[kimi"}, "KIMI_AUTH_URL=https://[kimi: expected an address such as"),
         ({"DATABASE_URL": "data.db"}, "DATABASE_URL: expected sqlite:///path/to/file.db or postgresql"),
         (
             {"DATABASE_URL": "postgresql://u:hidden-pw@/"},
