@@ -24,6 +24,8 @@ _MAX_SOURCES = 1000
 class Citations:
     """One answer. ``text`` and ``rest`` give what the client is to see."""
 
+    __slots__ = ("_annotates", "_length", "_links", "_markers", "_numbers", "_places", "_recent", "_sources")
+
     def __init__(self, style: CitationStyle) -> None:
         self._links = style in ("markdown", "both")
         self._annotates = style in ("annotations", "both")

@@ -59,6 +59,8 @@ class Marker:
 class Markers:
     """One text. What comes out, markers and texts in order, is what went in, less the end that is held back."""
 
+    __slots__ = ("_code", "_held")
+
     def __init__(self) -> None:
         self._held = ""
         self._code = _Code()

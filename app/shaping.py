@@ -25,6 +25,8 @@ class Shaper:
     """One answer. Its events end with Finished as soon as the answer is over, whether or not the upstream has
     said so; what is taken after that has no effect."""
 
+    __slots__ = ("_budget", "_citations", "_length", "_limits", "_over", "_stops")
+
     def __init__(self, options: Options, style: CitationStyle) -> None:
         self._citations = None if style == "off" else Citations(style)
         self._stops = Stops(options.stop) if options.stop else None

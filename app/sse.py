@@ -19,6 +19,8 @@ class Decoder:
     Event names, ids and retry times are not used by anybody we talk to.
     """
 
+    __slots__ = ("_began", "_data")
+
     def __init__(self) -> None:
         self._data: list[bytes] = []
         self._began = False

@@ -20,6 +20,9 @@ def dump(value: Any) -> bytes:
 class Reader:
     """Payloads of one stream. ``odd`` once a payload came that only the forgiving parser could read."""
 
+    # Each open stream has one of these, and of many others: without a dictionary they take half as much.
+    __slots__ = ("odd",)
+
     def __init__(self) -> None:
         self.odd = False
 
@@ -44,6 +47,8 @@ class Reader:
 
 class Halves:
     """Deltas of one text → deltas that are whole: half a pair waits for its other half."""
+
+    __slots__ = ("_half", "_reader")
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
