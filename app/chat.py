@@ -40,12 +40,12 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class JsonFormat:
     """The answer must be one JSON object. ``schema`` is a JSON Schema as JSON text, None for any object.
-    ``asked_in``: the field that says so, for what is wrong with it."""
+    ``asked_in``: the field that the schema came in, for what is wrong with it."""
 
     name: str = "json_object"
     schema: str | None = None
     description: str = ""
-    asked_in: str = "response_format"
+    asked_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)
