@@ -315,10 +315,10 @@ class _Answer:
                     yield from self._message(op, mask, fields)
                 case "chat":
                     yield from self._chat(mask, fields)
+                case "done" | "error" | "exception" if value is None:
+                    pass
                 case "done":
                     self._complete = True
-                case "error" | "exception" if value is None:
-                    pass
                 case "error":
                     yield from self._fail(value)
                 case "exception":
