@@ -303,6 +303,7 @@ def test_what_cannot_be_served_is_refused_by_name(
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"conversation": 3}, "conversation"),
         ({"conversation": {"name": "x"}}, "conversation.id"),
+        ({"conversation": "a b"}, "conversation"),
         ({"previous_response_id": 3}, "previous_response_id"),
     ],
 )

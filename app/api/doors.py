@@ -45,25 +45,28 @@ def install(app: Flask) -> None:
     app.url_value_preprocessor(_note_door)
 
 
-def asked_conversation(in_path: str | None = None, in_body: str | None = None) -> str | None:
+def asked_conversation(
+    in_path: str | None = None, in_body: str | None = None, field: str = "conversation_id"
+) -> str | None:
     """The conversation that the current request is about, by its base URL or by one of the arguments; None for a
-    stateless one. Raises InvalidRequest where two doors disagree or an id is none.
+    stateless one. ``field``: what it is called in the body. Raises InvalidRequest where two doors disagree or an id
+    is none.
     """
     named = [name for name in (cast(str | None, g.door), in_path, in_body) if name is not None]
     if any(name != named[0] for name in named):
         raise InvalidRequest(
-            "the request names two different conversations", code="conversation_mismatch", param="conversation_id"
+            "the request names two different conversations", code="conversation_mismatch", param=field
         )
-    return checked(named[0]) if named else None
+    return checked(named[0], field) if named else None
 
 
-def checked(conversation_id: str) -> str:
+def checked(conversation_id: str, field: str = "conversation_id") -> str:
     """The id, if it is one. Raises InvalidRequest."""
     if not _ID.fullmatch(conversation_id):
         raise InvalidRequest(
             "a conversation id is made of 1 to 128 of the characters A-Z a-z 0-9 . _ : -",
             code="invalid_conversation_id",
-            param="conversation_id",
+            param=field,
         )
     return conversation_id
 

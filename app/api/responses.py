@@ -44,7 +44,7 @@ def create() -> Response:
     who = caller()
     body = parse(Body, request.get_data(cache=False))
     headers = body.settle()
-    conversation_id = asked_conversation(in_body=body.conversation_id)
+    conversation_id = asked_conversation(in_body=body.conversation_id, field="conversation")
     turn = _turn_of(body, conversation_id, who)
     chat = ChatRequest(
         body.model,
