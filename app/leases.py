@@ -204,7 +204,7 @@ class Leases:
                 self._store.database.exclusively(self._serve)
                 for row in self._store.leases.granted(self._presence.id):
                     self._tell(row.id, Lease(row.id, row.account_id, row.scope, row.is_probe))
-            except SQLAlchemyError:
+            except Exception:  # the edge of the thread: nobody else would ever serve those who wait
                 log.exception("the line could not be looked at")
 
     def _tell(self, ticket_id: str, lease: Lease) -> None:

@@ -82,5 +82,5 @@ class Presence:
                 if time.monotonic() - swept_at > _SWEEP_EVERY_S:
                     swept_at = time.monotonic()
                     self._store.processes.sweep(self._store.database.now())
-            except SQLAlchemyError:
+            except Exception:  # the edge of the thread: without it, others would take what this process holds
                 log.exception("the presence of this process could not be renewed")

@@ -18,6 +18,8 @@ import time
 import uuid
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from app import logs
 from app.accounts import Account
 from app.config import Config
@@ -107,7 +109,10 @@ def _renew(config: Config, store: Store, row: TokenRow) -> None:
 def _keep_hold(store: Store, account_id: str, holder: str) -> None:
     while True:
         time.sleep(_HOLD_S / 3)
-        store.tokens.renew_hold(account_id, holder, store.database.now() + _HOLD_S)
+        try:
+            store.tokens.renew_hold(account_id, holder, store.database.now() + _HOLD_S)
+        except SQLAlchemyError:
+            log.exception("the right to renew a token could not be kept; it will be tried again")
 
 
 if __name__ == "__main__":
