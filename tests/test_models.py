@@ -240,7 +240,7 @@ def test_the_catalogue_adds_models_and_survives_without_kimi(running: Running, s
     ],
 )
 def test_a_catalogue_that_makes_no_sense_fails_no_chat(running: Running, simulator: Simulator, body: bytes) -> None:
-    simulator.script(body, match="GetAvailableModels", headers={"Content-Type": "application/json"})
+    simulator.script(body, match="GetAvailableModels", headers={"Content-Type": "application/json"}, times=9)
     with running.gateway(simulator.url, WEB_CONCURRENCY="1") as gateway:
         wait_until("it was asked for", lambda: simulator.requests("GetAvailableModels"))
         assert gateway.say(f"hello {CANARY}").ok
