@@ -26,13 +26,20 @@ from app.config import Config
 from app.credentials import read_expiry
 from app.errors import AccountRejected, RenewalFailed, UpstreamError
 from app.store import Store, TokenRow
-from app.upstreams.kimi_auth import KimiAuth
+from app.upstreams.kimi_auth import KimiAuth, TokenPair
 from app.upstreams.kimi_http import KimiHttp, Timeouts
 
 log = logging.getLogger(__name__)
 
 # Nobody else renews the account meanwhile; a process that is killed gives it back after so long. Seconds.
 _HOLD_S = 9.0
+
+# How long a database may be away that a renewed pair is to be stored in. Seconds.
+_SAVE_S = 3600.0
+
+# How often that is tried, and how long whoever takes over waits for it. Seconds.
+_SAVE_EVERY_S = 1.0
+_LATE_S = 2.0
 
 
 def renew_in_a_process(account_id: str, version: int, wait_s: float) -> None:
@@ -69,11 +76,17 @@ def main() -> None:
     logs.configure(config.log_level, config.secrets)
     store = Store(config.database_url, config.gateway_secret, durable=True)
     holder = uuid.uuid4().hex
-    now = store.database.now()
+    before, now = store.tokens.find(account_id), store.database.now()
     row = store.tokens.hold(account_id, version, holder, now, now + _HOLD_S)
     if row is None:
         return  # somebody else does it, or has done it
     threading.Thread(target=_keep_hold, args=(store, account_id, holder), daemon=True).start()
+    if before is not None and before.held_until > 0:
+        # Whoever had it was killed, or has the next pair and found no database to store it in, until now.
+        time.sleep(_LATE_S)
+        row = store.tokens.find(account_id)
+        if row is None or row.version != version:
+            return
     _renew(config, store, row)
 
 
@@ -100,10 +113,24 @@ def _renew(config: Config, store: Store, row: TokenRow) -> None:
         log.log(logging.ERROR if dead else logging.WARNING, "%s: not renewed: %s", credential.label, e.message)
         store.tokens.save_trouble(row.account_id, row.version, e.message, dead)
         return
-    expires_at = read_expiry(pair.access_token)
     # Stored before anybody can use it: the only place where it is handed on is the store.
-    if store.tokens.save(row.account_id, row.version, pair.access_token, pair.refresh_token, expires_at):
+    if _saved(store, row, pair, credential.label):
         log.info("%s: renewed", credential.label)
+
+
+def _saved(store: Store, row: TokenRow, pair: TokenPair, label: str) -> bool:
+    """Whether ``pair`` follows ``row`` now. Tried for as long as that may help: nobody else has what Kimi has just
+    given, and the one before it is worth nothing any more."""
+    expires_at = read_expiry(pair.access_token)
+    deadline = time.monotonic() + _SAVE_S
+    while True:
+        try:
+            return store.tokens.save(row.account_id, row.version, pair.access_token, pair.refresh_token, expires_at)
+        except SQLAlchemyError as e:
+            if time.monotonic() > deadline:
+                raise
+            log.error("%s: the renewed token could not be stored, which is tried again (%s)", label, type(e).__name__)
+        time.sleep(_SAVE_EVERY_S)
 
 
 def _keep_hold(store: Store, account_id: str, holder: str) -> None:

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -337,6 +339,21 @@ def test_a_refresh_killed_before_kimi_acted_is_done_again(running: Running, simu
         # Its hold runs out first.
         wait_until("it works again", lambda: gateway.say("hello").ok, timeout_s=40)
     assert simulator.state()["stale_refreshes"] == 0
+
+
+def test_a_renewed_pair_waits_for_a_database_that_is_away(running: Running, simulator: Simulator) -> None:
+    """Kimi has given it once: nobody may ask with the old token meanwhile, and what it gave must not be lost."""
+    simulator.knobs(refresh_delay_s=1)
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
+        wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
+        with closing(sqlite3.connect(gateway.database)) as other:  # type: ignore[arg-type]  # a file, not a server
+            other.execute("BEGIN IMMEDIATE")
+            wait_until("it has found no database", lambda: "could not be stored" in gateway.log(), timeout_s=40)
+        wait_until("the pair is stored", lambda: version(gateway) == 2)
+        assert ask(gateway, True).finish_reason == "stop"
+        wait_until("nobody renews", lambda: not renewers(gateway))
+    state = simulator.state()
+    assert (state["refreshes"], state["stale_refreshes"]) == (1, 0)
 
 
 def test_stop_signals_do_not_end_a_refresh(running: Running, simulator: Simulator) -> None:
