@@ -29,6 +29,8 @@ _LOOK_EVERY_S = 0.1
 # The longest sleep of the thread that renews ahead of time; it also notices what other workers did.
 _DOZE_S = 60.0
 
+_IN_VAIN = "the renewed token does not work, or has expired already: is this machine's clock right?"
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -203,7 +205,9 @@ class Accounts:
                 if left_s <= 0:
                     raise RenewalFailed(f"{label}: the token was not renewed in time")
                 self._let_renew(row, left_s)
-                row = self._look(account_id)
+                old, row = row, self._look(account_id)
+                if _was_in_vain(old, row, rejected):
+                    raise RenewalFailed(f"{label}: {_IN_VAIN}")
             return self._account(self._credentials[account_id])
         finally:
             lock.release()
@@ -223,9 +227,12 @@ class Accounts:
                 wait_s = _DOZE_S if row.dead else _until_renewal(row)
                 if wait_s <= 0:
                     self._let_renew(row, _DOZE_S)
-                    row = self._look(account_id)
-                    failures = failures + 1 if row.trouble else 0
-                    wait_s = _retry_in_s(failures) if row.trouble else 0
+                    old, row = row, self._look(account_id)
+                    in_vain = _was_in_vain(old, row, None)
+                    if in_vain:
+                        log.warning("%s: %s", self._credentials[account_id].label, _IN_VAIN)
+                    failures = failures + 1 if row.trouble or in_vain else 0
+                    wait_s = _retry_in_s(failures) if failures else 0
             except Exception:  # the edge of the thread: nobody else renews ahead of time
                 log.exception("an account could not be kept fresh")
                 failures += 1
@@ -249,6 +256,12 @@ def _dead(c: Credential, row: TokenRow) -> str:
 
 def _serves(token: str | None, expires_at: float | None, rejected: str | None) -> bool:
     return bool(token) and token != rejected and (expires_at is None or expires_at > time.time() + _TOO_LATE_S)
+
+
+def _was_in_vain(old: TokenRow, row: TokenRow, rejected: str | None) -> bool:
+    """Whether a renewal succeeded and brought what does not serve: again and again would bring no better."""
+    renewed = row.version > old.version and row.access_token is not None
+    return renewed and not _serves(row.access_token, row.expires_at, rejected)
 
 
 def _has_failed_since(began: TokenRow, row: TokenRow) -> bool:

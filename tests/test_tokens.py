@@ -278,6 +278,20 @@ def test_a_renewal_that_fails_has_failed_for_all_who_wait_for_it(running: Runnin
         assert response.status_code == 502 and "could not be renewed" in response.json()["error"]["message"]
 
 
+def test_a_token_that_has_expired_when_it_comes_is_not_renewed_for_ever(
+    running: Running, simulator: Simulator
+) -> None:
+    """So it looks to a machine whose clock is ahead."""
+    simulator.knobs(access_lifetime_s=-5)
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice"), QUEUE_WAIT_S="1") as gateway:
+        simulator.wait("refreshes", at_least=1)
+        response = gateway.say("hello")
+        assert response.status_code == 502
+        assert "is this machine's clock right?" in response.json()["error"]["message"]
+        assert simulator.state()["refreshes"] <= 3
+        assert "is this machine's clock right?" in gateway.log()
+
+
 def test_a_renewal_that_cannot_be_started_takes_neither_the_request_nor_the_thread(
     running: Running, simulator: Simulator
 ) -> None:
@@ -346,7 +360,7 @@ def test_a_renewed_pair_waits_for_a_database_that_is_away(running: Running, simu
     simulator.knobs(refresh_delay_s=1)
     with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
         wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
-        with closing(sqlite3.connect(gateway.database)) as other:  # type: ignore[arg-type]  # a file, not a server
+        with closing(sqlite3.connect(gateway.database.url.removeprefix("sqlite:///"))) as other:
             other.execute("BEGIN IMMEDIATE")
             wait_until("it has found no database", lambda: "could not be stored" in gateway.log(), timeout_s=40)
         wait_until("the pair is stored", lambda: version(gateway) == 2)
