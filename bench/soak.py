@@ -201,12 +201,15 @@ class _Soak:
     async def _leave(self, connection: Connection, dice: random.Random) -> None:
         """Some time after the answer has begun: before that, nobody may know yet that Kimi has opened a chat."""
         begun = asyncio.Event()
-        answer = asyncio.ensure_future(dice.choice(self._dialects).turn(connection, lambda _: begun.set()))
+        dialect = dice.choice(self._dialects)
+        answer = asyncio.ensure_future(dialect.turn(connection, lambda _: begun.set()))
         answer.add_done_callback(lambda _: begun.set())
         await begun.wait()
         await asyncio.wait([answer], timeout=dice.random() * 0.9 * _TOKENS / _PER_S)
         if answer.done():
-            raise Failed(f"an answer ended early: {answer.exception() or answer.result().body()[-300:]!r}")
+            # On a machine that does too much else at once, this one came to it late.
+            self._check(dialect, await answer)
+            return
         connection.close()
         with contextlib.suppress(Failed):
             await answer
