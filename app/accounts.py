@@ -4,6 +4,7 @@ An account with a refresh token is renewed ahead of its expiry and after a rejec
 the store, where every worker finds it. Must never know how a token is sent or refreshed, nor any SQL text.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 
 from app.credentials import Credential, read_lifetime
 from app.errors import AccountRejected, ConversationLost, RenewalFailed
-from app.store import Store, TokenRow
+from app.store import Store, TokenRow, WrongSecret
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class Accounts:
         self._renew = renew
         # What this process last saw of the store's pairs: the store is asked again when one no longer serves.
         self._rows: dict[str, TokenRow] = {}
+        # What keeps this process from seeing them any more.
+        self._sealed: dict[str, str] = {}
         self._locks = {credential.id: threading.Lock() for credential in credentials}
         store.accounts.add(list(self._credentials))
         for c in credentials:
@@ -139,7 +142,8 @@ class Accounts:
     def look_again(self) -> None:
         """Takes over what other processes have stored meanwhile."""
         for account_id in list(self._rows):
-            self._look(account_id)
+            with contextlib.suppress(RenewalFailed):
+                self._look(account_id)
 
     def problems(self) -> list[str]:
         """A sentence for each account that cannot be used, saying what to do."""
@@ -171,7 +175,8 @@ class Accounts:
         row = self._rows.get(c.id)
         if row is not None:
             works = row.access_token is not None and (row.expires_at is None or row.expires_at > now)
-            return _dead(c, row) if row.dead and not works else None
+            why = _dead(c, row) if row.dead else self._sealed.get(c.id)
+            return None if works else why
         if c.expires_at is not None and c.expires_at <= now:
             return describe_expiry(c.label, c.expires_at)
         return None
@@ -182,7 +187,14 @@ class Accounts:
         return Account(c.id, c.label, token or "", expires_at, row is not None, c.user_id, c.device_id, c.session_id)
 
     def _look(self, account_id: str) -> TokenRow:
-        row = self._store.tokens.find(account_id)
+        """Raises RenewalFailed where the pair has been sealed by a gateway with another secret than this one's."""
+        try:
+            row = self._store.tokens.find(account_id)
+        except WrongSecret as e:
+            label = self._credentials[account_id].label
+            self._sealed[account_id] = f"{label}: {e}; every gateway on this database needs the same one: restart."
+            raise RenewalFailed(self._sealed[account_id]) from None
+        self._sealed.pop(account_id, None)
         assert row is not None, "put was not called"
         self._rows[account_id] = row
         return row

@@ -3,6 +3,7 @@
 Must never know a route's logic, a wire field, or the environment.
 """
 
+import atexit
 import logging
 from collections.abc import Mapping
 
@@ -51,6 +52,10 @@ def create_app(config: Config) -> Flask:
     """The WSGI application. Opens the database; raises StoreUnusable where it cannot."""
     logs.configure(config.log_level, config.secrets)
     store = Store(config.database_url, config.gateway_secret)
+    store.tokens.seal()
+    # After what others have to say at the end (presence). The last to close a SQLite file leaves nothing beside it:
+    # who copies that one file then has everything.
+    atexit.register(store.close)
     accounts = Accounts(config.credentials, store, renew_in_a_process)
     presence = Presence(store, config.lease_s)
     presence.begin()

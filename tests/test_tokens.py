@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -26,6 +27,7 @@ from tests.running import (
     read_stream,
     wait_until,
 )
+from tests.test_keys import run_keys
 from tests.test_start import start
 
 
@@ -479,6 +481,42 @@ def test_a_secret_that_is_set_later_seals_what_is_there(
     assert simulator.state()["refreshes"] == 1
     ((kept,),) = gateway.database.execute("SELECT refresh_token FROM tokens")
     assert kept.startswith("fernet1:")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_after_a_clean_stop_the_file_alone_has_the_newest_pair(
+    running: Running, simulator: Simulator, tmp_path: Path, workers: str
+) -> None:
+    token = refresh("alice")
+    with running.gateway(simulator.url, WEB_CONCURRENCY=workers, KIMI_TOKENS=token) as gateway:
+        assert ask(gateway, True).finish_reason == "stop"
+    file = Path(gateway.database.url.removeprefix("sqlite:///"))
+    with closing(sqlite3.connect(shutil.copy(file, tmp_path))) as copy:
+        assert copy.execute("SELECT version FROM tokens").fetchall() == [(2,)]
+
+
+def test_commands_with_a_new_secret_leave_the_running_gateway_alone(running: Running, simulator: Simulator) -> None:
+    """It is set in .env, and a command is run before the gateway is restarted."""
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
+        assert ask(gateway, True).finish_reason == "stop"
+        assert run_keys(gateway.database, "list", GATEWAY_SECRET="a long enough password")[0] == 0
+        assert tokens_in(gateway.database) > 0
+
+
+def test_a_gateway_that_lacks_the_others_secret_says_so(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(access_lifetime_s=6)
+    token = refresh("alice")
+    with running.gateway(simulator.url, KIMI_TOKENS=token) as old:
+        assert ask(old, True).finish_reason == "stop"
+        settings = {"KIMI_TOKENS": token, "GATEWAY_SECRET": "a long enough password"}
+        with running.gateway(simulator.url, database=old.database, **settings) as new:
+            wait_until("its token has expired", lambda: not old.get("/readyz").ok, timeout_s=30)
+            assert ask(new, True).finish_reason == "stop"
+            says = "holds sealed tokens, but GATEWAY_SECRET is not set"
+            assert says in old.get("/readyz").text
+            response = old.say("hello")
+            assert response.status_code == 401 and says in response.json()["error"]["message"]
+    assert simulator.state()["stale_refreshes"] == 0
 
 
 def test_labels_and_four_characters_at_most_are_shown() -> None:

@@ -37,6 +37,7 @@ __all__ = [
     "TokenRow",
     "Transaction",
     "UnrecognisedRow",
+    "WrongSecret",
 ]
 
 _accounts = sa.table("accounts", sa.column("last_turn", sa.BigInteger))

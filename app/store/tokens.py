@@ -127,12 +127,11 @@ class TokenRows:
     """The table of token pairs."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
-        """Raises WrongSecret where a sealed token cannot be opened; those from before there was a secret are
-        sealed now."""
+        """Raises WrongSecret where a sealed token cannot be opened."""
         self._database = database
         self._vault = vault
         for row in database.rows(_ALL):
-            self._check(row)
+            self._opened(row)
 
     @property
     def sealed(self) -> bool:
@@ -150,7 +149,17 @@ class TokenRows:
         pair = self._sealed(access_token, refresh_token)
         self._database.run(_PUT, account_id=account_id, source=source, expires_at=expires_at, **pair)
 
+    def seal(self) -> None:
+        """Seals what is there from before there was a secret: for those who run the gateway, not for those who look
+        at its database while it runs without that secret."""
+        for row in self._database.rows(_ALL):
+            opened = self._opened(row)
+            if self._vault.seals and opened is not None and opened.refresh_token == row["refresh_token"]:
+                pair = self._sealed(row["access_token"], row["refresh_token"])
+                self._database.run(_SEAL, of_id=row["account_id"], of_version=row["version"], **pair)
+
     def find(self, account_id: str) -> TokenRow | None:
+        """Raises WrongSecret where another process has sealed it with a secret that this one does not have."""
         return self._opened(self._database.row(_FIND, of_id=account_id))
 
     def hold(self, account_id: str, version: int, holder: str, now: float, until: float) -> TokenRow | None:
@@ -182,9 +191,3 @@ class TokenRows:
         opened: dict[str, Any] = {name: self._vault.open(row[name]) for name in ("access_token", "refresh_token")}
         # SQLite has no booleans of its own.
         return TokenRow(**{**row, **opened, "dead": bool(row["dead"])})
-
-    def _check(self, row: Row) -> None:
-        opened = self._opened(row)
-        if self._vault.seals and opened is not None and opened.refresh_token == row["refresh_token"]:
-            pair = self._sealed(row["access_token"], row["refresh_token"])
-            self._database.run(_SEAL, of_id=row["account_id"], of_version=row["version"], **pair)

@@ -45,6 +45,8 @@ def _on_connect(dbapi: Any, _record: Any, *, durable: bool) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     # NORMAL in WAL mode: nothing is lost when a process is killed; a power cut may lose the last moment.
     cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+    # What is deleted, or sealed since, does not stay readable in the file.
+    cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()
 
 
