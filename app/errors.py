@@ -159,6 +159,11 @@ class NoAccountFree(GatewayError):
     default_code = "rate_limit_exceeded"
 
 
+class ShuttingDown(GatewayError):
+    status = 503
+    default_code = "server_shutting_down"
+
+
 class ClientGone(GatewayError):
     status = 499
     blame: ClassVar[Blame] = "request"

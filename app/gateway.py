@@ -5,6 +5,7 @@ Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from app.chat import (
     Unrecognised,
 )
 from app.conversations import Conversations
-from app.errors import ClientGone, GatewayError, UpstreamTimeout
+from app.errors import ClientGone, GatewayError, ShuttingDown, UpstreamTimeout
 from app.litter import Litter
 from app.pump import Cancellation, EndOfSource, Pump, PumpOverdue
 from app.recordings import Recordings
@@ -41,15 +42,17 @@ log = logging.getLogger(__name__)
 _TEXT = frozenset({TextDelta, ReasoningDelta})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Patience:
-    """How long to wait, in seconds. ``tick_s``: how often a silent wait looks after the client."""
+    """How long to wait, in seconds. ``tick_s``: how often a silent wait looks after the client. ``ends_at``: when the
+    process is about to end, in monotonic time."""
 
     tick_s: float
     commit_after_s: float
     first_event_s: float
     idle_s: float
     total_s: float
+    ends_at: float = math.inf
 
 
 class Gateway:
@@ -122,6 +125,10 @@ class Gateway:
     def unmet(self, request: ChatRequest) -> list[str]:
         """Names of what the request asks for and its model does not have, and which is left out."""
         return self._models.unmet(request.model, request.options)
+
+    def end_within(self, seconds: float) -> None:
+        """Turns that still run then are ended, each with an error that says so: the process will not last longer."""
+        self._patience.ends_at = time.monotonic() + seconds
 
     def find_conversation(self, owner: str, conversation_id: str) -> ConversationRow:
         """Raises UnknownConversation."""
@@ -264,6 +271,8 @@ class ChatStream:
     def _check_total(self, now: float) -> None:
         if now - self._began >= self._patience.total_s:
             self._fail(self._overdue())
+        if now >= self._patience.ends_at:
+            self._fail(ShuttingDown("the gateway is being stopped, which this answer would outlast"))
 
     def _take(self, not_later_than: float | None) -> list[Event]:
         timeout_s = self._patience.tick_s

@@ -5,6 +5,7 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -256,6 +257,27 @@ def test_a_stop_signal_lets_running_answers_end(running: Running, simulator: Sim
         assert got.count(b'"content":') == 5 and b'"finish_reason":"stop"' in got
         client.leave("close")
         assert gateway.process.popen.wait(20) == 0
+
+
+def test_answers_that_outlast_a_stop_are_told_so(running: Running, simulator: Simulator) -> None:
+    """A long thought takes minutes, and gunicorn waits for seconds."""
+    with running.gateway(simulator.url, GUNICORN_CMD_ARGS="--graceful-timeout 5") as gateway:
+        simulator.knobs(gate="term", gate_after=1)
+        gateway.wait_for_workers()
+        streamed = RawClient(gateway, True)
+        with ThreadPoolExecutor(1) as pool:
+            whole = pool.submit(gateway.say, "hello")
+            simulator.wait("gate_waiting:term", equals=2)
+            gateway.process.popen.send_signal(signal.SIGTERM)
+            got = streamed.read_until(b"data: [DONE]\n\n")
+            assert b'"code":"server_shutting_down"' in got and b'"finish_reason":"stop"' not in got
+            assert whole.result().status_code == 503
+            error = whole.result().json()["error"]
+            assert (error["code"], whole.result().headers["x-should-retry"]) == ("server_shutting_down", "false")
+        streamed.leave("close")
+        assert gateway.process.popen.wait(20) == 0
+        assert "Worker graceful timeout" not in gateway.log()
+        simulator.wait("open_streams", equals=0)
 
 
 def test_hundreds_of_streams_at_once(running: Running, simulator: Simulator) -> None:
