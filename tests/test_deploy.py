@@ -47,7 +47,9 @@ def nginx(folder: Path, gateways: list[str]) -> Iterator[str]:
     (folder / "nginx.conf").write_text(text)
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     assert program is not None
-    command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    # As many systems have it.
+    few_files = ["sh", "-c", 'ulimit -Sn 1024; exec "$@"', "sh"]
+    command = [*few_files, program, "-p", str(folder), "-c", str(folder / "nginx.conf")]
     done = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "warn" not in done.stderr, done.stderr
     process = subprocess.Popen([*command, "-g", "daemon off;"], stderr=subprocess.DEVNULL)
@@ -134,6 +136,22 @@ def test_a_gateway_that_is_away_is_passed_over_and_all_of_them_are_an_error(
         away = say(url, "hello")
         assert (away.status_code, away.json()["error"]["code"]) == (503, "service_unavailable")
         assert away.headers["Retry-After"] == "5"
+
+
+@NEEDS_NGINX
+def test_nginx_has_files_for_all_its_connections_where_the_system_allows_few(tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    (connections,) = re.findall(r"worker_connections (\d+);", (DEPLOY / "nginx.conf").read_text())
+
+    def limits() -> list[int]:
+        master = (tmp_path / "pid").read_text().strip()
+        workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        texts = [Path(f"/proc/{worker}/limits").read_text() for worker in workers]
+        return [int(limit) for text in texts for limit in re.findall(r"Max open files +(\d+)", text)]
+
+    with nginx(tmp_path, [nobody, nobody]) as url:
+        assert requests.get(url, timeout=10).status_code == 503
+        wait_until("all may open more", lambda: min(limits()) > int(connections))
 
 
 def test_compose_starts_what_was_tried_here() -> None:
