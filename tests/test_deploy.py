@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import requests
 import yaml
@@ -34,10 +35,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def nginx(folder: Path, gateways: list[str]) -> Iterator[str]:
-    """nginx with our file, in which only names and places are changed; its address."""
+def nginx(folder: Path, gateways: list[str], **seconds: int) -> Iterator[str]:
+    """nginx with our file, in which only names, places and these timeouts are changed; its address."""
     port = free_port()
     text = (DEPLOY / "nginx.conf").read_text()
+    for timeout, value in seconds.items():
+        text, found = re.subn(rf"{timeout} \d+s;", f"{timeout} {value}s;", text)
+        assert found, timeout
     for number, url in enumerate(gateways, start=1):
         text = text.replace(f"server gateway-{number}:8000", f"server {url.removeprefix('http://')}")
     text = text.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("/run/nginx.pid", str(folder / "pid"))
@@ -136,6 +140,59 @@ def test_a_gateway_that_is_away_is_passed_over_and_all_of_them_are_an_error(
         away = say(url, "hello")
         assert (away.status_code, away.json()["error"]["code"]) == (503, "service_unavailable")
         assert away.headers["Retry-After"] == "5"
+
+
+def converse(url: str, text: str, stream: bool) -> None:
+    """A message in a conversation, by a client that repeats what may be repeated."""
+    with openai.OpenAI(base_url=f"{url}/v1/conversations/trip", api_key="the-key") as client:
+        answer = client.chat.completions.create(
+            model="k2", messages=[{"role": "user", "content": text}], stream=stream
+        )
+        assert not stream or list(answer)
+
+
+@NEEDS_NGINX
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_what_a_gateway_had_been_sent_when_it_was_killed_is_not_repeated(
+    running: Running, simulator: Simulator, tmp_path: Path, stream: bool
+) -> None:
+    with ExitStack() as stack:
+        gateway = stack.enter_context(
+            running.gateway(simulator.url, GATEWAY_API_KEYS="the-key", COMMIT_AFTER_S="60", LEASE_S="2")
+        )
+        url = stack.enter_context(nginx(tmp_path, [gateway.url, gateway.url]))
+        converse(url, "hello", stream)
+        simulator.knobs(gate="killed", gate_after=0)
+        with ThreadPoolExecutor(1) as pool:
+            said = pool.submit(converse, url, "only once", stream)
+            simulator.wait("open_streams", equals=1)
+            (worker,) = gateway.process.children()
+            os.kill(worker, signal.SIGKILL)
+            simulator.open_gate("killed")
+            with pytest.raises(openai.APIStatusError) as lost:
+                said.result()
+        assert (lost.value.status_code, lost.value.code) == (502, "gateway_lost")
+        assert "not known" in lost.value.message and "Retry-After" not in lost.value.response.headers
+        wait_until("another worker runs", lambda: gateway.log().count(" ready: ") == 2)
+    assert [turn.text.count("only once") for turn in simulator.turns()] == [0, 1]
+
+
+@NEEDS_NGINX
+def test_what_a_gateway_had_been_sent_that_stays_silent_is_not_repeated(
+    running: Running, simulator: Simulator, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        gateway = stack.enter_context(two_of(running, simulator, running.new_database()))
+        # The system takes the connection, and what is sent on it.
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=16))
+        silent_url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        url = stack.enter_context(nginx(tmp_path, [silent_url, gateway], proxy_read_timeout=1))
+        with pytest.raises(openai.APIStatusError) as lost:
+            converse(url, "hello", False)
+        assert (lost.value.status_code, lost.value.code) == (502, "gateway_lost")
+        with silent.accept()[0] as first, first.makefile("rb") as sent:
+            assert b"hello" in sent.read()
+    assert not simulator.turns()
 
 
 @NEEDS_NGINX
