@@ -196,6 +196,24 @@ def test_what_a_gateway_had_been_sent_that_stays_silent_is_not_repeated(
 
 
 @NEEDS_NGINX
+def test_a_gateway_that_takes_no_connection_is_passed_over(
+    running: Running, simulator: Simulator, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        gateway = stack.enter_context(two_of(running, simulator, running.new_database()))
+        # Nobody takes connections from its line, and one that waits there fills it: the next gets no answer at all.
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        full_url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        url = stack.enter_context(nginx(tmp_path, [full_url, gateway], proxy_connect_timeout=1))
+        assert all(say(url, "hello").ok for _ in range(6))
+        assert len(simulator.turns()) == 6
+
+
+@NEEDS_NGINX
 def test_nginx_has_files_for_all_its_connections_where_the_system_allows_few(tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     (connections,) = re.findall(r"worker_connections (\d+);", (DEPLOY / "nginx.conf").read_text())
