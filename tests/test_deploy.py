@@ -214,6 +214,21 @@ def test_a_gateway_that_takes_no_connection_is_passed_over(
 
 
 @NEEDS_NGINX
+def test_a_page_can_read_what_nginx_itself_says(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=16))
+        silent_url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        url = stack.enter_context(nginx(tmp_path, [silent_url, silent_url], proxy_read_timeout=1))
+        for method, size, status in (("POST", 9, 502), ("GET", 0, 503), ("POST", 18_000_000, 413)):
+            answer = requests.request(
+                method, f"{url}/v1/models", data=b"x" * size, headers={"Origin": "https://page.example"}, timeout=60
+            )
+            assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (status, "*")
+            exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
+            assert {"retry-after", "x-should-retry"} <= set(exposed)
+
+
+@NEEDS_NGINX
 def test_nginx_has_files_for_all_its_connections_where_the_system_allows_few(tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     (connections,) = re.findall(r"worker_connections (\d+);", (DEPLOY / "nginx.conf").read_text())
