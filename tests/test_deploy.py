@@ -263,6 +263,11 @@ def test_compose_starts_what_was_tried_here() -> None:
         assert f"${{{name}:?" in (DEPLOY / "compose.yaml").read_text()
 
 
+def test_compose_starts_nginx_again_with_the_gateways_whose_addresses_it_has_looked_up() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    assert all(services["nginx"]["depends_on"][name]["restart"] for name in ("gateway-1", "gateway-2"))
+
+
 @BOTH_DATABASES
 def test_stopping_a_container_waits_for_a_token_that_is_being_renewed(
     running: Running, simulator: Simulator, database: str
