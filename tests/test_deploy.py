@@ -268,6 +268,19 @@ def test_compose_starts_nginx_again_with_the_gateways_whose_addresses_it_has_loo
     assert all(services["nginx"]["depends_on"][name]["restart"] for name in ("gateway-1", "gateway-2"))
 
 
+def test_a_container_is_given_the_time_that_gunicorn_may_take_to_stop() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    gunicorn = (ROOT / "gunicorn.conf.py").read_text()
+    (answers_s,) = re.findall(r"graceful_timeout = (\d+)", gunicorn)
+    (renewals_s,) = re.findall(r"deadline = time.monotonic\(\) \+ (\d+)", gunicorn)
+    for name, needed_s in (
+        ("gateway-1", int(answers_s) + int(renewals_s)),
+        ("gateway-2", int(answers_s) + int(renewals_s)),
+        ("nginx", int(answers_s)),
+    ):
+        assert int(services[name]["stop_grace_period"].removesuffix("s")) > needed_s, name
+
+
 @BOTH_DATABASES
 def test_stopping_a_container_waits_for_a_token_that_is_being_renewed(
     running: Running, simulator: Simulator, database: str
