@@ -3,12 +3,14 @@
 No container engine runs here: compose.yaml is read, and the same parts are started by hand.
 """
 
+import json
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -279,6 +281,24 @@ def test_a_container_is_given_the_time_that_gunicorn_may_take_to_stop() -> None:
         ("nginx", int(answers_s)),
     ):
         assert int(services[name]["stop_grace_period"].removesuffix("s")) > needed_s, name
+
+
+def test_the_health_check_of_the_image_asks_the_gateway_itself(running: Running, simulator: Simulator) -> None:
+    (command,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (\[.*\])$", (DEPLOY / "Dockerfile").read_text(), re.M)
+    _, *arguments = json.loads(command)
+    nobody = f"http://127.0.0.1:{free_port()}"
+
+    def is_well(url: str) -> bool:
+        # Docker's own settings, or .env, may give all containers a proxy.
+        env = {"PORT": url.rpartition(":")[2], "http_proxy": nobody}
+        return (
+            subprocess.run([sys.executable, *arguments], env=env, check=False, stderr=subprocess.DEVNULL).returncode
+            == 0
+        )
+
+    with two_of(running, simulator, running.new_database()) as url:
+        assert is_well(url)
+    assert not is_well(nobody)
 
 
 @BOTH_DATABASES
