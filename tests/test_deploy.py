@@ -246,6 +246,13 @@ def test_nginx_has_files_for_all_its_connections_where_the_system_allows_few(tmp
         wait_until("all may open more", lambda: min(limits()) > int(connections))
 
 
+def test_nginx_waits_for_as_long_as_a_whole_answer_may_take() -> None:
+    """Two turns, each with a time of its own: JSON that Kimi got wrong is sent back to it once."""
+    (waits_s,) = re.findall(r"proxy_read_timeout (\d+)s;", (DEPLOY / "nginx.conf").read_text())
+    (total_s,) = [default for name, default, _ in describe_settings() if name == "TOTAL_TIMEOUT_S"]
+    assert int(waits_s) > 2 * int(total_s or 0)
+
+
 def test_compose_starts_what_was_tried_here() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     services = compose["services"]
