@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from tests.running import (
     CANARY,
@@ -257,6 +258,22 @@ def test_a_stop_signal_lets_running_answers_end(running: Running, simulator: Sim
         assert got.count(b'"content":') == 5 and b'"finish_reason":"stop"' in got
         client.leave("close")
         assert gateway.process.popen.wait(20) == 0
+
+
+def test_a_stop_does_not_wait_for_connections_that_nobody_uses(running: Running, simulator: Simulator) -> None:
+    """Clients and proxies keep them for a minute. One that is in use is closed after its answer."""
+    with running.gateway(simulator.url, GUNICORN_CMD_ARGS="--graceful-timeout 600") as gateway:
+        simulator.knobs(gate="term", gate_after=1, say="one two three", token_chars=4)
+        gateway.wait_for_workers()
+        with requests.Session() as idle:
+            assert idle.get(f"{gateway.url}/healthz").ok
+            client = RawClient(gateway, True)
+            simulator.wait("gate_waiting:term", at_least=1)
+            gateway.process.popen.send_signal(signal.SIGTERM)
+            simulator.open_gate("term")
+            assert b'"finish_reason":"stop"' in client.read_until(b"data: [DONE]\n\n")
+            client.leave("close")
+            assert gateway.process.popen.wait(20) == 0
 
 
 def test_answers_that_outlast_a_stop_are_told_so(running: Running, simulator: Simulator) -> None:
