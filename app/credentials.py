@@ -15,6 +15,10 @@ from typing import Any
 
 import orjson
 
+# A label and its entry; a cookie, whose name may be longer. The `=` at the end of Base64 makes a name of nothing.
+_LABELLED = re.compile(r"([A-Za-z0-9_.-]{1,32})\s*=\s*(?!=)(.+)", re.DOTALL)
+_COOKIE = re.compile(r"[^\s=;,]+\s*=\s*[^\s=]")
+
 
 class CredentialError(ValueError):
     """An entry that cannot be a Kimi secret. The text names the entry and never shows it."""
@@ -108,7 +112,18 @@ def _worth(credential: Credential) -> tuple[bool, float]:
 
 
 def _split(text: str) -> Iterator[str]:
-    """The entries: cut at commas, but not at those inside JSON."""
+    """The entries: cut at commas, but not at those inside JSON or inside the value of a cookie."""
+    entry: list[str] = []
+    for piece in _pieces(text):
+        if entry and (_ends_entry(entry[-1]) or _begins_entry(piece)):
+            yield from _joined(entry)
+            entry = []
+        entry.append(piece)
+    yield from _joined(entry)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut at all commas, but not at those inside JSON."""
     depth, start = 0, 0
     for index, character in enumerate(text):
         if character in "{[":
@@ -121,16 +136,50 @@ def _split(text: str) -> Iterator[str]:
     yield text[start:]
 
 
+def _ends_entry(piece: str) -> bool:
+    """Whether a comma behind it is in no cookie's value: there is none in a token, and none behind a semicolon."""
+    is_token = re.search(r"kimi-auth|\beyJ|\bcpmt_", piece.rpartition(";")[2], re.IGNORECASE)
+    return is_token is not None or piece.rstrip(" \t\r\n\"'").endswith(";")
+
+
+def _begins_entry(piece: str) -> bool:
+    """Whether what follows a comma in cookies can be an entry of its own, maybe a mistyped one.
+
+    Numbers alone are none: Baidu's Hm_lvt_… (1.3) is a list of times.
+    """
+    piece = _clean(piece)
+    first, more, _ = piece.partition(";")
+    is_word = not more and re.match(r"(?=\S*[A-Za-z])[A-Za-z0-9_.=+/~-]{8}", piece)
+    return piece.startswith("{") or "=" in first or bool(is_word)
+
+
+def _joined(pieces: list[str]) -> list[str]:
+    """The pieces of cookies as the one entry that they are; others as they came."""
+    entry = _clean(",".join(pieces))
+    is_torn = _looks_like_cookies(entry) and "=" in entry.partition(";")[0] and entry.count("kimi-auth") == 1
+    return [entry] if is_torn else pieces
+
+
 def _parse_entry(entry: str, number: int) -> Credential:
     label = f"account {number}"
-    named = re.match(r"([A-Za-z0-9_.-]{1,32})\s*=\s*(?!=)(.+)", entry, re.DOTALL)
-    if named and named[1].lower() != "kimi-auth" and not _looks_like_cookies(entry):
+    named = _LABELLED.match(entry)
+    if named and named[1].lower() != "kimi-auth" and _is_label(entry, _clean(named[2])):
         label, entry = named[1], _clean(named[2])
     tokens = [_checked(token, number) for token in _tokens_in(entry, number)]
     credential = Credential(_id(tokens), label)
     for token in tokens:
         credential = _with_token(credential, token)
     return credential
+
+
+def _is_label(entry: str, rest: str) -> bool:
+    """Whether what stands before the first ``=``, in front of ``rest``, is a label: it may be a cookie's name."""
+    if not _looks_like_cookies(entry):
+        return True
+    if rest.startswith("{"):
+        return "kimi-auth" not in rest
+    # `home=theme=dark; …`. Cookies of analytics begin with an underscore, and some have an `=` in their value.
+    return not entry.startswith("_") and _COOKIE.match(rest.partition(";")[0]) is not None
 
 
 def _tokens_in(entry: str, number: int) -> Sequence[str]:

@@ -75,10 +75,30 @@ def test_a_refresh_token_is_enough(running: Running, simulator: Simulator, form:
     assert {name: a["turns"] for name, a in state["accounts"].items() if a["turns"]} == {"alice": 2, "bob": 2}
 
 
-def test_cookies_are_understood(running: Running, simulator: Simulator) -> None:
-    cookies = f"Cookie: _ga=GA1.1; kimi-auth={mint('alice')}; theme=dark"
-    with running.gateway(simulator.url, KIMI_TOKENS=cookies) as gateway:
-        assert ask(gateway, True).finish_reason == "stop"
+# Baidu's cookie holds the times of the last visits, with commas between them.
+_HM = "Hm_lvt_358cae4815e85d48f7e8ab7f3680a74b=1700000000,1701234567,1709876543"
+
+
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        "Cookie: _ga=GA1.1; kimi-auth={}; theme=dark",
+        f"{_HM}; kimi-auth={{}}; theme=dark",
+        f"theme=dark; {_HM}; kimi-auth={{}}",
+        f"kimi-auth={{}}; {_HM}",
+        f"Cookie: {_HM}; last=Mon, 01 Jan 2024 00:00:00 GMT; kimi-auth={{}};",
+    ],
+)
+def test_cookies_are_understood(running: Running, simulator: Simulator, cookies: str) -> None:
+    alice, bob, carol = (cookies.format(mint(user)) for user in ("alice", "bob", "carol"))
+    with running.gateway(simulator.url, KIMI_TOKENS=f"{alice},home={bob},work = '{carol}',{mint('dave')}") as gateway:
+        for _ in range(4):
+            assert ask(gateway, True).finish_reason == "stop"
+        log = gateway.log()
+    assert "ready: 4 accounts" in log
+    for label in ("account 1", "home", "work", "account 4"):
+        assert f"{label}: this access token works for" in log
+    assert set(simulator.state()["accounts"]) == {"alice", "bob", "carol", "dave"}
 
 
 def test_a_token_is_renewed_ahead_of_its_expiry(running: Running, simulator: Simulator) -> None:
