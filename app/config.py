@@ -3,13 +3,14 @@
 The only file that reads the environment. Must never know who uses a value.
 """
 
+import contextlib
 import functools
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from app.chat import CitationStyle
 from app.credentials import Credential, CredentialError, parse_credentials
@@ -312,19 +313,53 @@ def _database_url(text: str) -> str:
         return text
     # What providers of databases hand out names no driver; there is one here.
     url = re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", text)
-    parts = urlsplit(url)
-    try:
-        complete = parts.path.strip("/") and (parts.hostname or "host" in parse_qs(parts.query)) and parts.port != 0
-    except ValueError:
-        complete = False
-    if parts.scheme != "postgresql+psycopg" or not complete:
+    complete = False
+    if url.startswith("postgresql+psycopg://"):
+        parts = _split_as_sqlalchemy_does(url)
+        with contextlib.suppress(ValueError):
+            has_host = parts.hostname or "host" in parse_qs(parts.query)
+            has_port = parts.port != 0 and not parts.netloc.endswith(":")
+            complete = bool(re.match("/+[^/]", parts.path) and has_host and has_port)
+    if not complete:
         raise ValueError("expected sqlite:///path/to/file.db or postgresql+psycopg://user:password@host/database")
     return url
 
 
+# The host begins behind the first "@" (sqlalchemy.engine.url), for urlsplit behind the last one before a slash.
+_SQLALCHEMY_SPLITS = re.compile(
+    r"[^:]+://(?:[^:/]*(?::(?P<password>[^@]*))?@)?(?:\[(?P<ipv6>[^/?]+)\]|(?P<host>[^/:?]+))?"
+)
+
+
+def _split_as_sqlalchemy_does(url: str) -> SplitResult:
+    """The parts of the URL of a server; raises ValueError where SQLAlchemy would find another password or host.
+
+    It would tell a part of the password as the name of a host that is not found. It cannot be asked itself:
+    gunicorn's master reads the settings, and must not load what gevent has yet to patch.
+    """
+    theirs = _SQLALCHEMY_SPLITS.match(url)
+    try:
+        # For SQLAlchemy there is no fragment.
+        parts = urlsplit(url, allow_fragments=False)
+        host = parts.hostname
+    except ValueError:
+        # Its text may have the password in it.
+        theirs = None
+    if (
+        theirs is None
+        or (theirs["password"] or "") != (parts.password or "")
+        or (theirs["ipv6"] or theirs["host"] or "").lower() != (host or "")
+    ):
+        raise ValueError(
+            "in the user name and the password, write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, "
+            "[ as %5B, ] as %5D and % as %25"
+        )
+    return parts
+
+
 def _passwords(database_url: str) -> list[str]:
     """The password in the URL: as it is, and as it is written there."""
-    parts = urlsplit(database_url)
+    parts = urlsplit(database_url, allow_fragments=False)
     written = [parts.password or "", *parse_qs(parts.query).get("password", [])]
     return [password for text in written if text for password in dict.fromkeys((text, unquote(text)))]
 

@@ -52,6 +52,16 @@ def start(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
             {"DATABASE_URL": "postgresql://u:hidden-pw@/"},
             "DATABASE_URL: expected sqlite:///path/to/file.db or postgresql",
         ),
+        # Where the password ends differs between parsers: the rest of it was the name of a host that is not found.
+        *(
+            ({"DATABASE_URL": f"postgres://gw:{password}@127.0.0.1:1/db"}, "the password, write @ as %40, : as %3A")
+            for password in (
+                *("S3cr@hidden-pw", "12/hidden-pw", "12?3/hidden-pw", "12#/hidden-pw", "[hidden-pw]"),
+                # Python's error repeats it.
+                "\N{ACCOUNT OF}hidden-pw",
+            )
+        ),
+        ({"DATABASE_URL": "postgresql://u:hidden-pw@127.0.0.1:/db"}, "DATABASE_URL: expected sqlite:///path/to/file"),
         ({"HEARTBEAT_S": "often"}, "HEARTBEAT_S=often: expected a number of seconds from"),
         ({"HEARTBEAT_S": "nan"}, "HEARTBEAT_S=nan: expected a number of seconds from"),
         ({"COMMIT_AFTER_S": "-1"}, "COMMIT_AFTER_S=-1: expected a number of seconds from"),
