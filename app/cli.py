@@ -123,6 +123,9 @@ def _document(findings: Sequence["Finding"]) -> dict[str, Any]:
     }
 
 
+# The first of January of the year 10000, which datetime does not know.
+_END_OF_CALENDAR = 253_402_300_800.0
+
 # The last parts of the paths of the endpoints.
 _ENDPOINTS = ("chat/completions", "completions", "responses", "messages")
 
@@ -161,6 +164,8 @@ def add(name: str, expires: str | None, per_minute: int | None, at_once: int | N
         raise click.BadParameter("expected a period such as 45m, 12h, 30d or 2w", param_hint="--expires")
     config, store = _store()
     now = store.database.now()
+    if period_s and now + period_s >= _END_OF_CALENDAR:
+        raise click.BadParameter("too long: leave it out for a key that does not expire", param_hint="--expires")
     key = make_key()
     row = KeyRow(digest_of(key), name, now, now + period_s if period_s else None, None, per_minute, at_once)
     if name in [given.name for given in config.api_keys] or not store.keys.add(row):
@@ -220,6 +225,9 @@ def _limits(row: KeyRow) -> str:
 
 
 def _day(at: float) -> str:
+    # Older versions took any period.
+    if at >= _END_OF_CALENDAR:
+        return "after the year 9999"
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 

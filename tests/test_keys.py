@@ -118,6 +118,17 @@ def test_a_key_expires(keyed: Gateway) -> None:
     assert "expired" in run_keys(keyed.database, "list")[1]
 
 
+def test_a_key_may_expire_when_no_calendar_goes_so_far(tmp_path: Path) -> None:
+    """An older version took any period."""
+    database = SqliteDatabase(tmp_path / "x.db")
+    run_keys(database, "add", "guest", "--expires", "1h")
+    run_keys(database, "add", "ann")
+    database.execute("UPDATE api_keys SET expires_at = 606533270400.0 WHERE name = 'guest'")
+    code, listed = run_keys(database, "list")
+    guest, ann = listed.splitlines()
+    assert code == 0 and guest.split() == ["guest", "expires", "after", "the", "year", "9999"] and "added" in ann
+
+
 def test_the_first_key_closes_an_open_gateway_and_revoking_it_does_not_open_it(
     running: Running, simulator: Simulator
 ) -> None:
@@ -138,6 +149,7 @@ def test_the_first_key_closes_an_open_gateway_and_revoking_it_does_not_open_it(
         (["add", "mine"], "there is a key called 'mine' already"),
         (["add", "ann", "--expires", "soon"], "expected a period such as"),
         (["add", "ann", "--expires", "0d"], "expected a period such as"),
+        (["add", "ann", "--expires", "999999w"], "leave it out for a key that does not expire"),
         (["add", "ann", "--per-minute", "0"], "is not in the range"),
         (["revoke", "nobody"], "there is no key called 'nobody'"),
         (["revoke", "mine"], "take it out there"),
