@@ -20,6 +20,10 @@ class ConfigError(Exception):
     """A setting that cannot be used. One line: its name, what is wrong, the accepted form."""
 
 
+class _SecretFound(ValueError):
+    """A value, of a setting that is none, which holds a secret: it is not shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKey:
     """A key that clients may send, and what its owner calls it."""
@@ -246,7 +250,7 @@ def _read(env: Mapping[str, str], name: str, default: str | None, key: str) -> A
     except CredentialError as e:
         raise ConfigError(f"{name}: {e}") from None
     except ValueError as e:
-        shown = f"={text}" if key not in _SECRET else ""
+        shown = "" if key in _SECRET or isinstance(e, _SecretFound) else f"={text}"
         raise ConfigError(f"{name}{shown}: {e}") from None
 
 
@@ -285,13 +289,16 @@ def _switch(text: str) -> bool:
 
 
 def _http_url(text: str) -> str:
+    if "@" in text:
+        raise _SecretFound("without user and password: expected an address such as https://www.kimi.com")
     try:
         parts = urlsplit(text)
         # Only who asks for the port is told that it cannot be one.
         complete = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         complete = False
-    if not complete or parts.query or parts.fragment:
+    # urlsplit takes white space for a part of the name, or drops it.
+    if not complete or parts.query or parts.fragment or re.search(r"\s", text):
         raise ValueError("expected an address such as https://www.kimi.com")
     return text.rstrip("/")
 

@@ -47,6 +47,17 @@ def start(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
         ),
         ({"KIMI_AUTH_URL": "http://127.0.0.1:0"}, "KIMI_AUTH_URL=http://127.0.0.1:0: expected an address such as"),
         ({"KIMI_AUTH_URL": "https://[kimi"}, "KIMI_AUTH_URL=https://[kimi: expected an address such as"),
+        ({"KIMI_AUTH_URL": "https://kimi .com"}, "KIMI_AUTH_URL=https://kimi .com: expected an address such as"),
+        ({"KIMI_BASE_URL": "https://kimi\t.com"}, "expected an address such as https://www.kimi.com"),
+        # "ready: …" and errors that clients get name the address.
+        *(
+            ({name: url}, f"{name}: without user and password: expected an address such as https://www.kimi.com")
+            for name, url in (
+                ("KIMI_BASE_URL", "http://user:hidden-pw@127.0.0.1:1"),
+                ("KIMI_BASE_URL", "http://hidden-pw@kimi.com:99999"),
+                ("KIMI_AUTH_URL", "user:hidden-pw@kimi.com"),
+            )
+        ),
         ({"DATABASE_URL": "data.db"}, "DATABASE_URL: expected sqlite:///path/to/file.db or postgresql"),
         (
             {"DATABASE_URL": "postgresql://u:hidden-pw@/"},
