@@ -11,14 +11,11 @@ import sys
 import time
 from multiprocessing import get_context
 
-from dotenv import load_dotenv
-
 from app import preflight
-from app.config import Config, ConfigError
-
-load_dotenv()
+from app.config import Config, ConfigError, load_env_file
 
 try:
+    load_env_file()
     # A wrong setting stops the start here, with one line, instead of in every worker.
     _config = Config.from_env(os.environ)
 except ConfigError as error:

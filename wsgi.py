@@ -3,16 +3,14 @@
 import os
 import sys
 
-from dotenv import load_dotenv
 from flask import Flask
 
 from app import cli
-from app.config import Config, ConfigError
+from app.config import Config, ConfigError, load_env_file
 from app.store import StoreAway, StoreUnusable
 
-load_dotenv()
-
 try:
+    load_env_file()
     if cli.is_asked_for():
         # The doctor examines wrong settings and broken databases, so it must not need good ones.
         app = Flask("app")

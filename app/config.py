@@ -236,6 +236,21 @@ def is_loopback(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
+def load_env_file() -> None:
+    """Puts the settings of ``.env`` into the environment, where they are not yet; raises ConfigError.
+
+    The file is the nearest one, from the folder of the gateway upwards.
+    """
+    # A process that renews a token inherits the environment and is to start quickly.
+    from dotenv import load_dotenv
+
+    try:
+        load_dotenv()
+    except ValueError:
+        # UnicodeDecodeError is one; of UTF-16 without its mark come zero bytes, which no environment takes.
+        raise ConfigError(".env is not UTF-8: save .env as UTF-8") from None
+
+
 def describe_settings() -> list[tuple[str, str | None, str]]:
     """Name, default (None: required) and meaning of every setting, in order of the documentation."""
     return [(f.metadata["name"], f.metadata["default"], f.metadata["about"]) for f in fields(Config)]

@@ -224,3 +224,28 @@ def test_a_worker_may_open_as_many_files_as_the_system_allows(running: Running, 
             assert resource.prlimit(worker, resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["PORT=0\n".encode("utf-16"), "PORT=0\n".encode("utf-16-le"), "# Schlüssel\nPORT=0\n".encode("latin-1")],
+)
+@pytest.mark.parametrize("command", [["-m", "gunicorn"], ["-c", "import wsgi"]])
+def test_an_env_file_that_is_not_utf8_stops_the_start_with_one_line(
+    tmp_path: Path, command: list[str], content: bytes
+) -> None:
+    """PowerShell's > writes UTF-16."""
+    for name in ("app", "wsgi.py", "gunicorn.conf.py"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".env").write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    (line,) = (done.stdout + done.stderr).strip().splitlines()
+    assert done.returncode and line == "kimi-gateway: .env is not UTF-8: save .env as UTF-8"
