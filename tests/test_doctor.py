@@ -1,5 +1,6 @@
 """`flask --app wsgi doctor`, run as a person would: what it says of a healthy Kimi, and of every broken one."""
 
+import base64
 import json
 import os
 import re
@@ -19,7 +20,18 @@ from typing import Any
 import pytest
 
 from app.simulator.tokens import user_id
-from tests.running import CANARY, ROOT, Running, Simulator, ask, mint, read_stream, secrets_in
+from tests.running import (
+    CANARY,
+    EACH_GENERATION,
+    ROOT,
+    Profile,
+    Running,
+    Simulator,
+    ask,
+    mint,
+    read_stream,
+    secrets_in,
+)
 from tests.test_exactness import WireCase, check
 
 SECRET = "a long enough password"
@@ -479,22 +491,24 @@ def test_a_wrong_setting_is_in_the_json_too(surgery: Surgery) -> None:
     assert finding["check"] == "settings" and finding["found"].startswith("HEARTBEAT_S: expected a number")
 
 
+@EACH_GENERATION
 def test_a_recording_holds_nothing_private_and_can_be_replayed(
-    surgery: Surgery, simulator: Simulator, gateway: Any
+    surgery: Surgery, simulator: Simulator, gateway: Any, profile: Profile
 ) -> None:
     token = mint("alice")
     say = f'{CANARY} “naïve” \\ "quoted" 🎉\n\t[^1^] 0123456789 end'
     simulator.knobs(say=say, think=f"thought {CANARY}", cite=True, unknown=True, comments=True, token_chars=3)
     path = surgery.folder / "wire.json"
-    visit = surgery.visit("--record", str(path), KIMI_TOKENS=token)
+    visit = surgery.visit("--record", str(path), KIMI_TOKENS=token, KIMI_PROTOCOL=profile.protocol)
     assert "written to wire.json" in visit.of("record", "ok")
-    text = path.read_text()
+    (turn,) = json.loads(path.read_text())["turns"]
+    text = legible(path)
     chats = simulator.state()["chats"]
     assert not secrets_in(text.encode(), [token, user_id("alice"), "0123456789", *chats])
     assert "canary" not in text and "金" not in text and "ready" not in text
-    (turn,) = json.loads(text)["turns"]
     asked = [(e["request"]["method"], e["response"]["status"]) for e in turn["exchanges"]]
-    assert asked == [("POST", 200), ("POST", 200), ("DELETE", 200)]
+    # Connect's first turn opens its chat, and a POST deletes it.
+    assert asked == [("POST", 200)] * 2 if profile.speaks_connect else [("POST", 200), ("POST", 200), ("DELETE", 200)]
     case = WireCase("recorded", streams_of(turn), turn["expected"])
     assert case.expected["content"] and len(case.expected["content"]) > len(say)
     for stream in (True, False):
@@ -528,8 +542,46 @@ def test_a_failed_turn_is_recorded_too(surgery: Surgery, simulator: Simulator) -
     assert "no turn was tried" in visit.of("record", "skipped")
 
 
+def test_each_generation_is_recorded_where_nothing_is_said(surgery: Surgery) -> None:
+    path = surgery.folder / "wire.json"
+    visit = surgery.visit("--record", str(path), KIMI_PROTOCOL="")
+    assert visit.code == 0 and "written to wire.json" in visit.of("record", "ok")
+    turns = json.loads(path.read_text())["turns"]
+    assert [turn["upstream"] for turn in turns] == ["kimi_rest", "kimi_connect"]
+    assert all(turn["expected"]["content"] and b"".join(streams_of(turn)) for turn in turns)
+
+
+# A word of the protocol is not masked: what is private must not pass for one.
+@pytest.mark.parametrize("private", ["key-one-of-enough-length", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.c2lnbg"])
+@pytest.mark.parametrize(("protocol", "fault"), [("sse", "overloaded"), ("connect", "end_error")])
+def test_a_recording_with_something_private_in_it_is_not_written(
+    surgery: Surgery, simulator: Simulator, protocol: str, fault: str, private: str
+) -> None:
+    path, key = surgery.folder / "wire.json", "key-one-of-enough-length"
+    for word in ("ordinary-word", private):
+        simulator.knobs(fail=fault, fail_at="turn", fail_code=word if protocol == "sse" else "", fail_reason=word)
+        visit = surgery.visit("--record", str(path), KIMI_PROTOCOL=protocol, GATEWAY_API_KEYS=key)
+        if word != private:
+            assert word in legible(path)
+            path.unlink()
+    assert "something private would be in it" in visit.of("record", "problem") and not path.exists()
+
+
 def streams_of(turn: dict[str, Any]) -> list[bytes]:
-    return [e["response"]["body"].encode() for e in turn["exchanges"] if e["response"]["stream"]]
+    return [body_of(e["response"]) for e in turn["exchanges"] if e["response"]["stream"]]
+
+
+def body_of(message: dict[str, Any]) -> bytes:
+    return base64.b64decode(message["body_base64"]) if "body_base64" in message else message["body"].encode()
+
+
+def legible(path: Path) -> str:
+    """A recording as its reader sees it: its text, and what its Base64 says."""
+    text = path.read_text()
+    turns = json.loads(text)["turns"]
+    bodies = [body_of(e[side]) for turn in turns for e in turn["exchanges"] for side in ("request", "response")]
+    rest = re.sub(r'"body_base64": "[^"]*"', "", text)
+    return "\n".join([rest, *(body.decode(errors="replace") for body in bodies)])
 
 
 def test_other_flask_commands_still_need_good_settings() -> None:

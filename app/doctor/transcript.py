@@ -7,7 +7,7 @@ Must never know a protocol.
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,21 @@ class Recorder:
 
     def write(self, path: Path, private: Sequence[str]) -> None:
         """Raises LeakFound where any of ``private`` is in it, and OSError."""
-        document = {"format": FORMAT, "turns": self.turns}
-        text = json.dumps(document, ensure_ascii=False, indent=1) + "\n"
-        if "eyJ" in text or any(word in text for word in private):
+        # Base64 hides every word, and itself looks like a token: JSON that begins in it at a third byte is "eyJ…".
+        legible = self._document(lambda body: body.decode("utf-8", "replace"))
+        if "eyJ" in legible or any(word in legible for word in private):
             raise LeakFound
-        path.write_text(text, encoding="utf-8")
+        path.write_text(self._document(lambda body: base64.b64encode(body).decode()), encoding="utf-8")
+
+    def _document(self, shown: Callable[[bytes], str]) -> str:
+        document = {"format": FORMAT, "turns": self.turns}
+        return json.dumps(document, ensure_ascii=False, indent=1, default=shown) + "\n"
 
     def _shown(self, exchange: _Exchange) -> dict[str, Any]:
         head, _, body = exchange.request.partition(b"\n\n")
         line, headers = _parse(head)
         method, _, path = line.partition(" ")
-        request = {"method": method, "path": self._masks.mask_path(path), "headers": _plain(headers)}
+        request: dict[str, Any] = {"method": method, "path": self._masks.mask_path(path), "headers": _plain(headers)}
         request |= self._body(headers, body)
         if not exchange.response:
             return {"request": request, "response": None}
@@ -89,13 +93,14 @@ class Recorder:
         response = {"status": int(status), "headers": _plain(headers), "stream": _media_type(headers) in _STREAMS}
         return {"request": request, "response": response | self._body(headers, bytes(exchange.body))}
 
-    def _body(self, headers: dict[str, str], body: bytes) -> dict[str, str]:
+    def _body(self, headers: dict[str, str], body: bytes) -> dict[str, str | bytes]:
+        """As text, or as bytes, which become Base64 when they are written."""
         connect = _media_type(headers) == "application/connect+json"
         masked = self._masks.mask_envelopes(body) if connect else self._masks.mask(body)
         try:
-            return {"body": masked.decode()} if not connect else {"body_base64": base64.b64encode(masked).decode()}
+            return {"body": masked.decode()} if not connect else {"body_base64": masked}
         except UnicodeDecodeError:
-            return {"body_base64": base64.b64encode(masked).decode()}
+            return {"body_base64": masked}
 
 
 def _parse(head: bytes) -> tuple[str, dict[str, str]]:
