@@ -313,6 +313,13 @@ def test_an_unreachable_auth_host_is_named(surgery: Surgery) -> None:
             "redirects to another site, www.kimi.ai",
             "set KIMI_BASE_URL=https://www.kimi.ai",
         ),
+        (
+            302,
+            {"Location": "//www.kimi.ai:444/login"},
+            b"",
+            "redirects to another site, www.kimi.ai",
+            "set KIMI_BASE_URL=http://www.kimi.ai:444;",
+        ),
         (302, {"Location": "/login"}, b"", "redirects to another of its own pages", "check KIMI_BASE_URL"),
         (
             403,
@@ -340,6 +347,19 @@ def test_a_site_that_answers_something_else_is_named(
     visit = surgery.visit()
     assert visit.code == 1 and {"site", "turn"} <= set(visit.problems)
     assert says in visit.of("site") and advice in visit.of("site")
+
+
+@pytest.mark.parametrize("location", ["https://[", "//www.kimi.ai:port/login"])
+def test_a_redirect_to_no_address_hides_no_other_finding(
+    surgery: Surgery, simulator: Simulator, location: str
+) -> None:
+    simulator.script(b"", match="/api/", status=302, headers={"Location": location}, framing="length", times=50)
+    visit = surgery.visit("--record", str(surgery.folder / "wire.json"))
+    assert visit.code == 1 and visit.problems == ["site", "turn"]
+    for line in (visit.of("site"), visit.of("auth")):
+        assert "redirects, but not to an address -> check KIMI_" in line
+    assert "redirects" in visit.of("turn") and visit.of("clock")
+    assert "written to wire.json" in visit.of("record", "ok")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import orjson
 
@@ -76,17 +76,28 @@ def describe(check: str, setting: str, http: KimiHttp, knocked: Knock, gone: Mar
 
 
 def _redirect(check: str, setting: str, url: str, reply: Reply) -> Finding:
-    target = urlsplit(reply.headers.get("Location", ""))
-    if target.hostname is None or target.hostname == urlsplit(url).hostname:
+    target = _target(url, reply.headers.get("Location", ""))
+    if target is None:
+        return Finding("problem", check, f"{url} redirects, but not to an address", f"check {setting}")
+    host, site = target
+    if host == urlsplit(url).hostname:
         return Finding("problem", check, f"{url} redirects to another of its own pages", f"check {setting}")
-    port = f":{target.port}" if target.port else ""
     return Finding(
         "problem",
         check,
-        f"{url} redirects to another site, {target.hostname}",
-        f"if your account lives there, set {setting}={target.scheme}://{target.hostname}{port}; tokens of one Kimi "
-        "site are worth nothing at the other",
+        f"{url} redirects to another site, {host}",
+        f"if your account lives there, set {setting}={site}; tokens of one Kimi site are worth nothing at the other",
     )
+
+
+def _target(url: str, location: str) -> tuple[str, str] | None:
+    """The host and the base URL of where a redirect leads, which may be relative; None where it is no address."""
+    try:
+        target = urlsplit(urljoin(url, location))
+        host, port = target.hostname, target.port
+    except ValueError:
+        return None
+    return (host, f"{target.scheme}://{host}{f':{port}' if port else ''}") if host else None
 
 
 def _no_answer(url: str, setting: str, knocked: Knock) -> tuple[str, str]:

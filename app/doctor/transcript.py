@@ -6,6 +6,7 @@ Must never know a protocol.
 """
 
 import base64
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -112,7 +113,9 @@ def _parse(head: bytes) -> tuple[str, dict[str, str]]:
 def _plain(headers: dict[str, str]) -> dict[str, str]:
     shown = {name: value if name in _PLAIN_HEADERS else "(not shown)" for name, value in headers.items()}
     if "location" in headers:
-        shown["location"] = urlsplit(headers["location"]).netloc.rpartition("@")[2]
+        # What is no address stays as it is: not shown.
+        with contextlib.suppress(ValueError):
+            shown["location"] = urlsplit(headers["location"]).netloc.rpartition("@")[2]
     return shown
 
 
