@@ -362,6 +362,13 @@ def test_a_redirect_to_no_address_hides_no_other_finding(
     assert "written to wire.json" in visit.of("record", "ok")
 
 
+def test_a_date_that_no_calendar_has_hides_no_other_finding(surgery: Surgery, simulator: Simulator) -> None:
+    headers = {"Date": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "Content-Type": "application/json"}
+    simulator.script(b"{}", match="/api/user", status=401, headers=headers, framing="length")
+    visit = surgery.visit()
+    assert visit.code == 0 and visit.of("site", "ok") and visit.of("auth", "ok") and visit.of("turn", "ok")
+
+
 @contextmanager
 def host_with_a_clock(ahead_s: float) -> Iterator[str]:
     """A host that refuses every call in JSON and says what time it believes it is."""

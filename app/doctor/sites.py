@@ -141,5 +141,5 @@ def _ahead_s(reply: Reply, now: float) -> float | None:
     try:
         # Dates have whole seconds, cut off.
         return parsedate_to_datetime(reply.headers["Date"]).timestamp() + 0.5 - now
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return None
