@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from app.simulator.tokens import user_id
+from tests.databases import SqliteDatabase
 from tests.running import (
     CANARY,
     EACH_GENERATION,
@@ -31,8 +32,10 @@ from tests.running import (
     mint,
     read_stream,
     secrets_in,
+    wait_until,
 )
 from tests.test_exactness import WireCase, check
+from tests.test_keys import run_keys
 
 SECRET = "a long enough password"
 
@@ -110,8 +113,9 @@ def test_a_healthy_gateway_has_no_problem(surgery: Surgery, simulator: Simulator
     token = refresh("alice")
     visit = surgery.visit(KIMI_TOKENS=f"home={token}", GATEWAY_API_KEYS="key-one-of-enough-length", HOST="0.0.0.0")
     assert visit.code == 0 and visit.lines[-1] == "0 problem(s), 0 warning(s)"
-    assert "1 account(s); listens on 0.0.0.0:8000; takes 1 API key(s)" in visit.of("settings", "ok")
+    assert "1 account(s); listens on 0.0.0.0:8000" in visit.of("settings", "ok")
     assert "opens, can be written, version" in visit.of("store", "ok")
+    assert "takes 1 API key(s)" in visit.of("keys", "ok")
     account = visit.of("account", "ok")
     assert f"home (…{token[-4:]}): refresh token (until 20" in account and "renewed by itself" in account
     assert f"{simulator.url} answers (" in visit.of("site", "ok") and "answers" in visit.of("auth", "ok")
@@ -224,6 +228,27 @@ def test_a_wrong_secret_is_named(surgery: Surgery) -> None:
         visit = surgery.visit(KIMI_TOKENS=token, GATEWAY_SECRET=wrong)
         assert visit.problems == ["store"] and says in visit.of("store")
         assert "-> set the GATEWAY_SECRET that it was made with" in visit.of("store")
+
+
+def test_keys_that_were_added_count(surgery: Surgery) -> None:
+    database = SqliteDatabase(surgery.folder / "doctor.db")
+    assert "takes any API key, from this machine only" in surgery.visit().of("keys", "ok")
+    for arguments in (["add", "z"], ["add", "y"], ["add", "x", "--expires", "1s"], ["revoke", "y"]):
+        assert run_keys(database, *arguments)[0] == 0
+    wait_until("x has expired", lambda: "expired" in run_keys(database, "list")[1])
+    assert "takes 1 API key(s)" in surgery.visit().of("keys", "ok")
+    assert "takes 2 API key(s)" in surgery.visit(GATEWAY_API_KEYS="key-one-of-enough-length").of("keys", "ok")
+    run_keys(database, "revoke", "z")
+    visit = surgery.visit()
+    assert visit.code == 1 and visit.problems == ["keys"]
+    assert "takes no request: every key was revoked or has expired -> flask" in visit.of("keys")
+
+
+def test_who_is_let_in_is_not_guessed_at(surgery: Surgery) -> None:
+    visit = surgery.visit(GATEWAY_API_KEYS="two words")
+    assert "not checked: GATEWAY_API_KEYS is wrong" in visit.of("keys", "skipped")
+    visit = surgery.visit(DATABASE_URL=f"sqlite:///{surgery.folder}/no.db/x.db", GATEWAY_SECRET="short")
+    assert "not checked: it needs the store" in visit.of("keys", "skipped")
 
 
 # Accounts

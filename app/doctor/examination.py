@@ -104,6 +104,7 @@ class Doctor:
         for check, findings in (
             ("settings", self._check_settings),
             ("store", self._check_store),
+            ("keys", self._check_keys),
             ("account", self._check_accounts),
             ("site", self._check_sites),
             ("refresh", self._check_refresh),
@@ -132,14 +133,9 @@ class Doctor:
                     f"set KIMI_AUTH_URL=https://auth.{ending}",
                 )
         if not self._wrong:
-            keys = len(self._config.api_keys)
-            who = f"{keys} API key(s)" if keys else "any API key, from this machine only"
             accounts = len(self._credentials)
-            yield Finding(
-                "ok",
-                "settings",
-                f"{accounts} account(s); listens on {self._config.host}:{self._config.port}; takes {who}",
-            )
+            found = f"{accounts} account(s); listens on {self._config.host}:{self._config.port}"
+            yield Finding("ok", "settings", found)
 
     # store
 
@@ -181,6 +177,27 @@ class Doctor:
                 f"{path} belongs to another user than the one who runs the doctor",
                 "run the doctor as the user that the gateway runs as",
             )
+
+    # our own keys
+
+    def _check_keys(self) -> Iterator[Finding]:
+        if "GATEWAY_API_KEYS" in self._wrong:
+            yield Finding("skipped", "keys", "not checked: GATEWAY_API_KEYS is wrong")
+            return
+        if self._store is None:
+            yield Finding("skipped", "keys", "not checked: it needs the store")
+            return
+        added, now = self._store.keys.all(), self._store.database.now()
+        good = [row for row in added if row.revoked_at is None and (row.expires_at is None or row.expires_at > now)]
+        count = len(self._config.api_keys) + len(good)
+        if count:
+            yield Finding("ok", "keys", f"takes {count} API key(s)")
+        elif added:
+            # A key that was ever added counts, so that revoking the last one opens nothing.
+            found = "takes no request: every key was revoked or has expired"
+            yield Finding("problem", "keys", found, "flask --app wsgi keys add NAME")
+        else:
+            yield Finding("ok", "keys", "takes any API key, from this machine only")
 
     # accounts
 
