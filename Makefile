@@ -6,6 +6,7 @@
 # make chaos   everything that can go wrong at once, for an hour (SEED=7 SECONDS=600: another one)
 # make servers what make test needs of PostgreSQL and nginx (as root, by apt; it is part of make test)
 # make clients the programs that people use, each in an environment of its own (CLIENTS="--only aider", "--ci")
+# make format  mend what make check can mend by itself    make clean   away with .venv, .clients and all caches
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -13,7 +14,7 @@ PORT   ?= 8000
 
 .PHONY: help demo run test servers check format chaos bench profile soak fuzz clients clean
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^# /!q; s/^# //p' Makefile
 
 # A stamp per requirements file: installed once, and again when the file changes.
 $(VENV)/run: requirements.txt

@@ -1,6 +1,7 @@
 """Starting: what a wrong setting says, who may listen where, which files are made."""
 
 import os
+import re
 import resource
 import stat
 import subprocess
@@ -190,6 +191,15 @@ def test_every_setting_is_documented() -> None:
         assert f"\n{name}={default or ''}\n" in example, name
         for readme in ("README.md", "README.zh-CN.md"):
             assert f"`{name}`" in (ROOT / readme).read_text(), (readme, name)
+
+
+def test_make_help_names_every_target_and_says_nothing_else() -> None:
+    # Of its own: inside make test it would say in which folder it is.
+    env = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(["make", "help"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=30, check=True)
+    (targets,) = re.findall(r"^\.PHONY: help (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z]+)", done.stdout)) == set(targets.split())
+    assert [line for line in done.stdout.splitlines() if not line.startswith("make ")] == []
 
 
 def test_a_certificate_of_its_own_makes_it_speak_tls(running: Running, simulator: Simulator, tmp_path: Path) -> None:
