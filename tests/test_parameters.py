@@ -266,3 +266,35 @@ def test_the_readmes_hold_the_table_that_the_code_makes(path: str) -> None:
     )
     written = re.search(r"<!-- parameters -->\n(.*?)<!-- /parameters -->", (ROOT / path).read_text(), re.DOTALL)
     assert written is not None and written[1] == printed.stdout, "run: flask --app wsgi parameters"
+
+
+_HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
+_MANY = 200_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("chat/completions", {"messages": [{}] * _MANY}),
+        ("chat/completions", {"messages": [{"role": "user", "content": [{}] * _MANY}]}),
+        ("chat/completions", {**_HELLO, "tools": [1] * _MANY}),
+        ("messages", {"messages": [{}] * _MANY}),
+        ("messages", {"messages": [{"role": "user", "content": [{}] * _MANY}]}),
+        ("messages", {**_HELLO, "stop_sequences": [1] * _MANY}),
+        ("responses", {"input": [{}] * _MANY}),
+        ("responses", {"input": "hello", "include": [1] * _MANY}),
+        ("responses", {"input": "hello", "metadata": {str(number): 1 for number in range(_MANY)}}),
+        ("completions", {"prompt": [{}] * _MANY}),
+        ("completions", {"prompt": [[""] * _MANY]}),
+    ],
+)
+def test_many_faults_take_no_longer_than_one(gateway: Gateway, path: str, body: dict[str, Any]) -> None:
+    """Everybody else in the worker waits: a megabyte of them took ten seconds."""
+
+    def took_s(body: dict[str, Any]) -> float:
+        response = gateway.post(f"/v1/{path}", json={"model": "k2", "max_tokens": 5, **body})
+        assert response.status_code == 400
+        return response.elapsed.total_seconds()
+
+    gateway.wait_for_workers()
+    assert took_s(body) < 5 * took_s({"unknown_thing": body})

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from app.api.bodies import Fields
+from app.api.bodies import Fields, Many
 from app.api.parameters import Parameters, Use
 from app.api.schemas import schema_text
 from app.api.uses import (
@@ -68,10 +68,10 @@ class _ToolCall(Fields):
 
 class _Message(Fields):
     role: Role
-    content: StrictStr | list[_Part] | None = None
+    content: StrictStr | Many[_Part] | None = None
     refusal: StrictStr | None = None
     name: StrictStr | None = None
-    tool_calls: list[_ToolCall] | None = None
+    tool_calls: Many[_ToolCall] | None = None
     function_call: _Function | None = None
     tool_call_id: StrictStr | None = None
     # Moonshot's: the answer is to go on from it. Whatever else messages hold is what their clients were told.
@@ -225,7 +225,7 @@ class Body(Parameters):
     """The body of ``POST /v1/chat/completions``."""
 
     model: Annotated[StrictStr, MODEL]
-    messages: Annotated[list[_Message], Field(min_length=1), _MESSAGES]
+    messages: Annotated[Many[_Message], Field(min_length=1), _MESSAGES]
     stream: Annotated[StrictBool | None, STREAM] = None
     stream_options: Annotated[_StreamOptions | None, STREAM] = None
     max_completion_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
@@ -263,9 +263,9 @@ class Body(Parameters):
     moderation: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
     verbosity: Annotated[Literal["low", "medium", "high"] | None, STYLE] = None
     prediction: Annotated[dict[str, Any] | None, STYLE] = None
-    tools: Annotated[list[dict[str, Any]] | None, TOOLS] = None
+    tools: Annotated[Many[dict[str, Any]] | None, TOOLS] = None
     parallel_tool_calls: Annotated[StrictBool | None, TOOLS] = None
-    functions: Annotated[list[dict[str, Any]] | None, TOOLS] = None
+    functions: Annotated[Many[dict[str, Any]] | None, TOOLS] = None
 
     tool_choice: Annotated[Any, _TOOL_CHOICE] = None
     function_call: Annotated[Any, _TOOL_CHOICE] = None

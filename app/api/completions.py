@@ -15,7 +15,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from app import sse
 from app.api import caller, gateway, reply_id
 from app.api.answers import Told, respond
-from app.api.bodies import Fields, parse
+from app.api.bodies import Fields, Many, parse
 from app.api.doors import asked_conversation
 from app.api.failures import Failure, openai_error
 from app.api.operations import OF_ANSWERS, Operation, object_of
@@ -89,7 +89,7 @@ class Body(Parameters):
     """The body of ``POST /v1/completions``."""
 
     model: Annotated[StrictStr, MODEL]
-    prompt: Annotated[StrictStr | list[StrictStr | StrictInt | list[StrictInt]], _PROMPT]
+    prompt: Annotated[StrictStr | Many[StrictStr | StrictInt | Many[StrictInt]], _PROMPT]
     stream: Annotated[StrictBool | None, STREAM] = None
     stream_options: Annotated[_StreamOptions | None, STREAM] = None
     max_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None

@@ -15,7 +15,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from app import logs, sse, tokens
 from app.api import caller, gateway, json_response, reply_id
 from app.api.answers import Told, respond
-from app.api.bodies import Fields, parse
+from app.api.bodies import Fields, Many, parse
 from app.api.doors import asked_conversation
 from app.api.failures import Failure, answer_failures
 from app.api.operations import OF_ANSWERS, Operation, object_of
@@ -130,7 +130,7 @@ _ResultBlock = Annotated[_Text | _OtherBlock, Field(discriminator="type")]
 class _ToolResult(Fields):
     type: Literal["tool_result"]
     tool_use_id: StrictStr
-    content: StrictStr | list[_ResultBlock] | None = None
+    content: StrictStr | Many[_ResultBlock] | None = None
 
 
 _Block = Annotated[_Text | _Thinking | _ToolUse | _ToolResult | _OtherBlock, Field(discriminator="type")]
@@ -146,7 +146,7 @@ def _refuse_block(kind: str, place: str) -> NoReturn:
 
 class _Message(Fields):
     role: Literal["user", "assistant", "system"]
-    content: StrictStr | list[_Block]
+    content: StrictStr | Many[_Block]
 
     def to_messages(self, place: str) -> Iterator[Message]:
         """What its author says, with the calls that it makes; before it, the results of earlier calls."""
@@ -272,8 +272,8 @@ class _Prompt(Parameters):
     """What a model is to answer."""
 
     model: Annotated[StrictStr, MODEL]
-    messages: Annotated[list[_Message], Field(min_length=1), _MESSAGES]
-    system: Annotated[StrictStr | list[_Text] | None, _SYSTEM] = None
+    messages: Annotated[Many[_Message], Field(min_length=1), _MESSAGES]
+    system: Annotated[StrictStr | Many[_Text] | None, _SYSTEM] = None
 
     def to_messages(self) -> tuple[Message, ...]:
         """Raises InvalidRequest for what cannot be served, naming its place."""
@@ -288,19 +288,19 @@ class Body(_Prompt):
 
     max_tokens: Annotated[StrictInt, Field(ge=1), _MAX_TOKENS]
     stream: Annotated[StrictBool | None, Use("honoured", "server-sent events", "服务器推送事件")] = None
-    stop_sequences: Annotated[list[StrictStr] | None, _STOP] = None
+    stop_sequences: Annotated[Many[StrictStr] | None, _STOP] = None
     thinking: Annotated[_ThinkingOptions | None, _THINKING] = None
     output_config: Annotated[_OutputOptions | None, _OUTPUT] = None
 
     temperature: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
     top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
     top_k: Annotated[StrictInt | None, Field(ge=0), VENDOR] = None
-    tools: Annotated[list[_Tool] | None, _TOOLS] = None
+    tools: Annotated[Many[_Tool] | None, _TOOLS] = None
     metadata: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
     service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
     context_management: Annotated[dict[str, Any] | None, _CONTEXT] = None
     container: Annotated[StrictStr | dict[str, Any] | None, _CONTEXT] = None
-    mcp_servers: Annotated[list[dict[str, Any]] | None, _TOOLS] = None
+    mcp_servers: Annotated[Many[dict[str, Any]] | None, _TOOLS] = None
 
     tool_choice: Annotated[_ToolChoice | None, _TOOL_CHOICE] = None
 

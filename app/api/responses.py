@@ -17,12 +17,13 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from flask import Blueprint, Response, request
-from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
+from pydantic_core import PydanticCustomError
 
 from app import sse
 from app.api import caller, gateway, reply_id
 from app.api.answers import Told, respond
-from app.api.bodies import Fields, parse
+from app.api.bodies import Fields, Many, parse
 from app.api.doors import asked_conversation
 from app.api.failures import Failure
 from app.api.operations import OF_ANSWERS, Operation, object_of
@@ -168,7 +169,7 @@ class _OtherPart(Fields):
     type: Literal["input_image", "input_file", "input_audio", "computer_screenshot"]
 
 
-_Parts = list[Annotated[_Text | _Refusal | _OtherPart, Field(discriminator="type")]]
+_Parts = Many[Annotated[_Text | _Refusal | _OtherPart, Field(discriminator="type")]]
 
 
 def _texts(content: str | _Parts, place: str) -> Iterator[str]:
@@ -389,11 +390,23 @@ def _refuse_forced_tool(value: str | _ToolChoice) -> str | None:
 _TOOL_CHOICE = Use("refused", "a call that is forced", "强制调用工具", _refuse_forced_tool)
 
 
+# So many pairs OpenAI allows.
+_MOST_METADATA = 16
+
+
+def _refuse_many(value: Any) -> Any:
+    """Before they are read: each of them may be at fault, and pydantic counts only what is right."""
+    if isinstance(value, dict) and len(value) > _MOST_METADATA:
+        about = {"most": _MOST_METADATA, "number": len(value)}
+        raise PydanticCustomError("too_long", "Dictionary should have at most {most} items, not {number}", about)
+    return value
+
+
 class Body(Parameters):
     """The body of ``POST /v1/responses``."""
 
     model: Annotated[StrictStr, MODEL]
-    input: Annotated[StrictStr | list[_InputItem], Field(min_length=1), _INPUT]
+    input: Annotated[StrictStr | Many[_InputItem], Field(min_length=1), _INPUT]
     instructions: Annotated[StrictStr | None, _INSTRUCTIONS] = None
     stream: Annotated[StrictBool | None, Use("honoured", "server-sent events", "服务器推送事件")] = None
     store: Annotated[StrictBool | None, _STORE] = None
@@ -402,17 +415,19 @@ class Body(Parameters):
     max_output_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
     reasoning: Annotated[_Reasoning | None, _REASONING] = None
     text: Annotated[_TextOptions | None, _TEXT] = None
-    metadata: Annotated[dict[StrictStr, StrictStr] | None, Field(max_length=16), _METADATA] = None
+    metadata: Annotated[
+        dict[StrictStr, StrictStr] | None, BeforeValidator(_refuse_many), Field(max_length=_MOST_METADATA), _METADATA
+    ] = None
 
     temperature: Annotated[Number | None, Field(ge=0, le=2), SAMPLING] = None
     top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
     frequency_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
     presence_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
     truncation: Annotated[Literal["auto", "disabled"] | None, _TRUNCATION] = None
-    tools: Annotated[list[_Tool] | None, _TOOLS] = None
+    tools: Annotated[Many[_Tool] | None, _TOOLS] = None
     parallel_tool_calls: Annotated[StrictBool | None, TOOLS] = None
     max_tool_calls: Annotated[StrictInt | None, Field(ge=1), TOOLS] = None
-    include: Annotated[list[StrictStr] | None, _INCLUDE] = None
+    include: Annotated[Many[StrictStr] | None, _INCLUDE] = None
     stream_options: Annotated[dict[str, Any] | None, Use("ignored", "nothing is padded", "不做填充")] = None
     service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
     safety_identifier: Annotated[StrictStr | None, BOOKKEEPING] = None
