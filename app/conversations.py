@@ -27,6 +27,7 @@ from app.errors import (
 from app.presence import Presence
 from app.pump import Cancellation
 from app.store import ConversationRow, Store, Transaction
+from app.vault import WrongSecret
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +71,16 @@ class Hold:
         )
 
     def transcript(self) -> tuple[Message, ...]:
-        """What was said so far, where it was kept."""
+        """What was said so far, where it was kept and can be read."""
+        try:
+            lines = self._store.transcripts.read(self.row.owner, self.row.id)
+        except WrongSecret:
+            # Found here and not at the start: whoever changes the secret loses what it sealed, and nothing else.
+            log.warning("what was kept of a conversation is of no use: its GATEWAY_SECRET is not set any more")
+            return ()
         return tuple(
             Message(role, (text,))  # type: ignore[arg-type]  # only what ``complete`` has written
-            for role, text in self._store.transcripts.read(self.row.owner, self.row.id)
+            for role, text in lines
         )
 
     def complete(

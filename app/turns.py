@@ -520,7 +520,8 @@ def _lost(error: GatewayError) -> GatewayError:
     if isinstance(error, ChatUnknown):
         return ConversationLost(
             f"{error.message}. The conversation can only go on with its history: send all earlier messages with the "
-            "next one, or start a new conversation. With STORE_TRANSCRIPTS=1 the gateway would have kept it"
+            "next one, or start a new conversation. With STORE_TRANSCRIPTS=1, and always the same GATEWAY_SECRET, "
+            "the gateway would have kept it"
         )
     return error
 

@@ -279,3 +279,24 @@ def test_a_conversation_is_not_forgotten_before_its_chat_is_noted(running: Runni
         # What could not be done is done as soon as it can be.
         wait_until("it is gone", lambda: gateway.get("/v1/chat/completions/kept").status_code == 404, timeout_s=30)
         wait_until("so is its chat", lambda: all(c["deleted"] for c in simulator.state()["chats"].values()))
+
+
+def test_a_transcript_of_another_secret_is_none(running: Running, simulator: Simulator) -> None:
+    """Access tokens are not kept, so that nothing tells of a changed secret at the start."""
+    kept: dict[str, Any] = {"STORE_TRANSCRIPTS": "1", "GATEWAY_SECRET": SECRET}
+    changed: dict[str, Any] = {"STORE_TRANSCRIPTS": "1", "GATEWAY_SECRET": "another secret, as long"}
+    with running.gateway(simulator.url, **kept) as gateway:
+        for name in ("changed", "removed"):
+            assert gateway.say("one", name).ok
+        database = gateway.database
+    simulator.reset()
+    for name, settings in (("changed", changed), ("removed", {})):
+        with running.gateway(simulator.url, database=database, **settings) as gateway:
+            response = gateway.say("two", name)
+            assert (response.status_code, response.json()["error"]["code"]) == (409, "conversation_lost")
+            assert (
+                gateway.log().count("its GATEWAY_SECRET is not set any more") == 1
+                and "Traceback" not in gateway.log()
+            )
+            response = talk(gateway, name, "one", "first answer", "two")
+            assert response.ok and response.headers["x-conversation-rebuilt"] == "history"

@@ -61,6 +61,6 @@ class TranscriptRows:
             )
 
     def read(self, owner: str, conversation_id: str) -> list[tuple[str, str]]:
-        """All messages of a conversation: role and text, in order."""
+        """All messages of a conversation: role and text, in order. Raises WrongSecret where one cannot be opened."""
         rows = self._database.rows(_READ, of_owner=owner, of_id=conversation_id)
         return [(row["role"], self._vault.open(row["text"]) or "") for row in rows]
