@@ -14,6 +14,9 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 # A JWT, wherever it comes from: those of the accounts are the only ones around.
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
+# What ends a line somewhere, or moves the cursor of a terminal.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 
 class _Redacting(logging.Formatter):
     """The last line of defence: the secrets that we know are taken out of every record, tracebacks too."""
@@ -24,6 +27,10 @@ class _Redacting(logging.Formatter):
         # blank out half the log.
         parts = [re.escape(secret) for secret in sorted(secrets, key=len, reverse=True) if len(secret) >= 6]
         self._secrets = re.compile("|".join([*parts, _JWT.pattern]))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        # Words that came from elsewhere must not look like a line of ours; a traceback, which follows, has its own.
+        return _CONTROLS.sub(" ", super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
         record.request_id = request_id.get()

@@ -182,7 +182,8 @@ def _refusal(reply: Reply, account: Account, site: str) -> UpstreamError:
         return _redirect(reply, account, site)
     if reply.status >= 500:
         error = UpstreamUnavailable(
-            f"{account.label}: Kimi answered {reply.status}{_quoted(said.text)}", retry_after_s=_retry_after(reply)
+            f"{account.label}: Kimi answered {reply.status}{_quoted(said.text, account)}",
+            retry_after_s=_retry_after(reply),
         )
         error.told_wait = error.retry_after_s is not None
         return error
@@ -190,7 +191,9 @@ def _refusal(reply: Reply, account: Account, site: str) -> UpstreamError:
         return UpstreamProtocolError(
             f"{account.label}: expected a stream, got {reply.media_type or 'no type'!r} (perhaps a bot wall)"
         )
-    return UpstreamError(f"{account.label}: Kimi answered {reply.status} {said.name}{_quoted(said.text)}".strip())
+    return UpstreamError(
+        f"{account.label}: Kimi answered {reply.status} {said.name}{_quoted(said.text, account)}".strip()
+    )
 
 
 def names_itself(reply: Reply) -> bool:
@@ -221,7 +224,9 @@ def in_stream(error: object, account: Account) -> UpstreamError | None:
     row = row or _BY_CODE.get(said.code)
     if row is not None:
         return _error(row, account, said.text, None)
-    return UpstreamError(f"{account.label}: Kimi ended the answer with {said.name or 'an error'}{_quoted(said.text)}")
+    return UpstreamError(
+        f"{account.label}: Kimi ended the answer with {said.name or 'an error'}{_quoted(said.text, account)}"
+    )
 
 
 def wordless(account: Account) -> UpstreamError:
@@ -259,7 +264,7 @@ def _error(row: _Row, account: Account, text: str, retry_after_s: float | None) 
     if row is _TOKEN and account.expires_at is not None and account.has_expired():
         says = describe_expiry(account.label, account.expires_at)
     error = row.error(
-        says + _quoted(text),
+        says + _quoted(text, account),
         code=row.code,
         retry_after_s=row.retry_after_s if retry_after_s is None else retry_after_s,
     )
@@ -326,8 +331,11 @@ def _by_text(text: str) -> _Row | None:
     return next((row for part, row in _BY_TEXT.items() if part in text), None)
 
 
-def _quoted(text: str) -> str:
-    return f" (Kimi says: {text[:200]})" if text else ""
+def _quoted(text: str, account: Account) -> str:
+    """Fit for a client and for a line of the log: Kimi, or what stands before it, may repeat what it was sent."""
+    text = text.replace(account.token, "[secret]")[:200]
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return f" (Kimi says: {shown})" if shown else ""
 
 
 def _retry_after(reply: Reply) -> float | None:
