@@ -9,11 +9,15 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from app.chat import CitationStyle
 from app.credentials import Credential, CredentialError, parse_credentials
+
+# Where .env is looked for, and what the path of a database begins from.
+_HOME = Path(__file__).absolute().parent.parent
 
 
 class ConfigError(Exception):
@@ -243,9 +247,22 @@ def load_env_file() -> None:
     """
     # A process that renews a token inherits the environment and is to start quickly.
     from dotenv import load_dotenv
+    from dotenv.parser import parse_stream
 
+    # Not left to dotenv: where the server is no Python program (mod_wsgi, uWSGI) it looks in the working directory.
+    file = next((file for folder in (_HOME, *_HOME.parents) if (file := folder / ".env").is_file()), None)
+    if file is None:
+        return
     try:
-        load_dotenv()
+        with file.open(encoding="utf-8") as lines:
+            bad = [binding.original.line for binding in parse_stream(lines) if binding.error]
+        if bad:
+            raise ConfigError(
+                f".env, line {bad[0]}: expected NAME=value; a value with spaces, quotes or # stands in single quotes"
+            )
+        load_dotenv(file)
+    except OSError as e:
+        raise ConfigError(f".env cannot be read: {e.strerror}") from None
     except ValueError:
         # UnicodeDecodeError is one; of UTF-16 without its mark come zero bytes, which no environment takes.
         raise ConfigError(".env is not UTF-8: save .env as UTF-8") from None
@@ -332,7 +349,8 @@ def _citations(text: str) -> str:
 
 def _database_url(text: str) -> str:
     if re.match(r"sqlite:///(?!:memory:).+", text):
-        return text
+        # Where the server runs in another folder it is the same file.
+        return text if text.startswith("sqlite:////") else f"sqlite:///{_HOME}/{text.removeprefix('sqlite:///')}"
     # What providers of databases hand out names no driver; there is one here.
     url = re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", text)
     complete = False

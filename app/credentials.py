@@ -217,6 +217,11 @@ def _looks_like_cookies(entry: str) -> bool:
 
 
 def _checked(token: str, number: int) -> str:
+    if token.startswith("sk-"):
+        raise CredentialError(
+            f"entry {number} is an API key of the official platform; what is needed is the token of a login at "
+            "Kimi's site (README, 'Get a token')"
+        )
     if not re.fullmatch(r"[A-Za-z0-9_.=+/~-]{8,}", token):
         raise CredentialError(
             f"entry {number} is not a token: a Kimi token is one word of at least 8 letters, digits, '.', '-', '_'"

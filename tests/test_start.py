@@ -41,6 +41,7 @@ def start(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
         ({"KIMI_TOKENS": " , "}, "KIMI_TOKENS: holds no token"),
         ({"KIMI_TOKENS": f"{GOOD},two words here"}, "KIMI_TOKENS: entry 2 is not a token"),
         ({"KIMI_TOKENS": f"a={GOOD}1,a={GOOD}2"}, "the label 'a' is used twice"),
+        ({"KIMI_TOKENS": f"{GOOD},sk-something-else"}, "KIMI_TOKENS: entry 2 is an API key of the official platform"),
         ({"KIMI_BASE_URL": "kimi.com"}, "KIMI_BASE_URL=kimi.com: expected an address such as https://www.kimi.com"),
         (
             {"KIMI_BASE_URL": "http://127.0.0.1:99999"},
@@ -236,26 +237,53 @@ def test_a_worker_may_open_as_many_files_as_the_system_allows(running: Running, 
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["PORT=0\n".encode("utf-16"), "PORT=0\n".encode("utf-16-le"), "# Schlüssel\nPORT=0\n".encode("latin-1")],
-)
+_NOT_UTF8 = ".env is not UTF-8: save .env as UTF-8"
+_UNREADABLE = {
+    "UTF-16": ("PORT=0\n".encode("utf-16"), _NOT_UTF8),
+    "UTF-16 without its mark": ("PORT=0\n".encode("utf-16-le"), _NOT_UTF8),
+    "Latin-1": ("# Schlüssel\nPORT=0\n".encode("latin-1"), _NOT_UTF8),
+    "quotes in quotes": (
+        b'PORT=0\n\nGATEWAY_API_KEYS="sk-one","sk-two"\n',
+        ".env, line 2: expected NAME=value; a value with spaces, quotes or # stands in single quotes",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", _UNREADABLE)
 @pytest.mark.parametrize("command", [["-m", "gunicorn"], ["-c", "import wsgi"]])
-def test_an_env_file_that_is_not_utf8_stops_the_start_with_one_line(
-    tmp_path: Path, command: list[str], content: bytes
+def test_an_env_file_that_cannot_be_read_stops_the_start_with_one_line(
+    tmp_path: Path, command: list[str], kind: str
 ) -> None:
-    """PowerShell's > writes UTF-16."""
+    """PowerShell's > writes UTF-16. A line that is none would leave its setting unset, and a gateway open to all."""
+    content, says = _UNREADABLE[kind]
+    (line,) = run_home(tmp_path, content, command, tmp_path).splitlines()
+    assert line == f"kimi-gateway: {says}"
+
+
+def test_settings_and_database_are_the_gateways_wherever_it_is_started(tmp_path: Path) -> None:
+    """A WSGI host has a working directory of its own; where it is no Python program, dotenv would look there."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+    code = f"import sys; del sys.modules['__main__'].__file__; sys.path.insert(0, {str(home)!r}); import wsgi"
+    (tmp_path / "host.py").write_text(code)
+    env = f"KIMI_TOKENS={GOOD}\nKIMI_BASE_URL=http://127.0.0.1:9\nKIMI_AUTH_URL=http://127.0.0.1:9\n"
+    assert "ready: 1 accounts" in run_home(home, env.encode(), [str(tmp_path / "host.py")], elsewhere)
+    assert (home / "data" / "gateway.db").exists() and not list(elsewhere.iterdir())
+
+
+def run_home(home: Path, env_file: bytes, command: list[str], folder: Path) -> str:
+    """What Python prints with this command in ``folder``; ``home`` is the gateway's, and .env all its settings."""
     for name in ("app", "wsgi.py", "gunicorn.conf.py"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / ".env").write_bytes(content)
+        (home / name).symlink_to(ROOT / name)
+    (home / ".env").write_bytes(env_file)
     done = subprocess.run(
         [sys.executable, *command],
-        cwd=tmp_path,
+        cwd=folder,
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
-    (line,) = (done.stdout + done.stderr).strip().splitlines()
-    assert done.returncode and line == "kimi-gateway: .env is not UTF-8: save .env as UTF-8"
+    return (done.stdout + done.stderr).strip()
