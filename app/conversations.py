@@ -26,8 +26,7 @@ from app.errors import (
 )
 from app.presence import Presence
 from app.pump import Cancellation
-from app.store import ConversationRow, Store, Transaction
-from app.vault import WrongSecret
+from app.store import ConversationRow, Store, Transaction, WrongSecret
 
 log = logging.getLogger(__name__)
 

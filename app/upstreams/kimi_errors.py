@@ -333,7 +333,7 @@ def _by_text(text: str) -> _Row | None:
 
 def _quoted(text: str, account: Account) -> str:
     """Fit for a client and for a line of the log: Kimi, or what stands before it, may repeat what it was sent."""
-    text = text.replace(account.token, "[secret]")[:200]
+    text = (text.replace(account.token, "[secret]") if account.token else text)[:200]
     shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return f" (Kimi says: {shown})" if shown else ""
 
