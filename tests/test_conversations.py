@@ -85,14 +85,21 @@ def test_a_conversation_that_begins_with_a_history_sends_all_of_it(
 def test_instructions_are_sent_again_only_when_they_changed(
     gateway: Gateway, simulator: Simulator, name: str
 ) -> None:
-    for system, text in (("be brief", "one"), ("be brief", "two"), ("be verbose", "three"), (None, "four")):
+    for system, text in (
+        ("be brief", "one"),
+        ("be brief", "two"),
+        ("be verbose", "three"),
+        (None, "four"),
+        ("be verbose", "five"),
+    ):
         messages = [message("system", system)] if system else []
         gateway.chat({"model": "k2", "messages": [*messages, message("user", text)]}, name)
     sent = [text for *_, text in turns(simulator)]
     assert "be brief" in sent[0]
     assert sent[1] == "two"
     assert "be verbose" in sent[2] and "three" in sent[2]
-    assert sent[3] == "four"
+    # Instructions that are left out once are not forgotten.
+    assert sent[3:] == ["four", "five"]
 
 
 @EVERY_PROFILE_BOTH_DATABASES
@@ -168,6 +175,23 @@ def test_a_failed_turn_does_not_count(quick: Gateway, simulator: Simulator, prof
     assert quick.say("two", conversation=name).ok
     assert quick.get(f"/v1/chat/completions/{name}").json()["turns"] == 2
     assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
+
+
+@EACH_GENERATION
+@pytest.mark.parametrize(
+    "knobs",
+    [{"fail": "http_500"}, {"fail": "empty_close"}, {"fail": "drop", "fail_after": 0, "end": "reset"}],
+    ids=lambda knobs: knobs["fail"],
+)
+def test_what_kimi_may_have_heard_is_not_said_to_it_again(
+    quick: Gateway, simulator: Simulator, knobs: dict[str, Any], name: str
+) -> None:
+    """It would stand in the chat twice, also where a second try would have gone well."""
+    assert quick.say("one", conversation=name).ok
+    simulator.knobs(**knobs, fail_at="turn", fail_times=1)
+    response = quick.say("two", conversation=name)
+    assert response.status_code == 502 and response.headers["x-should-retry"] == "false"
+    assert [text for *_, text in turns(simulator)] == ["one", "two"]
 
 
 @EVERY_PROFILE_BOTH_DATABASES
@@ -314,6 +338,26 @@ def test_chats_of_killed_workers_are_deleted_later(running: Running, simulator: 
         simulator.wait("deleted_chats", equals=1)
 
 
+def test_the_chat_of_a_running_answer_is_left_alone(running: Running, simulator: Simulator) -> None:
+    """Whoever starts beside it deletes what is due, and that has been noted for later."""
+    simulator.knobs(fail="http_503", fail_at="delete")
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.say("over").ok
+        wait_until("it has been tried", lambda: notes(gateway, "tries = 1"))
+        simulator.knobs(fail="", gate="running", gate_after=1, say="one two three")
+        with gateway.say("hello", stream=True) as response:
+            simulator.wait("gate_waiting:running", equals=1)
+            over, runs = (turn.chat for turn in simulator.turns())
+            # The last of all that could be due.
+            gateway.database.execute(f"UPDATE litter SET due_at = {time.time()} WHERE chat_id = '{over}'")  # noqa: S608  # ids
+            with running.gateway(simulator.url, database=gateway.database):
+                simulator.wait(f"chats.{over}.deleted", equals=True)
+                assert not simulator.state()["chats"][runs]["deleted"]
+            simulator.open_gate("running")
+            assert read_stream(response).content == "one two three"
+        simulator.wait("deleted_chats", equals=2)
+
+
 def test_a_chat_that_cannot_be_deleted_is_given_up_after_days_only(running: Running, simulator: Simulator) -> None:
     """Each wait is longer, up to a day. The tries before are noted as if they had been made."""
     simulator.knobs(fail="http_503", fail_at="delete")
@@ -402,6 +446,23 @@ def test_a_chat_to_delete_waits_until_its_protocol_is_switched_on_again(
         simulator.wait("deleted_chats", equals=2)
 
 
+def test_a_chat_to_delete_waits_until_its_account_is_there_again(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(fail="http_503", fail_at="delete")
+    with running.gateway(simulator.url, KIMI_TOKENS=f"{mint('alice')},{mint('bob')}") as gateway:
+        for _ in range(2):
+            assert gateway.say("hello").ok
+        wait_until("both have been tried", lambda: len(notes(gateway, "tries = 1")) == 2)
+    simulator.knobs(fail="")
+    chats = {turn.account: turn.chat for turn in simulator.turns()}
+    # Both are due, and the one that has to wait is the first.
+    gateway.database.execute(f"UPDATE litter SET due_at = CASE chat_id WHEN '{chats['alice']}' THEN 0 ELSE 1 END")  # noqa: S608  # an id
+    with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=mint("bob")) as without:
+        left = [(chats["alice"], 1)]
+        wait_until("one is left", lambda: without.database.execute("SELECT chat_id, tries FROM litter") == left)
+    with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=mint("alice")):
+        simulator.wait("deleted_chats", equals=2)
+
+
 def notes(gateway: Gateway, condition: str) -> list[str]:
     """The upstreams of the chats that are noted for deletion."""
     return [row[0] for row in gateway.database.execute(f"SELECT upstream FROM litter WHERE {condition}")]  # noqa: S608  # constants
@@ -409,15 +470,18 @@ def notes(gateway: Gateway, condition: str) -> list[str]:
 
 @EVERY_PROFILE_BOTH_DATABASES
 def test_a_client_that_leaves_frees_the_conversation(quick: Gateway, simulator: Simulator, name: str) -> None:
-    quick.say("one", conversation=name)
-    simulator.knobs(gate="leave", gate_after=1)
-    with quick.say("two", conversation=name, stream=True):
-        simulator.wait("gate:leave", at_least=1)
-    simulator.wait("open_streams", equals=0)
-    simulator.knobs(gate="")
-    wait_until("the conversation is free", lambda: not quick.get(f"/v1/chat/completions/{name}").json()["busy"])
-    assert quick.get(f"/v1/chat/completions/{name}").json()["turns"] == 1
-    assert quick.say("three", conversation=name).ok
+    """From its first turn on: the chat that was opened for it is there to go on with."""
+    for number in range(2):
+        simulator.knobs(gate=f"leave-{number}", gate_after=1)
+        with quick.say("I leave", conversation=name, stream=True):
+            simulator.wait(f"gate:leave-{number}", at_least=1)
+        simulator.wait("open_streams", equals=0)
+        simulator.knobs(gate="")
+        wait_until("the conversation is free", lambda: not quick.get(f"/v1/chat/completions/{name}").json()["busy"])
+        assert quick.get(f"/v1/chat/completions/{name}").json()["turns"] == number
+        assert quick.say("I stay", conversation=name).ok
+    assert len({(chat, account) for chat, account, _ in turns(simulator)}) == 1
+    assert simulator.state()["deleted_chats"] == 0
 
 
 @BOTH_DATABASES
