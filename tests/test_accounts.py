@@ -110,6 +110,39 @@ def test_a_failure_is_blamed_on_exactly_one(
     assert ("does not understand" in quick.log()) or bears != "ours"
 
 
+@EACH_GENERATION
+def test_a_failure_of_kimis_is_tried_once_more_where_there_is_time(
+    quick: Gateway, blunt: Gateway, simulator: Simulator
+) -> None:
+    simulator.knobs(fail="http_500", fail_at="turn")
+    for gateway, word, tries in ((quick, "patient", 2), (blunt, "hurried", 1)):
+        assert gateway.say(word).status_code == 502
+        assert len(asked(simulator, word)) == tries
+
+
+def test_a_second_try_waits_as_long_as_kimi_says(quick: Gateway, simulator: Simulator) -> None:
+    assert quick.say("hello").ok
+    simulator.knobs(fail="http_503", fail_at="turn", fail_times=1, retry_after="1")
+    began = time.monotonic()
+    assert quick.say("hello").ok
+    # Give or take a half, so that not everybody comes back at once.
+    assert time.monotonic() - began > 0.5
+
+
+def test_a_busier_account_is_tried_before_one_that_has_failed(gateway: Gateway, simulator: Simulator) -> None:
+    gateway.wait_for_workers()
+    wait_until("nobody is busy", lambda: tables(gateway, "leases") == [0])
+    simulator.knobs(gate="busy", gate_after=1)
+    with gateway.say("one", stream=True) as one, gateway.say("two", stream=True) as two:
+        simulator.wait("gate_waiting:busy", equals=2)
+        (idle,) = {*ACCOUNTS} - {*served(simulator)}
+        simulator.knobs(gate="", fail="http_500", fail_at="turn", fail_for=idle)
+        assert gateway.say("three").ok
+        assert asked(simulator, "three")[0] == idle
+        simulator.open_gate("busy")
+        assert [read_stream(stream).finish_reason for stream in (one, two)] == ["stop", "stop"]
+
+
 def test_a_refused_account_is_not_asked_again_until_its_token_changes(running: Running, simulator: Simulator) -> None:
     simulator.knobs(fail="token_invalid", fail_for="alice")
     tokens = ",".join(f"{name}={mint(name)}" for name in ACCOUNTS)
@@ -185,9 +218,12 @@ def test_rests_grow_and_a_success_ends_them(quick: Gateway, simulator: Simulator
     lengths = []
     for strike in (1, 2, 3):
         simulator.knobs(fail="http_429", fail_at="turn")
-        assert quick.say("hello").status_code == 429
+        response = quick.say("hello")
+        assert response.status_code == 429
         assert {strikes for _, _, strikes in rests(quick).values()} == {strike}
         lengths.append(min(seconds for _, seconds, _ in rests(quick).values()))
+        # Kimi has not said how long to wait: until one of them is back.
+        assert int(response.headers["Retry-After"]) >= lengths[-1]
         # As if they had rested.
         quick.database.execute("UPDATE rests SET until = 0")
     assert 3 < lengths[0] < 7 and 8 < lengths[1] < 13 and 17 < lengths[2] < 25, lengths
@@ -195,6 +231,37 @@ def test_rests_grow_and_a_success_ends_them(quick: Gateway, simulator: Simulator
     for _ in ACCOUNTS:
         assert quick.say("hello").ok
     assert rests(quick) == {}
+
+
+@pytest.mark.parametrize(
+    ("profile", "knobs"),
+    [("sse-2025", {"fail": "account_abnormal", "retry_after": "600"}), ("connect-2026", {"fail": "quota"})],
+    ids=["told", "quota"],
+    indirect=["profile"],
+)
+def test_a_rest_is_as_long_as_its_reason_demands(blunt: Gateway, simulator: Simulator, knobs: dict[str, Any]) -> None:
+    simulator.knobs(**knobs, fail_at="turn")
+    assert not blunt.say("hello").ok
+    ((_, seconds, _),) = rests(blunt).values()
+    assert seconds > 500
+
+
+@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+def test_what_fails_after_its_account_has_gone_to_rest_changes_nothing(blunt: Gateway, simulator: Simulator) -> None:
+    """It began before: its failure is the same one, and what it knows of the rest may be less."""
+    blunt.wait_for_workers()
+    wait_until("nobody is busy", lambda: tables(blunt, "leases") == [0])
+    simulator.knobs(gate="late", gate_after=0, fail="overloaded", fail_after=0)
+    with ThreadPoolExecutor(3) as pool:
+        late = [pool.submit(blunt.say, "late") for _ in ACCOUNTS]
+        simulator.wait("gate_waiting:late", equals=3)
+        assert set(served(simulator)) == set(ACCOUNTS)
+        simulator.knobs(gate="", fail="http_429", fail_at="turn", retry_after="600")
+        assert [blunt.say("hello").status_code for _ in ACCOUNTS] == [429] * 3
+        simulator.open_gate("late")
+        assert [response.result().status_code for response in late] == [429] * 3
+    assert len(rests(blunt)) == 3
+    assert all(seconds > 500 and strikes == 1 for _, seconds, strikes in rests(blunt).values())
 
 
 def test_while_all_rest_the_status_says_until_when(quick: Gateway, simulator: Simulator) -> None:
@@ -257,6 +324,11 @@ def test_a_limit_that_concerns_a_model_leaves_the_others_alone(
     simulator.knobs(fail="")
     assert quick.say("hello").status_code == 429
     assert quick.say("hello", model=profile.other_model).ok
+    # As if they had rested.
+    quick.database.execute("UPDATE rests SET until = 1")
+    for _ in ACCOUNTS:
+        assert quick.say("hello").ok
+    assert rests(quick) == {}
 
 
 def test_turns_of_one_account_are_spaced(running: Running, simulator: Simulator) -> None:
@@ -359,6 +431,8 @@ def test_waiting_ends_with_429_and_tells_when_to_come_back(
 def test_who_waits_in_a_stream_gets_heartbeats(running: Running, simulator: Simulator) -> None:
     simulator.knobs(gate="beat", gate_after=1)
     settings: dict[str, Any] = {"HEARTBEAT_S": "0.2", "COMMIT_AFTER_S": "0.2", "ACCOUNT_MAX_STREAMS": "1"}
+    # It is not Kimi who is silent.
+    settings["FIRST_EVENT_TIMEOUT_S"] = "1"
     with (
         running.gateway(simulator.url, KIMI_TOKENS=mint("alice"), **settings) as gateway,
         gateway.say("first", stream=True) as first,
@@ -366,10 +440,11 @@ def test_who_waits_in_a_stream_gets_heartbeats(running: Running, simulator: Simu
         simulator.wait("gate_waiting:beat", equals=1)
         with gateway.say("second", stream=True) as second:
             lines = second.iter_lines()
-            assert sum(next(lines) == b": keep-alive" for _ in range(12)) >= 2
+            assert sum(next(lines) == b": keep-alive" for _ in range(16)) >= 6
             simulator.open_gate("beat")
             assert read_stream(first).finish_reason == "stop"
-            assert b"data: [DONE]" in list(lines)
+            rest = list(lines)
+            assert b"data: [DONE]" in rest and not any(line.startswith(b'data: {"error"') for line in rest)
 
 
 @BOTH_DATABASES
