@@ -415,12 +415,13 @@ def test_blocks_that_are_appended_before_a_word_was_said_are_the_answer(
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_cut_at_the_length_limit_is_continued(gateway: Gateway, simulator: Simulator, stream: bool) -> None:
     simulator.knobs(say="one two three four", token_chars=4, length_after=1, length_times=2)
-    answer = ask(gateway, stream)
+    answer = ask(gateway, stream, model="k1.5")
     assert (answer.content, answer.finish_reason) == ("one two three four", "stop")
     bodies = [r["json"] for r in simulator.requests("/completion/stream")]
     assert [b.get("action") for b in bodies] == [None, "continue", "continue"]
     assert [b["messages"][0]["content"] for b in bodies[1:]] == [" ", " "]
     assert len({b["segment_id"] for b in bodies[1:]}) == 1
+    assert {b["model"] for b in bodies} == {"k1.5"}
 
 
 @pytest.mark.parametrize("stream", [True, False])

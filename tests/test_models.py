@@ -18,6 +18,7 @@ from tests.running import (
     read_stream,
     wait_until,
 )
+from tests.test_exactness import connect_turn, said
 
 SEARCH = [{"type": "TOOL_TYPE_SEARCH", "search": {}}]
 INSTANT = {"thinking": False, "enable_plugin": False, "reasoning_effort": "REASONING_EFFORT_NONE"}
@@ -105,6 +106,15 @@ def test_a_turn_names_the_last_answer_that_counts(gateway: Gateway, simulator: S
     assert "I like tea" in told and "gin" not in told
     first, failed, last = (turn.body["message"].get("parent_id") for turn in simulator.turns())
     assert first is None and failed == last is not None
+
+
+@CONNECT_ONLY
+def test_an_answer_out_of_another_chat_is_no_answer(gateway: Gateway, simulator: Simulator, name: str) -> None:
+    """It knows nothing of the conversation, and looks as if it did."""
+    assert gateway.say("I like tea", conversation=name).ok
+    simulator.script(connect_turn([said("text", "You never said anything.")]))
+    response = gateway.say("what did I say", conversation=name)
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "conversation_lost")
 
 
 @CONNECT_ONLY
