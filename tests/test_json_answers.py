@@ -112,6 +112,17 @@ def test_in_a_conversation_it_is_mended_in_the_same_chat(
     assert "JSON" not in simulator.prompts()[-1]
 
 
+def test_what_is_told_beside_an_answer_is_told_beside_json(gateway: Gateway, simulator: Simulator, name: str) -> None:
+    assert gateway.say("one", name, model="k1.5").ok
+    simulator.reset()
+    simulator.knobs(say=GOOD)
+    history = [{"role": role, "content": CANARY} for role in ("user", "assistant", "user")]
+    wish = {"model": "k1.5-thinking", "enable_search": True, "response_format": asked(PERSON)}
+    response = gateway.chat({"messages": history, **wish}, name)
+    assert response.headers["x-kimi-notice"] == "search-unavailable"
+    assert response.headers["x-conversation-rebuilt"] == "history"
+
+
 @EACH_GENERATION
 def test_what_cannot_be_mended_is_an_error(gateway: Gateway, simulator: Simulator, profile: Profile) -> None:
     say_in_turn(simulator, "no", f"{CANARY} still no", "no", '{"name": 1}')

@@ -18,6 +18,7 @@ from tests.running import (
     read_stream,
     wait_until,
 )
+from tests.test_json_answers import say_in_turn
 
 SECRET = "a secret of twelve or more"
 
@@ -60,6 +61,19 @@ def test_a_lost_chat_is_replaced_from_the_history_that_the_client_sends(
     last = simulator.turns()[-1]
     assert (last.chat, last.account) == (new.chat, new.account) and last.text == f"three {CANARY}"
     assert turns(quick, name) == 3 and lost.chat != new.chat
+
+
+def test_a_lost_chat_in_which_nothing_was_answered_needs_no_history(
+    quick: Gateway, simulator: Simulator, name: str
+) -> None:
+    simulator.knobs(gate="leave", gate_after=1)
+    with talk(quick, name, "one", stream=True):
+        simulator.wait("gate:leave", at_least=1)
+    simulator.wait("open_streams", equals=0)
+    wait_until("it is free", lambda: not quick.get(f"/v1/chat/completions/{name}").json()["busy"])
+    simulator.reset()
+    response = talk(quick, name, "one")
+    assert response.ok and response.headers["x-conversation-rebuilt"] == "request"
 
 
 @BOTH_DATABASES
@@ -140,19 +154,34 @@ def test_transcripts_rebuild_a_conversation_that_sends_no_history(
     simulator.knobs(say="Kimi's words")
     settings: dict[str, Any] = {"STORE_TRANSCRIPTS": "1", "GATEWAY_SECRET": SECRET}
     with running.gateway(simulator.url, **settings) as gateway:
-        assert gateway.say("one", "talk").ok and gateway.say("two", "talk", stream=True).text
+        instructions = {"role": "system", "content": f"be brief {CANARY}"}
+        first = [instructions, {"role": "user", "content": f"one {CANARY}"}]
+        assert gateway.say("one", "talk", messages=first).ok and gateway.say("two", "talk", stream=True).text
         simulator.reset()
         response = gateway.say("three", "talk")
         assert response.ok and response.headers["x-conversation-rebuilt"] == "transcript"
         text = simulator.turns()[-1].text
-        assert [text.index(word) for word in ("one", "two", "three")] == sorted(
-            text.index(word) for word in ("one", "two", "three")
-        )
+        places = [text.index(f"{words} {CANARY}") for words in ("be brief", "one", "two", "three")]
+        assert places == sorted(places)
         assert text.count("Kimi's words") == 2
         assert b"Kimi's words" not in gateway.database.content()
         # What is forgotten is forgotten.
         assert gateway.delete("/v1/chat/completions/talk").ok
         assert gateway.database.execute("SELECT count(*) FROM transcripts") == [(0,)]
+
+
+def test_an_answer_that_was_mended_is_in_the_transcript_with_what_was_wrong(
+    running: Running, simulator: Simulator
+) -> None:
+    say_in_turn(simulator, "no JSON at all", '{"a": 1}')
+    with running.gateway(simulator.url, STORE_TRANSCRIPTS="1", GATEWAY_SECRET=SECRET) as gateway:
+        assert gateway.say("an object, please", "talk", response_format={"type": "json_object"}).ok
+        simulator.reset()
+        assert gateway.say("and now?", "talk").ok
+    text = simulator.prompts()[-1]
+    said = ("an object, please", "no JSON at all", "could not be used", '{"a": 1}', "and now?")
+    places = [text.index(words) for words in said]
+    assert places == sorted(places)
 
 
 def test_transcripts_are_never_kept_unsealed_or_unasked(running: Running, simulator: Simulator) -> None:

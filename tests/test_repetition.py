@@ -59,6 +59,25 @@ def test_a_finished_answer_is_given_again(quick: Gateway, simulator: Simulator, 
     assert len(simulator.turns()) == 1
 
 
+def test_all_that_came_with_an_answer_comes_again(quick: Gateway, simulator: Simulator, name: str) -> None:
+    """Its sources and what ended it; which wish was not met, and that its conversation was rebuilt."""
+    simulator.knobs(cite=True)
+    first, again = (post(quick, f"{name}-cited").json() for _ in range(2))
+    assert first == {**again, "created": first["created"]} and first["choices"][0]["message"]["annotations"]
+    simulator.knobs(cite=False, say="one STOP two")
+    wish: dict[str, Any] = {"max_tokens": 9, "stop_sequences": ["STOP"]}
+    first, again = (post(quick, f"{name}-stopped", path="/v1/messages", **wish).json() for _ in range(2))
+    assert first["stop_sequence"] == again["stop_sequence"] == "STOP" and first["usage"] == again["usage"]
+    assert quick.say("one", conversation=name, model="k1.5").ok
+    simulator.reset()
+    history = [{"role": role, "content": CANARY} for role in ("user", "assistant", "user")]
+    wish = {"model": "k1.5-thinking", "enable_search": True, "messages": history}
+    for response in (post(quick, name, path=f"/v1/chat/completions/{name}", **wish) for _ in range(2)):
+        assert response.headers["x-kimi-notice"] == "search-unavailable"
+        assert response.headers["x-conversation-rebuilt"] == "history"
+    assert len(simulator.prompts()) == 2
+
+
 @BOTH_MODES
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_a_repetition_joins_the_running_answer_wherever_it_runs(
@@ -131,6 +150,17 @@ def test_a_failure_that_kimi_may_have_heard_is_told_again(quick: Gateway, simula
     assert first.json() == again.json() and again.headers["x-should-retry"] == "false"
     assert len(simulator.turns()) == 1
     assert post(quick, f"{name}-2").ok
+
+
+def test_a_failure_in_a_conversation_is_told_again_with_its_wait(
+    quick: Gateway, simulator: Simulator, name: str
+) -> None:
+    assert quick.say("one", conversation=name).ok
+    simulator.knobs(fail="overloaded", fail_times=1)
+    for response in (post(quick, name, path=f"/v1/chat/completions/{name}") for _ in range(2)):
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "10")
+        assert response.headers["x-should-retry"] == "false"
+    assert len(simulator.turns()) == 2
 
 
 def test_a_failure_before_kimi_has_heard_anything_may_be_repeated(
