@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import Any
 
@@ -120,6 +121,15 @@ def test_a_failure_to_open_a_chat_has_the_same_status(
     simulator.knobs(fail=fault, fail_at="create")
     response = quick.say("hello", stream=stream)
     assert (response.status_code, response.json()["error"]["type"]) == (status, kind), response.text
+
+
+@pytest.mark.parametrize("chat_id", ["../user", "a/b", "a?b=c", "", "ä"])
+@pytest.mark.parametrize("profile", ["sse-2025"], indirect=True)
+def test_a_chat_whose_id_could_lead_elsewhere_is_not_used(blunt: Gateway, simulator: Simulator, chat_id: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    simulator.script(json.dumps({"id": chat_id}).encode(), match="/api/chat", headers=headers)
+    assert blunt.say("hello").status_code == 502
+    assert {request["path"] for request in simulator.requests("")} == {"/api/chat"}
 
 
 # Connect's code, reason → status and code of ours, where nothing was sent yet (kimi-protocol.md 7, E15–E26).
@@ -322,6 +332,19 @@ def test_silence_in_mid_answer_is_a_timeout(quick: Gateway, simulator: Simulator
     assert answer.content == "one two " and answer.error is not None and answer.error["code"] == "timeout"
     assert quick.say("hello").status_code == 504
     simulator.wait("open_streams", equals=0)
+
+
+def test_silence_before_an_answer_and_in_it_have_a_limit_each(running: Running, simulator: Simulator) -> None:
+    settings: dict[str, Any] = {"FIRST_EVENT_TIMEOUT_S": "1", "IDLE_TIMEOUT_S": "3", "HEARTBEAT_S": "0.2"}
+    with running.gateway(simulator.url, **settings) as gateway, ThreadPoolExecutor(2) as pool:
+        prompts = [f"hello [[sim stall_after={tokens}]]" for tokens in (0, 1)]
+        before, within = (response.json()["error"] for response in pool.map(gateway.say, prompts))
+    assert before["code"] == within["code"] == "timeout"
+    assert silent_s(before) < 3 <= silent_s(within)
+
+
+def silent_s(error: dict[str, Any]) -> int:
+    return int(error["message"].partition("silent for ")[2].removesuffix(" s"))
 
 
 @EACH_GENERATION

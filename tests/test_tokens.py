@@ -132,6 +132,18 @@ def test_a_rejected_token_is_renewed_and_the_request_repeated_once(
     assert simulator.state()["stale_refreshes"] == 0
 
 
+def test_a_token_that_is_refused_in_mid_answer_does_not_begin_it_anew(running: Running, simulator: Simulator) -> None:
+    simulator.script(
+        b'data: {"event":"cmpl","text":"first half"}\n\n'
+        b'data: {"event":"error","error":{"error_type":"auth.token.invalid"}}\n\n'
+    )
+    with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
+        answer = ask(gateway, True)
+    assert answer.content == "first half" and answer.finish_reason is None
+    assert answer.error is not None and answer.error["code"] == "invalid_api_key"
+    assert len(simulator.turns()) == 1
+
+
 @BOTH_DATABASES
 def test_many_requests_renew_a_token_once(running: Running, simulator: Simulator, database: str) -> None:
     simulator.knobs(refresh_delay_s=0.5)
