@@ -69,6 +69,21 @@ def test_the_schema_of_a_body_says_what_the_validation_does(
         assert gateway.post("/v1/chat/completions", json={**good, **more}).status_code == 400, more
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "messages"])
+def test_what_may_be_null_may_be_null(
+    gateway: Gateway, simulator: Simulator, document: dict[str, Any], path: str
+) -> None:
+    """Many clients send every field that they know."""
+    schema = document["paths"][f"/v1/{path}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    body = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    nulls = {name: None for name, field in body["properties"].items() if {"type": "null"} in field.get("anyOf", [])}
+    assert len(nulls) > 9
+    messages = [{"role": "user", "content": CANARY}]
+    good = {"model": gateway.model, "messages": messages, "prompt": CANARY, "input": CANARY, "max_tokens": 99}
+    response = gateway.post(f"/v1/{path}", json={**nulls, **{name: good[name] for name in body["required"]}})
+    assert response.ok, response.text
+
+
 def test_answers_and_failures_are_as_described(
     gateway: Gateway, simulator: Simulator, document: dict[str, Any]
 ) -> None:

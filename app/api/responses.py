@@ -402,6 +402,9 @@ def _refuse_many(value: Any) -> Any:
     return value
 
 
+_Metadata = Annotated[dict[StrictStr, StrictStr], Field(max_length=_MOST_METADATA), BeforeValidator(_refuse_many)]
+
+
 class Body(Parameters):
     """The body of ``POST /v1/responses``."""
 
@@ -415,9 +418,7 @@ class Body(Parameters):
     max_output_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
     reasoning: Annotated[_Reasoning | None, _REASONING] = None
     text: Annotated[_TextOptions | None, _TEXT] = None
-    metadata: Annotated[
-        dict[StrictStr, StrictStr] | None, BeforeValidator(_refuse_many), Field(max_length=_MOST_METADATA), _METADATA
-    ] = None
+    metadata: Annotated[_Metadata | None, _METADATA] = None
 
     temperature: Annotated[Number | None, Field(ge=0, le=2), SAMPLING] = None
     top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
