@@ -268,7 +268,8 @@ def test_settings_and_database_are_the_gateways_wherever_it_is_started(tmp_path:
     code = f"import sys; del sys.modules['__main__'].__file__; sys.path.insert(0, {str(home)!r}); import wsgi"
     (tmp_path / "host.py").write_text(code)
     env = f"KIMI_TOKENS={GOOD}\nKIMI_BASE_URL=http://127.0.0.1:9\nKIMI_AUTH_URL=http://127.0.0.1:9\n"
-    assert "ready: 1 accounts" in run_home(home, env.encode(), [str(tmp_path / "host.py")], elsewhere)
+    # With the mark that Windows' editors put in front: the first setting is one, too.
+    assert "ready: 1 accounts" in run_home(home, env.encode("utf-8-sig"), [str(tmp_path / "host.py")], elsewhere)
     assert (home / "data" / "gateway.db").exists() and not list(elsewhere.iterdir())
 
 
