@@ -10,12 +10,11 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from app.credentials import Credential, read_lifetime
 from app.errors import AccountRejected, ConversationLost, RenewalFailed
 from app.store import Store, TokenRow, WrongSecret
+from app.upstreams.account import Account, describe_expiry, duration, when
 
 log = logging.getLogger(__name__)
 
@@ -31,23 +30,6 @@ _LOOK_EVERY_S = 0.1
 _DOZE_S = 60.0
 
 _IN_VAIN = "the renewed token does not work, or has expired already: is this machine's clock right?"
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A Kimi login as it is used for one request. ``id`` and ``label`` are safe to log, ``token`` is not."""
-
-    id: str
-    label: str
-    token: str = field(repr=False)
-    expires_at: float | None
-    renewable: bool
-    user_id: str | None = field(repr=False)
-    device_id: str | None = field(repr=False)
-    session_id: str | None = field(repr=False)
-
-    def has_expired(self) -> bool:
-        return self.expires_at is not None and self.expires_at <= time.time()
 
 
 class Accounts:
@@ -157,14 +139,14 @@ class Accounts:
         sentences = []
         for c in self._credentials.values():
             if self._problem(c) is None and c.refresh_token is None and c.expires_at is not None:
-                left = _duration(c.expires_at - now)
+                left = duration(c.expires_at - now)
                 sentences.append(
-                    f"{c.label}: this access token works for {left} more, until {_when(c.expires_at)}; nothing "
+                    f"{c.label}: this access token works for {left} more, until {when(c.expires_at)}; nothing "
                     "renews it. Put the refresh_token of a login made for the gateway into KIMI_TOKENS."
                 )
             row = self._rows.get(c.id)
             if row is not None and row.dead and self._problem(c) is None and row.expires_at is not None:
-                sentences.append(f"{_dead(c, row)} The access token works until {_when(row.expires_at)}.")
+                sentences.append(f"{_dead(c, row)} The access token works until {when(row.expires_at)}.")
         return sentences
 
     def has_usable(self) -> bool:
@@ -252,10 +234,6 @@ class Accounts:
             time.sleep(max(_LOOK_EVERY_S, min(wait_s, _DOZE_S)))
 
 
-def describe_expiry(label: str, expires_at: float) -> str:
-    return f"{label}: the Kimi token expired at {_when(expires_at)}; paste a new one into KIMI_TOKENS and restart."
-
-
 def _refusal(c: Credential, refused: Mapping[str, str]) -> str | None:
     if refused.get(c.id) != c.source:
         return None
@@ -296,13 +274,3 @@ def _until_renewal(row: TokenRow) -> float:
 def _retry_in_s(failures: int) -> float:
     """Bounded before it is a float: a service that is away for a day fails more often than a float has powers."""
     return min(_DOZE_S, 2.0 ** min(failures, 6) * random.uniform(0.5, 1.5))
-
-
-def _when(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 7200:
-        return f"{max(1, round(seconds / 60))} minutes"
-    return f"{seconds / 3600:.0f} hours" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"

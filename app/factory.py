@@ -19,7 +19,7 @@ from app.config import Config
 from app.conversations import ConversationLimits, Conversations
 from app.doctor.turns import Generation
 from app.errors import AccountRejected, GatewayError
-from app.gateway import Gateway, Patience
+from app.gateway import Gateway
 from app.leases import Leases
 from app.litter import Litter
 from app.presence import Presence
@@ -28,6 +28,7 @@ from app.renewal import renew_in_a_process
 from app.routes import Routes
 from app.schedule import Limits
 from app.store import LitterRow, Store
+from app.stream import Patience
 from app.turns import Persistence, Turns
 from app.upstreams import Upstream
 from app.upstreams.kimi_connect import KimiConnect

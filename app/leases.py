@@ -18,8 +18,9 @@ from app import schedule
 from app.errors import AccountRejected, NoAccountFree, RateLimit
 from app.presence import Presence
 from app.pump import Cancellation
-from app.schedule import Limits, Ticket
+from app.schedule import Limits
 from app.store import Store, Transaction
+from app.store.leases import WHOLE_ACCOUNT, Grant, Ticket
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class Leases:
         """The account has served a request: whatever it rested from is over."""
         if lease.is_probe:
             now = self._store.database.now()
-            self._store.leases.wake(lease.account_id, (schedule.WHOLE_ACCOUNT, lease.scope), now)
+            self._store.leases.wake(lease.account_id, (WHOLE_ACCOUNT, lease.scope), now)
 
     def refuse(self, account_id: str, token: str) -> None:
         """Kimi has rejected the token with this digest: the account is not used until it has another one."""
@@ -161,7 +162,7 @@ class Leases:
         store.join(tx, ticket, self._presence.id, now, now + self._wait_s + 60)
         return None
 
-    def _grant(self, tx: Transaction, grants: list[schedule.Grant], now: float, ticket_id: str = "") -> Lease | None:
+    def _grant(self, tx: Transaction, grants: list[Grant], now: float, ticket_id: str = "") -> Lease | None:
         """Writes what was decided; the lease of ``ticket_id`` where it is among them."""
         own = None
         for grant in grants:

@@ -21,11 +21,11 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import logs
-from app.accounts import Account
 from app.config import Config
 from app.credentials import read_expiry
 from app.errors import AccountRejected, RenewalFailed, UpstreamError
 from app.store import Store, TokenRow
+from app.upstreams.account import Account
 from app.upstreams.kimi_auth import KimiAuth, TokenPair
 from app.upstreams.kimi_http import KimiHttp, Timeouts
 

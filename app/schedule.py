@@ -12,8 +12,10 @@ Must never know SQL, Kimi, or what a request is about. Times are Unix seconds.
 """
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.store.leases import WHOLE_ACCOUNT, AccountState, Grant, Rest, Ticket
 
 # A rest grows with every failure in a row, and never beyond this.
 LONGEST_REST_S = 3600.0
@@ -22,9 +24,6 @@ _SHORTEST_REST_S = 1.0
 
 # How far apart two starts on one account are, as multiples of the spacing: at least, and at most.
 _SPREAD = (1.0, 1.5)
-
-# The scope of a rest that concerns the whole account; others are model ids.
-WHOLE_ACCOUNT = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,78 +38,6 @@ class Limits:
         return accounts * self.max_streams if self.max_streams else None
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """An account is left alone until ``until``, after ``strikes`` failures in a row."""
-
-    until: float
-    strikes: int
-
-
-@dataclass(slots=True)
-class AccountState:
-    """What the store knows of an account. ``active``: running streams by scope; ``newest_at``: when the last of them
-    began. ``refused``: the digest of the token that Kimi has rejected."""
-
-    id: str
-    last_turn: int
-    next_at: float
-    refused: str | None
-    active: dict[str, int] = field(default_factory=dict)
-    newest_at: dict[str, float] = field(default_factory=dict)
-    rests: dict[str, Rest] = field(default_factory=dict)
-
-    @property
-    def streams(self) -> int:
-        return sum(self.active.values())
-
-    def rest_of(self, scope: str) -> list[Rest]:
-        return [self.rests[name] for name in {WHOLE_ACCOUNT, scope} if name in self.rests]
-
-    def rests_until(self, scope: str) -> float:
-        return max((rest.until for rest in self.rest_of(scope)), default=0.0)
-
-    def is_free(self, scope: str, limits: Limits, now: float) -> bool:
-        if limits.max_streams and self.streams >= limits.max_streams:
-            return False
-        # One that is further ahead was written before the clock was set back.
-        if 0 < self.next_at - now <= limits.min_interval_s * _SPREAD[1]:
-            return False
-        if self.rests_until(scope) > now:
-            return False
-        return not any(
-            self._is_tried(name, rest) for name, rest in self.rests.items() if name in (WHOLE_ACCOUNT, scope)
-        )
-
-    def _is_tried(self, scope: str, rest: Rest) -> bool:
-        """Whether a request tries already if the rest has helped: one that began before it says nothing of that."""
-        began = self.newest_at.values() if scope == WHOLE_ACCOUNT else [self.newest_at.get(scope, 0.0)]
-        return any(began_at >= rest.until for began_at in began)
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A request that wants an account. ``accounts``: those that will do, with the digests of their tokens."""
-
-    id: str
-    owner: str
-    scope: str
-    accounts: Mapping[str, str]
-    place: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """``ticket`` is served by ``account_id``, which may start its next stream at ``next_at``. ``is_probe``: the
-    account's rest has just ended."""
-
-    ticket: Ticket
-    account_id: str
-    last_turn: int
-    next_at: float
-    is_probe: bool
-
-
 def assign(accounts: Sequence[AccountState], line: Sequence[Ticket], limits: Limits, now: float) -> list[Grant]:
     """Who of the ``line`` (in its order) is served now, and by whom. Changes ``accounts`` accordingly."""
     by_id = {account.id: account for account in accounts}
@@ -122,7 +49,7 @@ def assign(accounts: Sequence[AccountState], line: Sequence[Ticket], limits: Lim
             for account_id, token in ticket.accounts.items()
             if (account := by_id.get(account_id)) is not None
             and account.refused != token
-            and account.is_free(ticket.scope, limits, now)
+            and _is_free(account, ticket.scope, limits, now)
         ]
         if not free:
             continue
@@ -135,6 +62,25 @@ def assign(accounts: Sequence[AccountState], line: Sequence[Ticket], limits: Lim
         chosen.newest_at[ticket.scope] = now
         grants.append(Grant(ticket, chosen.id, turn, chosen.next_at, is_probe))
     return grants
+
+
+def _is_free(account: AccountState, scope: str, limits: Limits, now: float) -> bool:
+    if limits.max_streams and account.streams >= limits.max_streams:
+        return False
+    # One that is further ahead was written before the clock was set back.
+    if 0 < account.next_at - now <= limits.min_interval_s * _SPREAD[1]:
+        return False
+    if account.rests_until(scope) > now:
+        return False
+    return not any(
+        _is_tried(account, name, rest) for name, rest in account.rests.items() if name in (WHOLE_ACCOUNT, scope)
+    )
+
+
+def _is_tried(account: AccountState, scope: str, rest: Rest) -> bool:
+    """Whether a request tries already if the rest has helped: one that began before it says nothing of that."""
+    began = account.newest_at.values() if scope == WHOLE_ACCOUNT else [account.newest_at.get(scope, 0.0)]
+    return any(began_at >= rest.until for began_at in began)
 
 
 def next_place(owner_last: int | None, head: int | None) -> int:

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import schedule
-from app.accounts import Account, Accounts
+from app.accounts import Accounts
 from app.chat import (
     Caller,
     ChatRequest,
@@ -54,7 +53,9 @@ from app.pump import Cancellation, Cancelled
 from app.routes import Routes
 from app.shaping import shaper
 from app.store import Store
+from app.store.leases import WHOLE_ACCOUNT
 from app.upstreams import Resume, Upstream
+from app.upstreams.account import Account
 
 log = logging.getLogger(__name__)
 
@@ -257,16 +258,16 @@ class Turns:
                     log.warning("%s; this account is not used until it has another token", error.message)
                 elif not self._accounts.is_dead(lease.account_id):
                     # Its token was renewed and rejected again: nobody knows why, perhaps it passes.
-                    self._rest(error, lease, schedule.WHOLE_ACCOUNT, _LIMITED_REST_S, None)
+                    self._rest(error, lease, WHOLE_ACCOUNT, _LIMITED_REST_S, None)
             case AccountForbidden():
-                self._rest(error, lease, schedule.WHOLE_ACCOUNT, _FORBIDDEN_REST_S, told_s)
+                self._rest(error, lease, WHOLE_ACCOUNT, _FORBIDDEN_REST_S, told_s)
             case AccountLimited():
-                scope = lease.scope if error.concerns_model else schedule.WHOLE_ACCOUNT
+                scope = lease.scope if error.concerns_model else WHOLE_ACCOUNT
                 base_s = max(_LIMITED_REST_S, error.retry_after_s or 0.0)
                 self._rest(error, lease, scope, base_s, told_s)
             case RenewalFailed():
                 # Not longer each time: it may have been renewed meanwhile, and may be the only account.
-                self._rest(error, lease, schedule.WHOLE_ACCOUNT, _LIMITED_REST_S, _LIMITED_REST_S)
+                self._rest(error, lease, WHOLE_ACCOUNT, _LIMITED_REST_S, _LIMITED_REST_S)
             case _ if error.blame == "ours":
                 log.error("an answer that this gateway does not understand: %s", error.message)
 

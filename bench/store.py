@@ -21,8 +21,9 @@ from app.conversations import ConversationLimits, Conversations
 from app.leases import Leases
 from app.presence import Presence
 from app.pump import Cancellation
-from app.schedule import Limits, Ticket
+from app.schedule import Limits
 from app.store import Store
+from app.store.leases import Ticket
 
 _ACCOUNTS = {f"account-{number}": "digest" for number in range(3)}
 _REPEAT = 2000

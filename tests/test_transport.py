@@ -3,9 +3,9 @@ connections that are used again."""
 
 import pytest
 
-from app.accounts import Account
 from app.errors import UpstreamTimeout
 from app.pump import Cancellation
+from app.upstreams.account import Account
 from app.upstreams.kimi_http import KimiHttp, Timeouts
 from tests.running import EVENT_STREAM, Gateway, Simulator, mint
 

@@ -1,7 +1,7 @@
 """What all public APIs share: the gateway, and who asks.
 
 ``ls app/api`` is the list of public endpoints, but for the files that they share: ``bodies`` (what came in),
-``parameters`` and ``effects`` (what is done with it), ``doors`` (which conversation), ``answers`` (what goes out),
+``parameters`` (what is done with it), ``doors`` (which conversation), ``answers`` (what goes out),
 ``failures`` (what goes wrong), ``edge`` and ``cors`` (what happens to every request).
 Must never know that Kimi exists.
 """
@@ -19,10 +19,10 @@ from flask import Response, current_app, g, request
 from app.allowance import Allowances
 from app.auth import ApiKeys
 from app.chat import Caller
+from app.client_connection import client_watch
 from app.config import is_loopback
 from app.errors import InvalidRequest
 from app.gateway import Gateway
-from app.streaming import client_watch
 
 
 def gateway() -> Gateway:

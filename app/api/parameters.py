@@ -6,16 +6,17 @@ no parameter of any API.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flask import current_app
 from pydantic import GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from app.api.bodies import Fields, has_effect, unsupported
-from app.api.effects import name_ignored
 
 Language = Literal["en", "zh"]
 
@@ -71,6 +72,15 @@ def unknown_fields(values: Iterable[Fields], place: str) -> Iterator[str]:
     """The fields of values that we do not know and that should have an effect; not what stands deeper in them."""
     for value in values:
         yield from (f"{place}.{name}" for name, inner in (value.model_extra or {}).items() if has_effect(inner))
+
+
+def name_ignored(names: Sequence[str]) -> dict[str, str]:
+    """The header that names what has no effect. Raises InvalidRequest for it in strict mode (STRICT_PARAMS)."""
+    if names and current_app.config["STRICT_PARAMS"]:
+        raise unsupported(names[0], "it has no effect here, and this gateway is set to refuse such")
+    # Only plain names are repeated in a header, and not any number of them.
+    plain = [name for name in names if re.fullmatch(r"[A-Za-z0-9_.$-]{1,64}", name)]
+    return {"x-ignored-params": ", ".join(plain[:50])} if plain else {}
 
 
 def describe(model: type[Parameters], language: Language) -> str:

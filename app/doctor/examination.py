@@ -10,14 +10,13 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.accounts import Account, Accounts
+from app.accounts import Accounts
 from app.config import Examination
 from app.credentials import Credential, read_expiry
 from app.doctor import sites
@@ -37,6 +36,7 @@ from app.errors import (
 )
 from app.renewal import renew_in_a_process
 from app.store import Store, StoreUnusable, TokenRow
+from app.upstreams.account import Account, duration, when
 from app.upstreams.kimi_http import KimiHttp, Timeouts
 
 log = logging.getLogger(__name__)
@@ -228,9 +228,9 @@ class Doctor:
             return Finding(mark, "account", found, _NEW_LOGIN)
         ends_at = read_expiry((row.refresh_token if row else None) or c.refresh_token)
         if ends_at is not None and ends_at <= now:
-            found = f"{hint}: the refresh token expired at {_when(ends_at)}; {until}"
+            found = f"{hint}: the refresh token expired at {when(ends_at)}; {until}"
             return Finding(mark, "account", found, _NEW_LOGIN)
-        kind = "refresh token" if ends_at is None else f"refresh token (until {_when(ends_at)}, newer with each use)"
+        kind = "refresh token" if ends_at is None else f"refresh token (until {when(ends_at)}, newer with each use)"
         if row is not None and row.trouble:
             found = f"{hint}: {kind}; {until}; the last refresh failed: {row.trouble}"
             return Finding("warning", "account", found, "the gateway tries again by itself; see the lines below")
@@ -290,7 +290,7 @@ class Doctor:
             return Finding("skipped", "refresh", f"{c.label}: not tried: Kimi has refused this token already")
         due = row.access_token is None or (row.expires_at is not None and row.expires_at <= time.time() + 1)
         if not due and not self._instruments.refresh:
-            until = "" if row.expires_at is None else f" until {_when(row.expires_at)}"
+            until = "" if row.expires_at is None else f" until {when(row.expires_at)}"
             return Finding("ok", "refresh", f"{c.label}: not due{until} (--refresh does it all the same)")
         try:
             account = self._accounts.get(c.id)
@@ -400,7 +400,7 @@ class Doctor:
                 "warning",
                 "unknown",
                 f"{row.upstream} sent something unknown, '{row.kind}', {row.times} times, "
-                f"last at {_when(row.last_seen_at)}",
+                f"last at {when(row.last_seen_at)}",
                 "Kimi may have changed its protocol: update the gateway, or open an issue with --json and --record",
             )
         if not rows:
@@ -436,15 +436,5 @@ def _access(token: str | None, expires_at: float | None, now: float) -> str:
     if expires_at is None:
         return "an access token that does not say when it expires"
     if expires_at <= now:
-        return f"the access token expired at {_when(expires_at)}"
-    return f"the access token works until {_when(expires_at)} ({_duration(expires_at - now)} more)"
-
-
-def _when(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 7200:
-        return f"{max(1, round(seconds / 60))} minutes"
-    return f"{seconds / 3600:.0f} hours" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+        return f"the access token expired at {when(expires_at)}"
+    return f"the access token works until {when(expires_at)} ({duration(expires_at - now)} more)"

@@ -14,9 +14,9 @@ from urllib.parse import urljoin, urlsplit
 
 import orjson
 
-from app.accounts import Account
 from app.doctor.findings import Finding, Mark
 from app.errors import UpstreamError, UpstreamTimeout
+from app.upstreams.account import Account
 from app.upstreams.kimi_http import KimiHttp, Reply
 
 # A call that needs a token: without one, a site that is well refuses it in JSON.

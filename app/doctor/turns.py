@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from app.accounts import Account, Accounts
+from app.accounts import Accounts
 from app.chat import ChatRequest, Event, Finished, Message, Model, ReasoningDelta, Started, TextDelta, Unrecognised
 from app.errors import AccountRejected, GatewayError, UpstreamError, UpstreamTimeout
 from app.pump import Cancellation, EndOfSource, Pump
 from app.store import Store
 from app.upstreams import Upstream
+from app.upstreams.account import Account
 
 PROMPT = "Please answer with the single word: ready"
 

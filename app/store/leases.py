@@ -4,15 +4,72 @@ Everything that depends on what others do at the same time takes a ``Transaction
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from app.schedule import AccountState, Grant, Rest, Ticket
 from app.store.database import Database, Transaction
 from app.store.dialects import listed, one_of, per_dialect
 from app.store.processes import lives
+
+# The scope of a rest that concerns the whole account; others are model ids.
+WHOLE_ACCOUNT = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """An account is left alone until ``until``, after ``strikes`` failures in a row."""
+
+    until: float
+    strikes: int
+
+
+@dataclass(slots=True)
+class AccountState:
+    """What the store knows of an account. ``active``: running streams by scope; ``newest_at``: when the last of them
+    began. ``refused``: the digest of the token that Kimi has rejected."""
+
+    id: str
+    last_turn: int
+    next_at: float
+    refused: str | None
+    active: dict[str, int] = field(default_factory=dict)
+    newest_at: dict[str, float] = field(default_factory=dict)
+    rests: dict[str, Rest] = field(default_factory=dict)
+
+    @property
+    def streams(self) -> int:
+        return sum(self.active.values())
+
+    def rest_of(self, scope: str) -> list[Rest]:
+        return [self.rests[name] for name in {WHOLE_ACCOUNT, scope} if name in self.rests]
+
+    def rests_until(self, scope: str) -> float:
+        return max((rest.until for rest in self.rest_of(scope)), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A request that wants an account. ``accounts``: those that will do, with the digests of their tokens."""
+
+    id: str
+    owner: str
+    scope: str
+    accounts: Mapping[str, str]
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """``ticket`` is served by ``account_id``, which may start its next stream at ``next_at``. ``is_probe``: the
+    account's rest has just ended."""
+
+    ticket: Ticket
+    account_id: str
+    last_turn: int
+    next_at: float
+    is_probe: bool
 
 
 @dataclass(frozen=True, slots=True)

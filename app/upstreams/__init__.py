@@ -4,9 +4,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.accounts import Account
 from app.chat import ChatRequest, Event
 from app.pump import Cancellation
+from app.upstreams.account import Account
 
 
 @dataclass(frozen=True, slots=True)

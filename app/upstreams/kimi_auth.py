@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from app.accounts import Account
 from app.errors import AccountRejected, UpstreamError, UpstreamUnavailable
 from app.upstreams import kimi_errors
+from app.upstreams.account import Account
 from app.upstreams.kimi_http import KimiHttp, Reply
 
 _R2 = "/api/account.gateway.v1.AuthService/RefreshToken"

@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 
 from app import envelope
-from app.accounts import Account
 from app.chat import (
     HEARTBEAT,
     ChatRequest,
@@ -38,6 +37,7 @@ from app.errors import (
 )
 from app.pump import Cancellation, Cancelled
 from app.upstreams import Resume, kimi_errors
+from app.upstreams.account import Account
 from app.upstreams.kimi_http import CONNECT_STREAM, KimiHttp, Reply
 from app.upstreams.kimi_json import Halves, Reader, added
 from app.upstreams.kimi_sources import sources_of_ref, sources_of_tool

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from app.accounts import Account, describe_expiry
 from app.errors import (
     AccountForbidden,
     AccountLimited,
@@ -31,6 +30,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from app.upstreams.account import Account, describe_expiry
 from app.upstreams.kimi_http import Reply
 from app.upstreams.kimi_json import whole
 

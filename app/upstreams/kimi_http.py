@@ -16,9 +16,9 @@ import requests
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
-from app.accounts import Account
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.pump import Cancellation
+from app.upstreams.account import Account
 from app.upstreams.kimi_transport import Exchange, Transport, Unwritable
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,6 @@ from typing import Any
 
 import orjson
 
-from app import sse
-from app.accounts import Account
 from app.chat import (
     HEARTBEAT,
     ChatRequest,
@@ -30,9 +28,11 @@ from app.chat import (
 from app.errors import ChatUnknown, GenerationGone, UpstreamError, UpstreamUnavailable
 from app.pump import Cancellation
 from app.upstreams import Resume, kimi_errors
+from app.upstreams.account import Account
 from app.upstreams.kimi_http import KimiHttp, Reply, Stream
 from app.upstreams.kimi_json import Halves, Reader, dump, mended
 from app.upstreams.kimi_sources import sources_of_cards, sources_of_search
+from app.upstreams.kimi_sse import Decoder
 from app.upstreams.models import Models, SseForm
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class KimiRest:
         with self._http.stream(path, account, body, "application/json", cancellation) as stream:
             if not stream.ok or stream.media_type in _NO_STREAM:
                 raise kimi_errors.refusal(stream.whole(), account, self._http.base_url)
-            events = sse.Decoder()
+            events = Decoder()
             for line in _refuse_json(stream, account, self._http.base_url):
                 payload = events.take(line)
                 if payload is None:
