@@ -28,7 +28,7 @@ $(VENV)/dev: $(VENV)/run requirements-dev.txt
 	@touch $@
 
 demo: $(VENV)/run
-	@$(BIN)/python -m app.demo
+	@$(BIN)/python -m app.hosting.demo
 
 run: $(VENV)/run
 	@test -f .env || { cp .env.example .env; chmod 600 .env; echo "Made .env; put your Kimi token into it (README, 'Get a token'), then: make run"; exit 1; }

@@ -11,8 +11,8 @@ import sys
 import time
 from multiprocessing import get_context
 
-from app import preflight
-from app.config import Config, ConfigError, load_env_file
+from app.hosting import preflight
+from app.settings.config import Config, ConfigError, load_env_file
 
 try:
     load_env_file()
@@ -31,9 +31,9 @@ with contextlib.suppress(ValueError, OSError):
 wsgi_app = "wsgi:app"
 bind = f"{_config.host}:{_config.port}"
 workers = _config.workers
-# gevent, and client sockets that try to send before they ask how much they may: 5 % of a token (app/worker.py).
+# gevent, and client sockets that try to send before they ask how much they may: 5 % of a token.
 # Not changed, because no difference was seen (docs/performance.md): the collector's thresholds, the loop.
-worker_class = "app.worker.Worker"
+worker_class = "app.hosting.worker.Worker"
 # Streams at once per worker; each is one connection that mostly waits: 2,000 of one token per second take 60 KB each
 # (bench, scenario "slow").
 worker_connections = 4096

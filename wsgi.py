@@ -6,7 +6,7 @@ import sys
 from flask import Flask
 
 from app import cli
-from app.config import Config, ConfigError, load_env_file
+from app.settings.config import Config, ConfigError, load_env_file
 from app.store import StoreAway, StoreUnusable
 
 try:

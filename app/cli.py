@@ -22,15 +22,15 @@ import click
 from flask import Flask
 
 from app import logs
-from app.auth import digest_of, make_key, seconds_of
-from app.config import Config
+from app.settings.config import Config
 from app.store import KeyRow, Store, StoreUnusable
+from app.web.api_keys import digest_of, make_key, seconds_of
 
 if TYPE_CHECKING:
-    from app.api.parameters import Language, Parameters
     from app.doctor.findings import Finding
-    from app.doctor.transcript import Recorder
-    from app.doctor.turns import Generation
+    from app.doctor.trial_turn import Generation
+    from app.doctor.wire_transcript import Recorder
+    from app.web.parameters import Language, Parameters
 
 
 def is_asked_for() -> bool:
@@ -53,9 +53,9 @@ def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
     Sends one tiny question per protocol with your account and deletes its chat. The exit code is 1 where there is
     a problem, else 0.
     """
-    from app.doctor.examination import Doctor, Instruments
+    from app.doctor.checks import Doctor, Instruments
     from app.doctor.findings import Privacy
-    from app.doctor.transcript import Recorder
+    from app.doctor.wire_transcript import Recorder
     from app.factory import build_generations, build_http
 
     settings = Config.examine(os.environ)
@@ -87,7 +87,7 @@ def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
 
 def _write(recorder: "Recorder", path: Path, private: Sequence[str]) -> "Finding":
     from app.doctor.findings import Finding
-    from app.doctor.transcript import LeakFound
+    from app.doctor.wire_transcript import LeakFound
 
     if not recorder.turns:
         return Finding("skipped", "record", "not written: no turn was tried")
@@ -135,10 +135,10 @@ _ENDPOINTS = ("chat/completions", "completions", "responses", "messages")
 @click.option("--of", type=click.Choice(_ENDPOINTS), default="chat/completions")
 def parameters(language: "Language", of: str) -> None:
     """Prints what is done with each parameter of POST /v1/…, the endpoint being chat/completions or another one."""
-    from app.api import chat_body, completions, messages, responses
-    from app.api.parameters import describe
+    from app.api import chat_completions, completions, messages, responses
+    from app.web.parameters import describe
 
-    bodies: tuple[type[Parameters], ...] = (chat_body.Body, completions.Body, responses.Body, messages.Body)
+    bodies: tuple[type[Parameters], ...] = (chat_completions.Body, completions.Body, responses.Body, messages.Body)
     _echo(describe(dict(zip(_ENDPOINTS, bodies, strict=True))[of], language))
 
 

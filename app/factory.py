@@ -10,35 +10,36 @@ from collections.abc import Mapping
 from flask import Flask
 
 from app import logs
-from app.accounts import Accounts
-from app.allowance import Allowances
-from app.api import chat_completions, completions, cors, doors, edge, health, messages, models, openapi, responses
-from app.auth import ApiKeys
-from app.catalogue import Catalogue
-from app.config import Config
-from app.conversations import ConversationLimits, Conversations
-from app.doctor.turns import Generation
+from app.accounts.leases import Leases
+from app.accounts.pool import Accounts
+from app.accounts.renewal import renew_in_a_process
+from app.accounts.scheduling import Limits
+from app.answers.idempotency import Recordings
+from app.answers.stream import Patience
+from app.answers.turn import Persistence, Turns
+from app.api import chat_completions, completions, health, messages, models, openapi, responses
+from app.conversations.chat_cleanup import Litter
+from app.conversations.conversations import ConversationLimits, Conversations
+from app.doctor.trial_turn import Generation
 from app.errors import AccountRejected, GatewayError
 from app.gateway import Gateway
-from app.leases import Leases
-from app.litter import Litter
-from app.presence import Presence
-from app.recordings import Recordings
-from app.renewal import renew_in_a_process
-from app.routes import Routes
-from app.schedule import Limits
+from app.settings.config import Config
 from app.store import LitterRow, Store
-from app.stream import Patience
-from app.turns import Persistence, Turns
+from app.store.process_lease import Presence
 from app.upstreams import Upstream
-from app.upstreams.kimi_connect import KimiConnect
-from app.upstreams.kimi_http import KimiHttp, Tap, Timeouts
-from app.upstreams.kimi_rest import KimiRest
-from app.upstreams.models import Models, Offer
+from app.upstreams.catalogue import Catalogue
+from app.upstreams.kimi.connect import KimiConnect
+from app.upstreams.kimi.http import KimiHttp, Tap, Timeouts
+from app.upstreams.kimi.model_table import Models, Offer
+from app.upstreams.kimi.rest import KimiRest
+from app.upstreams.routing import Routes
+from app.web import conversation_id, cors, middleware
+from app.web.api_keys import ApiKeys
+from app.web.rate_limits import Allowances
 
 log = logging.getLogger(__name__)
 
-# What stands behind every prefix of ``doors``, in the order of the documentation.
+# What stands behind every prefix of ``web.conversation_id``, in the order of the documentation.
 _PUBLIC = (chat_completions, completions, responses, messages, models)
 
 # KIMI_PROTOCOL → the upstreams that are switched on.
@@ -69,16 +70,16 @@ def create_app(config: Config) -> Flask:
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
     app.extensions["allowances"] = Allowances(store, presence, _longest_s(config))
-    edge.install(app)
+    middleware.install(app)
     cors.install(app, config.cors_origins)
     # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, one at the end is
     # nothing.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
-    doors.install(app)
+    conversation_id.install(app)
     app.register_blueprint(health.blueprint)
     for module in _PUBLIC:
-        for suffix, prefix in doors.PREFIXES.items():
+        for suffix, prefix in conversation_id.PREFIXES.items():
             name = module.blueprint.name + suffix
             app.register_blueprint(module.blueprint, name=name, url_prefix=prefix or None)
     openapi.install(app, [operation for module in (*_PUBLIC, health) for operation in module.OPERATIONS])

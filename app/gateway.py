@@ -5,16 +5,16 @@ Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 
 import time
 
-from app.accounts import Accounts
+from app.accounts.pool import Accounts
+from app.answers.idempotency import Recordings
+from app.answers.stream import ChatStream, Patience
+from app.answers.turn import Turn, Turns
 from app.chat import Answer, Caller, ChatRequest, Model
-from app.conversations import Conversations
-from app.litter import Litter
-from app.pump import Cancellation
-from app.recordings import Recordings
+from app.concurrency.background import Cancellation
+from app.conversations.chat_cleanup import Litter
+from app.conversations.conversations import Conversations
 from app.store import ConversationRow, Store
-from app.stream import ChatStream, Patience
-from app.turns import Turn, Turns
-from app.upstreams.models import Models
+from app.upstreams.kimi.model_table import Models
 
 
 class Gateway:
@@ -70,7 +70,7 @@ class Gateway:
         if request.options.format is None:
             return self._begin(request, caller, commit)
         # Not loaded at the start, which would take noticeably longer for a library that few requests need.
-        from app.structured import open_structured
+        from app.answers.structured import open_structured
 
         return open_structured(self._open_text, request, caller, commit=commit)
 

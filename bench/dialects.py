@@ -91,7 +91,7 @@ class OpenAI:
 
 
 class KimiSse:
-    """A new chat, its one turn, and the chat deleted: generation 1, as ``app/upstreams/kimi_rest.py`` does it."""
+    """A new chat, its one turn, and the chat deleted: generation 1, as ``app/upstreams/kimi/rest.py`` does it."""
 
     def __init__(self, token: str) -> None:
         self._token = token

@@ -18,7 +18,7 @@ from typing import Any
 
 import requests
 
-from app.config import describe_settings
+from app.settings.config import describe_settings
 from app.simulator import tokens
 from bench.dialects import Dialect, Generation, OpenAI
 from bench.processes import SERVER_CORE, SIMULATOR_CORE, Failed, Process, python, tail

@@ -16,14 +16,14 @@ from collections.abc import Callable
 from multiprocessing.queues import Queue
 from pathlib import Path
 
+from app.accounts.leases import Leases
+from app.accounts.scheduling import Limits
 from app.chat import Caller
-from app.conversations import ConversationLimits, Conversations
-from app.leases import Leases
-from app.presence import Presence
-from app.pump import Cancellation
-from app.schedule import Limits
+from app.concurrency.background import Cancellation
+from app.conversations.conversations import ConversationLimits, Conversations
 from app.store import Store
 from app.store.leases import Ticket
+from app.store.process_lease import Presence
 
 _ACCOUNTS = {f"account-{number}": "digest" for number in range(3)}
 _REPEAT = 2000

@@ -400,7 +400,7 @@ def _renewals(database: Database) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            is_renewal = b"app.renewal" in (folder / "cmdline").read_bytes().split(b"\0")
+            is_renewal = b"app.accounts.renewal" in (folder / "cmdline").read_bytes().split(b"\0")
             if is_renewal and own in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
     return found

@@ -22,7 +22,7 @@ import pytest
 import requests
 import yaml
 
-from app.config import describe_settings
+from app.settings.config import describe_settings
 from tests.databases import Database
 from tests.running import BOTH_DATABASES, ON_POSTGRESQL, ROOT, Running, Simulator, ask, mint, wait_until
 

@@ -572,7 +572,7 @@ def test_a_recording_holds_nothing_private_and_can_be_replayed(
 @pytest.mark.parametrize("case", [path.stem for path in sorted((ROOT / "tests/wire").glob("*.json"))])
 def test_every_wire_case_means_the_same_when_it_is_masked(case: str) -> None:
     """Length, lines and events stay; the texts of JSON do not."""
-    from app.doctor.masks import Masks
+    from app.doctor.redaction import Masks
 
     for path in (ROOT / "tests/wire").glob(f"{case}*.sse"):
         body = path.read_bytes()
@@ -653,7 +653,7 @@ def test_envelopes_stay_envelopes_when_they_are_masked() -> None:
     import gzip
     import struct
 
-    from app.doctor.masks import Masks
+    from app.doctor.redaction import Masks
 
     def frame(flags: int, payload: bytes) -> bytes:
         return struct.pack(">BI", flags, len(payload)) + payload

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openai import OpenAI
 from pydantic import BaseModel
 
-from app import tokens
+from app.text import token_count
 from tests.running import CANARY, EACH_GENERATION, Answer, Gateway, Profile, Simulator, ask, frame, read_stream
 
 OBJECT = {"type": "json_object"}
@@ -177,7 +177,7 @@ def test_an_answer_that_was_cut_short_is_passed_on_with_its_reason(
 ) -> None:
     simulator.knobs(say=GOOD, token_chars=1)
     answer = ask(gateway, stream, response_format=asked(PERSON), max_tokens=4)
-    assert GOOD.startswith(answer.content) and tokens.estimate(answer.content) == 4
+    assert GOOD.startswith(answer.content) and token_count.estimate(answer.content) == 4
     assert answer.finish_reason == "length"
     answer = ask(gateway, stream, response_format=asked(PERSON), stop=["age"])
     assert (answer.content, answer.finish_reason) == ('{"name": "Ada", "', "stop")
@@ -186,7 +186,7 @@ def test_an_answer_that_was_cut_short_is_passed_on_with_its_reason(
 
 def test_json_that_is_complete_before_the_cut_is_whole(gateway: Gateway, simulator: Simulator) -> None:
     simulator.knobs(say=f"{GOOD}\nI hope that this helps you. Do ask again, whenever you like!", token_chars=1)
-    answer = ask(gateway, True, response_format=OBJECT, max_tokens=tokens.estimate(GOOD) + 5)
+    answer = ask(gateway, True, response_format=OBJECT, max_tokens=token_count.estimate(GOOD) + 5)
     assert (answer.content, answer.finish_reason) == (GOOD, "stop")
 
 

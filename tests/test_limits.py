@@ -10,7 +10,7 @@ import requests
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from app import tokens
+from app.text import token_count
 from tests.running import CANARY, EACH_GENERATION, Answer, Gateway, Profile, Simulator, ask, read_stream, wait_until
 
 
@@ -154,26 +154,26 @@ def test_an_answer_has_as_many_tokens_as_are_allowed(
         answer = ask(gateway, stream, **limit)
         assert answer.finish_reason == "length"
         assert _LONG.startswith(answer.content)
-        assert tokens.estimate(answer.content) == most
+        assert token_count.estimate(answer.content) == most
         # Not one character more would have done.
-        assert tokens.estimate(_LONG[: len(answer.content) + 1]) == most + 1
+        assert token_count.estimate(_LONG[: len(answer.content) + 1]) == most + 1
 
 
 def test_an_answer_that_fits_exactly_is_whole(gateway: Gateway, simulator: Simulator) -> None:
     simulator.knobs(say=_LONG, token_chars=3)
-    answer = ask(gateway, True, max_tokens=tokens.estimate(_LONG))
+    answer = ask(gateway, True, max_tokens=token_count.estimate(_LONG))
     assert (answer.content, answer.finish_reason) == (_LONG, "stop")
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_thinking_counts_too(gateway: Gateway, simulator: Simulator, stream: bool) -> None:
     simulator.knobs(think="I think about it for a while", say=_LONG, token_chars=3)
-    thought = tokens.estimate("I think about it for a while")
+    thought = token_count.estimate("I think about it for a while")
     answer = ask(gateway, stream, max_tokens=thought + 5)
     assert answer.reasoning == "I think about it for a while"
-    assert tokens.estimate(answer.content) == 5 and answer.finish_reason == "length"
+    assert token_count.estimate(answer.content) == 5 and answer.finish_reason == "length"
     answer = ask(gateway, stream, max_tokens=3)
-    assert answer.content == "" and tokens.estimate(answer.reasoning) == 3
+    assert answer.content == "" and token_count.estimate(answer.reasoning) == 3
     assert "I think about it for a while".startswith(answer.reasoning) and answer.finish_reason == "length"
 
 
@@ -211,7 +211,7 @@ def test_no_character_is_cut_from_what_belongs_to_it(gateway: Gateway, simulator
     text = "a b " + joined * 5
     simulator.knobs(say=text, token_chars=1000)
     seen = set()
-    for most in range(1, tokens.estimate(text)):
+    for most in range(1, token_count.estimate(text)):
         answer = ask(gateway, True, max_tokens=most)
         assert answer.finish_reason == "length"
         rest = answer.content.removeprefix("a b ")

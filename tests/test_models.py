@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.upstreams.models import Models
+from app.upstreams.kimi.model_table import Models
 from tests.running import (
     CANARY,
     CONNECT_ONLY,

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import requests
 
-from app.api.chat_body import Body
+from app.api.chat_completions.body import Body
 from tests.running import CANARY, Gateway, Simulator
 
 

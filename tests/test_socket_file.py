@@ -25,7 +25,7 @@ if sys.argv[3] == "gevent":
     from gevent import monkey
     monkey.patch_all()
 import socket, ssl
-from app.socket_file import ReadSide
+from app.upstreams.kimi.socket_reader import ReadSide
 
 sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60)
 if sys.argv[2] != "-":

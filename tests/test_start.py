@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import describe_settings
+from app.settings.config import describe_settings
 from tests.certificates import own_certificate
 from tests.databases import SqliteDatabase
 from tests.running import ROOT, Running, Simulator, mint

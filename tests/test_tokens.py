@@ -43,7 +43,7 @@ def renewers(gateway: Gateway) -> list[int]:
         try:
             if (
                 folder.name.isdigit()
-                and b"app.renewal" in (folder / "cmdline").read_bytes()
+                and b"app.accounts.renewal" in (folder / "cmdline").read_bytes()
                 and mine in (folder / "environ").read_bytes().split(b"\0")
             ):
                 found.append(int(folder.name))
@@ -553,7 +553,7 @@ def test_a_gateway_that_lacks_the_others_secret_says_so(running: Running, simula
 
 
 def test_labels_and_four_characters_at_most_are_shown() -> None:
-    from app.credentials import parse_credentials
+    from app.settings.credentials import parse_credentials
 
     token = refresh("alice")
     (credential,) = parse_credentials(f"home={token}")

@@ -3,10 +3,10 @@ connections that are used again."""
 
 import pytest
 
+from app.concurrency.background import Cancellation
 from app.errors import UpstreamTimeout
-from app.pump import Cancellation
 from app.upstreams.account import Account
-from app.upstreams.kimi_http import KimiHttp, Timeouts
+from app.upstreams.kimi.http import KimiHttp, Timeouts
 from tests.running import EVENT_STREAM, Gateway, Simulator, mint
 
 PATH = "/api/chat/any/completion/stream"

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app import tokens
+from app.text import token_count
 from bench.tokens.__main__ import corpus, known_counts
 from tests.running import Gateway, Running, Simulator, read_stream
 
@@ -78,7 +78,7 @@ def test_a_large_text_counts_as_its_pieces_do() -> None:
     kinds = [*_CORPUS.values(), "a", "Z", "aZ", " ", "\n", "7", "!?", "\u00e9", "e\u0301", "字", "😀\u200d", "\u0e01"]
     for _ in range(20):
         text = "".join((chance.choice(kinds) * chance.randint(1, 30))[:300] for _ in range(500))
-        meter = tokens.Meter()
+        meter = token_count.Meter()
         for character in text:
             meter.add(character)
-        assert tokens.estimate(text) == meter.tokens
+        assert token_count.estimate(text) == meter.tokens

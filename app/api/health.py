@@ -2,8 +2,8 @@
 
 from flask import Blueprint, Response
 
-from app.api import gateway, json_response
-from app.api.operations import Operation, object_of
+from app.web.operations import Operation, object_of
+from app.web.request_context import gateway, json_response
 
 blueprint = Blueprint("health", __name__)
 

@@ -5,9 +5,9 @@ from urllib.parse import unquote
 
 from flask import Blueprint, Response
 
-from app.api import caller, gateway, json_response
-from app.api.operations import Operation, object_of
 from app.chat import Model
+from app.web.operations import Operation, object_of
+from app.web.request_context import caller, gateway, json_response
 
 blueprint = Blueprint("models", __name__)
 

@@ -13,8 +13,8 @@ from flask import Blueprint, Flask, Response, current_app, render_template
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app.api import json_response
-from app.api.operations import Operation
+from app.web.operations import Operation
+from app.web.request_context import json_response
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -96,9 +96,9 @@ def _renamed(schema: Any) -> Any:
 
 
 def _plain(name: str) -> str:
-    """pydantic's ``app__api__messages___Thinking`` → ``messages.Thinking``, and ``_Call`` → ``Call``."""
+    """pydantic's ``app__api__messages__body___Thinking`` → ``messages.Thinking``, and ``_Call`` → ``Call``."""
     module, _, kind = name.removeprefix("app__api__").rpartition("__")
-    return ".".join(filter(None, (module.rstrip("_"), (kind or name).lstrip("_"))))
+    return ".".join(filter(None, (module.partition("__")[0], (kind or name).lstrip("_"))))
 
 
 def _describe(operation: Operation, bodies: Mapping[type[BaseModel], Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from app.config import Config
-from app.credentials import Credential
+from app.settings.config import Config
+from app.settings.credentials import Credential
 
 Mark = Literal["ok", "warning", "problem", "skipped"]
 

@@ -17,7 +17,7 @@ import orjson
 from app.doctor.findings import Finding, Mark
 from app.errors import UpstreamError, UpstreamTimeout
 from app.upstreams.account import Account
-from app.upstreams.kimi_http import KimiHttp, Reply
+from app.upstreams.kimi.http import KimiHttp, Reply
 
 # A call that needs a token: without one, a site that is well refuses it in JSON.
 SITE_CALL = ("GET", "/api/user", None)

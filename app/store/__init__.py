@@ -11,18 +11,18 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.store.accounts import AccountRows
+from app.store.api_keys import KeyRow, KeyRows
+from app.store.chat_cleanup import LitterRow, LitterRows
 from app.store.conversations import ConversationRow, ConversationRows
 from app.store.database import Database, StoreAway, StoreUnusable, Transaction
 from app.store.facts import Facts, Unrecognised, UnrecognisedRow
-from app.store.keys import KeyRow, KeyRows
+from app.store.idempotency import RecordingRow, RecordingRows
 from app.store.leases import LeaseRow, LeaseRows
-from app.store.litter import LitterRow, LitterRows
+from app.store.login_tokens import TokenRow, TokenRows
 from app.store.migrations import VERSION, migrate
 from app.store.processes import ProcessRows
-from app.store.recordings import RecordingRow, RecordingRows
-from app.store.tokens import TokenRow, TokenRows
 from app.store.transcripts import TranscriptRows
-from app.vault import Vault, WrongSecret
+from app.store.vault import Vault, WrongSecret
 
 __all__ = [
     "ConversationRow",

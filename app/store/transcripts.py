@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from app.store.database import Database, Transaction
-from app.vault import Vault
+from app.store.vault import Vault
 
 _transcripts = sa.table(
     "transcripts",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.chat import ChatRequest, Event
-from app.pump import Cancellation
+from app.concurrency.background import Cancellation
 from app.upstreams.account import Account
 
 

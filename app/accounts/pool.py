@@ -1,0 +1,276 @@
+"""Whose turn it is, and with which token: fairness over the configured Kimi accounts.
+
+An account with a refresh token is renewed ahead of its expiry and after a rejection; its newest pair lives in
+the store, where every worker finds it. Must never know how a token is sent or refreshed, nor any SQL text.
+"""
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from app.errors import AccountRejected, ConversationLost, RenewalFailed
+from app.settings.credentials import Credential, read_lifetime
+from app.store import Store, TokenRow, WrongSecret
+from app.upstreams.account import Account, describe_expiry, duration, when
+
+log = logging.getLogger(__name__)
+
+# A token is renewed when a third of its life is left, but not earlier than this before its end. Seconds.
+_EARLIEST_S = 300.0
+# A token that ends within this time is not used for a new request.
+_TOO_LATE_S = 1.0
+# How long a request waits for a renewal, whoever does it, and how often it looks. Long enough for the second service
+# to answer where the first is silent, short enough to try another account afterwards (FAILOVER_S). Seconds.
+_WAIT_S = 25.0
+_LOOK_EVERY_S = 0.1
+# The longest sleep of the thread that renews ahead of time; it also notices what other workers did.
+_DOZE_S = 60.0
+
+_IN_VAIN = "the renewed token does not work, or has expired already: is this machine's clock right?"
+
+
+class Accounts:
+    """The configured accounts. Which one is next is decided in the store, and so fair over all workers.
+
+    ``renew(account_id, version, wait_s)`` refreshes that version of a pair and has the next one stored when it
+    returns, or the trouble, unless that takes longer than ``wait_s``; it may be called by several processes at once
+    and is done by one.
+    """
+
+    def __init__(
+        self, credentials: Sequence[Credential], store: Store, renew: Callable[[str, int, float], None] | None = None
+    ) -> None:
+        self._credentials = {credential.id: credential for credential in credentials}
+        self._store = store
+        self._renew = renew
+        # What this process last saw of the store's pairs: the store is asked again when one no longer serves.
+        self._rows: dict[str, TokenRow] = {}
+        # What keeps this process from seeing them any more.
+        self._sealed: dict[str, str] = {}
+        self._locks = {credential.id: threading.Lock() for credential in credentials}
+        store.accounts.add(list(self._credentials))
+        for c in credentials:
+            if c.refresh_token is not None:
+                store.tokens.put(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
+                self._look(c.id)
+        for sentence in (*self.problems(), *self.warnings()):
+            log.warning("%s", sentence)
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._credentials)
+
+    def keep_fresh(self) -> None:
+        """Starts renewing ahead of expiry, in the background, for as long as the process lives."""
+        for account_id in self._rows:
+            threading.Thread(target=self._keep_fresh, args=(account_id,), name="renew", daemon=True).start()
+
+    def usable(self) -> dict[str, str]:
+        """The accounts that may be asked, with the digests of their tokens; AccountRejected says what to do where
+        there is none."""
+        usable = {c.id: c.source for c in self._credentials.values() if self._problem(c) is None}
+        if not usable:
+            raise AccountRejected("no usable Kimi account. " + " ".join(self.problems()))
+        return usable
+
+    def only(self, account_id: str) -> dict[str, str]:
+        """The account that a conversation belongs to, in the form of ``usable``.
+
+        Raises ConversationLost where it is not configured any more, AccountRejected where it cannot be used.
+        """
+        self.get(account_id)
+        return {account_id: self._credentials[account_id].source}
+
+    def refused_token(self, account_id: str) -> str | None:
+        """The digest of a token that Kimi has rejected and that only a new one can replace; None where the account
+        is refreshed."""
+        credential = self._credentials[account_id]
+        return credential.source if credential.refresh_token is None else None
+
+    def get(self, account_id: str) -> Account:
+        """Raises as ``only``."""
+        credential = self._credentials.get(account_id)
+        if credential is None:
+            raise ConversationLost(
+                "the Kimi account that this conversation was opened with is no longer in KIMI_TOKENS; "
+                "put it back, send the whole history with the next message, or start a new conversation"
+            )
+        problem = self._problem(credential)
+        if problem is not None:
+            raise AccountRejected(problem)
+        return self._account(credential)
+
+    def is_dead(self, account_id: str) -> bool:
+        """Whether Kimi refuses the account's refresh token."""
+        row = self._rows.get(account_id)
+        return row is not None and row.dead
+
+    def fresh(self, account: Account) -> Account:
+        """The account with a token that has not expired; waits for a renewal where one is needed.
+
+        Raises AccountRejected where Kimi refuses to renew, RenewalFailed where it cannot be asked or does not answer.
+        """
+        if not account.renewable or _serves(account.token, account.expires_at, None):
+            return account
+        return self._renewed(account.id, None)
+
+    def after_rejection(self, account: Account) -> Account:
+        """The account with another token than the one that Kimi has just rejected. Raises as ``fresh``."""
+        return self._renewed(account.id, account.token)
+
+    def look_again(self) -> None:
+        """Takes over what other processes have stored meanwhile."""
+        for account_id in list(self._rows):
+            with contextlib.suppress(RenewalFailed):
+                self._look(account_id)
+
+    def problems(self) -> list[str]:
+        """A sentence for each account that cannot be used, saying what to do."""
+        refused = self._store.accounts.refused()
+        problems = (self._problem(c) or _refusal(c, refused) for c in self._credentials.values())
+        return [problem for problem in problems if problem is not None]
+
+    def warnings(self) -> list[str]:
+        """A sentence for each account that will stop working although it works now."""
+        now = time.time()
+        sentences = []
+        for c in self._credentials.values():
+            if self._problem(c) is None and c.refresh_token is None and c.expires_at is not None:
+                left = duration(c.expires_at - now)
+                sentences.append(
+                    f"{c.label}: this access token works for {left} more, until {when(c.expires_at)}; nothing "
+                    "renews it. Put the refresh_token of a login made for the gateway into KIMI_TOKENS."
+                )
+            row = self._rows.get(c.id)
+            if row is not None and row.dead and self._problem(c) is None and row.expires_at is not None:
+                sentences.append(f"{_dead(c, row)} The access token works until {when(row.expires_at)}.")
+        return sentences
+
+    def has_usable(self) -> bool:
+        return len(self.problems()) < len(self._credentials)
+
+    def _problem(self, c: Credential) -> str | None:
+        now = time.time()
+        row = self._rows.get(c.id)
+        if row is not None:
+            works = row.access_token is not None and (row.expires_at is None or row.expires_at > now)
+            why = _dead(c, row) if row.dead else self._sealed.get(c.id)
+            return None if works else why
+        if c.expires_at is not None and c.expires_at <= now:
+            return describe_expiry(c.label, c.expires_at)
+        return None
+
+    def _account(self, c: Credential) -> Account:
+        row = self._rows.get(c.id)
+        token, expires_at = (row.access_token, row.expires_at) if row else (c.access_token, c.expires_at)
+        return Account(c.id, c.label, token or "", expires_at, row is not None, c.user_id, c.device_id, c.session_id)
+
+    def _look(self, account_id: str) -> TokenRow:
+        """Raises RenewalFailed where the pair has been sealed by a gateway with another secret than this one's."""
+        try:
+            row = self._store.tokens.find(account_id)
+        except WrongSecret as e:
+            label = self._credentials[account_id].label
+            self._sealed[account_id] = f"{label}: {e}; every gateway on this database needs the same one: restart."
+            raise RenewalFailed(self._sealed[account_id]) from None
+        self._sealed.pop(account_id, None)
+        assert row is not None, "put was not called"
+        self._rows[account_id] = row
+        return row
+
+    def _renewed(self, account_id: str, rejected: str | None) -> Account:
+        """One renewal for all requests of this process that need it; others take what it brought, or its failure."""
+        label, lock = self._credentials[account_id].label, self._locks[account_id]
+        deadline = time.monotonic() + _WAIT_S
+        began = self._look(account_id)
+        if not lock.acquire(timeout=_WAIT_S):
+            raise RenewalFailed(f"{label}: the token was not renewed in time")
+        try:
+            row = self._look(account_id)
+            while not _serves(row.access_token, row.expires_at, rejected):
+                if row.dead:
+                    raise AccountRejected(_dead(self._credentials[account_id], row))
+                if _has_failed_since(began, row):
+                    raise RenewalFailed(f"{label}: the token could not be renewed ({row.trouble})")
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise RenewalFailed(f"{label}: the token was not renewed in time")
+                self._let_renew(row, left_s)
+                old, row = row, self._look(account_id)
+                if _was_in_vain(old, row, rejected):
+                    raise RenewalFailed(f"{label}: {_IN_VAIN}")
+            return self._account(self._credentials[account_id])
+        finally:
+            lock.release()
+
+    def _let_renew(self, row: TokenRow, wait_s: float) -> None:
+        if self._renew is not None and row.held_until <= self._store.database.now():
+            self._renew(row.account_id, row.version, wait_s)
+        else:
+            time.sleep(_LOOK_EVERY_S)
+
+    def _keep_fresh(self, account_id: str) -> None:
+        failures = 0
+        while True:
+            try:
+                row = self._look(account_id)
+                # Nothing can be done for a dead one; it is looked at in case it gets another token.
+                wait_s = _DOZE_S if row.dead else _until_renewal(row)
+                if wait_s <= 0:
+                    self._let_renew(row, _DOZE_S)
+                    old, row = row, self._look(account_id)
+                    in_vain = _was_in_vain(old, row, None)
+                    if in_vain:
+                        log.warning("%s: %s", self._credentials[account_id].label, _IN_VAIN)
+                    failures = failures + 1 if row.trouble or in_vain else 0
+                    wait_s = _retry_in_s(failures) if failures else 0
+            except Exception:  # the edge of the thread: nobody else renews ahead of time
+                log.exception("an account could not be kept fresh")
+                failures += 1
+                wait_s = _retry_in_s(failures)
+            time.sleep(max(_LOOK_EVERY_S, min(wait_s, _DOZE_S)))
+
+
+def _refusal(c: Credential, refused: Mapping[str, str]) -> str | None:
+    if refused.get(c.id) != c.source:
+        return None
+    return f"{c.label}: Kimi does not accept the token any more; paste a new one into KIMI_TOKENS and restart."
+
+
+def _dead(c: Credential, row: TokenRow) -> str:
+    return f"{c.label}: Kimi refuses the refresh token ({row.trouble}); log in again, paste the new one and restart."
+
+
+def _serves(token: str | None, expires_at: float | None, rejected: str | None) -> bool:
+    return bool(token) and token != rejected and (expires_at is None or expires_at > time.time() + _TOO_LATE_S)
+
+
+def _was_in_vain(old: TokenRow, row: TokenRow, rejected: str | None) -> bool:
+    """Whether a renewal succeeded and brought what does not serve: again and again would bring no better."""
+    renewed = row.version > old.version and row.access_token is not None
+    return renewed and not _serves(row.access_token, row.expires_at, rejected)
+
+
+def _has_failed_since(began: TokenRow, row: TokenRow) -> bool:
+    """Whether a renewal has failed between two looks: there is trouble, and its hold has ended, or come and gone."""
+    ended = row.held_until == 0 and (row.holder, row.held_until) != (began.holder, began.held_until)
+    return ended and row.trouble is not None
+
+
+def _until_renewal(row: TokenRow) -> float:
+    """Seconds until the pair should be renewed, different in each worker so that they do not all ask at once."""
+    if row.access_token is None:
+        return 0.0
+    if row.expires_at is None:
+        return _DOZE_S
+    left_s = row.expires_at - time.time()
+    ahead_s = min(_EARLIEST_S, (read_lifetime(row.access_token) or _EARLIEST_S) / 3) * random.uniform(0.7, 1.3)
+    return left_s - ahead_s
+
+
+def _retry_in_s(failures: int) -> float:
+    """Bounded before it is a float: a service that is away for a day fails more often than a float has powers."""
+    return min(_DOZE_S, 2.0 ** min(failures, 6) * random.uniform(0.5, 1.5))

@@ -1,0 +1,196 @@
+"""Answers that must be JSON, from a model that can only be asked for it: the wish is put in words, the answer is
+checked, and a flawed one is sent back once to be mended.
+
+Thinking flows while the answer is awaited; its text is passed on when it is certain, and is then the JSON alone, as
+the model wrote it. An answer that was cut short (at a number of tokens, at a stop sequence, by a filter) is passed on
+as it is, because its reason already says so. Wraps whoever opens answers. Knows no API and no upstream.
+"""
+
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from app.chat import (
+    HEARTBEAT,
+    Answer,
+    Caller,
+    ChatRequest,
+    Citation,
+    Event,
+    Finished,
+    JsonFormat,
+    Message,
+    TextDelta,
+)
+from app.errors import GatewayError, InvalidJsonAnswer
+from app.text import json_extraction
+from app.text.json_validation import Problem, Schema
+
+log = logging.getLogger(__name__)
+
+_MAX_MESSAGE_CHARS = 2000
+
+
+class Opener(Protocol):
+    """``Gateway.open``, for an answer that is text."""
+
+    def __call__(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer: ...
+
+
+def open_structured(open_text: Opener, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
+    """As ``Gateway.open``, for a request with a format. Raises InvalidRequest for a schema that cannot be used."""
+    wanted = request.options.format
+    assert wanted is not None, "asked for text"
+    schema = None if wanted.schema is None else Schema(wanted.schema, wanted.asked_in)
+    return _StructuredAnswer(
+        open_text, replace(request, messages=_with_wish(request, wanted)), caller, schema, commit
+    )
+
+
+class _StructuredAnswer:
+    """See ``Answer``; it raises InvalidJsonAnswer, too."""
+
+    def __init__(
+        self, open_text: Opener, request: ChatRequest, caller: Caller, schema: Schema | None, commit: bool
+    ) -> None:
+        self._open_text = open_text
+        self._request = request
+        self._caller = caller
+        self._schema = schema
+        self._closed = False
+        self._answers = [open_text(request, caller, commit=commit)]
+
+    @property
+    def prompt(self) -> str:
+        return "\n".join(answer.prompt for answer in self._answers)
+
+    @property
+    def notices(self) -> Sequence[str]:
+        return list(dict.fromkeys(notice for answer in self._answers for notice in answer.notices))
+
+    @property
+    def rebuilt_from(self) -> str | None:
+        return next((answer.rebuilt_from for answer in self._answers if answer.rebuilt_from), None)
+
+    def wait_for_answer(self) -> None:
+        """The first one is certain, and what becomes of it is seen in the end."""
+
+    def close(self, error: BaseException | None = None) -> None:
+        self._closed = True
+        for answer in self._answers:
+            answer.close(error)
+
+    def __iter__(self) -> Iterator[Sequence[Event]]:
+        text, end = yield from self._listen(self._answers[0])
+        try:
+            yield from self._certain(text, end)
+        except GatewayError as e:
+            # The first turn has been said, whatever became of its answer or of the second.
+            e.sent = True
+            raise
+
+    def _certain(self, text: str, end: Finished) -> Iterator[Sequence[Event]]:
+        json, problem = self._judge(text)
+        if problem is not None and _is_whole(end):
+            log.info("an answer was not the JSON that was asked for (%s); it is sent back", problem.rule)
+            text, end = yield from self._mended(text, problem)
+            json, problem = self._judge(text)
+            if problem is not None and _is_whole(end):
+                raise InvalidJsonAnswer(
+                    "Kimi did not write the JSON that was asked for, nor when it was told what is wrong "
+                    f"(rule '{problem.rule}'); ask again, ask for less, or use a model that thinks"
+                )
+        if problem is None:
+            # It is whole, wherever the words behind it were cut off; but what Kimi took exception to stays that.
+            yield [TextDelta(json), end if end.reason == "content_filter" else Finished("stop")]
+        else:
+            yield [*([TextDelta(text)] if text else []), end]
+
+    def _listen(self, answer: Answer) -> Generator[Sequence[Event], None, tuple[str, Finished]]:
+        """Passes on all but the text; gives that, and how it ended."""
+        text: list[str] = []
+        for batch in answer:
+            passed: list[Event] = []
+            for event in batch:
+                match event:
+                    case TextDelta(delta):
+                        text.append(delta)
+                    case Citation():
+                        # Where it points to is not known in what will be left of the text.
+                        pass
+                    case Finished():
+                        if passed:
+                            yield passed
+                        return "".join(text), event
+                    case _:
+                        passed.append(event)
+            yield passed or [HEARTBEAT]
+        raise RuntimeError("an answer ended without Finished")
+
+    def _mended(self, flawed: str, problem: Problem) -> Generator[Sequence[Event], None, tuple[str, Finished]]:
+        """A further turn: in the same chat where it is a conversation, else in a new one that shows all."""
+        self._answers[0].close()
+        messages = (
+            *self._request.messages,
+            Message("assistant", (flawed,)),
+            Message("user", (_MEND.format(problem=_sayable(problem.message[:_MAX_MESSAGE_CHARS])),)),
+        )
+        after = self._request.after_turn
+        request = replace(
+            self._request, messages=messages, after_turn=None if after is None else after + 1, mends=True
+        )
+        answer = self._open_text(request, self._caller, commit=True)
+        self._answers.append(answer)
+        if self._closed:
+            answer.close()
+        return (yield from self._listen(answer))
+
+    def _judge(self, text: str) -> tuple[str, Problem | None]:
+        """The JSON in it, or what is wrong with what comes nearest to it."""
+        nearest: Problem | None = None
+        for found in json_extraction.found(text):
+            problem = self._problem(found.value)
+            if problem is None:
+                return found.text, None
+            nearest = nearest or problem
+        return "", nearest or Problem("json", "it holds no complete JSON value")
+
+    def _problem(self, value: object) -> Problem | None:
+        if self._schema is not None:
+            return self._schema.problem(value)
+        return None if isinstance(value, dict) else Problem("type", "it is not a JSON object")
+
+
+def _is_whole(end: Finished) -> bool:
+    return end.reason == "stop" and end.stop_sequence is None
+
+
+def _sayable(text: str) -> str:
+    """Without halves of surrogate pairs, which a name in JSON may hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _with_wish(request: ChatRequest, wanted: JsonFormat) -> tuple[Message, ...]:
+    """The messages with the wish behind what is said last: it concerns this turn, also in a long conversation."""
+    if not request.messages:
+        # Nothing was said, which is refused where it is found for all requests.
+        return ()
+    name = f"{wanted.name}: {wanted.description}" if wanted.description else wanted.name
+    wish = _OBJECT if wanted.schema is None else _SCHEMA.format(name=name, schema=wanted.schema)
+    *earlier, last = request.messages
+    if last.role != "user":
+        return (*request.messages, Message("user", (wish,)))
+    return (*earlier, replace(last, parts=(*last.parts, wish)))
+
+
+_FORM = (
+    "Your answer is read by a program. Write one JSON value and nothing else: no words before or after it, no code "
+    "fence, no comments, no citation marks."
+)
+_OBJECT = f"\n{_FORM} It must be a JSON object."
+_SCHEMA = f"\n{_FORM} It must be what this JSON Schema (named {{name}}) describes:\n{{schema}}"
+_MEND = (
+    "Your last answer could not be used. What is wrong with it: {problem}\n"
+    "Write the whole answer again, mended: the JSON value alone, nothing before or after it."
+)

@@ -1,0 +1,1 @@
+"""Which Kimi chat continues which conversation, and which chats are to be deleted."""

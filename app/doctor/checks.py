@@ -1,0 +1,440 @@
+"""The checks, in an order in which each can rely on those before it; what cannot be checked is said to be so.
+
+Changes nothing that normal running would not change: it may create the database, renew a token that is due, and
+open one chat per generation, which it deletes. Must never know how findings are shown.
+"""
+
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.accounts.pool import Accounts
+from app.accounts.renewal import renew_in_a_process
+from app.doctor import sites
+from app.doctor.findings import Finding, Mark, Privacy, database_name, database_path
+from app.doctor.sites import Knock
+from app.doctor.trial_turn import Generation, Outcome, take_turn
+from app.doctor.wire_transcript import Recorder
+from app.errors import (
+    AccountForbidden,
+    AccountLimited,
+    AccountRejected,
+    AnswerEmpty,
+    UpstreamError,
+    UpstreamOverloaded,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+)
+from app.settings.config import Examination
+from app.settings.credentials import Credential, read_expiry
+from app.store import Store, StoreUnusable, TokenRow
+from app.upstreams.account import Account, duration, when
+from app.upstreams.kimi.http import KimiHttp, Timeouts
+
+log = logging.getLogger(__name__)
+
+# Expiry is judged by our clock, and a token may live 900 s.
+_SKEW_S = 30.0
+# How many unknown things are shown.
+_SHOWN_KINDS = 20
+# A tiny turn that takes longer is no answer.
+_TURN_S = 60.0
+
+_NEW_LOGIN = "log in again in a private window, paste the new refresh_token into KIMI_TOKENS, restart (README)"
+
+# What to do about a turn that failed, beyond what the error says itself.
+_ADVICE: list[tuple[type[UpstreamError], str]] = [
+    (AccountRejected, _NEW_LOGIN),
+    (
+        AccountForbidden,
+        "open the site in a browser with this account and do what it asks; against a bot wall, try another network",
+    ),
+    (AccountLimited, "wait some minutes and let fewer programs use this account, or add another account"),
+    (UpstreamOverloaded, "nothing is wrong on this side: try again later"),
+    (UpstreamTimeout, "try again; if it stays so, the network loses packets or Kimi is overloaded"),
+    (
+        UpstreamProtocolError,
+        "a bot wall, or Kimi has changed its protocol: update the gateway, or open an issue with --json and --record",
+    ),
+    (AnswerEmpty, "the account may be limited: try later, or with another account"),
+    (UpstreamError, "see the line on the site; if that is well, update the gateway or open an issue with --json"),
+]
+
+
+@runtime_checkable
+class _Catalogued(Protocol):
+    """An upstream that can ask Kimi which models there are."""
+
+    def offers(self, account: Account) -> Sequence[object]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """How the doctor gets at Kimi. ``upstreams`` is called once, with what sees their wire, or None."""
+
+    upstreams: Callable[[Recorder | None], Sequence[Generation]]
+    refresh: bool = False
+    recorder: Recorder | None = None
+
+
+class Doctor:
+    """One examination. ``findings`` are given as they are made."""
+
+    def __init__(self, settings: Examination, privacy: Privacy, instruments: Instruments) -> None:
+        self._settings = settings
+        self._config = settings.config
+        self._wrong = settings.wrong
+        self._privacy = privacy
+        self._instruments = instruments
+        self._credentials = privacy.credentials(settings.config.credentials)
+        self._store: Store | None = None
+        self._accounts: Accounts | None = None
+        self._site: Knock | None = None
+        self._usable: list[Account] = []
+
+    def findings(self) -> Iterator[Finding]:
+        for check, findings in (
+            ("settings", self._check_settings),
+            ("store", self._check_store),
+            ("keys", self._check_keys),
+            ("account", self._check_accounts),
+            ("site", self._check_sites),
+            ("refresh", self._check_refresh),
+            ("turn", self._check_turns),
+            ("unknown", self._check_unrecognised),
+        ):
+            for finding in _survived(check, findings()):
+                yield self._privacy.clean(finding)
+
+    # settings
+
+    def _check_settings(self) -> Iterator[Finding]:
+        for sentence in self._wrong.values():
+            yield Finding("problem", "settings", sentence, "correct it in .env or in the environment")
+        for name in self._settings.unknown:
+            yield Finding("warning", "settings", f"{name} is set, but there is no such setting", "is it misspelt?")
+        site, auth = (
+            urlsplit(url).hostname or "" for url in (self._config.kimi_base_url, self._config.kimi_auth_url)
+        )
+        for ending, other in (("kimi.ai", "kimi.com"), ("kimi.com", "kimi.ai")):
+            if site.endswith(ending) and auth.endswith(other):
+                yield Finding(
+                    "warning",
+                    "settings",
+                    f"KIMI_BASE_URL is on {ending}, but KIMI_AUTH_URL on {other}",
+                    f"set KIMI_AUTH_URL=https://auth.{ending}",
+                )
+        if not self._wrong:
+            accounts = len(self._credentials)
+            found = f"{accounts} account(s); listens on {self._config.host}:{self._config.port}"
+            yield Finding("ok", "settings", found)
+
+    # store
+
+    def _check_store(self) -> Iterator[Finding]:
+        if {"DATABASE_URL", "GATEWAY_SECRET"} & set(self._wrong):
+            yield Finding("skipped", "store", "not checked: its settings are wrong")
+            return
+        path, name = database_path(self._config), database_name(self._config)
+        try:
+            store = Store(self._config.database_url, self._config.gateway_secret)
+        except StoreUnusable as e:
+            yield Finding("problem", "store", str(e), _store_advice(path, str(e)))
+            return
+        try:
+            store.check_writable()
+            if self._config.credentials:
+                self._accounts = Accounts(self._credentials, store, renew_in_a_process)
+        except SQLAlchemyError as e:
+            found = f"{name} cannot be written ({str(e).partition(chr(10))[0]})"
+            yield Finding("problem", "store", found, _store_advice(path))
+            return
+        self._store = store
+        sealed = (
+            "tokens sealed with GATEWAY_SECRET" if store.tokens.sealed else "tokens not sealed (GATEWAY_SECRET unset)"
+        )
+        yield Finding("ok", "store", f"{name}: opens, can be written, version {store.version}, {sealed}")
+        if path is not None:
+            yield from self._check_file(path)
+
+    def _check_file(self, path: Path) -> Iterator[Finding]:
+        status = path.stat()
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            found = f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: other users of this machine may use it"
+            yield Finding("warning", "store", found, f"chmod 600 {path}")
+        if status.st_uid != os.getuid():
+            yield Finding(
+                "warning",
+                "store",
+                f"{path} belongs to another user than the one who runs the doctor",
+                "run the doctor as the user that the gateway runs as",
+            )
+
+    # our own keys
+
+    def _check_keys(self) -> Iterator[Finding]:
+        if "GATEWAY_API_KEYS" in self._wrong:
+            yield Finding("skipped", "keys", "not checked: GATEWAY_API_KEYS is wrong")
+            return
+        if self._store is None:
+            yield Finding("skipped", "keys", "not checked: it needs the store")
+            return
+        added, now = self._store.keys.all(), self._store.database.now()
+        good = [row for row in added if row.revoked_at is None and (row.expires_at is None or row.expires_at > now)]
+        count = len(self._config.api_keys) + len(good)
+        if count:
+            yield Finding("ok", "keys", f"takes {count} API key(s)")
+        elif added:
+            # A key that was ever added counts, so that revoking the last one opens nothing.
+            found = "takes no request: every key was revoked or has expired"
+            yield Finding("problem", "keys", found, "flask --app wsgi keys add NAME")
+        else:
+            yield Finding("ok", "keys", "takes any API key, from this machine only")
+
+    # accounts
+
+    def _check_accounts(self) -> Iterator[Finding]:
+        if "KIMI_TOKENS" in self._wrong:
+            yield Finding("skipped", "account", "not checked: KIMI_TOKENS is wrong")
+        for c in self._credentials:
+            yield self._describe_account(c, self._row(c))
+
+    def _row(self, c: Credential) -> TokenRow | None:
+        return self._store.tokens.find(c.id) if self._store is not None and c.refresh_token else None
+
+    def _describe_account(self, c: Credential, row: TokenRow | None) -> Finding:
+        hint, now = self._privacy.hint(c), time.time()
+        access, expires_at = (row.access_token, row.expires_at) if row else (c.access_token, c.expires_at)
+        works = access is not None and (expires_at is None or expires_at > now)
+        until = _access(access, expires_at, now)
+        if c.refresh_token is None:
+            if not works:
+                return Finding("problem", "account", f"{hint}: {until}; nothing renews it", _NEW_LOGIN)
+            if expires_at is None:
+                return Finding("ok", "account", f"{hint}: {until}")
+            advice = f"before that, {_NEW_LOGIN}"
+            return Finding("warning", "account", f"{hint}: {until}; nothing renews it", advice)
+        mark: Mark = "warning" if works else "problem"
+        if row is not None and row.dead:
+            found = f"{hint}: Kimi refuses the refresh token ({row.trouble}); {until}"
+            return Finding(mark, "account", found, _NEW_LOGIN)
+        ends_at = read_expiry((row.refresh_token if row else None) or c.refresh_token)
+        if ends_at is not None and ends_at <= now:
+            found = f"{hint}: the refresh token expired at {when(ends_at)}; {until}"
+            return Finding(mark, "account", found, _NEW_LOGIN)
+        kind = "refresh token" if ends_at is None else f"refresh token (until {when(ends_at)}, newer with each use)"
+        if row is not None and row.trouble:
+            found = f"{hint}: {kind}; {until}; the last refresh failed: {row.trouble}"
+            return Finding("warning", "account", found, "the gateway tries again by itself; see the lines below")
+        return Finding("ok", "account", f"{hint}: {kind}; {until}; renewed by itself")
+
+    # sites and the clock
+
+    def _check_sites(self) -> Iterator[Finding]:
+        refreshable = any(c.refresh_token for c in self._credentials)
+        knocks = []
+        for check, setting, url, call in (
+            ("site", "KIMI_BASE_URL", self._config.kimi_base_url, sites.SITE_CALL),
+            ("auth", "KIMI_AUTH_URL", self._config.kimi_auth_url, sites.AUTH_CALL),
+        ):
+            if setting in self._wrong:
+                yield Finding("skipped", check, f"not checked: {setting} is wrong")
+                continue
+            http = KimiHttp(url, Timeouts(self._config.connect_timeout_s, 15.0, 15.0))
+            knocked = sites.knock(http, call)
+            http.close()
+            knocks.append(knocked)
+            found = sites.describe(check, setting, http, knocked, "ok" if check == "site" else "warning")
+            if check == "site":
+                self._site = knocked
+            elif found.mark == "problem" and not refreshable:
+                # Nobody needs it: no account has a refresh token.
+                found = Finding("warning", found.check, found.found, found.advice)
+            yield found
+        yield from self._check_clock([k.ahead_s for k in knocks if k.ahead_s is not None])
+
+    def _check_clock(self, ahead: list[float]) -> Iterator[Finding]:
+        if not ahead:
+            yield Finding("skipped", "clock", "not checked: no answer said what time it is")
+        elif abs(ahead[0]) > _SKEW_S:
+            way = "behind" if ahead[0] > 0 else "ahead of"
+            found = f"this machine's clock is {abs(ahead[0]):.0f} s {way} Kimi's"
+            yield Finding("warning", "clock", found, "set it (NTP): whether a token has expired is judged by it")
+        else:
+            yield Finding("ok", "clock", f"within {max(1.0, abs(ahead[0])):.0f} s of Kimi's")
+
+    # refresh
+
+    def _check_refresh(self) -> Iterator[Finding]:
+        for c in self._credentials:
+            if c.refresh_token is not None:
+                yield self._refresh(c)
+        self._usable = list(self._find_usable())
+
+    def _refresh(self, c: Credential) -> Finding:
+        row = self._row(c)
+        if self._accounts is None or row is None:
+            # Without the store the rotated token would be lost.
+            return Finding("skipped", "refresh", f"{c.label}: not tried: it needs the store")
+        if self._wrong:
+            return Finding("skipped", "refresh", f"{c.label}: not tried: the settings must be right first")
+        if row.dead:
+            return Finding("skipped", "refresh", f"{c.label}: not tried: Kimi has refused this token already")
+        due = row.access_token is None or (row.expires_at is not None and row.expires_at <= time.time() + 1)
+        if not due and not self._instruments.refresh:
+            until = "" if row.expires_at is None else f" until {when(row.expires_at)}"
+            return Finding("ok", "refresh", f"{c.label}: not due{until} (--refresh does it all the same)")
+        try:
+            account = self._accounts.get(c.id)
+            account = self._accounts.fresh(account) if due else self._accounts.after_rejection(account)
+        except AccountRejected as e:
+            return Finding("problem", "refresh", e.message, _NEW_LOGIN)
+        except UpstreamError as e:
+            return Finding("problem", "refresh", e.message, "see the lines on auth and on site")
+        return Finding("ok", "refresh", f"{c.label}: renewed; {_access('-', account.expires_at, time.time())}")
+
+    def _find_usable(self) -> Iterator[Account]:
+        """The accounts whose token serves now, as the gateway would use them."""
+        if self._accounts is not None:
+            self._accounts.look_again()
+        for c in self._credentials:
+            if self._accounts is not None:
+                try:
+                    account = self._accounts.get(c.id)
+                except UpstreamError:
+                    continue
+            else:
+                account = Account(
+                    c.id, c.label, c.access_token or "", c.expires_at, False, c.user_id, c.device_id, c.session_id
+                )
+            if account.token and not account.has_expired():
+                yield account
+
+    # turns
+
+    def _check_turns(self) -> Iterator[Finding]:
+        recorder = self._instruments.recorder
+        generations = self._instruments.upstreams(recorder)
+        reason = self._why_no_turn()
+        if reason is not None:
+            for generation in generations:
+                yield Finding("skipped", "turn", f"{generation.upstream.name}: not tried: {reason}")
+            return
+        account = self._usable[0]
+        for generation in generations:
+            yield self._check_models(generation, account)
+        limit_s = min(_TURN_S, self._config.first_event_timeout_s)
+        outcomes = []
+        for generation in generations:
+            if recorder is not None:
+                recorder.begin()
+            outcome = take_turn(generation, account, self._accounts, self._store, limit_s)
+            if recorder is not None:
+                recorder.end(generation.upstream.name, generation.models[0].id, outcome)
+            outcomes.append(outcome)
+        some_answered = any(outcome.content for outcome in outcomes)
+        for generation, outcome in zip(generations, outcomes, strict=True):
+            yield from self._describe_turn(generation, outcome, some_answered)
+
+    def _why_no_turn(self) -> str | None:
+        if "KIMI_BASE_URL" in self._wrong:
+            return "KIMI_BASE_URL is wrong"
+        if self._site is None or self._site.reply is None:
+            return "the site cannot be reached"
+        if not self._usable:
+            return "no account has a token that works now"
+        return None
+
+    def _check_models(self, generation: Generation, account: Account) -> Finding:
+        name, ids = generation.upstream.name, ", ".join(model.id for model in generation.models)
+        if isinstance(generation.upstream, _Catalogued):
+            try:
+                count = len(generation.upstream.offers(account))
+            except UpstreamError as e:
+                advice = "the models that the gateway knows itself are served all the same"
+                return Finding("warning", "models", f"{name}: {ids}; Kimi's own list: {e.message}", advice)
+            return Finding("ok", "models", f"{name}: {ids}; Kimi's own list names {count}")
+        return Finding("ok", "models", f"{name}: {ids}")
+
+    def _describe_turn(self, generation: Generation, outcome: Outcome, some_answered: bool) -> Iterator[Finding]:
+        name, model = generation.upstream.name, generation.models[0].id
+        renewed = " after its token was rejected and renewed" if outcome.renewed else ""
+        # Where another generation answers, its models can be used: this one is not what is wrong.
+        failed: Mark = "warning" if some_answered else "problem"
+        if outcome.error is not None:
+            advice = next((text for kind, text in _ADVICE if isinstance(outcome.error, kind)), "")
+            yield Finding(failed, "turn", f"{name}, {model}: {outcome.error.message}{renewed}", advice)
+        elif not outcome.content:
+            found = f"{name}, {model}: Kimi ended the answer without any text{renewed}"
+            yield Finding(failed, "turn", found, "the account may be limited: try later, or with another account")
+        else:
+            found = (
+                f"{name}, {model}: answered{renewed}; first token after {outcome.first_s or 0:.1f} s, complete after "
+                f"{outcome.total_s:.1f} s"
+            )
+            yield Finding("ok", "turn", found)
+        if outcome.undeleted is not None:
+            advice = "the gateway tries again when it runs; see whether the chat is in your list at the Kimi site"
+            yield Finding("warning", "turn", f"{name}: its chat could not be deleted: {outcome.undeleted}", advice)
+        if self._store is not None:
+            for kind in sorted(outcome.unrecognised):
+                self._store.unrecognised.count(name, kind, time.time())
+
+    # what was not understood
+
+    def _check_unrecognised(self) -> Iterator[Finding]:
+        if self._store is None:
+            yield Finding("skipped", "unknown", "not checked: it needs the store")
+            return
+        rows = self._store.unrecognised.all()[:_SHOWN_KINDS]
+        for row in rows:
+            yield Finding(
+                "warning",
+                "unknown",
+                f"{row.upstream} sent something unknown, '{row.kind}', {row.times} times, "
+                f"last at {when(row.last_seen_at)}",
+                "Kimi may have changed its protocol: update the gateway, or open an issue with --json and --record",
+            )
+        if not rows:
+            yield Finding("ok", "unknown", "Kimi has sent nothing that this gateway does not know")
+
+
+def _survived(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """A check that breaks must not take the others with it."""
+    try:
+        yield from findings
+    except SQLAlchemyError as e:
+        found = f"the database fails in the middle of this ({type(e).__name__}: {str(e).partition(chr(10))[0]})"
+        yield Finding("problem", check, found, "see what its log says, and try again")
+    except Exception as e:  # a fault of ours or of an upstream: the log has the traceback
+        log.exception("the doctor failed")
+        yield Finding("problem", check, f"the doctor itself failed here ({type(e).__name__})", "please report this")
+
+
+def _store_advice(path: Path | None, message: str = "") -> str:
+    if "GATEWAY_SECRET" in message:
+        return (
+            "set the GATEWAY_SECRET that it was made with; if that is lost, move the database away and paste new "
+            "refresh tokens"
+        )
+    if path is None:
+        return "see that its server runs and can be reached from here, and that user, password and name are right"
+    return "see that its folder exists, has room, and belongs to the user that the gateway runs as"
+
+
+def _access(token: str | None, expires_at: float | None, now: float) -> str:
+    if token is None:
+        return "no access token yet"
+    if expires_at is None:
+        return "an access token that does not say when it expires"
+    if expires_at <= now:
+        return f"the access token expired at {when(expires_at)}"
+    return f"the access token works until {when(expires_at)} ({duration(expires_at - now)} more)"

@@ -1,0 +1,119 @@
+"""One tiny turn, as a stateless request does it, over any upstream; its chat is deleted afterwards.
+
+Must never know a protocol, nor who is told of the outcome.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from app.accounts.pool import Accounts
+from app.chat import ChatRequest, Event, Finished, Message, Model, ReasoningDelta, Started, TextDelta, Unrecognised
+from app.concurrency.background import Cancellation, EndOfSource, Pump
+from app.errors import AccountRejected, GatewayError, UpstreamError, UpstreamTimeout
+from app.store import Store
+from app.upstreams import Upstream
+from app.upstreams.account import Account
+
+PROMPT = "Please answer with the single word: ready"
+
+# A chat that the doctor could not delete is left to the gateway, after so long.
+_LITTER_DUE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """An upstream with the models that it serves, the most natural one first."""
+
+    upstream: Upstream
+    models: Sequence[Model]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a turn went; ``first_s`` and ``total_s`` count from its beginning."""
+
+    content: str = ""
+    reasoning: str = ""
+    finish_reason: str | None = None
+    error: GatewayError | None = None
+    chats: list[str] = field(default_factory=list)
+    unrecognised: set[str] = field(default_factory=set)
+    first_s: float | None = None
+    total_s: float = 0.0
+    renewed: bool = False
+    undeleted: str | None = None
+
+
+def take_turn(
+    generation: Generation, account: Account, accounts: Accounts | None, store: Store | None, limit_s: float
+) -> Outcome:
+    """Never raises what an upstream may raise. A rejected token is renewed once, as in normal running."""
+    outcome = _attempt(generation, account, store, limit_s)
+    if isinstance(outcome.error, AccountRejected) and account.renewable and accounts is not None:
+        try:
+            account = accounts.after_rejection(account)
+        except UpstreamError as e:
+            outcome.error = e
+        else:
+            rejected, outcome = outcome, _attempt(generation, account, store, limit_s)
+            outcome.renewed = True
+            outcome.chats = [*rejected.chats, *outcome.chats]
+    for chat_id in outcome.chats:
+        _delete(generation.upstream, account, chat_id, store, outcome)
+    return outcome
+
+
+def _attempt(generation: Generation, account: Account, store: Store | None, limit_s: float) -> Outcome:
+    upstream, outcome = generation.upstream, Outcome()
+    request = ChatRequest(generation.models[0].id, (Message("user", (PROMPT,)),))
+    began = time.monotonic()
+
+    def ask(cancellation: Cancellation, tell: Callable[[Event], None]) -> None:
+        with contextlib.closing(upstream.open(request, PROMPT, account, None, cancellation)) as events:
+            for event in events:
+                tell(event)
+
+    pump = Pump[Event](ask, limit_s)
+    try:
+        while True:
+            left_s = began + limit_s - time.monotonic()
+            if left_s <= 0:
+                raise UpstreamTimeout(f"{account.label}: no complete answer within {limit_s:g} s")
+            for event in pump.take(left_s):
+                _note(event, outcome, time.monotonic() - began)
+                if isinstance(event, Started) and store is not None:
+                    store.litter.add(upstream.name, event.chat_id, account.id, store.database.now() + _LITTER_DUE_S)
+    except EndOfSource:
+        pass  # the reader has gone home, too: all bytes have been seen
+    except GatewayError as e:
+        outcome.error = e
+        pump.cancel()
+    outcome.total_s = time.monotonic() - began
+    return outcome
+
+
+def _note(event: Event, outcome: Outcome, at_s: float) -> None:
+    if isinstance(event, TextDelta | ReasoningDelta) and outcome.first_s is None:
+        outcome.first_s = at_s
+    if isinstance(event, Started) and event.chat_id not in outcome.chats:
+        outcome.chats.append(event.chat_id)
+    elif isinstance(event, TextDelta):
+        outcome.content += event.text
+    elif isinstance(event, ReasoningDelta):
+        outcome.reasoning += event.text
+    elif isinstance(event, Unrecognised):
+        outcome.unrecognised.add(event.kind)
+    elif isinstance(event, Finished):
+        outcome.finish_reason = event.reason
+
+
+def _delete(upstream: Upstream, account: Account, chat_id: str, store: Store | None, outcome: Outcome) -> None:
+    try:
+        upstream.delete_chat(account, chat_id)
+    except UpstreamError as e:
+        outcome.undeleted = e.message
+    else:
+        if store is not None:
+            store.litter.drop(upstream.name, chat_id)

@@ -1,0 +1,123 @@
+"""The wire of the tiny turns, written down so that it can be shown to anybody and replayed by our tests.
+
+A JSON document: for each turn what was asked and answered, in order, and what a client must make of it
+(``expected``, as in ``tests/wire/*.json``). Bodies are text where they are UTF-8 throughout, else base64.
+Must never know a protocol.
+"""
+
+import base64
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.doctor.redaction import Masks, mask_text
+from app.doctor.trial_turn import Outcome
+
+FORMAT = "kimi-gateway transcript 1"
+
+# Headers whose values tell nothing of a person; of the others only the names are kept.
+_PLAIN_HEADERS = frozenset(
+    {
+        "content-type", "content-length", "transfer-encoding", "accept", "accept-encoding", "user-agent", "server",
+        "connect-protocol-version", "x-msh-platform", "retry-after", "connection", "cache-control", "origin",
+    }
+)  # fmt: skip
+_STREAMS = ("text/event-stream", "application/connect+json")
+
+
+class LeakFound(Exception):
+    """Something private is left in the transcript; it was not written."""
+
+
+@dataclass(slots=True)
+class _Exchange:
+    request: bytes
+    response: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """``tap`` is given to KimiHttp; ``begin`` and ``end`` surround each turn."""
+
+    _exchanges: list[_Exchange] = field(default_factory=list)
+    _masks: Masks = field(default_factory=Masks)
+    turns: list[dict[str, Any]] = field(default_factory=list)
+
+    def tap(self, kind: str, data: bytes) -> None:
+        if kind == "request":
+            self._exchanges.append(_Exchange(data))
+        elif kind == "response":
+            self._exchanges[-1].response = data
+        else:
+            self._exchanges[-1].body += data
+
+    def begin(self) -> None:
+        self._exchanges.clear()
+
+    def end(self, upstream: str, model: str, outcome: Outcome) -> None:
+        error = None if outcome.error is None else outcome.error.code
+        expected = {
+            "content": mask_text(outcome.content),
+            "reasoning": mask_text(outcome.reasoning),
+            "finish_reason": outcome.finish_reason,
+            "error": error,
+        }
+        exchanges = [self._shown(exchange) for exchange in self._exchanges]
+        self.turns.append({"upstream": upstream, "model": model, "expected": expected, "exchanges": exchanges})
+
+    def write(self, path: Path, private: Sequence[str]) -> None:
+        """Raises LeakFound where any of ``private`` is in it, and OSError."""
+        # Base64 hides every word, and itself looks like a token: JSON that begins in it at a third byte is "eyJ…".
+        legible = self._document(lambda body: body.decode("utf-8", "replace"))
+        if "eyJ" in legible or any(word in legible for word in private):
+            raise LeakFound
+        path.write_text(self._document(lambda body: base64.b64encode(body).decode()), encoding="utf-8")
+
+    def _document(self, shown: Callable[[bytes], str]) -> str:
+        document = {"format": FORMAT, "turns": self.turns}
+        return json.dumps(document, ensure_ascii=False, indent=1, default=shown) + "\n"
+
+    def _shown(self, exchange: _Exchange) -> dict[str, Any]:
+        head, _, body = exchange.request.partition(b"\n\n")
+        line, headers = _parse(head)
+        method, _, path = line.partition(" ")
+        request: dict[str, Any] = {"method": method, "path": self._masks.mask_path(path), "headers": _plain(headers)}
+        request |= self._body(headers, body)
+        if not exchange.response:
+            return {"request": request, "response": None}
+        status, headers = _parse(exchange.response)
+        response = {"status": int(status), "headers": _plain(headers), "stream": _media_type(headers) in _STREAMS}
+        return {"request": request, "response": response | self._body(headers, bytes(exchange.body))}
+
+    def _body(self, headers: dict[str, str], body: bytes) -> dict[str, str | bytes]:
+        """As text, or as bytes, which become Base64 when they are written."""
+        connect = _media_type(headers) == "application/connect+json"
+        masked = self._masks.mask_envelopes(body) if connect else self._masks.mask(body)
+        try:
+            return {"body": masked.decode()} if not connect else {"body_base64": masked}
+        except UnicodeDecodeError:
+            return {"body_base64": masked}
+
+
+def _parse(head: bytes) -> tuple[str, dict[str, str]]:
+    line, *rest = head.decode(errors="replace").strip("\n").split("\n")
+    pairs = (header.partition(": ") for header in rest)
+    return line, {name.lower(): value for name, _, value in pairs}
+
+
+def _plain(headers: dict[str, str]) -> dict[str, str]:
+    shown = {name: value if name in _PLAIN_HEADERS else "(not shown)" for name, value in headers.items()}
+    if "location" in headers:
+        # What is no address stays as it is: not shown.
+        with contextlib.suppress(ValueError):
+            shown["location"] = urlsplit(headers["location"]).netloc.rpartition("@")[2]
+    return shown
+
+
+def _media_type(headers: dict[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -1,0 +1,1 @@
+"""What a person has written: the environment, ``.env``, and the Kimi tokens in it."""

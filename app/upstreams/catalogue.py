@@ -1,0 +1,69 @@
+"""Kimi's own list of models: asked for in the background, kept in the store, offered beside our table.
+
+No request ever waits for it, and without it nothing is missing but the models that only it knows. Must never
+know how it is asked for.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import orjson
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import GatewayError
+from app.store import Store
+from app.upstreams.kimi.model_table import Models, Offer, encode_offers, parse_offers
+
+log = logging.getLogger(__name__)
+
+_NAME = "offers"
+_FRESH_S = 6 * 3600.0
+# How soon after a failure, and how soon what another worker found is looked for.
+_RETRY_S = 600.0
+_LOOK_EVERY_S = 60.0
+
+
+class Catalogue:
+    """``fetch`` asks Kimi or raises GatewayError; what it says is told to ``models``."""
+
+    def __init__(self, store: Store, models: Models, fetch: Callable[[], Sequence[Offer]]) -> None:
+        self._store = store
+        self._models = models
+        self._fetch = fetch
+        self._known_at = 0.0
+        self._tried_at = 0.0
+
+    def start(self) -> None:
+        """Offers what the store has, and starts the thread that keeps it fresh."""
+        self._load()
+        threading.Thread(target=self._run, name="catalogue", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._load()
+                now = self._store.database.now()
+                if now - self._known_at > _FRESH_S and now - self._tried_at > _RETRY_S:
+                    self._tried_at = now
+                    self._ask(now)
+            except GatewayError as e:
+                log.info("Kimi's list of models could not be had: %s", e.message)
+            except SQLAlchemyError:
+                log.exception("Kimi's list of models could not be kept")
+            time.sleep(_LOOK_EVERY_S)
+
+    def _ask(self, now: float) -> None:
+        offers = self._fetch()
+        self._store.facts.keep(_NAME, orjson.dumps(encode_offers(offers)).decode(), now)
+        self._learn(offers, now)
+
+    def _load(self) -> None:
+        kept = self._store.facts.kept(_NAME)
+        if kept is not None and kept[1] > self._known_at:
+            self._learn(parse_offers(orjson.loads(kept[0])), kept[1])
+
+    def _learn(self, offers: Sequence[Offer], known_at: float) -> None:
+        self._known_at = known_at
+        self._models.learn(offers)

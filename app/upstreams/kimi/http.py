@@ -1,0 +1,304 @@
+"""The only outgoing door to Kimi: headers, timeouts, how answers are read; foreign exceptions become ours.
+
+Headers: ``kimi-protocol.md`` 1.3. The connections are ``kimi_transport``'s. Must never know what a body means.
+"""
+
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+
+import requests
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
+from urllib3.response import BaseHTTPResponse
+
+from app.concurrency.background import Cancellation
+from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from app.upstreams.account import Account
+from app.upstreams.kimi.connections import Exchange, Transport, Unwritable
+
+log = logging.getLogger(__name__)
+
+_JSON = "application/json"
+
+_USER_AGENT = "kimi-gateway/0.1"
+
+# The media type of Connect's streams; a call that has it says which version of Connect it speaks.
+CONNECT_STREAM = "application/connect+json"
+
+# After its last event a stream is read to its real end, so that the connection can be used again.
+_DRAIN_S = 1.0
+_DRAIN_BYTES = 65536
+
+# The most that one read of a body without chunks gives.
+_READ_BYTES = 65536
+
+# How much of a body is read that is wanted as a whole: more than any answer of Kimi's short calls.
+_WHOLE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer. ``headers`` are case-insensitive; ``media_type`` is lower case, without parameters."""
+
+    status: int
+    media_type: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def is_page(self) -> bool:
+        """A web page, as bot walls show one, whatever it calls itself."""
+        return "html" in self.media_type or self.body.lstrip()[:1] == b"<"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: for a connection, for a whole short call, and between two bytes of a stream."""
+
+    connect_s: float
+    call_s: float
+    read_s: float
+
+
+_TIMEOUTS = (requests.Timeout, ConnectTimeoutError, ReadTimeoutError, TimeoutError)
+
+# Sees the wire: "request" and "response" with a head (a line, then headers, never Authorization; a blank line and
+# the body follow in a request), and "data" with each piece of a response's body as it was read.
+Tap = Callable[[str, bytes], None]
+
+
+class KimiHttp:
+    """Requests to one site, over one pool of connections shared by all accounts of this process."""
+
+    def __init__(self, base_url: str, timeouts: Timeouts, tap: Tap | None = None) -> None:
+        self.base_url = base_url
+        self._timeouts = timeouts
+        self._tap = tap
+        self._transport = Transport(base_url, timeouts.connect_s)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        account: Account,
+        body: bytes | None = None,
+        cancellation: Cancellation | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        authorize: bool = True,
+        timeout_s: float | None = None,
+    ) -> Reply:
+        """One short request and its whole answer, whatever its status; ``headers`` come beside the usual ones."""
+        exchange = Exchange(cancellation or Cancellation(), self._timeouts.call_s if timeout_s is None else timeout_s)
+        more = {**(_bearer(account) if authorize else {}), **(headers or {})}
+        with (
+            self._asked(method, path, account, _JSON, body, exchange, more) as all_headers,
+            self._transport.call(method, path, all_headers, body, exchange) as response,
+        ):
+            whole = response.read(_WHOLE_BYTES, decode_content=True)
+            if self._tap is not None:
+                self._tap("response", _head(str(response.status), response.headers))
+                self._tap("data", whole)
+            return Reply(response.status, _media_type(response.headers), response.headers, whole)
+
+    @contextlib.contextmanager
+    def stream(
+        self, path: str, account: Account, body: bytes, media_type: str, cancellation: Cancellation
+    ) -> Iterator["Stream"]:
+        """One POST whose answer is read as it comes."""
+        exchange = Exchange(cancellation, self._timeouts.read_s)
+        with (
+            self._asked("POST", path, account, media_type, body, exchange, _bearer(account)) as headers,
+            self._transport.send("POST", path, headers, body, exchange) as response,
+        ):
+            if self._tap is not None:
+                self._tap("response", _head(str(response.status_code), response.headers))
+                response.raw = _Tapped(response.raw, self._tap)
+            with exchange.streaming():
+                yield Stream(response, exchange)
+
+    @contextlib.contextmanager
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        account: Account,
+        media_type: str,
+        body: bytes | None,
+        exchange: Exchange,
+        more: Mapping[str, str],
+    ) -> Iterator[dict[str, str]]:
+        """Around a request and the reading of its answer: gives all its headers, translates what goes wrong."""
+        headers = _headers(account.device_id, account.session_id, account.user_id, media_type, self.base_url)
+        if self._tap is not None:
+            self._tap("request", _head(f"{method} {path}", headers) + (body or b""))
+        try:
+            with _translated(account, self.base_url, exchange):
+                yield {**headers, **more}
+        finally:
+            exchange.cancellation.detach()
+
+
+class Stream:
+    """An answer that is still coming. A refusal (``ok`` is False) is read with ``whole``."""
+
+    def __init__(self, response: requests.Response, exchange: Exchange) -> None:
+        self._response = response
+        self._exchange = exchange
+        self.ok = response.status_code == 200
+
+    @property
+    def media_type(self) -> str:
+        return _media_type(self._response.headers)
+
+    def whole(self) -> Reply:
+        raw: BaseHTTPResponse = self._response.raw
+        body = raw.read(_WHOLE_BYTES, decode_content=True)
+        self._exchange.check_end()
+        return Reply(self._response.status_code, self.media_type, self._response.headers, body)
+
+    def lines(self) -> Iterator[bytes]:
+        """Lines without their ends, each as soon as its end has come.
+
+        Of the chunk sizes of ``iter_lines`` only these two stream (measured: performance.md 2): None yields
+        what one HTTP chunk brought, but waits for the end of a body that is not chunked; there it is 1.
+        """
+        size = None if getattr(self._response.raw, "chunked", False) else 1
+        exchange = self._exchange
+        for line in self._response.iter_lines(chunk_size=size):
+            exchange.reads += 1
+            yield line
+        exchange.check_end()
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes as they come, not cut by anything that they mean.
+
+        ``iter_content(None)`` yields what one HTTP chunk brought, but waits for the end of a body that is not
+        chunked; there ``read1`` yields what there is (measured: performance.md 2).
+        """
+        exchange = self._exchange
+        for chunk in self._pieces():
+            exchange.reads += 1
+            yield chunk
+        exchange.check_end()
+
+    def _pieces(self) -> Iterator[bytes]:
+        raw: BaseHTTPResponse = self._response.raw
+        if getattr(raw, "chunked", False):
+            pieces: Iterator[bytes] = self._response.iter_content(None)
+            return pieces
+        return iter(lambda: raw.read1(_READ_BYTES, decode_content=True), b"")
+
+    def drain(self) -> None:
+        """Reads what may follow the last event, for a moment, so that the connection can be used again."""
+        self._exchange.limit(_DRAIN_S)
+        deadline, size = time.monotonic() + _DRAIN_S, 0
+        # A failure here concerns nobody: the answer is complete, the connection is closed instead of kept.
+        with contextlib.suppress(requests.RequestException, HTTPError, HTTPException, OSError):
+            for chunk in self._response.raw.stream(1024, decode_content=True):
+                size += len(chunk)
+                if size > _DRAIN_BYTES or time.monotonic() > deadline:
+                    break
+
+
+class _Tapped:
+    """The body of a response, shown to a tap piece by piece as it is read."""
+
+    def __init__(self, raw: Any, tap: Tap) -> None:
+        self._raw = raw
+        self._tap = tap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+        for piece in self._raw.stream(*args, **kwargs):
+            self._tap("data", piece)
+            yield piece
+
+    def read(self, *args: Any, **kwargs: Any) -> bytes:
+        return self._seen(self._raw.read(*args, **kwargs))
+
+    def read1(self, *args: Any, **kwargs: Any) -> bytes:
+        return self._seen(self._raw.read1(*args, **kwargs))
+
+    def _seen(self, piece: bytes) -> bytes:
+        self._tap("data", piece)
+        return piece
+
+
+def _head(line: str, headers: Mapping[str, str]) -> bytes:
+    return "\n".join([line, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
+
+
+def _bearer(account: Account) -> dict[str, str]:
+    return {"Authorization": f"Bearer {account.token}"}
+
+
+@functools.lru_cache(maxsize=1024)
+def _headers(
+    device_id: str | None, session_id: str | None, user_id: str | None, media_type: str, base_url: str
+) -> Mapping[str, str]:
+    """What all requests of an account have in common."""
+    headers = {
+        "Content-Type": media_type,
+        "Accept": "*/*",
+        # A compressed stream is held back until a block is full.
+        "Accept-Encoding": "identity",
+        "User-Agent": _USER_AGENT,
+        "Origin": base_url,
+        "X-Msh-Platform": "web",
+    }
+    if media_type == CONNECT_STREAM:
+        headers["Connect-Protocol-Version"] = "1"
+    if device_id:
+        headers["X-Msh-Device-Id"] = device_id
+    if session_id:
+        headers["X-Msh-Session-Id"] = session_id
+    if user_id:
+        headers["X-Traffic-Id"] = user_id
+    return headers
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+@contextlib.contextmanager
+def _translated(account: Account, base_url: str, exchange: Exchange) -> Iterator[None]:
+    """Exceptions of requests, urllib3, http.client and the socket → ours. Texts name the site, not the path."""
+    try:
+        yield
+    except Unwritable as e:
+        raise UpstreamUnavailable(f"{account.label}: a request to {base_url} cannot be written ({e})") from e
+    except (requests.RequestException, HTTPError, HTTPException, OSError) as e:
+        exchange.cancellation.check()
+        # urllib3 calls a refused connection a kind of timeout.
+        if isinstance(e, _TIMEOUTS) and not isinstance(e, NewConnectionError):
+            error: UpstreamError = UpstreamTimeout(
+                f"{account.label}: no answer from {base_url} in time ({type(e).__name__})"
+            )
+        elif exchange.timed_out:
+            error = UpstreamTimeout(f"{account.label}: no answer from {base_url} in time")
+        else:
+            error = UpstreamUnavailable(f"{account.label}: the connection to {base_url} failed ({_reason(e)})")
+        error.refused = not exchange.has_begun
+        raise error from e
+
+
+def _reason(error: BaseException) -> str:
+    """The name of the innermost cause: what went wrong, without addresses or ids."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        inner = error.__cause__ or error.__context__
+        if inner is None or inner is error:
+            break
+        error = inner
+    return type(error).__name__

@@ -1,0 +1,100 @@
+"""The two ways to trade a refresh token for a new pair (``kimi-protocol.md`` 2.3, 2.4; L3, L4 of 12).
+
+R2 at the account service comes first, R1 at the site is the fall-back. Each use of a refresh token may be its
+last: the caller keeps what comes back before it uses it. Must never know where tokens are kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from app.errors import AccountRejected, UpstreamError, UpstreamUnavailable
+from app.upstreams.account import Account
+from app.upstreams.kimi import errors as kimi_errors
+from app.upstreams.kimi.http import KimiHttp, Reply
+
+_R2 = "/api/account.gateway.v1.AuthService/RefreshToken"
+_R1 = "/api/auth/token/refresh"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """``refresh_token`` is the one to use next: the old one where Kimi sent none."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+
+
+class KimiAuth:
+    """Refreshes at both services; ``account.token`` is the refresh token in all calls here."""
+
+    def __init__(self, auth: KimiHttp, site: KimiHttp) -> None:
+        self._auth = auth
+        self._site = site
+
+    def refresh(self, account: Account) -> TokenPair:
+        """The next pair. AccountRejected where a service refuses the token and none accepts it; another
+        UpstreamError where that could not be found out."""
+        refused: AccountRejected | None = None
+        unclear: UpstreamError | None = None
+        for attempt in (self._r2, self._r1):
+            try:
+                return attempt(account)
+            except AccountRejected as e:
+                refused = refused or e
+            except UpstreamError as e:
+                unclear = unclear or e
+        # A refusal of one and silence of the other is no verdict: the silent one may accept the token yet.
+        raise unclear or refused or UpstreamUnavailable("no refresh service is configured")
+
+    def _r2(self, account: Account) -> TokenPair:
+        body = orjson.dumps({"refresh_token": account.token})
+        reply = self._auth.call(
+            "POST", _R2, account, body, headers={"Connect-Protocol-Version": "1"}, authorize=False
+        )
+        return _pair(reply, account, self._auth.base_url)
+
+    def _r1(self, account: Account) -> TokenPair:
+        return _pair(self._site.call("GET", _R1, account), account, self._site.base_url)
+
+
+def _pair(reply: Reply, account: Account, base_url: str) -> TokenPair:
+    fields = _fields(reply.body)
+    access, refresh = _first(fields, _ACCESS_NAMES), _first(fields, _REFRESH_NAMES)
+    if reply.status == 200 and access is not None:
+        return TokenPair(access, refresh or account.token)
+    if reply.status in (400, 401, 403) and _is_verdict(reply):
+        raise AccountRejected(f"{base_url} answered {reply.status}")
+    if reply.status == 200:
+        raise UpstreamUnavailable(f"{base_url} answered without a token")
+    error = kimi_errors.refusal(reply, account, base_url)
+    raise UpstreamUnavailable(f"{base_url} answered {reply.status}", retry_after_s=error.retry_after_s)
+
+
+def _is_verdict(reply: Reply) -> bool:
+    """Whether Kimi itself refuses the token: a verdict is for ever, and a CDN or a proxy answers 403, too.
+
+    Seen were 401 for expired and for already rotated tokens (E1, E3), and 400 with banned accounts (E4), of which
+    nobody kept the body: an empty JSON object is taken for one.
+    """
+    return kimi_errors.is_of_kimi(reply) or (reply.status == 400 and reply.body.strip() == b"{}")
+
+
+# 2.3 and 2.4: the camelCase of the account service, the snake_case of the site, and an older name.
+_ACCESS_NAMES = ("accessToken", "access_token", "token")
+_REFRESH_NAMES = ("refreshToken", "refresh_token")
+
+
+def _first(fields: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    is_token: Callable[[Any], bool] = lambda value: isinstance(value, str) and len(value) >= 8  # noqa: E731
+    return next((fields[name] for name in names if is_token(fields.get(name))), None)
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(body)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}

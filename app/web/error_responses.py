@@ -1,0 +1,139 @@
+"""A failure, whatever raised it → status, headers and a body in the shape of the API that was asked.
+
+An API with a shape of its own gives its blueprint ``answer_failures(blueprint, encode)``; everything else, unknown
+routes too, gets OpenAI's. Must never know why anything fails.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, Flask, Response, current_app, request
+from werkzeug.exceptions import HTTPException
+
+from app import logs
+from app.errors import GatewayError, RateLimit
+from app.web.request_context import json_response
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What can be told of a failure, in no API's words. ``should_retry`` False: an SDK must not repeat by itself."""
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    should_retry: bool = True
+    retry_after_s: int | None = None
+    allow: str | None = None
+    rate_limit: RateLimit | None = None
+
+
+Encode = Callable[[Failure], dict[str, Any]]
+
+# OpenAI's `type` for a status; LiteLLM and others classify by it (openai-contract.md 1.5).
+_TYPES = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+
+
+# A longer wait is told, and left to people: some SDKs take one that they find too long for none at all.
+_LONGEST_RETRY_S = 60
+
+
+def failure_of(error: Exception) -> Failure:
+    """``error`` in the words of an answer. A fault of ours is logged here, with its traceback."""
+    if isinstance(error, GatewayError):
+        # 429 says that the message was not taken; with any other failure, a repetition could double it.
+        retry = not (error.permanent or (error.sent and error.status != 429))
+        wait_s = None if error.retry_after_s is None or error.permanent else max(1, math.ceil(error.retry_after_s))
+        if wait_s is not None and wait_s > _LONGEST_RETRY_S:
+            retry = False
+        return Failure(
+            error.status, error.message, error.code, error.param, retry, wait_s, rate_limit=error.rate_limit
+        )
+    if isinstance(error, HTTPException):
+        return _refusal_of_flask(error)
+    log.error("a request failed for a reason of our own", exc_info=error)
+    # What has happened before the fault is not known, so a repetition could double it.
+    return Failure(
+        500,
+        f"the gateway itself failed; its log says more at request {logs.request_id.get()}",
+        "internal_error",
+        should_retry=False,
+    )
+
+
+def openai_error(failure: Failure) -> dict[str, Any]:
+    """``{"error": {message, type, param, code}}``: all four, always."""
+    default = "server_error" if failure.status >= 500 else "invalid_request_error"
+    return {
+        "error": {
+            "message": failure.message,
+            "type": _TYPES.get(failure.status, default),
+            "param": failure.param,
+            "code": failure.code,
+        }
+    }
+
+
+def failure_response(error: Exception, encode: Encode = openai_error) -> Response:
+    """The answer to a request that failed. Status and headers are the same for every API."""
+    failure = failure_of(error)
+    response = json_response(encode(failure), failure.status)
+    if not failure.should_retry:
+        response.headers["x-should-retry"] = "false"
+    if failure.retry_after_s is not None:
+        response.headers["Retry-After"] = str(failure.retry_after_s)
+    if failure.rate_limit is not None:
+        response.headers["x-ratelimit-limit-requests"] = str(failure.rate_limit.limit)
+        response.headers["x-ratelimit-remaining-requests"] = str(failure.rate_limit.remaining)
+        response.headers["x-ratelimit-reset-requests"] = f"{math.ceil(failure.rate_limit.reset_s)}s"
+    if failure.allow:
+        response.headers["Allow"] = failure.allow
+    # What is not our own sentence may repeat a path, and people put anything into paths.
+    said = failure.message if isinstance(error, GatewayError) else failure.code
+    log.info("answered %d %s: %s", failure.status, failure.code, said)
+    return response
+
+
+def answer_failures(where: Flask | Blueprint, encode: Encode = openai_error) -> None:
+    """Everything that fails within ``where`` is answered in the shape of ``encode``."""
+
+    def answer(error: Exception) -> Response:
+        return failure_response(error, encode)
+
+    for kind in (GatewayError, HTTPException, Exception):
+        where.register_error_handler(kind, answer)
+
+
+def _refusal_of_flask(error: HTTPException) -> Failure:
+    """Unknown route, wrong method, body too large."""
+    status = error.code or 500
+    message = {
+        404: _unknown_url(),
+        405: f"{request.method} is not possible on {request.path}",
+        413: f"the body is larger than {current_app.config['MAX_CONTENT_LENGTH']} bytes (MAX_BODY_BYTES)",
+    }.get(status, error.description or error.name)
+    code = {404: "unknown_url", 405: "method_not_allowed", 413: "body_too_large"}.get(status)
+    return Failure(status, message, code, should_retry=status >= 500, allow=error.get_response().headers.get("Allow"))
+
+
+def _unknown_url() -> str:
+    unknown = f"Unknown URL: {request.method} {request.path}"
+    if "/v1/v1/" in f"{request.path}/":
+        return f"{unknown}. Your client adds /v1 by itself: take it off the base URL that you set"
+    if "//" in request.path:
+        return f"{unknown}. It has two slashes in a row: take the one at the end off the base URL that you set"
+    return unknown

@@ -1,0 +1,80 @@
+"""How much an API key may ask: so many requests in any minute, and so many at once, over all workers.
+
+The count is kept in the store. Libraries for this (``limits``) keep it in the process, where each worker would
+count for itself, or in Redis and the like, which this gateway does not need otherwise. A moving window counts
+exactly: in no minute are there more requests than were allowed. Must never know who a key is.
+"""
+
+import math
+import uuid
+from collections.abc import Callable
+
+from app.errors import KeyLimited
+from app.store import KeyRow, Store
+from app.store.api_keys import Usage
+from app.store.process_lease import Presence
+
+_WINDOW_S = 60.0
+# What a client is told to wait for another of its requests to end, which nobody can know.
+_PATIENCE_S = 2.0
+
+
+class Use:
+    """One request of a key that has limits. ``refusal``: why it may not go on, if so."""
+
+    def __init__(self, headers: dict[str, str], refusal: KeyLimited | None, end: Callable[[], None]) -> None:
+        self.headers = headers
+        self.refusal = refusal
+        # The request no longer runs. Safe to call again.
+        self.end = end
+
+
+class Allowances:
+    """Counts the requests of all keys that have limits. Those of a killed process run for as long as its presence."""
+
+    def __init__(self, store: Store, presence: Presence, longest_s: float) -> None:
+        """``longest_s``: no request runs longer; what does was lost."""
+        self._store = store
+        self._presence = presence
+        self._longest_s = longest_s
+
+    def begin(self, key: KeyRow) -> Use:
+        use_id = uuid.uuid4().hex
+        now = self._store.database.now()
+        # Where only requests are counted, none of them runs, and nothing is written at its end.
+        ends_at = 0.0 if key.at_once is None else now + self._longest_s
+        usage, fits = self._store.keys.begin_use(
+            key, use_id, since=now - _WINDOW_S, process_id=self._presence.id, now=now, ends_at=ends_at
+        )
+        headers = _headers(key, usage, now, fits)
+        if not fits:
+            return Use(headers, _refusal(key, usage, now), lambda: None)
+        if key.at_once is None:
+            return Use(headers, None, lambda: None)
+        return Use(headers, None, lambda: self._presence.give_back(lambda: self._store.keys.end_use(use_id)))
+
+
+def _headers(key: KeyRow, usage: Usage, now: float, counted: bool) -> dict[str, str]:
+    """OpenAI's names; true numbers, or none."""
+    if key.per_minute is None:
+        return {}
+    done = usage.requests + counted
+    newest_at = now if counted else usage.newest_at
+    return {
+        "x-ratelimit-limit-requests": str(key.per_minute),
+        "x-ratelimit-remaining-requests": str(max(0, key.per_minute - done)),
+        # Until all of it is there again.
+        "x-ratelimit-reset-requests": f"{max(0, math.ceil(newest_at + _WINDOW_S - now))}s",
+    }
+
+
+def _refusal(key: KeyRow, usage: Usage, now: float) -> KeyLimited:
+    if key.per_minute is not None and usage.requests >= key.per_minute:
+        return KeyLimited(
+            f"Rate limit reached for this API key: {key.per_minute} requests per minute",
+            retry_after_s=usage.oldest_at + _WINDOW_S - now,
+        )
+    return KeyLimited(
+        f"Rate limit reached for this API key: {key.at_once} requests at once; wait for one to end",
+        retry_after_s=_PATIENCE_S,
+    )

@@ -1,0 +1,109 @@
+"""What all public APIs share: the gateway, and who asks.
+
+Must never know that Kimi exists.
+"""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
+
+import orjson
+from flask import Response, current_app, g, request
+
+from app.chat import Caller
+from app.errors import InvalidRequest
+from app.gateway import Gateway
+from app.settings.config import is_loopback
+from app.web.api_keys import ApiKeys
+from app.web.client_connection import client_watch
+from app.web.rate_limits import Allowances
+
+
+def gateway() -> Gateway:
+    return cast(Gateway, current_app.extensions["gateway"])
+
+
+def caller() -> Caller:
+    """Who sent the current request, which counts from here on. Raises NotAuthorized, KeyLimited, and InvalidRequest
+    for an unusable Idempotency-Key."""
+    keys = cast(ApiKeys, current_app.extensions["api_keys"])
+    known = keys.find(_api_key(), _is_local())
+    if known.key is not None and (known.key.per_minute is not None or known.key.at_once is not None):
+        # ``edge`` puts its numbers into the response, and ends it with that.
+        use = g.use = cast(Allowances, current_app.extensions["allowances"]).begin(known.key)
+        if use.refusal is not None:
+            raise use.refusal
+    return Caller(known.owner, client_watch(request.environ), _idempotency_key())
+
+
+def _idempotency_key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", key):
+        raise InvalidRequest(
+            "an Idempotency-Key is made of 1 to 255 printable ASCII characters",
+            code="invalid_idempotency_key",
+            param="Idempotency-Key",
+        )
+    return key
+
+
+def reply_id(prefix: str, who: Caller) -> str:
+    """A new id for a reply; the same one for the repetition of a request."""
+    if who.idempotency_key is None:
+        return prefix + secrets.token_hex(16)
+    return prefix + hashlib.sha256(f"{who.owner}\0{who.idempotency_key}".encode()).hexdigest()[:32]
+
+
+class SaidBeside(Protocol):
+    """What an answer tells beside itself."""
+
+    @property
+    def notices(self) -> Sequence[str]: ...
+    @property
+    def rebuilt_from(self) -> str | None: ...
+
+
+def said_beside(answer: SaidBeside) -> dict[str, str]:
+    """The headers for it."""
+    headers = {"x-kimi-notice": ", ".join(answer.notices)} if answer.notices else {}
+    if answer.rebuilt_from is not None:
+        headers["x-conversation-rebuilt"] = answer.rebuilt_from
+    return headers
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, content_type="application/json")
+
+
+def _api_key() -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return request.headers.get("x-api-key") or request.headers.get("api-key") or None
+
+
+def _name(address: str) -> str:
+    """The host in ``host:port`` or in an URL; empty where there is none."""
+    try:
+        return urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    except ValueError:
+        return address
+
+
+def _is_local() -> bool:
+    """Whether the request was made by a program on this machine, as far as WSGI and headers tell.
+
+    Not only the address counts: a page of some web site, opened in a browser on this machine, sends requests from
+    here too. They show its site as Origin, or, with a trick of DNS, its name as Host. Pages whose origin is
+    listed by name are welcome.
+    """
+    hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
+    names = [_name(request.headers.get("Host", ""))]
+    origin = request.headers.get("Origin")
+    if origin is not None and origin not in current_app.config["CORS_ORIGINS"]:
+        names.append(_name(origin) or origin)
+    # A server on a unix socket has no address to tell: the empty one counts as local.
+    return all(not hop or is_loopback(hop) for hop in [request.environ.get("REMOTE_ADDR") or "", *hops, *names])
