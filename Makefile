@@ -50,10 +50,10 @@ test: check servers
 # The tests run on SQLite and on a PostgreSQL of their own, and try deploy/nginx.conf where there is an nginx. Root (a
 # container, CI) gets both from apt; without PostgreSQL this says what to install.
 servers: $(VENV)/dev
-	@$(BIN)/python -m tests.postgres 2>/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
+	@$(BIN)/python -P tests/running/postgres.py 2>/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -q --no-install-recommends postgresql nginx-light; }
-	@$(BIN)/python -m tests.postgres
+	@$(BIN)/python -P tests/running/postgres.py
 
 SEED    ?= 1
 SECONDS ?= 3600
@@ -70,7 +70,7 @@ soak: $(VENV)/dev
 	$(BIN)/python -m bench.soak $(if $(QUICK),--minutes 2)
 
 fuzz: $(VENV)/dev
-	FUZZ_EXAMPLES=2300 $(BIN)/python -m pytest -o addopts="" -rP tests/test_fuzz.py
+	FUZZ_EXAMPLES=2300 $(BIN)/python -m pytest -o addopts="" -rP tests/api/test_fuzz.py
 # Chromium is Debian's, where nobody has one; everything else comes from PyPI and npm into .clients/.
 clients: $(VENV)/dev
 	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \

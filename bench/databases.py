@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 
 from bench.processes import SERVER_CORE
-from tests.postgres import MissingServer, folder_of_a_run, one_for_all, programs
+from tests.running.postgres import MissingServer, folder_of_a_run, one_for_all, programs
 
 
 @contextlib.contextmanager

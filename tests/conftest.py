@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.postgres import folder_of_a_run
 from tests.running import PROFILES, Gateway, Profile, Running, Simulator
+from tests.running.postgres import folder_of_a_run
 
 # The gateway as it is shipped: gunicorn, gevent, two workers; only its patience is shorter.
 _SHIPPED = {

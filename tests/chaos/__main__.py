@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.chaos.run import chaos
-from tests.postgres import folder_of_a_run
+from tests.running.postgres import folder_of_a_run
 
 
 def main() -> int:

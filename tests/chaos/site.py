@@ -17,9 +17,9 @@ import requests
 import sqlalchemy as sa
 
 from tests.chaos.plan import ACCOUNTS, RENEWABLE
-from tests.databases import Database, PostgresDatabase, SqliteDatabase
-from tests.postgres import Cluster
 from tests.running import SERVERS, Process, Simulator, mint, wait_until
+from tests.running.databases import Database, PostgresDatabase, SqliteDatabase
+from tests.running.postgres import Cluster
 
 WORKERS = 2
 KEYS = ("sk-chaos-one", "sk-chaos-two")

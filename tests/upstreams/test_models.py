@@ -18,7 +18,7 @@ from tests.running import (
     read_stream,
     wait_until,
 )
-from tests.test_exactness import connect_turn, said
+from tests.running.wire import connect_turn, said
 
 SEARCH = [{"type": "TOOL_TYPE_SEARCH", "search": {}}]
 INSTANT = {"thinking": False, "enable_plugin": False, "reasoning_effort": "REASONING_EFFORT_NONE"}

@@ -2,9 +2,6 @@
 
 import contextlib
 import hashlib
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,24 +10,11 @@ import openai
 import pytest
 import requests
 
-from tests.databases import Database, SqliteDatabase
-from tests.running import CANARY, ROOT, Gateway, Running, Simulator, wait_until
+from tests.running import CANARY, Gateway, Running, Simulator, wait_until
+from tests.running.commands import run_keys
+from tests.running.databases import SqliteDatabase
 
 OWN_KEY = "sk-key-of-the-settings"
-
-
-def run_keys(database: Database, *arguments: str, **settings: str) -> tuple[int, str]:
-    """``flask keys`` on the database of a gateway: its exit code and what it printed, its complaints too."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", "keys", *arguments],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": database.url, **settings},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, (done.stdout + done.stderr).strip()
 
 
 def add(gateway: Gateway, *arguments: str) -> str:

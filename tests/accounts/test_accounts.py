@@ -21,6 +21,7 @@ from tests.running import (
     ask,
     mint,
     read_stream,
+    tables,
     wait_until,
 )
 
@@ -40,10 +41,6 @@ def rests(gateway: Gateway) -> dict[str, tuple[str, float, int]]:
     """By account: scope, seconds from now, strikes."""
     rows = gateway.database.execute("SELECT account_id, scope, until, strikes FROM rests")
     return {account_id: (scope, until - time.time(), strikes) for account_id, scope, until, strikes in rows}
-
-
-def tables(gateway: Gateway, *names: str) -> list[int]:
-    return [gateway.database.execute(f"SELECT count(*) FROM {name}")[0][0] for name in names]  # noqa: S608  # constants
 
 
 # Blame: what each failure does to the account and to the request. fault → knobs, what the account has to bear.

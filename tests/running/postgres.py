@@ -114,8 +114,8 @@ def folder_of_a_run() -> Iterator[Path]:
     killed: by a process that sees the pipe close."""
     folder = Path(tempfile.mkdtemp(prefix="kimi-gateway-tests-"))
     folder.chmod(0o755)
-    command = [sys.executable, "-m", "tests.postgres", str(folder)]
-    guard = subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, start_new_session=True)
+    command = [sys.executable, "-P", __file__, str(folder)]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     assert guard.stdin is not None
     try:
         yield folder

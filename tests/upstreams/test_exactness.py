@@ -5,7 +5,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,43 +23,10 @@ from tests.running import (
     Running,
     Simulator,
     ask,
-    frame,
     read_stream,
     wait_until,
 )
-
-WIRE = Path(__file__).parent / "wire"
-
-
-@dataclass
-class WireCase:
-    """One recorded or made-up turn: the bytes of its streams, and what a client must make of them."""
-
-    name: str
-    streams: list[bytes]
-    expected: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: Path) -> "WireCase":
-        if path.with_suffix(".connect").exists():
-            return cls(path.stem, [read_envelopes(path.with_suffix(".connect"))], json.loads(path.read_text()))
-        parts = [path.with_suffix(".sse"), *sorted(WIRE.glob(f"{path.stem}.?.sse"))]
-        return cls(path.stem, [part.read_bytes() for part in parts], json.loads(path.read_text()))
-
-
-def read_envelopes(path: Path) -> bytes:
-    """Lines of ``five bytes in hex | payload``; a payload that is no text is written as ``hex:…``."""
-    body = b""
-    for line in path.read_text().removesuffix("\n").split("\n"):
-        prefix, _, payload = line.partition(" | ")
-        body += bytes.fromhex(prefix)
-        body += bytes.fromhex(payload[4:]) if payload.startswith("hex:") else payload.encode()
-    return body
-
-
-ALL_CASES = [WireCase.read(path) for path in sorted(WIRE.glob("*.json"))]
-CONNECT_CASES = [case for case in ALL_CASES if (WIRE / f"{case.name}.connect").exists()]
-CASES = [case for case in ALL_CASES if case not in CONNECT_CASES]
+from tests.running.wire import ALL_CASES, ALL_DONE, CASES, CONNECT_CASES, WireCase, check, cmpl, connect_turn, said
 
 
 def cuts_by_line(body: bytes) -> list[int]:
@@ -107,20 +73,6 @@ def test_a_wire_file_gives_its_answer_under_every_cutting(
             if case.expected["error"]:
                 blunt.wake_accounts()
             check(case, ask(blunt, stream), stream)
-
-
-def check(case: WireCase, answer: Answer, stream: bool) -> None:
-    expected = case.expected
-    if expected["error"]:
-        assert answer.error is not None and answer.error["code"] == expected["error"], answer
-        assert answer.finish_reason is None
-        assert answer.content == (expected["content"] if stream else "")
-        return
-    assert answer.error is None, answer.error
-    assert answer.content == expected["content"]
-    assert answer.reasoning == expected["reasoning"]
-    assert answer.finish_reason == expected["finish_reason"]
-    assert answer.done
 
 
 @dataclass
@@ -254,30 +206,9 @@ def test_tokens_leave_as_they_come_and_not_later(gateway: Gateway, simulator: Si
 @EACH_GENERATION
 def test_a_large_answer_is_whole(gateway: Gateway, simulator: Simulator, profile: Profile) -> None:
     text = "".join(chr(0x4E00 + i % 20000) for i in range(200_000))
-    body = connect_turn([said("text", text)]) if profile.speaks_connect else event(text) + event("") + ALL_DONE
+    body = connect_turn([said("text", text)]) if profile.speaks_connect else cmpl(text) + cmpl("") + ALL_DONE
     simulator.script(body, cuts=[100, 65536, 65537])
     assert ask(gateway, True).content == text
-
-
-ALL_DONE = b'data: {"event":"all_done"}\n\n'
-
-
-def event(text: str) -> bytes:
-    return b"data: " + json.dumps({"event": "cmpl", "text": text}, ensure_ascii=False).encode() + b"\n\n"
-
-
-def connect_turn(frames: list[dict[str, Any]]) -> bytes:
-    """A whole Connect stream around the frames of the answer."""
-    shell = {"id": "m-2", "parentId": "m-1", "role": "assistant", "status": "MESSAGE_STATUS_GENERATING"}
-    start = [{"op": "set", "mask": "chat.lastRequest", "chat": {"id": "c-1"}}]
-    start.append({"op": "set", "mask": "message", "message": shell})
-    status = {"id": "m-2", "status": "MESSAGE_STATUS_COMPLETED"}
-    end = [{"op": "set", "mask": "message.status", "message": status}, {"done": {}}]
-    return b"".join(frame(fields) for fields in [*start, *frames, *end]) + frame({}, flags=2)
-
-
-def said(part: str, text: str, block: str = "1") -> dict[str, Any]:
-    return {"op": "append", "mask": f"block.{part}.content", "block": {"id": block, part: {"content": text}}}
 
 
 _QUIET_FRAMES = st.sampled_from(

@@ -16,12 +16,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.databases import PostgresDatabase
-from tests.postgres import Cluster
-from tests.running import ON_POSTGRESQL, Answer, Running, Simulator, mint, read_stream, wait_until
-from tests.test_accounts import tables
-from tests.test_doctor import Surgery
-from tests.test_start import start
+from tests.running import ON_POSTGRESQL, Answer, Running, Simulator, mint, read_stream, tables, wait_until
+from tests.running.commands import Surgery, start
+from tests.running.databases import PostgresDatabase
+from tests.running.postgres import Cluster
 
 TOKEN = "a.good.token-of-enough-length"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import own_certificate
+from tests.running.certificates import own_certificate
 
 # One token; the read-ahead and its neighbours; a TLS record and its neighbours; several records.
 _SIZES = (1, 10, 2047, 2048, 2049, 4096, 16_383, 16_384, 16_385, 50_000, 3)

@@ -23,8 +23,8 @@ import requests
 import yaml
 
 from app.settings.config import describe_settings
-from tests.databases import Database
 from tests.running import BOTH_DATABASES, ON_POSTGRESQL, ROOT, Running, Simulator, ask, mint, wait_until
+from tests.running.databases import Database
 
 DEPLOY = ROOT / "deploy"
 NEEDS_NGINX = pytest.mark.skipif(not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), reason="no nginx")

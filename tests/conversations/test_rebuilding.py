@@ -18,7 +18,7 @@ from tests.running import (
     read_stream,
     wait_until,
 )
-from tests.test_json_answers import say_in_turn
+from tests.running.wire import say_in_turn
 
 SECRET = "a secret of twelve or more"
 

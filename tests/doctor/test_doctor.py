@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from typing import Any
 import pytest
 
 from app.simulator.tokens import user_id
-from tests.databases import SqliteDatabase
 from tests.running import (
     CANARY,
     EACH_GENERATION,
@@ -34,74 +32,13 @@ from tests.running import (
     secrets_in,
     wait_until,
 )
-from tests.test_exactness import WireCase, check
-from tests.test_keys import run_keys
-
-SECRET = "a long enough password"
+from tests.running.commands import SECRET, Surgery, run_keys
+from tests.running.databases import SqliteDatabase
+from tests.running.wire import WireCase, check
 
 
 def refresh(user: str) -> str:
     return mint(user, 7_776_000, "refresh")
-
-
-@dataclass
-class Visit:
-    """What the doctor said and how it ended."""
-
-    code: int
-    output: str
-    errors: str
-
-    @property
-    def lines(self) -> list[str]:
-        return self.output.splitlines()
-
-    def of(self, check: str, mark: str = "") -> str:
-        """The lines of one check, with that mark; at least one."""
-        found = [line for line in self.lines if line[9:].startswith(f"{check} ") and line.startswith(mark)]
-        assert found, f"no {mark} {check} in:\n{self.output}\n{self.errors}"
-        return "\n".join(found)
-
-    @property
-    def problems(self) -> list[str]:
-        return [line[9:].split()[0] for line in self.lines if line.startswith("problem ")]
-
-
-@dataclass
-class Surgery:
-    """Where the doctor is run: a simulator, and settings that are right unless a test says otherwise."""
-
-    url: str
-    folder: Path
-
-    def visit(self, *arguments: str, **settings: str) -> Visit:
-        env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.folder),
-            "KIMI_TOKENS": f"home={mint('alice')}",
-            "KIMI_BASE_URL": self.url,
-            "KIMI_AUTH_URL": self.url,
-            # One generation, so that its failure is not made good by the other; tests of both say so.
-            "KIMI_PROTOCOL": "sse",
-            "DATABASE_URL": f"sqlite:///{self.folder}/doctor.db",
-            **settings,
-        }
-        env = {name: value for name, value in env.items() if value}
-        done = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "wsgi", "doctor", *arguments],
-            cwd=ROOT,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        visit = Visit(done.returncode, done.stdout, done.stderr)
-        everything = (done.stdout + done.stderr).encode()
-        assert "Traceback" not in done.stderr, done.stderr
-        assert not secrets_in(everything, [SECRET, *re.findall(r"[\w.-]{30,}", settings.get("KIMI_TOKENS", ""))])
-        assert done.returncode == (1 if visit.problems or '"ok": false' in done.stdout else 0), visit
-        return visit
 
 
 @pytest.fixture
@@ -569,12 +506,12 @@ def test_a_recording_holds_nothing_private_and_can_be_replayed(
         check(case, ask(gateway, stream), stream)
 
 
-@pytest.mark.parametrize("case", [path.stem for path in sorted((ROOT / "tests/wire").glob("*.json"))])
+@pytest.mark.parametrize("case", [path.stem for path in sorted((ROOT / "tests/data/wire").glob("*.json"))])
 def test_every_wire_case_means_the_same_when_it_is_masked(case: str) -> None:
     """Length, lines and events stay; the texts of JSON do not."""
     from app.doctor.redaction import Masks
 
-    for path in (ROOT / "tests/wire").glob(f"{case}*.sse"):
+    for path in (ROOT / "tests/data/wire").glob(f"{case}*.sse"):
         body = path.read_bytes()
         masked = Masks().mask(body)
         assert len(masked) == len(body) and masked.count(b"\n") == body.count(b"\n")

@@ -5,8 +5,7 @@ import json
 import openai
 import pytest
 
-from tests.running import CANARY, Gateway, Running, Simulator, read_stream
-from tests.test_liveness import RawClient
+from tests.running import CANARY, Gateway, RawClient, Running, Simulator, read_stream
 
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 

@@ -12,26 +12,12 @@ from pathlib import Path
 import pytest
 
 from app.settings.config import describe_settings
-from tests.certificates import own_certificate
-from tests.databases import SqliteDatabase
 from tests.running import ROOT, Running, Simulator, mint
+from tests.running.certificates import own_certificate
+from tests.running.commands import start
+from tests.running.databases import SqliteDatabase
 
 GOOD = "a.good.token-of-enough-length"
-
-
-def start(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
-    """gunicorn with exactly these settings, started to see it fail; its exit code and what it printed."""
-    env = {"PATH": os.environ["PATH"], "DATABASE_URL": f"sqlite:///{folder}/x.db", "PORT": "0", **settings}
-    done = subprocess.run(
-        [sys.executable, "-m", "gunicorn", *arguments],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

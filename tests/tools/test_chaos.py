@@ -3,7 +3,7 @@
 import pytest
 
 from tests.chaos.run import chaos
-from tests.postgres import folder_of_a_run
+from tests.running.postgres import folder_of_a_run
 
 
 # A minute of it, and what the start, the last turns and the looking take on a busy machine.

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.databases import Database
 from tests.running import (
     BOTH_DATABASES,
     CANARY,
@@ -27,8 +26,8 @@ from tests.running import (
     read_stream,
     wait_until,
 )
-from tests.test_keys import run_keys
-from tests.test_start import start
+from tests.running.commands import run_keys, start
+from tests.running.databases import Database
 
 
 def refresh(user: str) -> str:

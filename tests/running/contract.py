@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.completion import Completion
 from pydantic import BaseModel
 
-_PUBLISHED = json.loads((Path(__file__).parent / "data" / "openai-openapi.json").read_text())
+_PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "openai-openapi.json").read_text())
 
 # Where OpenAI's shapes are promised, by the end of the path: the SDK's model and the name of the schema.
 _WHOLE: dict[str, tuple[type[BaseModel], str]] = {

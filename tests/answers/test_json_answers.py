@@ -12,7 +12,8 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 from app.text import token_count
-from tests.running import CANARY, EACH_GENERATION, Answer, Gateway, Profile, Simulator, ask, frame, read_stream
+from tests.running import CANARY, EACH_GENERATION, Answer, Gateway, Profile, Simulator, ask, read_stream
+from tests.running.wire import say_in_turn, sse_answer
 
 OBJECT = {"type": "json_object"}
 PERSON = {
@@ -26,31 +27,6 @@ GOOD = '{"name": "Ada", "age": 36}'
 
 def asked(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": schema}}
-
-
-def say_in_turn(simulator: Simulator, *texts: str) -> None:
-    """Each text is the whole answer of one turn."""
-    for number, text in enumerate(texts):
-        simulator.script(connect_answer(text, number) if simulator.profile.speaks_connect else sse_answer(text))
-
-
-def sse_answer(text: str) -> bytes:
-    events = [{"event": "cmpl", "text": text}, {"event": "all_done"}]
-    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
-
-
-def connect_answer(text: str, number: int) -> bytes:
-    frames: list[Any] = [
-        {"op": "set", "chat": {"id": "c-1"}},
-        {"op": "set", "mask": "message", "message": {"id": f"a-{number}", "role": "assistant"}},
-        {"op": "set", "mask": "block.text", "block": {"id": "2", "text": {"content": text}}},
-        {
-            "op": "set",
-            "mask": "message.status",
-            "message": {"id": f"a-{number}", "status": "MESSAGE_STATUS_COMPLETED"},
-        },
-    ]
-    return b"".join(map(frame, frames)) + frame({}, flags=2)
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.postgres import Cluster
+from tests.running.postgres import Cluster
 
 Rows = list[tuple[Any, ...]]
 

@@ -1,0 +1,78 @@
+"""Child processes of the tests, and waiting for what has no event to wait for."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """A child process with its output in a file."""
+
+    def __init__(self, arguments: Sequence[str], env: dict[str, str], log: Path, fds: Sequence[int] = ()) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.popen = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env={**bare_environment(), **env},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                pass_fds=fds,
+            )
+
+    @property
+    def runs(self) -> bool:
+        return self.popen.poll() is None
+
+    def children(self) -> list[int]:
+        """Pids of the children: gunicorn's workers."""
+        path = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+
+    def stop(self, sig: int = signal.SIGINT) -> None:
+        if self.popen.poll() is None:
+            self.popen.send_signal(sig)
+        try:
+            self.popen.wait(20)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait(10)
+            raise AssertionError(f"a process did not end:\n{self.log.read_text()[-2000:]}") from None
+
+
+def wait_until(what: str, condition: Any, timeout_s: float = 15) -> None:
+    """For what has no event to wait for: the disappearance of a row, a line in a log."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"did not come true: {what}"
+        pause()
+
+
+def pause() -> None:
+    """Between two looks at what nobody announces: long enough to leave the processor to the others."""
+    threading.Event().wait(0.02)
+
+
+def bare_environment() -> dict[str, str]:
+    """Nothing of the developer's own settings; warnings of ours are errors there too."""
+    keep = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV")
+    return {name: os.environ[name] for name in keep if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
+
+
+def wait_for_line(process: Process, start: str) -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.popen.poll() is None:
+        for line in process.log.read_text().splitlines():
+            if line.startswith(start):
+                return line.removeprefix(start)
+        pause()
+    raise AssertionError(f"the process did not start:\n{process.log.read_text()}")

@@ -1,0 +1,62 @@
+"""The Kimis to test against, and the marks that run a test on several of them or on several databases."""
+
+from dataclasses import dataclass
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A Kimi to test against: what the simulator is, and what the gateway is asked for there."""
+
+    name: str
+    protocol: str
+    model: str
+    other_model: str
+    thinking_model: str
+
+    @property
+    def speaks_connect(self) -> bool:
+        return self.protocol == "connect"
+
+
+# `all` is what the gateway meets where nothing is said: both generations, chosen by the model's row.
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("all", "auto", "k2", "k1.5", "k1.5-thinking"),
+        Profile("sse-2024", "sse", "k2", "k1.5", "k1.5-thinking"),
+        Profile("sse-2025", "sse", "k2", "k1.5", "k1.5-thinking"),
+        Profile("connect-2025", "connect", "k2", "k2-nosearch", "kimi-k2.5-thinking"),
+        Profile("connect-2026", "connect", "kimi-k2.6", "kimi-k2.5", "kimi-k2.6-thinking"),
+    )
+}
+
+
+# The contract cases run against every profile, the expensive ones against one of each generation.
+EVERY_PROFILE = pytest.mark.parametrize(
+    "profile", ["sse-2024", "sse-2025", "connect-2025", "connect-2026"], indirect=True
+)
+
+
+EACH_GENERATION = pytest.mark.parametrize("profile", ["sse-2025", "connect-2026"], indirect=True)
+
+
+# What lives in the database is tried on both: all profiles on SQLite, one on PostgreSQL, which sees no difference.
+EVERY_PROFILE_BOTH_DATABASES = pytest.mark.parametrize(
+    ("profile", "database"),
+    [
+        *((name, "sqlite") for name in ("sse-2024", "sse-2025", "connect-2025", "connect-2026")),
+        ("connect-2026", "postgresql"),
+    ],
+    indirect=True,
+)
+
+
+BOTH_DATABASES = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
+ON_POSTGRESQL = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
+
+CONNECT_ONLY = pytest.mark.parametrize("profile", ["connect-2025", "connect-2026"], indirect=True)

@@ -1,0 +1,129 @@
+"""The processes that tests talk to: the simulator, and the gateway under a real server, on free ports.
+
+Every process is started here, writes into a log file that is kept until the end of the run (the last test
+searches them for secrets), and is ended by its pid.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.running.databases import Database, PostgresDatabase, SqliteDatabase
+from tests.running.gateway import SERVERS, Gateway
+from tests.running.leaks import leaks_in, secrets_in
+from tests.running.postgres import Cluster, one_for_all
+from tests.running.processes import Process, wait_for_line, wait_until
+from tests.running.profiles import PROFILES
+from tests.running.simulator import Simulator, mint
+
+
+class Running:
+    """Starts processes and ends them; remembers every log and database that they wrote."""
+
+    def __init__(self, folder: Path, folder_of_the_run: Path) -> None:
+        """``folder_of_the_run``: where the PostgreSQL is that all processes of the run share."""
+        self.folder = folder
+        self.logs: list[Path] = []
+        self.databases: list[Database] = []
+        # What kind of database a gateway gets that is not given one.
+        self.kind_of_database = "sqlite"
+        self._folder_of_the_run = folder_of_the_run
+        self.profile = PROFILES["all"]
+        self._number = 0
+
+    @contextlib.contextmanager
+    def simulator(self, *arguments: str) -> Iterator[Simulator]:
+        log = self._new_file("simulator", "log")
+        process = Process(["-m", "app.simulator", "--port", "0", *arguments], {}, log)
+        try:
+            yield Simulator(wait_for_line(process, "listening on "), process)
+        finally:
+            process.stop()
+
+    @contextlib.contextmanager
+    def gateway(
+        self, upstream: str, *, server: str = "gevent", database: Database | None = None, **settings: str
+    ) -> Iterator[Gateway]:
+        """A gateway with three accounts (alice, bob, carol) and one worker unless ``settings`` say otherwise.
+
+        The socket listens before the process starts, so the first request waits instead of failing.
+        """
+        database = database or self.new_database()
+        log = self._new_file("gateway", "log")
+        self.logs.append(log)
+        if database not in self.databases:
+            self.databases.append(database)
+        env = {
+            "KIMI_TOKENS": ",".join(f"{user}={mint(user)}" for user in ("alice", "bob", "carol")),
+            "KIMI_BASE_URL": upstream,
+            "KIMI_AUTH_URL": upstream,
+            "DATABASE_URL": database.url,
+            "LOG_LEVEL": "DEBUG",
+            "KIMI_PROTOCOL": self.profile.protocol,
+            "WEB_CONCURRENCY": "1",
+            **settings,
+        }
+        workers = 1 if server == "threads" else int(env["WEB_CONCURRENCY"])
+        with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+            arguments = [part.format(fd=listener.fileno()) for part in SERVERS[server]]
+            process = Process(arguments, env, log, [listener.fileno()])
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        gateway = Gateway(url, process, database, workers, self.profile.model)
+        try:
+            yield gateway
+            # gunicorn loses a signal that comes while a worker is being started, and then waits for long.
+            gateway.wait_for_workers()
+        finally:
+            # werkzeug's server knows no stopping in order, and was seen to miss an interrupt. In gunicorn's threaded
+            # worker the handler of an interrupt may wait for a lock that the thread it has interrupted holds.
+            process.stop(signal.SIGTERM if server in ("threads", "gthread", "preloaded") else signal.SIGINT)
+            # They outlive their gateway on purpose; the next test is to see nothing of them.
+            wait_until("nobody renews a token of it", lambda: not _renewals(database), 60)
+
+    def leaks(self, secrets: Sequence[str] = ()) -> list[str]:
+        """What no log and no database may hold and one of this run does hold: file and kind."""
+        found = []
+        for log in self.logs:
+            passwords = [d.cluster.password for d in self.databases if isinstance(d, PostgresDatabase)]
+            kinds = secrets_in(log.read_bytes(), [*secrets, *passwords])
+            found += [f"{log.name}: {kind}" for kind in kinds]
+        for database in self.databases:
+            found += leaks_in(database, secrets)
+        return found
+
+    def leaks_of(self, cluster: Cluster) -> list[str]:
+        """The same for the databases of a cluster that does not live until the end of the run."""
+        own = [d for d in self.databases if isinstance(d, PostgresDatabase) and d.cluster == cluster]
+        self.databases = [database for database in self.databases if database not in own]
+        return [leak for database in own for leak in leaks_in(database, [])]
+
+    def new_database(self) -> Database:
+        """A fresh one, of the kind that the test runs on."""
+        if self.kind_of_database == "sqlite":
+            return SqliteDatabase(self._new_file("gateway", "db"))
+        self._number += 1
+        return PostgresDatabase.create(self.postgres, f"gateway_{os.getpid()}_{self._number}")
+
+    @property
+    def postgres(self) -> Cluster:
+        """The PostgreSQL of the run; not to be stopped."""
+        return one_for_all(self._folder_of_the_run)
+
+    def _new_file(self, name: str, ending: str) -> Path:
+        self._number += 1
+        return self.folder / f"{self._number:03}-{name}.{ending}"
+
+
+def _renewals(database: Database) -> list[int]:
+    """Pids of the processes that renew a token which is kept there."""
+    own = f"DATABASE_URL={database.url}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            is_renewal = b"app.accounts.renewal" in (folder / "cmdline").read_bytes().split(b"\0")
+            if is_renewal and own in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
