@@ -7,7 +7,7 @@ from flask import Flask
 
 from app import cli
 from app.settings.config import Config, ConfigError, load_env_file
-from app.store import StoreAway, StoreUnusable
+from app.store import StoreUnavailable, StoreUnusable
 
 try:
     load_env_file()
@@ -23,5 +23,5 @@ except (ConfigError, StoreUnusable) as error:
     sys.stderr.write(f"kimi-gateway: {error}\n")
     # With status 4 gunicorn gives up; with any other it starts the worker again and again, which is right where a
     # worker is replaced while the database is away. The first start has been stopped by preflight before.
-    sys.exit(1 if isinstance(error, StoreAway) else 4)
+    sys.exit(1 if isinstance(error, StoreUnavailable) else 4)
 cli.register(app)

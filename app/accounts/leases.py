@@ -12,13 +12,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.accounts import scheduling
 from app.accounts.scheduling import Limits
 from app.concurrency.background import Cancellation
 from app.errors import AccountRejected, NoAccountFree, RateLimit
-from app.store import Store, Transaction
+from app.store import Store, StoreError, Transaction
 from app.store.leases import WHOLE_ACCOUNT, Grant, Ticket
 from app.store.process_lease import Presence
 
@@ -128,8 +126,8 @@ class Leases:
         try:
             return self._store.database.exclusively(lambda tx: self._take_or_join(tx, ticket, next(runs)))
         except Exception as e:
-            # A run that could not be told from a failed one may have been committed: that is not undone by itself.
-            if next(runs) > (0 if isinstance(e, SQLAlchemyError) else 1):
+            # An earlier run may have been committed, or this one where its result was lost: neither undoes itself.
+            if next(runs) > 1 or (isinstance(e, StoreError) and e.may_have_run):
                 self._presence.owe(lambda: self._store.leases.leave(ticket.id))
             raise
 

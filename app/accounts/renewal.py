@@ -18,13 +18,11 @@ import time
 import uuid
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app import logs
 from app.errors import AccountRejected, RenewalFailed, UpstreamError
 from app.settings.config import Config
 from app.settings.credentials import read_expiry
-from app.store import Store, TokenRow
+from app.store import Store, StoreError, TokenRow
 from app.upstreams.account import Account
 from app.upstreams.kimi.http import KimiHttp, Timeouts
 from app.upstreams.kimi.token_refresh import KimiAuth, TokenPair
@@ -127,10 +125,10 @@ def _saved(store: Store, row: TokenRow, pair: TokenPair, label: str) -> bool:
     while True:
         try:
             return store.tokens.save(row.account_id, row.version, pair.access_token, pair.refresh_token, expires_at)
-        except SQLAlchemyError as e:
+        except StoreError as e:
             if time.monotonic() > deadline:
                 raise
-            log.error("%s: the renewed token could not be stored, which is tried again (%s)", label, type(e).__name__)
+            log.error("%s: the renewed token could not be stored, which is tried again (%s)", label, e.driver_error)
         time.sleep(_SAVE_EVERY_S)
 
 
@@ -139,7 +137,7 @@ def _keep_hold(store: Store, account_id: str, holder: str) -> None:
         time.sleep(_HOLD_S / 3)
         try:
             store.tokens.renew_hold(account_id, holder, store.database.now() + _HOLD_S)
-        except SQLAlchemyError:
+        except StoreError:
             log.exception("the right to renew a token could not be kept; it will be tried again")
 
 

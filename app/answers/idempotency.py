@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any
 
 from cryptography.fernet import Fernet
-from sqlalchemy.exc import SQLAlchemyError
 
 from app import errors
 from app.chat import (
@@ -33,7 +32,7 @@ from app.chat import (
     TextDelta,
 )
 from app.errors import AnswerLost, ClientGone, FirstRequestFailed, GatewayError, InvalidRequest
-from app.store import RecordingRow, Store
+from app.store import RecordingRow, Store, StoreError
 from app.store.process_lease import Presence
 
 log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ class Recordings:
         while True:
             try:
                 self._store.recordings.drop_older(self._store.database.now() - _KEPT_S)
-            except SQLAlchemyError:
+            except StoreError:
                 log.exception("old answers could not be dropped")
             time.sleep(_SWEEP_EVERY_S)
 

@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.accounts.leases import Lease, Leases
 from app.accounts.pool import Accounts
 from app.answers.shaping import shaper
@@ -50,7 +48,7 @@ from app.errors import (
     RenewalFailed,
     UpstreamError,
 )
-from app.store import Store
+from app.store import Store, StoreError
 from app.store.leases import WHOLE_ACCOUNT
 from app.text.prompt import flatten
 from app.upstreams import Resume, Upstream
@@ -448,7 +446,7 @@ class Turns:
             # A first turn that Kimi failed never happened.
             try:
                 self._litter.note(name, attempt.chat_id, account_id)
-            except SQLAlchemyError:
+            except StoreError:
                 log.exception("a chat to delete could not be noted")
             self._litter.discard(name, attempt.chat_id, account_id)
         attempt.forget_chat()
@@ -458,7 +456,7 @@ class Turns:
             log.info("%s sent something that this gateway does not know: %s", turn.upstream, kind)
             try:
                 self._store.unrecognised.count(turn.upstream, kind, time.time())
-            except SQLAlchemyError:
+            except StoreError:
                 log.exception("what was not known could not be noted")
 
     # Plans

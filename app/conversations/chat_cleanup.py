@@ -11,10 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.errors import GatewayError
-from app.store import LitterRow, Store
+from app.store import LitterRow, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -89,14 +87,14 @@ class Litter:
                 again_at = now + _RETRY_AFTER_S
                 while row := self._store.litter.take(self._upstreams, self._account_ids, now, again_at):
                     self._remove(row)
-            except SQLAlchemyError:
+            except StoreError:
                 log.exception("the list of chats to delete could not be read")
             time.sleep(_SWEEP_EVERY_S)
 
     def _remove(self, row: LitterRow) -> None:
         try:
             self._remove_or_put_off(row)
-        except SQLAlchemyError:
+        except StoreError:
             # Its note stays, and the sweep comes by again.
             log.exception("a chat to delete could not be struck off the list")
 

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.chat import Caller, Message
 from app.concurrency.background import Cancellation
 from app.errors import (
@@ -25,7 +23,7 @@ from app.errors import (
     TooManyConversations,
     UnknownConversation,
 )
-from app.store import ConversationRow, Store, Transaction, WrongSecret
+from app.store import ConversationRow, Store, StoreError, Transaction, WrongSecret
 from app.store.process_lease import Presence
 
 log = logging.getLogger(__name__)
@@ -246,7 +244,7 @@ class Conversations:
                 while rows := self._store.database.exclusively(partial(self._drop_unused, before=before)):
                     for row in rows:
                         forget(row)
-            except SQLAlchemyError:
+            except StoreError:
                 log.exception("old conversations could not be forgotten")
             time.sleep(_AGE_EVERY_S)
 

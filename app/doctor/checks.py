@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.accounts.pool import Accounts
 from app.accounts.renewal import renew_in_a_process
 from app.doctor import sites
@@ -35,7 +33,7 @@ from app.errors import (
 )
 from app.settings.config import Examination
 from app.settings.credentials import Credential, read_expiry
-from app.store import Store, StoreUnusable, TokenRow
+from app.store import Store, StoreError, StoreUnusable, TokenRow
 from app.upstreams.account import Account, duration, when
 from app.upstreams.kimi.http import KimiHttp, Timeouts
 
@@ -153,8 +151,8 @@ class Doctor:
             store.check_writable()
             if self._config.credentials:
                 self._accounts = Accounts(self._credentials, store, renew_in_a_process)
-        except SQLAlchemyError as e:
-            found = f"{name} cannot be written ({str(e).partition(chr(10))[0]})"
+        except StoreError as e:
+            found = f"{name} cannot be written ({e})"
             yield Finding("problem", "store", found, _store_advice(path))
             return
         self._store = store
@@ -411,8 +409,8 @@ def _survived(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     """A check that breaks must not take the others with it."""
     try:
         yield from findings
-    except SQLAlchemyError as e:
-        found = f"the database fails in the middle of this ({type(e).__name__}: {str(e).partition(chr(10))[0]})"
+    except StoreError as e:
+        found = f"the database fails in the middle of this ({e})"
         yield Finding("problem", check, found, "see what its log says, and try again")
     except Exception as e:  # a fault of ours or of an upstream: the log has the traceback
         log.exception("the doctor failed")

@@ -8,13 +8,13 @@ by ``vault``. Times are Unix seconds.
 import secrets
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.store.accounts import AccountRows
 from app.store.api_keys import KeyRow, KeyRows
 from app.store.chat_cleanup import LitterRow, LitterRows
 from app.store.conversations import ConversationRow, ConversationRows
-from app.store.database import Database, StoreAway, StoreUnusable, Transaction
+from app.store.database import Database, Transaction
+from app.store.errors import StoreError, StoreUnavailable, StoreUnusable
 from app.store.facts import Facts, Unrecognised, UnrecognisedRow
 from app.store.idempotency import RecordingRow, RecordingRows
 from app.store.leases import LeaseRow, LeaseRows
@@ -32,7 +32,8 @@ __all__ = [
     "LitterRow",
     "RecordingRow",
     "Store",
-    "StoreAway",
+    "StoreError",
+    "StoreUnavailable",
     "StoreUnusable",
     "TokenRow",
     "Transaction",
@@ -47,7 +48,7 @@ _CHECK_WRITABLE = sa.update(_accounts).where(sa.false()).values(last_turn=0)
 class Store:
     """All tables of one database, opened once per process.
 
-    Opening raises StoreUnusable; later, sqlalchemy.exc.SQLAlchemyError says that the database fails.
+    Opening raises StoreUnusable; later, StoreError says that the database fails.
     """
 
     # How many migrations the database has seen: all that this gateway knows.
@@ -73,12 +74,14 @@ class Store:
             self.transcripts = TranscriptRows(self.database, vault)
         except WrongSecret as e:
             raise StoreUnusable(f"GATEWAY_SECRET: {e}") from e
-        except SQLAlchemyError as e:
+        except StoreUnusable:
+            raise
+        except StoreError as e:
             raise self.database.unusable(e) from e
 
     def close(self) -> None:
         self.database.close()
 
     def check_writable(self) -> None:
-        """Raises where nothing can be written, without waiting for a database that is away."""
+        """Raises StoreError where nothing can be written, without waiting for a database that is away."""
         self.database.run_at_once(_CHECK_WRITABLE)

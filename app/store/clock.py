@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from sqlalchemy.exc import SQLAlchemyError
+from app.store.errors import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +50,14 @@ class Clock:
     def _measure_again(self) -> None:
         try:
             self._measure()
-        except SQLAlchemyError as e:
+        except StoreError as e:
             # Whoever needs the database now says so.
-            log.debug("the database's clock could not be read (%s)", type(e).__name__)
-            self._measured_at = time.monotonic()
+            log.debug("the database's clock could not be read (%s)", e.driver_error)
+        except Exception:  # the edge of the thread
+            log.exception("the database's clock could not be read")
         finally:
+            # Also after a failure: measured again when this is old, and not at every question.
+            self._measured_at = time.monotonic()
             self._measuring.release()
 
     def _measure(self) -> None:

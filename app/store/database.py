@@ -13,14 +13,7 @@ from contextlib import closing, suppress
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import (
-    DatabaseError,
-    DBAPIError,
-    IntegrityError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -29,6 +22,7 @@ from app.store.dialects import PerDialect, Statement
 from app.store.dialects.kind import Kind
 from app.store.dialects.postgresql import POSTGRESQL
 from app.store.dialects.sqlite import SQLITE
+from app.store.errors import StoreError, StoreUnavailable, StoreUnusable
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +34,17 @@ ME: sa.BindParameter[str] = sa.bindparam("me")
 
 _KINDS = {"sqlite": SQLITE, "postgresql": POSTGRESQL}
 
-# What a driver's errors are called (https://peps.python.org/pep-0249/#exceptions) is what SQLAlchemy calls its own.
-_ERRORS = (OperationalError, IntegrityError, ProgrammingError, DatabaseError)
-# Stands in an error for the statement that failed; there is none where no connection was had.
-_STATEMENT = "(a statement of the store)"
-
-
-class StoreUnusable(Exception):
-    """The database cannot be opened, or was written by a newer gateway."""
-
-
-class StoreAway(StoreUnusable):
-    """The database could not be reached for a while; it may be back later."""
+# The exception classes of every driver, the special ones first (https://peps.python.org/pep-0249/#exceptions).
+_DRIVER_ERRORS = (
+    "OperationalError",
+    "IntegrityError",
+    "ProgrammingError",
+    "DataError",
+    "InternalError",
+    "NotSupportedError",
+    "DatabaseError",
+    "InterfaceError",
+)
 
 
 class Transaction:
@@ -94,7 +87,7 @@ class Database:
     A statement is built once, at the top of a module: its SQL is made at its first use and kept for ever. Its
     parameters are named by ``sqlalchemy.bindparam``. ``run``, ``row`` and ``rows`` are one transaction each, and are
     run again where the connection was lost before their result came: each must be safe to repeat.
-    Opening raises StoreUnusable; later, sqlalchemy.exc.SQLAlchemyError says that the database fails.
+    Opening raises StoreUnusable; later, StoreError says that the database fails.
     """
 
     def __init__(self, url: str, *, durable: bool = False) -> None:
@@ -105,7 +98,7 @@ class Database:
         self._kind = _KINDS[parsed.get_backend_name()]
         try:
             self._open(parsed, durable)
-        except (OSError, SQLAlchemyError) as e:
+        except (OSError, SQLAlchemyError, StoreError) as e:
             raise self.unusable(e) from e
 
     def _open(self, parsed: sa.URL, durable: bool) -> None:
@@ -122,9 +115,10 @@ class Database:
 
     def unusable(self, error: Exception) -> StoreUnusable:
         """The error as it is told to who starts the gateway."""
-        why = f"DATABASE_URL: the database cannot be opened ({type(error).__name__}: {_first_line(error)})"
-        is_passing = isinstance(error, DBAPIError) and self._kind.is_passing(error)
-        return StoreAway(why) if is_passing else StoreUnusable(why)
+        what = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {_first_line(error)}"
+        why = f"DATABASE_URL: the database cannot be opened ({what})"
+        is_transient = isinstance(error, StoreError) and error.is_transient
+        return StoreUnavailable(why) if is_transient else StoreUnusable(why)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -191,18 +185,25 @@ class Database:
         return result
 
     def _once(self, work: Callable[[Transaction], T]) -> T:
-        """``work`` on a connection. Raises DBAPIError for what the driver says."""
+        """``work`` on a connection. Raises StoreError."""
         try:
             connection = self._engine.raw_connection()
+        except DBAPIError as e:
+            # SQLAlchemy's own questions to a new connection failed.
+            raise self._translated(e.orig, None) from e
         except self._driver.Error as e:
-            raise self._told(e, None) from e
+            raise self._translated(e, None) from e
+        except SQLAlchemyError as e:
+            # All connections are in use, and stayed so.
+            name = type(e).__name__
+            raise StoreError(f"{name}: {_first_line(e)}", driver_error=name) from e
         tx = Transaction(connection, self._statements)
         try:
             if (since := self._away_since) is not None and self._on_return is not None:
                 self._on_return(tx, self.now() - (time.monotonic() - since))
             return work(tx)
         except self._driver.Error as e:
-            raise self._told(e, connection) from e
+            raise self._translated(e, connection) from e
         except BaseException as e:
             # Torn away by something that is no error: nobody knows in the middle of what.
             tx.is_spoilt = tx.is_spoilt or not isinstance(e, Exception)
@@ -212,28 +213,37 @@ class Database:
                 connection.invalidate()
             connection.close()
 
-    def _told(self, error: Any, connection: PoolProxiedConnection | None) -> DBAPIError:
-        """What a driver's error is to those who use the store; a connection that it has ended goes, and all others
-        with it: whatever ended it may have ended them too."""
+    def _translated(self, error: Any, connection: PoolProxiedConnection | None) -> StoreError:
+        """The StoreError for a driver's error. ``connection``: None if none could be opened.
+
+        A connection that is lost is closed, and all idle ones with it: what ended one may have ended the others.
+        """
         is_lost = connection is not None and self._engine.dialect.is_disconnect(
             error, connection.dbapi_connection, None
         )
         if is_lost and connection is not None:
             connection.invalidate(error)
             self._engine.dispose()
-        kind = next((kind for kind in _ERRORS if isinstance(error, getattr(self._driver, kind.__name__))), DBAPIError)
-        # Without the statement, whose parameters nobody may read in a log.
-        return kind(None if connection is None else _STATEMENT, None, error, connection_invalidated=is_lost)
+        name = next((name for name in _DRIVER_ERRORS if isinstance(error, getattr(self._driver, name))), "Error")
+        return StoreError(
+            f"{name}: {_first_line(error)}",
+            driver_error=name,
+            is_transient=self._kind.is_passing(error, connection is None, is_lost),
+            is_unreachable=connection is None or is_lost,
+            may_have_run=is_lost,
+        )
 
     def patiently(self, work: Callable[[Transaction], T]) -> T:
         """Runs ``work`` on a connection, each statement in a transaction of its own; all of it again and again while
         the database is locked, or away and will be back. It must be safe to repeat."""
         deadline = time.monotonic() + self._kind.patience_s
+        may_have_run = False
         while True:
             try:
                 result = self._once(work)
-            except DBAPIError as e:
-                if not self._kind.is_passing(e):
+            except StoreError as e:
+                e.may_have_run = may_have_run = e.may_have_run or may_have_run
+                if not e.is_transient:
                     raise
                 self._note_absence(e)
                 if time.monotonic() > deadline:
@@ -244,12 +254,11 @@ class Database:
                 return result
             time.sleep(random.uniform(*self._kind.pause_s))
 
-    def _note_absence(self, error: DBAPIError) -> None:
+    def _note_absence(self, error: StoreError) -> None:
         """Said once, and not by each of those who wait."""
-        is_away = error.connection_invalidated or error.statement is None
-        if self._kind.may_be_away and is_away and self._away_since is None:
+        if self._kind.may_be_away and error.is_unreachable and self._away_since is None:
             self._away_since = time.monotonic()
-            log.warning("the database is away; requests wait for it (%s)", _first_line(error))
+            log.warning("the database is away; requests wait for it (%s)", error)
 
     def _note_return(self) -> None:
         since, self._away_since = self._away_since, None

@@ -6,7 +6,8 @@ those change, and a migration that has been released is never edited.
 
 import sqlalchemy as sa
 
-from app.store.database import Database, StoreUnusable, Transaction
+from app.store.database import Database, Transaction
+from app.store.errors import StoreUnusable
 
 _FIRST_TABLES = (
     "CREATE TABLE accounts (id VARCHAR NOT NULL PRIMARY KEY, last_turn BIGINT NOT NULL)",

@@ -12,9 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from app.store import Store, Transaction
+from app.store import Store, StoreError, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ class Presence:
         """Calls ``release``, which frees something in the store; again and again later where the store fails."""
         try:
             release()
-        except SQLAlchemyError:
+        except StoreError:
             log.exception("something that this process held could not be given back; it will be tried again")
             self.owe(release)
 
@@ -59,7 +57,7 @@ class Presence:
         try:
             with self._speaking:
                 self._store.processes.leave(self.id)
-        except SQLAlchemyError:
+        except StoreError:
             log.warning("the end of this process could not be noted; what it held is free in %.0f s", self._lease_s)
 
     def _beat(self) -> None:

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 
 import orjson
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import GatewayError
-from app.store import Store
+from app.store import Store, StoreError
 from app.upstreams.kimi.model_table import Models, Offer, encode_offers, parse_offers
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class Catalogue:
                     self._ask(now)
             except GatewayError as e:
                 log.info("Kimi's list of models could not be had: %s", e.message)
-            except SQLAlchemyError:
+            except StoreError:
                 log.exception("Kimi's list of models could not be kept")
             time.sleep(_LOOK_EVERY_S)
 

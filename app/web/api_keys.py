@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.errors import NotAuthorized
-from app.store import KeyRow
+from app.store import KeyRow, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,7 @@ class ApiKeys:
     """
 
     def __init__(self, given: Sequence[str], added: Callable[[], Sequence[KeyRow]]) -> None:
-        """``given``: the keys of the settings. ``added``: looks up the others, raises SQLAlchemyError."""
+        """``given``: the keys of the settings. ``added``: looks up the others, raises StoreError."""
         self._given = [digest_of(key) for key in given]
         self._look_up = added
         self._added: Sequence[KeyRow] | None = None
@@ -86,7 +84,7 @@ class ApiKeys:
         if self._looking.acquire(blocking=self._added is None):
             try:
                 self._added = self._look_up()
-            except SQLAlchemyError:
+            except StoreError:
                 # What is not known cannot be refused or let in.
                 if self._added is None:
                     raise

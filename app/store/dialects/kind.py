@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +16,8 @@ class Kind:
     ``clock`` asks for the Unix seconds, None where the clock is this machine's.
     ``storable`` makes values fit for it.
     ``may_be_away``: it is a server, which may be out of reach for a while; a file is only locked, and not for long.
-    ``is_passing``: the error comes from the moment and not from the statement, which is worth repeating for
+    ``is_passing`` gets a driver's error, whether it came from opening a connection, and whether the connection was
+    lost. True: the error comes from the moment and not from the statement, which is worth repeating for
     ``patience_s`` with pauses between these two. Seconds.
     """
 
@@ -26,6 +26,6 @@ class Kind:
     clock: sa.ClauseElement | None
     storable: Callable[[dict[str, Any]], dict[str, Any]]
     may_be_away: bool
-    is_passing: Callable[[DBAPIError], bool]
+    is_passing: Callable[[Exception, bool, bool], bool]
     patience_s: float
     pause_s: tuple[float, float]

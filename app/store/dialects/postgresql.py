@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.store.dialects.kind import Kind
 
@@ -71,12 +70,13 @@ def _storable(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_passing(error: DBAPIError) -> bool:
-    # SQLAlchemy has thrown away all connections when it says so: each may have been lost with this one.
-    if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _PASSING:
+def _is_passing(error: Exception, is_connecting: bool, is_lost: bool) -> bool:
+    # Imported here because this file is loaded also where SQLite is used.
+    from psycopg import OperationalError
+
+    if is_lost or getattr(error, "sqlstate", None) in _PASSING:
         return True
-    could_not_connect = isinstance(error, OperationalError) and error.statement is None
-    return could_not_connect and not _NEVER.search(str(error.orig))
+    return is_connecting and isinstance(error, OperationalError) and not _NEVER.search(str(error))
 
 
 POSTGRESQL = Kind(

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.store.dialects.kind import Kind
 
 log = logging.getLogger(__name__)
+
+# SQLITE_BUSY: another process writes; SQLITE_LOCKED: another connection of this process (https://sqlite.org/rescode.html).
+_LOCKED = (5, 6)
 
 
 def _open_engine(url: sa.URL, durable: bool) -> sa.Engine:
@@ -50,8 +52,9 @@ def _on_connect(dbapi: Any, _record: Any, *, durable: bool) -> None:
     cursor.close()
 
 
-def _is_passing(error: DBAPIError) -> bool:
-    return isinstance(error, OperationalError) and "locked" in str(error.orig)
+def _is_passing(error: Exception, is_connecting: bool, is_lost: bool) -> bool:  # noqa: ARG001  # only the code counts
+    # The extended codes (SQLITE_BUSY_SNAPSHOT …) hold the primary one in their last byte.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOCKED
 
 
 SQLITE = Kind(

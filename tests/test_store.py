@@ -1,0 +1,87 @@
+"""The store by itself, on both databases: what a failure looks like to its users."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from app.store import Store, StoreError, StoreUnavailable, StoreUnusable
+from app.store.database import Database
+from tests import databases
+from tests.running import BOTH_DATABASES, ON_POSTGRESQL, Running
+
+_NO_SUCH_TABLE = sa.text("SELECT 1 FROM no_such_table")
+_ONE = sa.text("SELECT 1 AS one")
+
+
+@pytest.fixture
+def fresh(running: Running, database: str) -> databases.Database:
+    """An empty database of the kind that the test runs on."""
+    return running.new_database()
+
+
+@pytest.fixture
+def opened(fresh: databases.Database) -> Iterator[Database]:
+    with closing(Database(fresh.url)) as opened:
+        yield opened
+
+
+@BOTH_DATABASES
+def test_a_statement_that_fails_is_a_store_error_that_is_not_retried(opened: Database, database: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        opened.row(_NO_SUCH_TABLE)
+    error = caught.value
+    # https://peps.python.org/pep-0249/#exceptions leaves the choice to the driver.
+    assert error.driver_error == {"sqlite": "OperationalError", "postgresql": "ProgrammingError"}[database]
+    assert str(error).startswith(f"{error.driver_error}: ") and "no_such_table" in str(error)
+    assert (error.is_transient, error.is_unreachable, error.may_have_run) == (False, False, False)
+
+
+@BOTH_DATABASES
+def test_an_exception_of_the_work_leaves_the_store_as_it_is(opened: Database, database: str) -> None:
+    empty: dict[str, int] = {}
+    with pytest.raises(KeyError):
+        opened.exclusively(lambda tx: empty["missing"])
+
+
+def test_a_locked_file_is_a_transient_error(tmp_path: Path) -> None:
+    with closing(Store(f"sqlite:///{tmp_path}/x.db")) as store, closing(sqlite3.connect(tmp_path / "x.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="OperationalError: database is locked") as caught:
+            store.check_writable()
+        assert (caught.value.is_transient, caught.value.may_have_run) == (True, False)
+
+
+@ON_POSTGRESQL
+def test_a_lost_connection_is_a_transient_error_of_work_that_may_have_run(
+    opened: Database, fresh: databases.Database, database: str
+) -> None:
+    fresh.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'kimi-gateway'")
+    with pytest.raises(StoreError) as caught:
+        opened.run_at_once(_ONE)
+    assert (caught.value.is_transient, caught.value.is_unreachable, caught.value.may_have_run) == (True, True, True)
+    assert opened.row(_ONE) == {"one": 1}
+
+
+@ON_POSTGRESQL
+def test_a_database_that_does_not_exist_is_unusable(fresh: databases.Database, database: str) -> None:
+    with pytest.raises(StoreUnusable, match="does not exist") as caught:
+        Database(fresh.url.replace(fresh.name, "no_such_database"))
+    assert not isinstance(caught.value, StoreUnavailable)
+
+
+def test_what_may_pass_makes_a_database_unavailable_and_anything_else_makes_it_unusable(tmp_path: Path) -> None:
+    """Only an unavailable one is worth another start of the worker."""
+    with closing(Database(f"sqlite:///{tmp_path}/x.db")) as opened:
+        assert type(opened.unusable(StoreError("locked", is_transient=True))) is StoreUnavailable
+        assert type(opened.unusable(StoreError("broken"))) is StoreUnusable
+
+
+def test_a_file_of_something_else_is_unusable(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("these are notes, not a database\n" * 100)
+    with pytest.raises(StoreUnusable, match=r"cannot be opened \(DatabaseError: file is not a database\)") as caught:
+        Store(f"sqlite:///{tmp_path}/notes.txt")
+    assert not isinstance(caught.value, StoreUnavailable)
