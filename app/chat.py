@@ -3,19 +3,60 @@
 Plain frozen values. Knows no wire format and no other file of ours.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "content_filter"]
-# What a reference to a page becomes: a Citation, a Markdown link in the text, both; off leaves the upstream's own.
+# What a reference to a web page becomes: a Citation, a Markdown link in the text, both; off: the upstream's own
+# marker.
 CitationStyle = Literal["annotations", "markdown", "both", "off"]
+
+
+# Parts of a message. ``place`` is the field of the request that a part came in, for errors; ``sent_as`` is the type
+# that the client gave it.
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """A picture. ``source``: a ``data:`` or ``http(s):`` URL as the client sent it."""
+
+    source: str
+    place: str
+    sent_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A document. ``source``: a ``data:`` or ``http(s):`` URL, or the id of an uploaded file, as the client sent
+    it."""
+
+    source: str
+    name: str
+    place: str
+    sent_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class OtherPart:
+    """Content of a kind that no upstream takes: audio, video."""
+
+    place: str
+    sent_as: str
+
+
+Part = TextPart | ImagePart | FilePart | OtherPart
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the assistant made in an earlier turn; ``arguments`` is JSON text, as it came."""
+    """A call that the assistant made in an earlier turn. ``arguments`` is JSON text, as it came."""
 
     id: str
     name: str
@@ -24,40 +65,48 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of the history. ``parts`` are its texts in order."""
+    """One message of the history. ``parts`` are its contents in order."""
 
     role: Role
-    parts: tuple[str, ...]
+    parts: tuple[Part, ...]
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
     def text(self) -> str:
-        return "\n".join(self.parts)
+        return "\n".join(self.texts)
+
+
+def text_message(role: Role, *texts: str) -> Message:
+    """A message that holds text only."""
+    return Message(role, tuple(TextPart(text) for text in texts))
 
 
 @dataclass(frozen=True, slots=True)
 class JsonFormat:
-    """The answer must be one JSON object. ``schema`` is a JSON Schema as JSON text, None for any object.
-    ``asked_in``: the field that the schema came in, for what is wrong with it."""
+    """The answer must be one JSON object."""
 
     name: str = "json_object"
+    # A JSON Schema as JSON text; None: any object.
     schema: str | None = None
     description: str = ""
-    asked_in: str = ""
+    # The field of the request that the schema came in, for errors.
+    schema_field: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a client wants of the answer beside its model; None means: as the model is.
+    """What a client wants of the answer beside its model. None: as the model is."""
 
-    ``max_tokens`` counts by our estimate, reasoning and text together. ``thinking`` and ``search`` choose that
-    form of the model, where there is one.
-    """
-
+    # By our estimate, reasoning and text together.
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    # Chooses the form of the model that thinks, or that does not, where there is one; the same for web search.
     thinking: bool | None = None
     search: bool | None = None
     format: JsonFormat | None = None
@@ -65,28 +114,30 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One turn that a client asks for. ``conversation_id`` is None for a stateless one. ``after_turn``: how many
-    turns the conversation must have behind it, where the client goes on from one that it names. ``mends``: it is the
-    second half of the last turn, which counts once. ``asked_in``: the field of the messages, for what is wrong there.
-    """
+    """One turn that a client asks for."""
 
     model: str
     messages: tuple[Message, ...]
+    # None: a stateless request.
     conversation_id: str | None = None
     options: Options = Options()
+    # How many turns the conversation must have, where the client continues from one that it names.
     after_turn: int | None = None
-    mends: bool = False
-    asked_in: str = "messages"
+    # This is the second half of the last turn: the two count as one.
+    repairs_last_turn: bool = False
+    # The field of the request that holds the messages, for errors.
+    messages_field: str = "messages"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: ``owner`` names the API key without being it; ``is_gone`` tells, without waiting,
-    that nobody reads the answer any more (always False where the server offers no way to know).
-    ``idempotency_key``: requests with the same one are the same request."""
+    """Who sent a request."""
 
+    # Names the API key without being it.
     owner: str
+    # Tells, without waiting, that the client has left. Always False where the server offers no way to know.
     is_gone: Callable[[], bool]
+    # Requests with the same key are one request.
     idempotency_key: str | None = None
 
 
@@ -98,12 +149,12 @@ class Model:
     title: str
 
 
-# Events: what an upstream tells of a running answer, in order. Failure is an exception, never an event.
+# Events: what an upstream emits while it answers, in order. A failure is an exception, never an event.
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The upstream chat of this turn and the answer in it; before any text, again when more is known."""
+    """The upstream chat of this turn, and the answer in it. Comes before any text, and again when more is known."""
 
     chat_id: str
     message_id: str | None = None
@@ -121,7 +172,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A page that the answer rests on, as an upstream tells it; ``ref`` is what its markers in the text say."""
+    """A web page that the answer rests on. ``ref`` is how markers in the text name it."""
 
     ref: str
     url: str
@@ -130,7 +181,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A part of the text rests on a page: offsets in characters into the text that the client was given."""
+    """A part of the text rests on a page. Offsets count characters of the text that the client gets."""
 
     url: str
     title: str
@@ -140,63 +191,32 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The upstream is alive and has nothing to say that concerns the client."""
+    """The upstream is alive and sent nothing that concerns the client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """The upstream tells the user something about this answer. ``kind`` is ours: ``model-degraded``."""
+    """The upstream tells the user something about this answer. ``kind`` is our word: ``model-degraded``."""
 
     kind: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unrecognised:
-    """The upstream said something of a kind that we do not know; ``kind`` never carries user text."""
+    """The upstream sent something of a kind that we do not know. ``kind`` never holds text of a user."""
 
     kind: str
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The answer is complete. Always the last event; a stream without it failed. ``stop_sequence``: the one of
-    ``Options.stop`` that ended it."""
+    """The answer is complete. Always the last event: a stream without it has failed."""
 
     reason: FinishReason
+    # The one of ``Options.stop`` that ended it.
     stop_sequence: str | None = None
 
 
 Event = Started | ReasoningDelta | TextDelta | Source | Citation | Heartbeat | Notice | Unrecognised | Finished
 
 HEARTBEAT = Heartbeat()
-
-
-class Answer(Protocol):
-    """An answer that is on its way. Iterating gives its events in batches, each as it came: ReasoningDelta,
-    TextDelta, Citation, and Finished last; a batch of Heartbeat alone says that nothing came for a moment.
-    Raises GatewayError where the answer failed. ``close`` gives everything back and is safe to call again.
-    """
-
-    def wait_for_answer(self) -> None:
-        """Returns when it is certain that there is an answer, or at least that waiting for it may be shown. Raises
-        GatewayError, having closed itself. Need not be called by who iterates at once."""
-        ...
-
-    @property
-    def prompt(self) -> str:
-        """The text that was sent upstream, for counting."""
-        ...
-
-    @property
-    def notices(self) -> Sequence[str]:
-        """What the upstream wanted the user to know, so far."""
-        ...
-
-    @property
-    def rebuilt_from(self) -> str | None:
-        """Where the history came from, if a lost conversation goes on in a new chat: history or transcript."""
-        ...
-
-    def __iter__(self) -> Iterator[Sequence[Event]]: ...
-
-    def close(self, error: BaseException | None = None) -> None: ...

@@ -55,8 +55,9 @@ def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
     """
     from app.doctor.checks import Doctor, Instruments
     from app.doctor.findings import Privacy
+    from app.doctor.trial_turn import Generation
     from app.doctor.wire_transcript import Recorder
-    from app.factory import build_generations, build_http
+    from app.factory import build_router
 
     settings = Config.examine(os.environ)
     config = settings.config
@@ -65,7 +66,8 @@ def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
     privacy = Privacy(config, anonymous=as_json)
 
     def upstreams(recorder: Recorder | None) -> "Sequence[Generation]":
-        return build_generations(config, build_http(config, recorder.tap if recorder else None))
+        router = build_router(config, recorder.tap if recorder else None)
+        return [Generation(upstream, router.home_models(upstream)) for upstream in router.upstreams.values()]
 
     recorder = Recorder() if record is not None else None
     findings = []

@@ -1,49 +1,52 @@
 """What can go wrong, as a tree whose leaves say what to do next.
 
     GatewayError                         status  blame
-    ├─ InvalidRequest                       400  request   the client sent something we cannot serve
+    ├─ InvalidRequest                       400  request   the client sent something that cannot be served
     ├─ NotAuthorized                        401  request   our own API key is missing or wrong
     ├─ UnknownModel                         404  request
     ├─ UnknownConversation                  404  request
-    ├─ KeyLimited                           429  request   our own API key has asked for all that it may
+    ├─ KeyLimited                           429  request   this API key has reached its own limit
     ├─ ConversationBusy                     409  request   another turn of it is running
     ├─ ConversationLost                     409  request   its account is gone, or Kimi no longer knows its chat
-    ├─ ConversationTaken                    409  ours      another turn took it over while this one was frozen
-    ├─ TooManyConversations                 429  request   its API key has as many as it may have
-    ├─ AnswerLost                           409  request   the answer for this Idempotency-Key cannot be had again
-    ├─ FirstRequestFailed                   409  request   nobody has asked yet for what this key was to repeat
-    ├─ NoAccountFree                        429  account   all are busy or rest, for longer than anybody waits
-    ├─ ClientGone                           499  request   nobody is listening any more
+    ├─ ConversationTaken                    409  ours      another request owns the conversation now
+    ├─ TooManyConversations                 429  request   this API key has as many as it may have
+    ├─ IdempotentAnswerLost                 409  request   the answer for this Idempotency-Key cannot be had again
+    ├─ OriginalRequestFailed                409  request   the first request with this key failed: send it again
+    ├─ NoAccountFree                        429  account   all are busy or cooling down, for longer than QUEUE_WAIT_S
+    ├─ ShuttingDown                         503  ours      the process stops before the answer would end
+    ├─ ClientGone                           499  request   the client has closed its connection
     └─ UpstreamError                        502  upstream
        ├─ AccountRejected                   401  account   its token is expired, revoked or banned
        ├─ AccountForbidden                  403  account   flagged, or stopped by a bot wall
-       ├─ AccountLimited                    429  account   too much, too soon
+       ├─ AccountLimited                    429  account   too many requests
        ├─ RequestRefused                    400  request   this prompt, on any account
        ├─ ChatForbidden                     403  request   Kimi has disabled this chat
        ├─ ChatUnknown                       404  request   Kimi does not know this chat
        ├─ UpstreamOverloaded                503  upstream
        ├─ UpstreamConflict                  409  upstream  the chat is in a state that does not allow it
        ├─ AnswerRewritten                   502  upstream  Kimi took back text that was already passed on
-       ├─ InvalidJsonAnswer                 502  upstream  it is not the JSON that was asked for, mended neither
+       ├─ InvalidJsonAnswer                 502  upstream  not the JSON that was asked for, after one repair
        ├─ UpstreamUnavailable               502  upstream  connect, read, 5xx, redirect
-       │  ├─ AnswerEmpty                    502  upstream  complete, and without a word
-       │  ├─ RenewalFailed                  502  upstream  an account's token could not be renewed, for now
-       │  └─ GenerationGone                 502  upstream  the site does not serve this protocol (any more)
+       │  ├─ AnswerEmpty                    502  upstream  complete, and without any text
+       │  ├─ RenewalFailed                  502  upstream  an account's token could not be renewed for now
+       │  └─ ProtocolUnavailable            502  upstream  the site does not serve this protocol
        ├─ UpstreamTimeout                   504  upstream  silence
-       └─ UpstreamProtocolError             502  ours      an answer that we cannot read
+       └─ UpstreamProtocolError             502  ours      an answer that this gateway cannot read
 
-``status`` is for the client, ``blame`` for the gateway. Knows no JSON shape, no Flask, no requests.
+``status`` is for the client, ``blame`` is for the gateway. Errors are complete when they are made: ``replaced`` gives
+a changed copy. Knows no JSON shape, no Flask, no requests.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal, Self
 
 Blame = Literal["request", "account", "upstream", "ours"]
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """What was exceeded: ``limit`` requests, of which ``remaining`` are left; again in ``reset_s`` seconds."""
+    """A limit that was exceeded: ``limit`` requests, of which ``remaining`` are left; reset in ``reset_s``
+    seconds."""
 
     limit: int
     remaining: int
@@ -51,17 +54,15 @@ class RateLimit:
 
 
 class GatewayError(Exception):
-    """A failure that can be told to the client; its text carries no token and no message text.
-
-    ``code`` is a machine-readable name, ``param`` the field of the request that is at fault,
-    ``retry_after_s`` a wait in seconds after which a repetition makes sense.
-    """
+    """A failure that the client may be shown. Its text holds no token and no message text."""
 
     status: ClassVar[int] = 500
     blame: ClassVar[Blame] = "ours"
     default_code: ClassVar[str | None] = None
-    # Repeating the same request cannot help, so an SDK should not do so by itself.
+    # The same request would fail again, so an SDK should not repeat it by itself.
     permanent: ClassVar[bool] = False
+    # Whether the message may have reached the upstream, unless the error says otherwise.
+    reached_by_default: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -70,15 +71,29 @@ class GatewayError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after_s: float | None = None,
+        rate_limit: RateLimit | None = None,
+        reached_upstream: bool | None = None,
     ) -> None:
+        """``code``: a machine-readable name. ``param``: the field of the request that is at fault. ``retry_after_s``:
+        a wait in seconds after which a repetition makes sense. ``reached_upstream``: the message may stand in the
+        upstream's chat, so that a repetition would send it a second time."""
         super().__init__(message)
-        self.message = message
-        self.code = code or self.default_code
-        self.param = param
-        self.retry_after_s = retry_after_s
-        # The message may have reached the upstream: repeating the request would say it there a second time.
-        self.sent = False
-        self.rate_limit: RateLimit | None = None
+        self.message: Final = message
+        self.code: Final = code or self.default_code
+        self.param: Final = param
+        self.retry_after_s: Final = retry_after_s
+        self.rate_limit: Final = rate_limit
+        self.reached_upstream: Final = self.reached_by_default if reached_upstream is None else reached_upstream
+
+    def replaced(self, **changes: Any) -> Self:
+        """A copy with some of the constructor's arguments changed, caused by this error."""
+        copy = type(self)(**{**self._arguments(), **changes})
+        copy.__cause__ = self
+        return copy
+
+    def _arguments(self) -> dict[str, Any]:
+        names = ("message", "code", "param", "retry_after_s", "rate_limit", "reached_upstream")
+        return {name: getattr(self, name) for name in names}
 
 
 class InvalidRequest(GatewayError):
@@ -140,14 +155,14 @@ class TooManyConversations(GatewayError):
     permanent = True
 
 
-class AnswerLost(GatewayError):
+class IdempotentAnswerLost(GatewayError):
     status = 409
     blame: ClassVar[Blame] = "request"
     default_code = "answer_lost"
     permanent = True
 
 
-class FirstRequestFailed(GatewayError):
+class OriginalRequestFailed(GatewayError):
     status = 409
     blame: ClassVar[Blame] = "request"
     default_code = "first_request_failed"
@@ -171,15 +186,39 @@ class ClientGone(GatewayError):
 
 
 class UpstreamError(GatewayError):
-    """``told_wait``: the upstream itself has said ``retry_after_s``. ``concerns_model``: said of one model only."""
-
     status = 502
     blame: ClassVar[Blame] = "upstream"
     default_code = "upstream_error"
-    # The upstream refused before it took anything in: the message is not in the chat.
-    refused = False
-    told_wait = False
-    concerns_model = False
+    reached_by_default = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        rate_limit: RateLimit | None = None,
+        reached_upstream: bool | None = None,
+        retry_after_is_upstreams: bool = False,
+        model_only: bool = False,
+    ) -> None:
+        """``reached_upstream`` False: the upstream refused before it took anything in. ``retry_after_is_upstreams``:
+        the upstream itself gave ``retry_after_s``. ``model_only``: it concerns the model, not the whole account."""
+        super().__init__(
+            message,
+            code=code,
+            param=param,
+            retry_after_s=retry_after_s,
+            rate_limit=rate_limit,
+            reached_upstream=reached_upstream,
+        )
+        self.retry_after_is_upstreams: Final = retry_after_is_upstreams
+        self.model_only: Final = model_only
+
+    def _arguments(self) -> dict[str, Any]:
+        own = {"retry_after_is_upstreams": self.retry_after_is_upstreams, "model_only": self.model_only}
+        return {**super()._arguments(), **own}
 
 
 class AccountRejected(UpstreamError):
@@ -232,15 +271,17 @@ class UpstreamUnavailable(UpstreamError):
 
 
 class AnswerEmpty(UpstreamUnavailable):
-    """Kimi calls the answer complete, and it holds nothing: so it slows accounts down."""
+    """Kimi calls the answer complete, and it holds nothing: this is how it slows accounts down."""
 
 
 class RenewalFailed(UpstreamUnavailable):
-    """The account is of no use until it is renewed; other accounts may have tokens that still work."""
+    """The account cannot be used until its token is renewed. Other accounts may have tokens that still work."""
+
+    reached_by_default = False
 
 
-class GenerationGone(UpstreamUnavailable):
-    """Said of the protocol, not of this request: another generation may still be served."""
+class ProtocolUnavailable(UpstreamUnavailable):
+    """The site does not serve this protocol, for any request. Another protocol may still be served."""
 
 
 class UpstreamConflict(UpstreamError):
@@ -254,7 +295,8 @@ class AnswerRewritten(UpstreamError):
 
 
 class InvalidJsonAnswer(UpstreamError):
-    """Asking again may help, but two answers have been used up already: that is for somebody to decide."""
+    """Permanent for SDKs: a retry might succeed, but two Kimi answers were already spent, so the caller must
+    decide."""
 
     status = 502
     default_code = "invalid_json_answer"

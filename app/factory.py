@@ -5,63 +5,74 @@ Must never know a route's logic, a wire field, or the environment.
 
 import atexit
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
-from flask import Flask
+from flask import Blueprint, Flask
 
 from app import logs
 from app.accounts.leases import Leases
 from app.accounts.pool import Accounts
 from app.accounts.renewal import renew_in_a_process
 from app.accounts.scheduling import Limits
-from app.answers.idempotency import Recordings
-from app.answers.stream import Patience
-from app.answers.turn import Persistence, Turns
+from app.answers.attempt import AttemptServices
+from app.answers.idempotency import IdempotentAnswers
+from app.answers.plan import Planner
+from app.answers.stream import AnswerTimeouts
+from app.answers.turn import RetryPolicy, Turns
 from app.api import chat_completions, completions, health, messages, models, openapi, responses
-from app.conversations.chat_cleanup import Litter
+from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLimits, Conversations
-from app.doctor.trial_turn import Generation
-from app.errors import AccountRejected, GatewayError
 from app.gateway import Gateway
 from app.settings.config import Config
 from app.store import LitterRow, Store
 from app.store.process_lease import Presence
-from app.upstreams import Upstream
-from app.upstreams.catalogue import Catalogue
-from app.upstreams.kimi.connect import KimiConnect
-from app.upstreams.kimi.http import KimiHttp, Tap, Timeouts
-from app.upstreams.kimi.model_table import Models, Offer
-from app.upstreams.kimi.rest import KimiRest
-from app.upstreams.routing import Routes
+from app.upstreams import Tap, Upstream, UpstreamGroup
+from app.upstreams.kimi import group as kimi
+from app.upstreams.routing import Router
 from app.web import conversation_id, cors, middleware
 from app.web.api_keys import ApiKeys
-from app.web.rate_limits import Allowances
+from app.web.operations import Operation
+from app.web.rate_limits import RateLimits
 
 log = logging.getLogger(__name__)
 
-# What stands behind every prefix of ``web.conversation_id``, in the order of the documentation.
-_PUBLIC = (chat_completions, completions, responses, messages, models)
 
-# KIMI_PROTOCOL → the upstreams that are switched on.
-_PROTOCOLS = {
-    "auto": (KimiRest.name, KimiConnect.name),
-    "sse": (KimiRest.name,),
-    "connect": (KimiConnect.name,),
-}
+class PublicApi(Protocol):
+    """A folder or file of ``app.api``."""
+
+    @property
+    def blueprint(self) -> Blueprint: ...
+    @property
+    def OPERATIONS(self) -> Sequence[Operation]: ...
 
 
-def create_app(config: Config) -> Flask:
+# The public APIs, in the order of the documentation; each stands behind every prefix of ``web.conversation_id``.
+PUBLIC_APIS: Sequence[PublicApi] = (chat_completions, completions, responses, messages, models)
+
+_HEALTH: PublicApi = health
+
+# The folders of ``app.upstreams``.
+UPSTREAMS: Sequence[Callable[[Config, Tap | None], UpstreamGroup]] = (kimi.build,)
+
+
+def create_app(
+    config: Config,
+    public_apis: Sequence[PublicApi] = PUBLIC_APIS,
+    upstreams: Sequence[Callable[[Config, Tap | None], UpstreamGroup]] = UPSTREAMS,
+) -> Flask:
     """The WSGI application. Opens the database; raises StoreUnusable where it cannot."""
     logs.configure(config.log_level, config.secrets)
     store = Store(config.database_url, config.gateway_secret)
     store.tokens.seal()
-    # After what others have to say at the end (presence). The last to close a SQLite file leaves nothing beside it:
-    # who copies that one file then has everything.
+    # After what others have to say at the end (the process lease). The last to close a SQLite file leaves nothing
+    # beside it: who copies that one file then has everything.
     atexit.register(store.close)
     accounts = Accounts(config.credentials, store, renew_in_a_process)
     presence = Presence(store, config.lease_s)
     presence.begin()
-    gateway, catalogue = build_gateway(config, store, accounts, presence)
+    groups = [build(config, None) for build in upstreams]
+    gateway = _build_gateway(config, store, accounts, presence, groups)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
@@ -69,26 +80,31 @@ def create_app(config: Config) -> Flask:
     app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
-    app.extensions["allowances"] = Allowances(store, presence, _longest_s(config))
+    app.extensions["rate_limits"] = RateLimits(store, presence, _longest_s(config))
     middleware.install(app)
     cors.install(app, config.cors_origins)
-    # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, one at the end is
-    # nothing.
+    # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, and one at the end has
+    # no meaning.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
     conversation_id.install(app)
-    app.register_blueprint(health.blueprint)
-    for module in _PUBLIC:
+    app.register_blueprint(_HEALTH.blueprint)
+    for api in public_apis:
         for suffix, prefix in conversation_id.PREFIXES.items():
-            name = module.blueprint.name + suffix
-            app.register_blueprint(module.blueprint, name=name, url_prefix=prefix or None)
-    openapi.install(app, [operation for module in (*_PUBLIC, health) for operation in module.OPERATIONS])
+            name = api.blueprint.name + suffix
+            app.register_blueprint(api.blueprint, name=name, url_prefix=prefix or None)
+    openapi.install(app, [operation for api in (*public_apis, _HEALTH) for operation in api.OPERATIONS])
     accounts.keep_fresh()
-    gateway.tidy()
-    if catalogue is not None:
-        catalogue.start()
-    _say_ready(config)
+    gateway.start_background_work()
+    for group in groups:
+        group.start(store, accounts.usable_accounts)
+    _log_ready(config)
     return app
+
+
+def build_router(config: Config, tap: Tap | None = None) -> Router:
+    """The upstreams alone, for the doctor. ``tap`` sees their wire."""
+    return Router([build(config, tap) for build in UPSTREAMS])
 
 
 def _longest_s(config: Config) -> float:
@@ -96,28 +112,25 @@ def _longest_s(config: Config) -> float:
     return config.total_timeout_s + 60
 
 
-def _say_ready(config: Config) -> None:
+def _log_ready(config: Config) -> None:
     for credential in config.credentials:
         if credential.refresh_token is None and credential.expires_at is None:
             log.warning("%s: this token does not say when it expires; it is used as it is", credential.label)
     log.info("ready: %d accounts at %s", len(config.credentials), config.kimi_base_url)
 
 
-def build_gateway(
-    config: Config, store: Store, accounts: Accounts, presence: Presence
-) -> tuple[Gateway, Catalogue | None]:
-    """The gateway with its upstreams, over a store; and Kimi's catalogue, where the protocol has one."""
-    patience = Patience(
-        # Twice a heartbeat, so that a client that left is noticed within one; seldom enough to cost nothing.
+def _build_gateway(
+    config: Config, store: Store, accounts: Accounts, presence: Presence, groups: Sequence[UpstreamGroup]
+) -> Gateway:
+    timeouts = AnswerTimeouts(
+        # Twice per heartbeat, so that a client that left is noticed within one; seldom enough to cost nothing.
         tick_s=min(1.0, config.heartbeat_s / 2, config.idle_timeout_s / 4, config.first_event_timeout_s / 4),
         commit_after_s=config.commit_after_s,
         first_event_s=config.first_event_timeout_s,
         idle_s=config.idle_timeout_s,
         total_s=config.total_timeout_s,
     )
-    models = Models(switched_on=_PROTOCOLS[config.kimi_protocol])
-    upstreams = build_upstreams(config, build_http(config), models)
-    routes = Routes(upstreams, models)
+    router = Router(groups)
     longest_s = _longest_s(config)
     leases = Leases(
         store,
@@ -138,60 +151,19 @@ def build_gateway(
             keep_transcripts=config.store_transcripts,
         ),
     )
-    by_name: dict[str, Upstream] = {upstream.name: upstream for upstream in upstreams}
-    litter = Litter(
-        store, list(by_name), accounts.ids, lambda row: _delete_chat(row, by_name, accounts), keep_s=longest_s
+    cleanup = ChatCleanup(
+        store,
+        list(router.upstreams),
+        accounts.ids,
+        lambda row: _delete_chat(row, router.upstreams, accounts),
+        keep_s=longest_s,
     )
-    persistence = Persistence(config.failover_s, config.retry_backoff_s, config.keep_chats)
-    turns = Turns(routes, accounts, leases, conversations, litter, store, persistence, config.citations)
-    recordings = Recordings(store, presence, commit_after_s=config.commit_after_s, tick_s=patience.tick_s)
-    gateway = Gateway(turns, models, accounts, conversations, litter, recordings, store, patience)
-    connect = next((upstream for upstream in upstreams if isinstance(upstream, KimiConnect)), None)
-    if connect is None:
-        return gateway, None
-    return gateway, Catalogue(store, models, lambda: _ask_for_offers(connect, accounts))
-
-
-def build_upstreams(config: Config, http: KimiHttp, models: Models) -> list[Upstream]:
-    """Those of the two generations that KIMI_PROTOCOL leaves switched on."""
-    both: list[Upstream] = [
-        KimiRest(http, models, max_continuations=config.max_continuations),
-        KimiConnect(http, models),
-    ]
-    return [upstream for upstream in both if upstream.name in models.switched_on]
-
-
-def build_generations(config: Config, http: KimiHttp) -> list[Generation]:
-    """The upstreams for the doctor, each with its models."""
-    models = Models(switched_on=_PROTOCOLS[config.kimi_protocol])
-    return [Generation(upstream, models.at_home(upstream.name)) for upstream in build_upstreams(config, http, models)]
-
-
-def build_http(config: Config, tap: Tap | None = None) -> KimiHttp:
-    return KimiHttp(
-        config.kimi_base_url,
-        Timeouts(
-            connect_s=config.connect_timeout_s,
-            call_s=min(30.0, config.first_event_timeout_s),
-            # The gateway's own limits come first; this one only ends a reader that was forgotten.
-            read_s=max(config.first_event_timeout_s, config.idle_timeout_s) + 30,
-        ),
-        tap,
-    )
+    services = AttemptServices(router, accounts, leases, cleanup, config.keep_chats, config.citations)
+    policy = RetryPolicy(config.failover_s, config.retry_backoff_s)
+    turns = Turns(Planner(router, accounts), services, conversations, store, policy)
+    idempotent = IdempotentAnswers(store, presence, commit_after_s=config.commit_after_s, tick_s=timeouts.tick_s)
+    return Gateway(turns, router, accounts, conversations, cleanup, idempotent, store, timeouts)
 
 
 def _delete_chat(row: LitterRow, upstreams: Mapping[str, Upstream], accounts: Accounts) -> None:
     upstreams[row.upstream].delete_chat(accounts.fresh(accounts.get(row.account_id)), row.chat_id)
-
-
-def _ask_for_offers(connect: KimiConnect, accounts: Accounts) -> tuple[Offer, ...]:
-    """Through any account that can be used, without taking its turn away. Raises GatewayError."""
-    error: GatewayError = AccountRejected("no usable Kimi account")
-    for account_id in accounts.ids:
-        try:
-            return connect.offers(accounts.fresh(accounts.get(account_id)))
-        except GatewayError as e:
-            error = e
-            if e.blame != "account":
-                break
-    raise error

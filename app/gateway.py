@@ -1,4 +1,4 @@
-"""What the public APIs ask for: answers, models, conversations.
+"""What the public APIs ask for: answers, models, conversations. The front door of the middle.
 
 Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 """
@@ -6,56 +6,51 @@ Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 import time
 
 from app.accounts.pool import Accounts
-from app.answers.idempotency import Recordings
-from app.answers.stream import ChatStream, Patience
-from app.answers.turn import Turn, Turns
-from app.chat import Answer, Caller, ChatRequest, Model
+from app.answers.answer import Answer
+from app.answers.idempotency import IdempotentAnswers
+from app.answers.stream import AnswerTimeouts, ChatStream
+from app.answers.turn import Turns
+from app.answers.turn_state import TurnState
+from app.chat import Caller, ChatRequest, Model
 from app.concurrency.background import Cancellation
-from app.conversations.chat_cleanup import Litter
+from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import Conversations
-from app.store import ConversationRow, Store
-from app.upstreams.kimi.model_table import Models
+from app.store import ConversationRow, Store, StoreError
+from app.upstreams.routing import Router
 
 
 class Gateway:
-    """Opens turns. One object per process, used by all requests at once."""
+    """Opens answers. One object per process, used by all requests at once."""
 
     def __init__(
         self,
         turns: Turns,
-        models: Models,
+        router: Router,
         accounts: Accounts,
         conversations: Conversations,
-        litter: Litter,
-        recordings: Recordings,
+        cleanup: ChatCleanup,
+        idempotent: IdempotentAnswers,
         store: Store,
-        patience: Patience,
+        timeouts: AnswerTimeouts,
     ) -> None:
-        self.accounts = accounts
         self._turns = turns
-        self._models = models
+        self._router = router
+        self._accounts = accounts
         self._conversations = conversations
-        self._litter = litter
-        self._recordings = recordings
+        self._cleanup = cleanup
+        self._idempotent = idempotent
         self._store = store
-        self._patience = patience
+        self._timeouts = timeouts
 
-    @property
-    def models(self) -> list[Model]:
-        return self._models.all
-
-    def model(self, model_id: str) -> Model:
-        """Raises UnknownModel, naming those that exist."""
-        return self._models.find(model_id)
+    # Answers
 
     def open(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
-        """Begins a turn and returns while Kimi thinks, so that what it will be told with can be made meanwhile.
-        Raises GatewayError, which ``wait_for_answer`` of what it gives may still do.
+        """Begins a turn and returns while Kimi thinks, so that the response can be prepared meanwhile.
 
-        Its status is certain with the first event that carries an answer, or, where ``commit`` allows it, after
-        ``commit_after_s`` of silence. The caller must ``close`` what it gets.
+        ``commit``: the status may go out after COMMIT_AFTER_S without a part of the answer. The caller must ``close``
+        the answer. Raises GatewayError; ``wait_for_answer`` of the answer may still raise one.
         """
-        self.model(request.model)
+        self._router.check(request)
         if caller.idempotency_key is None:
             return self._open(request, caller, commit)
 
@@ -64,7 +59,16 @@ class Gateway:
             answer.wait_for_answer()
             return answer
 
-        return self._recordings.open(caller.idempotency_key, request, caller, open_certain, commit=commit)
+        return self._idempotent.open(caller.idempotency_key, request, caller, open_certain, commit=commit)
+
+    def prompt_text(self, request: ChatRequest) -> str:
+        """The text that an upstream would be sent for this request. Raises UnknownModel, InvalidRequest."""
+        self._router.check(request)
+        return self._router.for_model(request.model)[0].prepare(request, request.messages).text
+
+    def end_within(self, seconds: float) -> None:
+        """Turns that still run then are ended, each with an error that says so: the process ends soon after."""
+        self._timeouts.ends_at = time.monotonic() + seconds
 
     def _open(self, request: ChatRequest, caller: Caller, commit: bool) -> Answer:
         if request.options.format is None:
@@ -80,17 +84,22 @@ class Gateway:
         return stream
 
     def _begin(self, request: ChatRequest, caller: Caller, commit: bool) -> ChatStream:
-        stream = ChatStream(self._turns, Turn(request, caller), self._patience, self.unmet(request), commit=commit)
-        stream.wait_for_news()
+        unmet = self._router.unmet(request.model, request.options)
+        stream = ChatStream(self._turns, TurnState(request, caller), self._timeouts, unmet, commit=commit)
+        stream.wait_for_first_sign()
         return stream
 
-    def unmet(self, request: ChatRequest) -> list[str]:
-        """Names of what the request asks for and its model does not have, and which is left out."""
-        return self._models.unmet(request.model, request.options)
+    # Models
 
-    def end_within(self, seconds: float) -> None:
-        """Turns that still run then are ended, each with an error that says so: the process will not last longer."""
-        self._patience.ends_at = time.monotonic() + seconds
+    @property
+    def models(self) -> list[Model]:
+        return self._router.models
+
+    def model(self, model_id: str) -> Model:
+        """Raises UnknownModel, with the ids that exist."""
+        return self._router.model(model_id)
+
+    # Conversations
 
     def find_conversation(self, owner: str, conversation_id: str) -> ConversationRow:
         """Raises UnknownConversation."""
@@ -107,27 +116,29 @@ class Gateway:
             hold.forget = hold.forget_chat = True
         self._discard_chat(hold.row)
 
+    # Health and background work
+
     def warnings(self) -> list[str]:
-        """What works now and will not for ever."""
-        return self.accounts.warnings()
+        """What works now and will stop working."""
+        return self._accounts.warnings()
 
     def problems(self) -> list[str]:
         """Why no chat could be served now; empty where one could."""
         try:
-            self.accounts.look_again()
+            self._accounts.look_again()
             self._store.check_writable()
-            return [] if self.accounts.has_usable() else self.accounts.problems()
-        except Exception as e:  # noqa: BLE001  # whatever the database's driver raises: it is the finding
+            return [] if self._accounts.has_usable() else self._accounts.problems()
+        except StoreError as e:
             return [f"the database cannot be written ({type(e).__name__})"]
 
-    def tidy(self) -> None:
-        """Looks, in the background, for chats that a killed worker left undeleted, for conversations that nobody has
-        used for too long, and for answers that are kept no longer."""
-        self._litter.sweep()
-        self._recordings.tidy()
+    def start_background_work(self) -> None:
+        """Deletes chats that a killed worker left, conversations that were not used for too long, and kept answers
+        that are too old."""
+        self._cleanup.sweep()
+        self._idempotent.tidy()
         self._conversations.watch_age(self._discard_chat)
 
     def _discard_chat(self, row: ConversationRow) -> None:
         if row.chat_id is not None and row.upstream is not None and row.account_id is not None:
             # It was noted with the loss of the conversation.
-            self._litter.discard(row.upstream, row.chat_id, row.account_id)
+            self._cleanup.discard(row.upstream, row.chat_id, row.account_id)

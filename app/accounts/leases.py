@@ -232,10 +232,8 @@ class Leases:
 
     def _refusal(self, accounts: Mapping[str, str], why: str, retry_after_s: float) -> NoAccountFree:
         capacity = self._limits.capacity(len(accounts))
-        error = NoAccountFree(
+        return NoAccountFree(
             f"no Kimi account is free: {why.format(wait=self._wait_s)}; try again later, or add an account",
             retry_after_s=retry_after_s,
+            rate_limit=None if capacity is None else RateLimit(capacity, 0, retry_after_s),
         )
-        if capacity is not None:
-            error.rate_limit = RateLimit(capacity, 0, retry_after_s)
-        return error

@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from app.errors import AccountRejected, ConversationLost, RenewalFailed
 from app.settings.credentials import Credential, read_lifetime
@@ -75,6 +75,13 @@ class Accounts:
         if not usable:
             raise AccountRejected("no usable Kimi account. " + " ".join(self.problems()))
         return usable
+
+    def usable_accounts(self) -> Iterator[Account]:
+        """Those that may be asked, each with a token that works; those whose token cannot be renewed now are left
+        out."""
+        for account_id in self._credentials:
+            with contextlib.suppress(AccountRejected, RenewalFailed):
+                yield self.fresh(self.get(account_id))
 
     def only(self, account_id: str) -> dict[str, str]:
         """The account that a conversation belongs to, in the form of ``usable``.

@@ -12,31 +12,32 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from app.chat import HEARTBEAT, Answer, Caller, Event
+from app.answers.answer import Answer, AnswerInfo, merged
+from app.chat import HEARTBEAT, Caller, Event
 from app.errors import ClientGone
 
 # Batches that may wait for a slow reader before the answers are read more slowly too.
 _HIGH_WATER = 64
 
 
-class Choices:
-    """Iterating gives ``(index, batch)``; the batches of one index are in order, and each ends with Finished.
+class Choices(Answer):
+    """``by_choice`` gives the batches; those of one index are in order, and each index ends with Finished.
 
-    A batch of Heartbeat alone says that nothing came for a moment. One answer's failure is everybody's: it is
-    raised, and the others are closed. ``close`` gives everything back and is safe to call again.
+    The failure of one answer is everybody's: it is raised, and the others are closed.
     """
 
     def __init__(self, open_one: Callable[[Caller], Answer], caller: Caller, count: int, tick_s: float = 1.0) -> None:
-        """Returns when each answer is certain. Raises GatewayError where one could not.
+        """Returns when each answer is certain. Raises GatewayError where one failed before.
 
-        The socket of a client must not be looked at by several threads at once, so that the answers are told by
-        us whether the caller has left: ``tick_s`` is how often we look.
+        Several threads must not look at a client's socket at once, so the answers learn from this object whether the
+        caller has left: ``tick_s`` is how often it looks.
         """
+        self.choices = count
         self._caller = caller
         self._tick_s = tick_s
-        self._looked_at = time.monotonic()
+        self._last_check_at = time.monotonic()
         self._closed = False
-        self._gone = False
+        self._caller_is_gone = False
         self._queue: queue.Queue[tuple[int, Answer | Sequence[Event] | BaseException | None]] = queue.Queue(
             _HIGH_WATER
         )
@@ -55,39 +56,30 @@ class Choices:
             raise
 
     @property
-    def rebuilt_from(self) -> str | None:
-        """Several answers are never turns of a conversation."""
-        return None
+    def info(self) -> AnswerInfo:
+        # The question was sent more than once, and counts once.
+        return merged([answer.info for answer in self._answers], self._answers[0].info.prompt)
 
-    @property
-    def prompt(self) -> str:
-        """The question was sent more than once, and is counted once."""
-        return self._answers[0].prompt
+    def __iter__(self) -> Iterator[Sequence[Event]]:
+        return (batch for _, batch in self.by_choice())
 
-    @property
-    def notices(self) -> Sequence[str]:
-        return list(dict.fromkeys(notice for answer in self._answers for notice in answer.notices))
-
-    def wait_for_answer(self) -> None:
-        """All are certain, see above."""
-
-    def __iter__(self) -> Iterator[tuple[int, Sequence[Event]]]:
+    def by_choice(self) -> Iterator[tuple[int, Sequence[Event]]]:
         early, self._early = self._early, []
         yield from early
         while self._running:
             yield from self._take() or [(0, [HEARTBEAT])]
 
-    def close(self, error: BaseException | None = None) -> None:  # noqa: ARG002  # as an Answer: each tells its own
+    def close(self, error: BaseException | None = None) -> None:  # noqa: ARG002  # each answer logs its own end
         """The answers are closed by the threads that read them, at their next event or tick."""
         self._closed = True
 
     def _take(self) -> list[tuple[int, Sequence[Event]]]:
-        """What has come, at most one batch. Raises what an answer raised."""
+        """What has come: at most one batch. Raises what an answer raised."""
         now = time.monotonic()
-        if now - self._looked_at >= self._tick_s:
-            # By the clock and not by silence: the answers' own heartbeats are no silence.
-            self._looked_at = now
-            self._gone = self._gone or self._caller.is_gone()
+        if now - self._last_check_at >= self._tick_s:
+            # By the clock and not by silence: the heartbeats of the answers are no silence.
+            self._last_check_at = now
+            self._caller_is_gone = self._caller_is_gone or self._caller.is_gone()
         try:
             index, item = self._queue.get(timeout=self._tick_s)
         except queue.Empty:
@@ -98,10 +90,10 @@ class Choices:
         if item is None:
             self._running -= 1
             return []
-        if isinstance(item, Sequence):
-            return [(index, item)]
-        self._answers.append(item)
-        return []
+        if isinstance(item, Answer):
+            self._answers.append(item)
+            return []
+        return [(index, item)]
 
     def _run(self, index: int, open_one: Callable[[Caller], Answer]) -> None:
         try:
@@ -122,20 +114,20 @@ class Choices:
                 self._put(index, e)
 
     def _caller_of(self, index: int) -> Caller:
-        """Each answer is another one: repeated with its own, of which the first is that of a single answer."""
+        """Each answer is another one: repeated under its own key, of which the first is that of a single answer."""
         key = self._caller.idempotency_key
         return replace(
             self._caller,
-            is_gone=lambda: self._gone or self._closed,
-            # No client's key holds such a sign.
+            is_gone=lambda: self._caller_is_gone or self._closed,
+            # No client's key holds this character.
             idempotency_key=key if key is None or index == 0 else f"{key}\0{index}",
         )
 
     def _put(self, index: int, item: "Answer | Sequence[Event] | BaseException | None") -> None:
-        """Waits for room. Raises ClientGone where nobody will read it."""
+        """Waits for room. Raises ClientGone where nobody reads any more."""
         while not self._closed:
             try:
                 return self._queue.put((index, item), timeout=self._tick_s)
             except queue.Full:
                 continue
-        raise ClientGone("the other choices failed, or nobody waits for them any more")
+        raise ClientGone("this choice is not needed any more: another one failed, or the client left")

@@ -1,8 +1,9 @@
-"""Answers to requests with an ``Idempotency-Key``: asked for once, given as often as the request is repeated.
+"""Answers to requests with an ``Idempotency-Key``: one Kimi turn, given as often as the request is repeated.
 
-The first request with a key asks, and goes on asking when its client has left; a repetition, on whatever worker,
-waits for that answer and gets it. For a day the answer is kept, sealed with the client's own key, which the store
-does not know. What failed before anything reached Kimi is not kept: then a repetition may try. Must never know HTTP.
+The first request with a key runs the turn, and goes on when its client has left. A repetition, on whatever worker,
+waits for that answer and gets it. The answer is kept for a day, encrypted with the client's own key, which the store
+does not know. A failure that happened before the message reached Kimi is not kept: then a repetition may try again.
+Must never know HTTP.
 """
 
 import base64
@@ -19,41 +20,52 @@ from typing import Any
 from cryptography.fernet import Fernet
 
 from app import errors
+from app.answers.answer import Answer, AnswerInfo
 from app.chat import (
     HEARTBEAT,
-    Answer,
     Caller,
     ChatRequest,
     Citation,
     Event,
     Finished,
     Heartbeat,
+    Message,
+    Options,
     ReasoningDelta,
     TextDelta,
+    TextPart,
 )
-from app.errors import AnswerLost, ClientGone, FirstRequestFailed, GatewayError, InvalidRequest
+from app.errors import (
+    ClientGone,
+    GatewayError,
+    IdempotentAnswerLost,
+    InvalidRequest,
+    OriginalRequestFailed,
+    ProtocolUnavailable,
+)
 from app.store import RecordingRow, Store, StoreError
 from app.store.process_lease import Presence
 
 log = logging.getLogger(__name__)
 
-# How long an answer is kept, how often older ones are looked for, and how often a running one is. Seconds.
+# How long an answer is kept, how often older ones are dropped, and how often a waiting repetition looks. Seconds.
 _KEPT_S = 86_400.0
 _SWEEP_EVERY_S = 3600.0
 _LOOK_EVERY_S = 0.1
 
 Open = Callable[[Caller], Answer]
 
-_OUR_FAULT = GatewayError(
-    "the gateway itself failed when it was first asked; its log says more", code="internal_error"
+_INTERNAL_ERROR = GatewayError(
+    "the gateway itself failed on the first request with this Idempotency-Key; see its log", code="internal_error"
 )
 
 
-class Recordings:
-    """``commit_after_s``: how long the status of a stream may stay open while a running answer is waited for;
-    ``tick_s``: how often a silent wait looks after the client."""
+class IdempotentAnswers:
+    """All answers with an Idempotency-Key. One object per process."""
 
     def __init__(self, store: Store, presence: Presence, *, commit_after_s: float, tick_s: float) -> None:
+        """``commit_after_s``: how long the status of a stream may stay open while a running answer is awaited.
+        ``tick_s``: how often a silent wait checks the client."""
         self._store = store
         self._presence = presence
         self._commit_after_s = commit_after_s
@@ -62,60 +74,60 @@ class Recordings:
     def open(self, key: str, request: ChatRequest, caller: Caller, open_one: Open, *, commit: bool) -> Answer:
         """The answer to ``request``, whether it is new, running or finished.
 
-        Raises InvalidRequest where the key was used for another request, AnswerLost where the answer is lost, the
-        failure that the first request met, and what ``open_one`` raises.
+        Raises:
+            InvalidRequest: if the key was used for another request.
+            IdempotentAnswerLost: if the gateway was stopped while it answered the first request.
+            GatewayError: the failure of the first request, and what ``open_one`` raises.
         """
-        seal = _Seal(caller.owner, key)
-        # By the time of a repetition its conversation may have gone on: with the very turn that it asks for.
-        asked = repr(replace(request, after_turn=None))
-        digest = hashlib.sha256(asked.encode(errors="replace")).hexdigest()
+        cipher = _AnswerCipher(caller.owner, key)
+        digest = request_digest(request)
         now, holder = self._store.database.now(), uuid.uuid4().hex
-        if self._store.recordings.begin(seal.id, digest, self._presence.id, holder, now):
-            return self._record(seal, caller, open_one)
-        kept = _Kept(self._store, seal, digest, caller, self._tick_s)
-        kept.wait(self._commit_after_s if commit else None)
-        return kept
+        if self._store.recordings.begin(cipher.id, digest, self._presence.id, holder, now):
+            return self._record(cipher, caller, open_one)
+        replay = _Replay(self._store, cipher, digest, caller, self._tick_s)
+        replay.wait(self._commit_after_s if commit else None)
+        return replay
 
     def tidy(self) -> None:
         """Drops, from now on and in the background, what is older than a day."""
         threading.Thread(target=self._tidy, name="recordings", daemon=True).start()
 
-    def _record(self, seal: "_Seal", caller: Caller, open_one: Open) -> Answer:
+    def _record(self, cipher: "_AnswerCipher", caller: Caller, open_one: Open) -> Answer:
         # Whoever repeats the request wants the answer, so it is not given up when its first client leaves.
         steady = replace(caller, is_gone=lambda: False, idempotency_key=None)
         try:
             answer = open_one(steady)
         except BaseException as e:
-            self._keep_failure(seal, e)
+            self._keep_failure(cipher, e)
             raise
-        return _Recording(
+        return _Recorder(
             answer,
             caller,
-            lambda events: self._keep(seal, _content(answer, events)),
-            lambda error: self._keep_failure(seal, error),
+            lambda events: self._keep(cipher, _encode_answer(answer.info, events)),
+            lambda error: self._keep_failure(cipher, error),
             self._tick_s,
         )
 
-    def _keep_failure(self, seal: "_Seal", error: BaseException) -> None:
-        if isinstance(error, GatewayError) and not error.sent:
-            self._presence.give_back(lambda: self._store.recordings.drop(seal.id))
+    def _keep_failure(self, cipher: "_AnswerCipher", error: BaseException) -> None:
+        if isinstance(error, GatewayError) and not error.reached_upstream:
+            self._presence.give_back(lambda: self._store.recordings.drop(cipher.id))
         else:
-            self._keep(seal, _failure(error if isinstance(error, GatewayError) else _OUR_FAULT))
+            self._keep(cipher, _encode_failure(error if isinstance(error, GatewayError) else _INTERNAL_ERROR))
 
-    def _keep(self, seal: "_Seal", content: dict[str, Any]) -> None:
-        sealed = seal.close(content)
-        self._presence.give_back(lambda: self._store.recordings.finish(seal.id, sealed))
+    def _keep(self, cipher: "_AnswerCipher", content: dict[str, Any]) -> None:
+        encrypted = cipher.encrypt(content)
+        self._presence.give_back(lambda: self._store.recordings.finish(cipher.id, encrypted))
 
     def _tidy(self) -> None:
         while True:
             try:
                 self._store.recordings.drop_older(self._store.database.now() - _KEPT_S)
             except StoreError:
-                log.exception("old answers could not be dropped")
+                log.exception("idempotency_expiry_failed")
             time.sleep(_SWEEP_EVERY_S)
 
 
-class _Recording:
+class _Recorder(Answer):
     """A running answer, read in the background to its end; its own client sees it as it comes."""
 
     def __init__(
@@ -134,30 +146,19 @@ class _Recording:
         self._events: list[Event] = []
         self._error: BaseException | None = None
         self._ended = False
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         threading.Thread(target=self._read, name="recording", daemon=True).start()
 
     @property
-    def prompt(self) -> str:
-        return self._answer.prompt
-
-    @property
-    def notices(self) -> Sequence[str]:
-        return self._answer.notices
-
-    @property
-    def rebuilt_from(self) -> str | None:
-        return self._answer.rebuilt_from
-
-    def wait_for_answer(self) -> None:
-        """It was certain before it was recorded."""
+    def info(self) -> AnswerInfo:
+        return self._answer.info
 
     def __iter__(self) -> Iterator[Sequence[Event]]:
         given = 0
         while True:
-            with self._news:
+            with self._changed:
                 if given == len(self._events) and not self._ended:
-                    self._news.wait(self._tick_s)
+                    self._changed.wait(self._tick_s)
                 batch, ended = self._events[given:], self._ended
             given += len(batch)
             if batch:
@@ -171,63 +172,60 @@ class _Recording:
             if not batch and self._caller.is_gone():
                 raise ClientGone("the client left before the end of the answer, which is kept for a repetition")
 
-    def close(self, error: BaseException | None = None) -> None:
-        """The answer goes on: it is wanted by whoever repeats the request."""
+    # ``close`` does nothing: the answer goes on, for whoever repeats the request.
 
     def _read(self) -> None:
         error: BaseException | None = None
         try:
             for batch in self._answer:
-                said = [event for event in batch if not isinstance(event, Heartbeat)]
-                if said and isinstance(said[-1], Finished):
-                    # Kept before the client is told, so that a repetition never finds less than it was shown.
-                    self._keep([*self._events, *said])
-                if said:
-                    with self._news:
-                        self._events += said
-                        self._news.notify_all()
+                events = [event for event in batch if not isinstance(event, Heartbeat)]
+                if events and isinstance(events[-1], Finished):
+                    # Kept before the client sees it, so that a repetition never finds less than it was shown.
+                    self._keep([*self._events, *events])
+                if events:
+                    with self._changed:
+                        self._events += events
+                        self._changed.notify_all()
         except BaseException as e:  # noqa: BLE001  # handed to the client's side, which raises it
             error = e
             self._answer.close(e)
             self._keep_failure(e)
         finally:
             self._answer.close()
-            with self._news:
+            with self._changed:
                 self._error, self._ended = error, True
-                self._news.notify_all()
+                self._changed.notify_all()
 
 
-class _Kept:
-    """An answer that another request has asked for: waited for in the store, and told when it is complete."""
+class _Replay(Answer):
+    """An answer that another request runs or has run: awaited in the store, and given when it is complete."""
 
-    prompt = ""
-    notices: Sequence[str] = ()
-    rebuilt_from: str | None = None
-
-    def __init__(self, store: Store, seal: "_Seal", digest: str, caller: Caller, tick_s: float) -> None:
+    def __init__(self, store: Store, cipher: "_AnswerCipher", digest: str, caller: Caller, tick_s: float) -> None:
         self._store = store
-        self._seal = seal
+        self._cipher = cipher
         self._digest = digest
         self._caller = caller
         self._tick_s = tick_s
+        self._info = AnswerInfo()
         self._events: list[Event] | None = None
 
-    def wait(self, not_longer_s: float | None) -> None:
-        """Until the answer is there, or so long. Raises GatewayError."""
-        deadline = None if not_longer_s is None else time.monotonic() + not_longer_s
-        looked_at = time.monotonic()
+    @property
+    def info(self) -> AnswerInfo:
+        return self._info
+
+    def wait(self, at_most_s: float | None) -> None:
+        """Returns when the answer is there, or after ``at_most_s``. Raises GatewayError."""
+        deadline = None if at_most_s is None else time.monotonic() + at_most_s
+        checked_at = time.monotonic()
         while not self._look():
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 return
-            if now - looked_at > self._tick_s:
-                looked_at = now
+            if now - checked_at > self._tick_s:
+                checked_at = now
                 if self._caller.is_gone():
                     raise ClientGone("the client left while it waited for the answer to its first request")
             time.sleep(_LOOK_EVERY_S)
-
-    def wait_for_answer(self) -> None:
-        """It was waited for when it was opened."""
 
     def __iter__(self) -> Iterator[Sequence[Event]]:
         while self._events is None:
@@ -235,14 +233,11 @@ class _Kept:
             self.wait(self._tick_s)
         yield self._events
 
-    def close(self, error: BaseException | None = None) -> None:
-        """Nothing is held."""
-
     def _look(self) -> bool:
-        row: RecordingRow | None = self._store.recordings.find(self._seal.id, self._store.database.now())
+        row: RecordingRow | None = self._store.recordings.find(self._cipher.id, self._store.database.now())
         if row is None:
-            raise FirstRequestFailed(
-                "the first request with this Idempotency-Key failed before Kimi had heard of it; send it again",
+            raise OriginalRequestFailed(
+                "the first request with this Idempotency-Key failed before it reached Kimi; send it again",
                 retry_after_s=1,
             )
         if row.request != self._digest:
@@ -252,37 +247,76 @@ class _Kept:
                 param="Idempotency-Key",
             )
         if row.content is not None:
-            self._open(self._seal.open(row.content))
+            self._open(self._cipher.decrypt(row.content))
             return True
         if not row.is_running:
-            raise AnswerLost(
-                "the gateway was stopped while it answered this request; whether Kimi has heard it is not known. "
+            raise IdempotentAnswerLost(
+                "the gateway was stopped while it answered this request, and the message may have reached Kimi. "
                 "Send it with another Idempotency-Key"
             )
         return False
 
     def _open(self, content: dict[str, Any]) -> None:
         if "failure" in content:
-            raise _failed(content["failure"])
-        self.prompt, self.notices = content["prompt"], content["notices"]
-        self.rebuilt_from = content["rebuilt_from"]
+            raise _decode_failure(content["failure"])
+        self._info = AnswerInfo(content["prompt"], content["notices"], content["rebuilt_from"])
         self._events = [_KINDS[kind](*values) for kind, *values in content["events"]]
 
 
-class _Seal:
-    """Closes and opens what is kept under one key of one owner. ``id`` tells nothing of either."""
+class _AnswerCipher:
+    """Encrypts and decrypts what is kept under one key of one owner. ``id`` reveals nothing of either."""
 
     def __init__(self, owner: str, key: str) -> None:
         secret = f"{owner}\0{key}".encode()
         self.id = hashlib.sha256(b"id\0" + secret).hexdigest()
         self._fernet = Fernet(base64.urlsafe_b64encode(hashlib.sha256(b"seal\0" + secret).digest()))
 
-    def close(self, content: dict[str, Any]) -> str:
+    def encrypt(self, content: dict[str, Any]) -> str:
         return self._fernet.encrypt(json.dumps(content).encode()).decode()
 
-    def open(self, sealed: str) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self._fernet.decrypt(sealed))
+    def decrypt(self, encrypted: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self._fernet.decrypt(encrypted))
         return content
+
+
+def request_digest(request: ChatRequest) -> str:
+    """What the same request has in common with its repetition.
+
+    ``after_turn`` is left out: by the time of a repetition the conversation may have continued with this very turn.
+    The form is the one of the first versions, whatever the fields are called here, so that an upgrade loses no kept
+    answer; what those versions did not have is added only where it is there.
+    """
+    options = request.options
+    messages = ", ".join(_described_message(message) for message in request.messages)
+    described = (
+        f"ChatRequest(model={request.model!r}, messages=({messages}{',' if len(request.messages) == 1 else ''}), "
+        f"conversation_id={request.conversation_id!r}, options={_described_options(options)}, after_turn=None, "
+        f"mends={request.repairs_last_turn!r}, asked_in={request.messages_field!r})"
+    )
+    return hashlib.sha256(described.encode(errors="replace")).hexdigest()
+
+
+def _described_message(message: Message) -> str:
+    parts = tuple(part.text if isinstance(part, TextPart) else part for part in message.parts)
+    calls = ", ".join(repr(call) for call in message.tool_calls)
+    return (
+        f"Message(role={message.role!r}, parts={parts!r}, name={message.name!r}, "
+        f"tool_calls=({calls}{',' if len(message.tool_calls) == 1 else ''}), tool_call_id={message.tool_call_id!r})"
+    )
+
+
+def _described_options(options: Options) -> str:
+    wanted = options.format
+    described = (
+        "None"
+        if wanted is None
+        else f"JsonFormat(name={wanted.name!r}, schema={wanted.schema!r}, description={wanted.description!r}, "
+        f"asked_in={wanted.schema_field!r})"
+    )
+    return (
+        f"Options(max_tokens={options.max_tokens!r}, stop={options.stop!r}, thinking={options.thinking!r}, "
+        f"search={options.search!r}, format={described})"
+    )
 
 
 _KINDS: dict[str, Callable[..., Event]] = {
@@ -293,7 +327,7 @@ _KINDS: dict[str, Callable[..., Event]] = {
 }
 
 
-def _content(answer: Answer, events: Sequence[Event]) -> dict[str, Any]:
+def _encode_answer(info: AnswerInfo, events: Sequence[Event]) -> dict[str, Any]:
     """What is kept of an answer, its text in as few pieces as its order allows."""
     kept: list[list[Any]] = []
     for event in events:
@@ -312,20 +346,27 @@ def _content(answer: Answer, events: Sequence[Event]) -> dict[str, Any]:
         if item[0] in ("reasoning", "text"):
             item[1] = "".join(item[1])
     return {
-        "prompt": answer.prompt,
-        "notices": list(answer.notices),
-        "rebuilt_from": answer.rebuilt_from,
+        "prompt": info.prompt,
+        "notices": info.notices,
+        "rebuilt_from": info.rebuilt_from,
         "events": kept,
     }
 
 
-def _failure(error: GatewayError) -> dict[str, Any]:
+# What classes were called when their failures were kept.
+_OLD_NAMES: dict[str, type[GatewayError]] = {
+    "AnswerLost": IdempotentAnswerLost,
+    "FirstRequestFailed": OriginalRequestFailed,
+    "GenerationGone": ProtocolUnavailable,
+}
+
+
+def _encode_failure(error: GatewayError) -> dict[str, Any]:
+    """The class by its name: renaming one needs an entry in ``_OLD_NAMES``."""
     return {"failure": [type(error).__name__, error.message, error.code, error.param, error.retry_after_s]}
 
 
-def _failed(failure: list[Any]) -> GatewayError:
+def _decode_failure(failure: list[Any]) -> GatewayError:
     name, message, code, param, retry_after_s = failure
-    kind = getattr(errors, name, GatewayError)
-    error: GatewayError = kind(message, code=code, param=param, retry_after_s=retry_after_s)
-    error.sent = True
-    return error
+    kind: type[GatewayError] = _OLD_NAMES[name] if name in _OLD_NAMES else getattr(errors, name, GatewayError)
+    return kind(message, code=code, param=param, retry_after_s=retry_after_s, reached_upstream=True)

@@ -1,4 +1,6 @@
-"""A turn as whoever shows it sees it: its events as they come, its time limits, its end in the log.
+"""A running turn as an answer: its events as they come, its time limits, its end in the log.
+
+    TurnState ← reader thread → Background → ChatStream.take → batches → encoder
 
 Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 """
@@ -11,7 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from app.answers.turn import Turn, Turns
+from app.answers.answer import Answer, AnswerInfo
+from app.answers.turn import Turns
+from app.answers.turn_state import TurnState
 from app.chat import (
     HEARTBEAT,
     Event,
@@ -28,67 +32,84 @@ from app.errors import ClientGone, GatewayError, ShuttingDown, UpstreamTimeout
 
 log = logging.getLogger(__name__)
 
-# Nearly all events; known by their class, without asking for each other one.
+# Nearly all events. Their class is compared, because this happens for each token.
 _TEXT = frozenset({TextDelta, ReasoningDelta})
 
 
 @dataclass(slots=True)
-class Patience:
-    """How long to wait, in seconds. ``tick_s``: how often a silent wait looks after the client. ``ends_at``: when the
-    process is about to end, in monotonic time."""
+class AnswerTimeouts:
+    """How long to wait, in seconds."""
 
+    # How often a silent wait checks the time limits and the client.
     tick_s: float
+    # When a stream's status and headers go out although there is no answer yet.
     commit_after_s: float
+    # Silence before the first part of the answer, and between two parts.
     first_event_s: float
     idle_s: float
+    # The whole answer.
     total_s: float
+    # When the process is about to end, in monotonic time.
     ends_at: float = math.inf
 
 
-class ChatStream:
-    """A turn that runs. Iterating gives its events in batches, each as it came; ``close`` ends it.
+class ChatStream(Answer):
+    """A turn that runs. The last event is Finished, or GatewayError is raised. What the turn holds is released soon
+    after ``close``."""
 
-    A batch of Heartbeat alone says that nothing came for a moment. The last event is Finished, or GatewayError
-    is raised. Everything that the turn holds is given back soon after ``close``, at the latest.
-    """
-
-    def __init__(self, turns: Turns, turn: Turn, patience: Patience, unmet: list[str], *, commit: bool) -> None:
+    def __init__(
+        self, turns: Turns, turn: TurnState, timeouts: AnswerTimeouts, unmet: list[str], *, commit: bool
+    ) -> None:
+        """``unmet``: what the request asks for and its model has no form for. ``commit``: the client may be shown
+        that an answer is awaited, after ``commit_after_s``."""
         self.turn = turn
+        self.turn.info.notices = unmet
         self.error: BaseException | None = None
-        # What the user is to know: wishes that the model has no form for, and what the upstream tells, so far.
-        self.notices = unmet
-        self._patience = patience
-        self._began = self._heard_at = self._looked_at = time.monotonic()
+        self._timeouts = timeouts
+        self._began = self._last_event_at = self._last_check_at = time.monotonic()
         self._first_answer_s: float | None = None
-        self._commit_at = self._began + patience.commit_after_s if commit else None
+        self._commit_at = self._began + timeouts.commit_after_s if commit else None
         self._early: list[Event] = []
         self._reason: str | None = None
         self._closed = False
-        within_s = min(patience.tick_s, patience.commit_after_s) / 4
-        self._pump = Pump[Event](
-            lambda cancellation, tell: turns.run(turn, cancellation, tell), patience.total_s, within_s
+        within_s = min(timeouts.tick_s, timeouts.commit_after_s) / 4
+        self._background = Pump[Event](
+            lambda cancellation, emit: turns.run(turn, cancellation, emit), timeouts.total_s, within_s
         )
 
-    @property
-    def prompt(self) -> str:
-        return self.turn.prompt
+    def __repr__(self) -> str:
+        state = self._reason or ("closed" if self._closed else "running")
+        return f"<ChatStream {self.turn.request.model} {self.turn.upstream} attempts={self.turn.attempts} {state}>"
 
     @property
-    def rebuilt_from(self) -> str | None:
-        return self.turn.rebuilt_from
+    def info(self) -> AnswerInfo:
+        return self.turn.info
 
-    def wait_for_news(self) -> None:
-        """Returns with whatever the turn tells first, which is mostly that its chat is there; or after a moment."""
+    def wait_for_first_sign(self) -> None:
+        """Returns with the first event of any kind, which is mostly that the chat is there, or after a moment."""
         self._listen(lambda: True)
 
     def wait_for_answer(self) -> None:
-        """Returns with the first event that carries an answer, or when to commit has been waited for long enough."""
         if not self._is_certain():
             self._listen(self._is_certain)
 
+    def __iter__(self) -> Iterator[Sequence[Event]]:
+        # Not a generator around another one: every token would pass through both.
+        early, self._early = self._early, []
+        return itertools.chain([early] if early else [], self._batches(None))
+
+    def close(self, error: BaseException | None = None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.error = self.error or error
+        if self._reason is None:
+            self._background.cancel()
+        self._log_end()
+
     def _listen(self, is_enough: Callable[[], bool]) -> None:
         try:
-            for batch in self._events(self._commit_at):
+            for batch in self._batches(self._commit_at):
                 self._early += batch
                 if is_enough():
                     return
@@ -97,76 +118,45 @@ class ChatStream:
             raise
 
     def _is_certain(self) -> bool:
+        """Whether a part of the answer is there, or the wait for one may be shown."""
         if self._first_answer_s is not None:
             return True
         return self._commit_at is not None and time.monotonic() >= self._commit_at
 
-    def __iter__(self) -> Iterator[Sequence[Event]]:
-        # Not a generator around another one: every token would pass through both.
-        early, self._early = self._early, []
-        return itertools.chain([early] if early else [], self._events(None))
-
-    def close(self, error: BaseException | None = None) -> None:
-        """Ends the turn. Safe to call again. ``error``: why it ended early, where it did."""
-        if self._closed:
-            return
-        self._closed = True
-        self.error = self.error or error
-        if self._reason is None:
-            self._pump.cancel()
-        self._log_end()
-
-    def _events(self, not_later_than: float | None) -> Iterator[list[Event]]:
-        """Batches until Finished; an empty wait gives a Heartbeat. Raises GatewayError, also for the client."""
+    def _batches(self, not_later_than: float | None) -> Iterator[list[Event]]:
+        """Batches until Finished; a wait in which nothing came gives a Heartbeat. Raises GatewayError."""
         while self._reason is None:
             batch = self._take(not_later_than)
             now = time.monotonic()
             if batch:
-                self._heard_at = now
-                batch = self._note(batch)
+                self._last_event_at = now
+                batch = self._filter(batch)
             else:
                 self._check_silence(now)
-            if now - self._looked_at >= self._patience.tick_s and self._reason is None:
-                self._looked_at = now
+            if now - self._last_check_at >= self._timeouts.tick_s and self._reason is None:
+                self._last_check_at = now
                 self._check_total(now)
                 if self.turn.caller.is_gone():
                     self._fail(ClientGone("the client left before the end of the answer"))
             yield batch or [HEARTBEAT]
 
-    def _check_silence(self, now: float) -> None:
-        if self.turn.waits:
-            self._heard_at = now
-            return
-        silence_s = now - self._heard_at
-        answered = self._first_answer_s is not None
-        if silence_s >= (self._patience.idle_s if answered else self._patience.first_event_s):
-            self._fail(UpstreamTimeout(f"{self.turn.label}: Kimi was silent for {silence_s:.0f} s"))
-
-    def _check_total(self, now: float) -> None:
-        if now - self._began >= self._patience.total_s:
-            self._fail(self._overdue())
-        if now >= self._patience.ends_at:
-            self._fail(ShuttingDown("the gateway is being stopped, which this answer would outlast"))
-
     def _take(self, not_later_than: float | None) -> list[Event]:
-        timeout_s = self._patience.tick_s
+        timeout_s = self._timeouts.tick_s
         if not_later_than is not None:
             timeout_s = max(0.001, min(timeout_s, not_later_than - time.monotonic()))
         try:
-            return self._pump.take(timeout_s)
+            return self._background.take(timeout_s)
         except EndOfSource:
             # Upstream.open promises Finished or an exception: anything else is a fault of ours.
             raise RuntimeError(f"{self.turn.upstream} ended without Finished") from None
         except PumpOverdue:
-            # The client has not read for so long that the answer could not go on.
+            # The client has not read for so long that the answer could not continue.
             self._fail(self._overdue())
         except GatewayError as e:
             self._fail(e)
 
-    def _overdue(self) -> UpstreamTimeout:
-        return UpstreamTimeout(f"{self.turn.label}: no complete answer in {self._patience.total_s:.0f} s")
-
-    def _note(self, batch: list[Event]) -> list[Event]:
+    def _filter(self, batch: list[Event]) -> list[Event]:
+        """What of a batch concerns the client. Learns notices and the end from the rest."""
         kept: list[Event] = []
         for event in batch:
             if event.__class__ not in _TEXT:
@@ -174,9 +164,7 @@ class ChatStream:
                     case Heartbeat() | Started() | Unrecognised():
                         continue
                     case Notice(kind):
-                        if kind not in self.notices:
-                            self.notices.append(kind)
-                            log.warning("%s: Kimi gave notice: %s", self.turn.label, kind)
+                        self._add_notice(kind)
                         continue
                     case Finished(reason):
                         self._reason = reason
@@ -185,16 +173,38 @@ class ChatStream:
             self._first_answer_s = time.monotonic() - self._began
         return kept or [HEARTBEAT]
 
+    def _add_notice(self, kind: str) -> None:
+        if kind not in self.info.notices:
+            self.info.notices.append(kind)
+            log.warning("upstream_notice upstream=%s kind=%s", self.turn.upstream, kind)
+
+    def _check_silence(self, now: float) -> None:
+        if self.turn.is_queued:
+            self._last_event_at = now
+            return
+        silence_s = now - self._last_event_at
+        limit_s = self._timeouts.first_event_s if self._first_answer_s is None else self._timeouts.idle_s
+        if silence_s >= limit_s:
+            self._fail(UpstreamTimeout(f"{self.turn.label}: Kimi was silent for {silence_s:.0f} s"))
+
+    def _check_total(self, now: float) -> None:
+        if now - self._began >= self._timeouts.total_s:
+            self._fail(self._overdue())
+        if now >= self._timeouts.ends_at:
+            self._fail(ShuttingDown("the gateway is being stopped, and this answer would take longer"))
+
+    def _overdue(self) -> UpstreamTimeout:
+        return UpstreamTimeout(f"{self.turn.label}: no complete answer in {self._timeouts.total_s:.0f} s")
+
     def _fail(self, error: GatewayError) -> NoReturn:
-        # Throttling of a stateless request is for its client to wait out: its chat is deleted, nothing is doubled.
-        throttled = error.retry_after_s is not None and self.turn.request.conversation_id is None
-        error.sent = self.turn.may_have_arrived and not throttled
-        self.error = error
-        raise error
+        # A limited stateless request may be repeated by its client: its chat is deleted, so nothing is doubled.
+        is_limited = error.retry_after_s is not None and self.turn.request.conversation_id is None
+        self.error = error.replaced(reached_upstream=self.turn.reached_upstream and not is_limited)
+        raise self.error
 
     def _log_end(self) -> None:
         first = "-" if self._first_answer_s is None else f"{self._first_answer_s * 1000:.0f}"
-        ended = self._reason or (
+        end = self._reason or (
             self.error.code or type(self.error).__name__ if isinstance(self.error, GatewayError) else "left"
         )
         turn = self.turn
@@ -206,5 +216,5 @@ class ChatStream:
             turn.attempts,
             first,
             (time.monotonic() - self._began) * 1000,
-            ended,
+            end,
         )

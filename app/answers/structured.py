@@ -11,9 +11,9 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from app.answers.answer import Answer, AnswerInfo, merged
 from app.chat import (
     HEARTBEAT,
-    Answer,
     Caller,
     ChatRequest,
     Citation,
@@ -22,6 +22,8 @@ from app.chat import (
     JsonFormat,
     Message,
     TextDelta,
+    TextPart,
+    text_message,
 )
 from app.errors import GatewayError, InvalidJsonAnswer
 from app.text import json_extraction
@@ -42,14 +44,14 @@ def open_structured(open_text: Opener, request: ChatRequest, caller: Caller, *, 
     """As ``Gateway.open``, for a request with a format. Raises InvalidRequest for a schema that cannot be used."""
     wanted = request.options.format
     assert wanted is not None, "asked for text"
-    schema = None if wanted.schema is None else Schema(wanted.schema, wanted.asked_in)
+    schema = None if wanted.schema is None else Schema(wanted.schema, wanted.schema_field)
     return _StructuredAnswer(
         open_text, replace(request, messages=_with_wish(request, wanted)), caller, schema, commit
     )
 
 
-class _StructuredAnswer:
-    """See ``Answer``; it raises InvalidJsonAnswer, too."""
+class _StructuredAnswer(Answer):
+    """It raises InvalidJsonAnswer, too. The first answer is certain when it is made."""
 
     def __init__(
         self, open_text: Opener, request: ChatRequest, caller: Caller, schema: Schema | None, commit: bool
@@ -62,19 +64,9 @@ class _StructuredAnswer:
         self._answers = [open_text(request, caller, commit=commit)]
 
     @property
-    def prompt(self) -> str:
-        return "\n".join(answer.prompt for answer in self._answers)
-
-    @property
-    def notices(self) -> Sequence[str]:
-        return list(dict.fromkeys(notice for answer in self._answers for notice in answer.notices))
-
-    @property
-    def rebuilt_from(self) -> str | None:
-        return next((answer.rebuilt_from for answer in self._answers if answer.rebuilt_from), None)
-
-    def wait_for_answer(self) -> None:
-        """The first one is certain, and what becomes of it is seen in the end."""
+    def info(self) -> AnswerInfo:
+        infos = [answer.info for answer in self._answers]
+        return merged(infos, "\n".join(info.prompt for info in infos))
 
     def close(self, error: BaseException | None = None) -> None:
         self._closed = True
@@ -86,9 +78,8 @@ class _StructuredAnswer:
         try:
             yield from self._certain(text, end)
         except GatewayError as e:
-            # The first turn has been said, whatever became of its answer or of the second.
-            e.sent = True
-            raise
+            # The first turn has reached Kimi, whatever became of its answer or of the second one.
+            raise e.replaced(reached_upstream=True) from e
 
     def _certain(self, text: str, end: Finished) -> Iterator[Sequence[Event]]:
         json, problem = self._judge(text)
@@ -133,12 +124,12 @@ class _StructuredAnswer:
         self._answers[0].close()
         messages = (
             *self._request.messages,
-            Message("assistant", (flawed,)),
-            Message("user", (_MEND.format(problem=_sayable(problem.message[:_MAX_MESSAGE_CHARS])),)),
+            text_message("assistant", flawed),
+            text_message("user", _MEND.format(problem=_sayable(problem.message[:_MAX_MESSAGE_CHARS]))),
         )
         after = self._request.after_turn
         request = replace(
-            self._request, messages=messages, after_turn=None if after is None else after + 1, mends=True
+            self._request, messages=messages, after_turn=None if after is None else after + 1, repairs_last_turn=True
         )
         answer = self._open_text(request, self._caller, commit=True)
         self._answers.append(answer)
@@ -180,8 +171,8 @@ def _with_wish(request: ChatRequest, wanted: JsonFormat) -> tuple[Message, ...]:
     wish = _OBJECT if wanted.schema is None else _SCHEMA.format(name=name, schema=wanted.schema)
     *earlier, last = request.messages
     if last.role != "user":
-        return (*request.messages, Message("user", (wish,)))
-    return (*earlier, replace(last, parts=(*last.parts, wish)))
+        return (*request.messages, text_message("user", wish))
+    return (*earlier, replace(last, parts=(*last.parts, TextPart(wish))))
 
 
 _FORM = (

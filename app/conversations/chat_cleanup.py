@@ -26,7 +26,7 @@ _MAX_TRIES = 16
 _SWEEP_EVERY_S = 60.0
 
 
-class Litter:
+class ChatCleanup:
     """``delete`` deletes one chat or raises GatewayError; ``keep_s`` is how long a running answer may last.
 
     The notes of other upstreams and accounts than these stay until they are switched on again.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from app.chat import Caller, Message
+from app.chat import Caller, Message, text_message
 from app.concurrency.background import Cancellation
 from app.errors import (
     ConversationBusy,
@@ -76,7 +76,7 @@ class Hold:
             log.warning("what was kept of a conversation is of no use: its GATEWAY_SECRET is not set any more")
             return ()
         return tuple(
-            Message(role, (text,))  # type: ignore[arg-type]  # only what ``complete`` has written
+            text_message(role, text)  # type: ignore[arg-type]  # only what ``complete`` has written
             for role, text in lines
         )
 

@@ -9,7 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from app.accounts.pool import Accounts
-from app.chat import ChatRequest, Event, Finished, Message, Model, ReasoningDelta, Started, TextDelta, Unrecognised
+from app.chat import (
+    ChatRequest,
+    Event,
+    Finished,
+    Model,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    Unrecognised,
+    text_message,
+)
 from app.concurrency.background import Cancellation, EndOfSource, Pump
 from app.errors import AccountRejected, GatewayError, UpstreamError, UpstreamTimeout
 from app.store import Store
@@ -67,11 +77,12 @@ def take_turn(
 
 def _attempt(generation: Generation, account: Account, store: Store | None, limit_s: float) -> Outcome:
     upstream, outcome = generation.upstream, Outcome()
-    request = ChatRequest(generation.models[0].id, (Message("user", (PROMPT,)),))
+    request = ChatRequest(generation.models[0].id, (text_message("user", PROMPT),))
+    turn = upstream.prepare(request, request.messages)
     began = time.monotonic()
 
     def ask(cancellation: Cancellation, tell: Callable[[Event], None]) -> None:
-        with contextlib.closing(upstream.open(request, PROMPT, account, None, cancellation)) as events:
+        with contextlib.closing(upstream.open(turn, account, None, cancellation)) as events:
             for event in events:
                 tell(event)
 

@@ -36,7 +36,7 @@ def _is_plain(message: Message) -> bool:
 def _code_absent_from(messages: Sequence[Message]) -> str:
     while True:
         code = secrets.token_hex(6)
-        if not any(code in part for m in messages for part in m.parts):
+        if not any(code in text for m in messages for text in m.texts):
             return code
 
 
@@ -51,4 +51,4 @@ def _heading(message: Message) -> str:
 
 def _body(message: Message) -> str:
     calls = [f"(called {c.name!r}, id {c.id!r}, with {c.arguments})" for c in message.tool_calls]
-    return "\n".join([*message.parts, *calls])
+    return "\n".join([*message.texts, *calls])

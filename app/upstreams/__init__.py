@@ -1,44 +1,103 @@
-"""What an upstream is. Must never know any upstream in particular."""
+"""What an upstream is: something that answers a turn. A folder here holds one kind of upstream, with all of its wire.
 
-from collections.abc import Generator
-from dataclasses import dataclass
+Must never know any upstream in particular. docs/adding.md shows how one is added.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from app.chat import ChatRequest, Event
+from app.chat import ChatRequest, Event, Message, Model, Options
 from app.concurrency.background import Cancellation
+from app.store import Store
 from app.upstreams.account import Account
+
+# Sees the wire of an upstream, for the doctor's recording: "request" or "response" with a head (a line, then headers
+# without Authorization; a blank line and the body follow in a request), or "data" with a piece of a response's body.
+Tap = Callable[[str, bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """The upstream chat that a turn continues: its id, and the last answer in it where that is known."""
+    """The upstream chat that a turn continues."""
 
     chat_id: str
+    # The last answer in it, where that is known.
     message_id: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Supports:
+    """What an upstream takes beside text."""
+
+    images: bool = False
+    files: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTurn:
+    """One turn, ready to be sent by the upstream that prepared it."""
+
+    request: ChatRequest
+    # All text that will be sent, for counting tokens.
+    text: str
+
+
 class Upstream(Protocol):
-    """One generation of Kimi's protocol. Objects hold no state of a request."""
+    """One protocol of one site. Objects hold no state of a request and are used by all threads at once."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As it stands in the database and in the log."""
+        ...
+
+    @property
+    def supports(self) -> Supports: ...
+
+    def models(self) -> Sequence[Model]:
+        """What it can serve now."""
+        ...
+
+    def rank(self, model_id: str) -> int | None:
+        """How well it serves the model: 0 is best; None: not at all. Called once per request."""
+        ...
+
+    def unmet(self, model_id: str, options: Options) -> list[str]:
+        """Names for what ``options`` ask for and the model has no form for; it is left out."""
+        ...
+
+    def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
+        """``messages``: what the upstream has not read yet. They hold parts that it supports, and some text."""
+        ...
 
     def open(
-        self,
-        request: ChatRequest,
-        prompt: str,
-        account: Account,
-        resume: Resume | None,
-        cancellation: Cancellation,
+        self, turn: PreparedTurn, account: Account, resume: Resume | None, cancellation: Cancellation
     ) -> Generator[Event, None, None]:
-        """The events of one turn, ``Started`` before any text and ``Finished`` last; blocks while Kimi is silent.
+        """The events of one turn: ``Started`` before any text, ``Finished`` last. Blocks while the upstream is
+        silent. The caller closes the iterator.
 
-        Raises UpstreamError, also where the stream ends without Kimi having said that the answer is complete,
-        GenerationGone where the site does not serve this protocol, and Cancelled. ``prompt`` is the whole text
-        of the turn. The caller closes the iterator.
+        Raises:
+            UpstreamError: where the turn fails, also where the stream ends before the answer is complete.
+            ProtocolUnavailable: where the site does not serve this protocol.
+            Cancelled: where the turn was called off.
         """
         ...
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
-        """Deletes a chat; one that is already gone is no error. Raises UpstreamError."""
+        """Deletes a chat. One that is already gone is no error. Raises UpstreamError."""
         ...
+
+
+# Usable accounts with tokens that work, as long as somebody asks for another one.
+AccountSource = Callable[[], Iterator[Account]]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamGroup:
+    """The upstreams of one folder: they may share connections, models and background work."""
+
+    upstreams: Sequence[Upstream]
+    # Models that no upstream here serves because of a setting: id → the end of the sentence "The model 'x' …".
+    disabled_models: Mapping[str, str] = field(default_factory=dict)
+    # Starts background work, once per process.
+    start: Callable[[Store, AccountSource], None] = lambda _store, _accounts: None

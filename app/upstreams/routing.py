@@ -1,60 +1,125 @@
-"""Which of the upstreams serves a model now. Must never know how an upstream speaks."""
+"""Which upstream serves which model now. Must never know how an upstream speaks."""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
 
-from app.errors import ConversationLost, GenerationGone, InvalidRequest
-from app.upstreams import Upstream
-from app.upstreams.kimi.model_table import Models
+from app.chat import ChatRequest, FilePart, ImagePart, Message, Model, Options, TextPart
+from app.errors import ConversationLost, InvalidRequest, ProtocolUnavailable, UnknownModel
+from app.upstreams import Supports, Upstream, UpstreamGroup
 
 log = logging.getLogger(__name__)
 
-# How long an upstream that turned out to be gone is tried last. Kept in the process, not in the store: finding
-# out costs a worker one short call, and remembering costs the path of every request nothing.
-_GONE_S = 600.0
+# How long an upstream whose protocol is not served is tried last. Kept in the process and not in the store: finding
+# it out costs a worker one short call, and looking it up would cost every request one.
+_UNAVAILABLE_S = 600.0
 
 
-class Routes:
-    """The upstreams that are switched on, and which of them turned out to be gone."""
+class Router:
+    """The upstreams of this process, their models, and which of them turned out to be unavailable."""
 
-    def __init__(self, upstreams: Sequence[Upstream], models: Models) -> None:
-        self._upstreams: Mapping[str, Upstream] = {upstream.name: upstream for upstream in upstreams}
-        self._models = models
-        # Until when (monotonic) an upstream counts as gone.
-        self._gone: dict[str, float] = {}
+    def __init__(self, groups: Sequence[UpstreamGroup]) -> None:
+        self.upstreams: Mapping[str, Upstream] = {u.name: u for group in groups for u in group.upstreams}
+        self._disabled_models = {id_: why for group in groups for id_, why in group.disabled_models.items()}
+        # Until when (monotonic) an upstream counts as unavailable.
+        self._unavailable: dict[str, float] = {}
+
+    @property
+    def models(self) -> list[Model]:
+        """All models, each once."""
+        return list({model.id: model for u in self.upstreams.values() for model in u.models()}.values())
+
+    def model(self, model_id: str) -> Model:
+        """Raises UnknownModel, with the ids that exist."""
+        found = next((model for model in self.models if model.id == model_id), None)
+        if found is None:
+            raise self._unknown(model_id)
+        return found
+
+    def check(self, request: ChatRequest) -> None:
+        """Raises UnknownModel, and InvalidRequest for content that nobody who serves the model takes."""
+        able = self._able(request.model)
+        for message in request.messages:
+            _check_parts(message, [upstream.supports for upstream in able])
+
+    def unmet(self, model_id: str, options: Options) -> list[str]:
+        """Names for what ``options`` ask for and the model has no form for; it is left out."""
+        return self._able(model_id)[0].unmet(model_id, options)
+
+    def home_models(self, upstream: Upstream) -> list[Model]:
+        """The models that this upstream is the first choice for; where there is none, all that it can serve."""
+        models = upstream.models()
+        return [model for model in models if upstream.rank(model.id) == 0] or list(models)
 
     def for_model(self, model_id: str) -> list[Upstream]:
-        """Who may serve the model, in order: those that turned out to be gone come last. At least one."""
-        now = time.monotonic()
-        names = self._models.served_by(model_id)
-        return [self._upstreams[name] for name in sorted(names, key=lambda name: self._gone.get(name, 0.0) > now)]
+        """Who may serve the model, best first and unavailable ones last. At least one. Raises UnknownModel."""
+        able = self._able(model_id)
+        if len(able) > 1 and self._unavailable:
+            now = time.monotonic()
+            able.sort(key=lambda upstream: self._unavailable.get(upstream.name, 0.0) > now)
+        return able
 
     def for_chat(self, upstream: str, model_id: str, opened_with: str) -> list[Upstream]:
-        """Who may go on with a chat: the one that opened it. Raises ConversationLost, InvalidRequest."""
-        if upstream not in self._upstreams:
+        """Who may continue a chat: the upstream that opened it, with the model ``opened_with``.
+
+        Raises ConversationLost where that upstream is switched off, InvalidRequest where it does not serve the model.
+        """
+        found = self.upstreams.get(upstream)
+        if found is None:
             raise ConversationLost(
                 f"this conversation was opened over {upstream}, which KIMI_PROTOCOL leaves out; "
                 "change KIMI_PROTOCOL, or start a new conversation"
             )
-        if upstream not in self._models.served_by(model_id):
+        if found.rank(model_id) is None:
             raise InvalidRequest(
                 f"the model '{model_id}' is not served by {upstream}, where this conversation was opened; "
-                f"go on with '{opened_with}', or start a new conversation",
+                f"continue with '{opened_with}', or start a new conversation",
                 code="model_not_in_conversation",
                 param="model",
             )
-        return [self._upstreams[upstream]]
+        return [found]
 
-    def is_there(self, upstream: Upstream) -> None:
-        if self._gone:
-            self._gone.pop(upstream.name, None)
+    def mark_available(self, upstream: Upstream) -> None:
+        if self._unavailable:
+            self._unavailable.pop(upstream.name, None)
 
-    def is_gone(self, upstream: Upstream, error: GenerationGone) -> None:
-        self._gone[upstream.name] = time.monotonic() + _GONE_S
+    def mark_unavailable(self, upstream: Upstream, error: ProtocolUnavailable) -> None:
+        self._unavailable[upstream.name] = time.monotonic() + _UNAVAILABLE_S
         log.warning(
-            "%s is not served here, so models that another protocol serves too go there first for %.0f s: %s",
+            "upstream_unavailable upstream=%s tried_last_for_s=%.0f error=%s",
             upstream.name,
-            _GONE_S,
+            _UNAVAILABLE_S,
             error.message,
         )
+
+    def _able(self, model_id: str) -> list[Upstream]:
+        ranked = [(rank, u) for u in self.upstreams.values() if (rank := u.rank(model_id)) is not None]
+        if not ranked:
+            raise self._unknown(model_id)
+        ranked.sort(key=lambda pair: pair[0])
+        return [upstream for _, upstream in ranked]
+
+    def _unknown(self, model_id: str) -> UnknownModel:
+        why = self._disabled_models.get(model_id, "does not exist")
+        known = ", ".join(model.id for model in self.models)
+        return UnknownModel(f"The model '{model_id}' {why} (model_not_found). Models: {known}", param="model")
+
+
+def _check_parts(message: Message, able: Sequence[Supports]) -> None:
+    """The one place where content is refused that cannot be served. Raises InvalidRequest."""
+    for part in message.parts:
+        match part:
+            case TextPart():
+                continue
+            case ImagePart():
+                taken = any(supports.images for supports in able)
+            case FilePart():
+                taken = any(supports.files for supports in able)
+            case _:
+                taken = False
+        if not taken:
+            raise InvalidRequest(
+                f"{part.place}: content of type '{part.sent_as}' is not supported: this gateway sends text only",
+                code="unsupported_content",
+                param=part.place,
+            )

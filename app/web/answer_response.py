@@ -1,42 +1,50 @@
-"""An answer on its way → a response in the words of one API, as it comes or whole.
+"""From an answer to a response in the words of one API, streamed or whole: the one stream loop, the one fold.
 
-Knows that a stream must not fall silent, and that a failure is the last thing in it. Must never know any API's words:
-those are an ``Encoder``'s.
+    Answer → batches of events → Encoder → bytes → event_stream
+
+A stream never falls silent, and a failure is the last thing in it. Must never know the words of any API: those are an
+``Encoder``'s.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from flask import Response, current_app
 
-from app.chat import Answer, Citation, Finished, FinishReason, ReasoningDelta, TextDelta
+from app.answers.answer import Answer
+from app.chat import Citation, Event, Finished, FinishReason, ReasoningDelta, TextDelta
 from app.text import token_count
+from app.web import sse
 from app.web.error_responses import Failure, failure_of
 from app.web.event_stream import event_stream
-from app.web.request_context import json_response, said_beside
+from app.web.request_context import info_headers, json_response
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """Estimates, because Kimi tells no numbers. ``output`` is reasoning and text."""
+class Usage:
+    """Tokens, estimated because Kimi gives no numbers. ``output`` is reasoning and text together."""
 
     input: int
     output: int
     reasoning: int
 
+    @property
+    def total(self) -> int:
+        return self.input + self.output
+
 
 @dataclass(slots=True)
-class Told:
-    """What an answer has said so far. ``reason`` is None until it is complete; ``stop_sequence`` is what ended it, if
-    one did."""
+class Choice:
+    """One choice of an answer, as far as it has come."""
 
-    prompt: str
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
-    reason: FinishReason | None = None
+    # None until the choice is complete.
+    finish_reason: FinishReason | None = None
     stop_sequence: str | None = None
 
     @property
@@ -47,107 +55,166 @@ class Told:
     def reasoning(self) -> str:
         return "".join(self.thoughts)
 
-    def finish(self, event: Finished, prompt: str) -> None:
-        # What was sent to Kimi may not have been known when the answer began: it stood in a line.
-        self.prompt, self.reason, self.stop_sequence = prompt, event.reason, event.stop_sequence
+    def add(self, event: Event) -> None:
+        match event:
+            case TextDelta(text):
+                self.texts.append(text)
+            case ReasoningDelta(text):
+                self.thoughts.append(text)
+            case Citation():
+                self.citations.append(event)
+            case Finished(reason, stop_sequence):
+                self.finish_reason, self.stop_sequence = reason, stop_sequence
 
-    def count(self) -> Counts:
-        reasoning = token_count.estimate(self.reasoning)
-        return Counts(token_count.estimate(self.prompt), token_count.estimate(self.text) + reasoning, reasoning)
+
+class AnswerSoFar:
+    """What an answer has said so far, choice by choice."""
+
+    __slots__ = ("_answer", "_open", "choices")
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.choices = [Choice() for _ in range(answer.choices)]
+        self._open = answer.choices
+
+    @property
+    def only(self) -> Choice:
+        """For APIs that know one choice."""
+        return self.choices[0]
+
+    @property
+    def is_complete(self) -> bool:
+        return self._open == 0
+
+    def finish(self, index: int, event: Finished) -> Choice:
+        choice = self.choices[index]
+        choice.add(event)
+        self._open -= 1
+        return choice
+
+    def usage(self) -> Usage:
+        """The prompt counts once, as at OpenAI. Streams whose encoder keeps no text can count the prompt only."""
+        reasoning = sum(token_count.estimate(choice.reasoning) for choice in self.choices)
+        text = sum(token_count.estimate(choice.text) for choice in self.choices)
+        # What was sent to Kimi may not have been known when the answer began: the request was queued.
+        return Usage(token_count.estimate(self._answer.info.prompt), text + reasoning, reasoning)
 
 
-class Encoder(Protocol):
-    """One answer in the words of one API. ``begin``, deltas, and one of ``end`` and ``fail`` make a stream;
-    ``whole`` makes the one object. What has nothing to say says ``b""``. ``heartbeat`` says that the answer goes on.
+class Encoder(ABC):
+    """One answer in the words of one API.
+
+    A stream is ``start``, deltas, ``finish`` for each choice, and ``end``; or ``fail`` at any point. ``whole`` makes
+    the one object. What has nothing to say returns ``b""``. ``index`` is the choice.
     """
 
-    heartbeat: bytes
+    # Sent where nothing else was sent for HEARTBEAT_S.
+    heartbeat = sse.COMMENT
+    # Whether the text of a stream is kept until its end, because ``end`` needs it.
+    keeps_text = True
 
-    def begin(self, told: Told) -> bytes: ...
+    @abstractmethod
+    def start(self, so_far: AnswerSoFar) -> bytes: ...
 
-    def text(self, text: str) -> bytes: ...
+    @abstractmethod
+    def text(self, index: int, text: str) -> bytes: ...
 
-    def reasoning(self, text: str) -> bytes: ...
+    @abstractmethod
+    def reasoning(self, index: int, text: str) -> bytes: ...
 
-    def citation(self, citation: Citation) -> bytes: ...
+    def citation(self, index: int, citation: Citation) -> bytes:  # noqa: ARG002  # of those who have a place for them
+        return b""
 
-    def end(self, told: Told) -> bytes: ...
+    def finish(self, index: int, choice: Choice) -> bytes:  # noqa: ARG002  # of those who close each choice
+        return b""
 
+    @abstractmethod
+    def end(self, so_far: AnswerSoFar) -> bytes: ...
+
+    @abstractmethod
     def fail(self, failure: Failure) -> bytes: ...
 
-    def whole(self, told: Told) -> dict[str, Any]: ...
+    @abstractmethod
+    def whole(self, so_far: AnswerSoFar) -> dict[str, Any]: ...
 
 
 def respond(answer: Answer, encoder: Encoder, *, stream: bool, headers: Mapping[str, str]) -> Response:
-    """The response to a request that has been accepted. Closes ``answer``; raises what a whole one fails with."""
+    """The response to a request that has been accepted. Closes ``answer``. Raises the failure of a whole one."""
     if stream:
         heartbeat_s: float = current_app.config["HEARTBEAT_S"]
-        return event_stream(_streamed(answer, encoder, heartbeat_s), answer, headers, lambda: said_beside(answer))
-    response = json_response(encoder.whole(_collected(answer)))
-    response.headers.update({**headers, **said_beside(answer)})
+        more: Callable[[], Mapping[str, str]] = lambda: info_headers(answer.info)  # noqa: E731
+        return event_stream(_stream(answer, encoder, heartbeat_s), answer, headers, more)
+    response = json_response(encoder.whole(_fold(answer)))
+    response.headers.update({**headers, **info_headers(answer.info)})
     return response
 
 
-def _streamed(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[bytes]:
+def _stream(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[bytes]:
     """What came in one read leaves in one write."""
-    told = Told(answer.prompt)
-    # What is to be sent with the next piece, if only with the failure.
-    out = [encoder.begin(told)]
+    so_far = AnswerSoFar(answer)
+    # What goes out with the next write, if only with the failure.
+    out = [encoder.start(so_far)]
+    encode = _batch_encoder(encoder, so_far, out)
+    wrote_at = time.monotonic()
     try:
-        yield from _batches(answer, encoder, told, out, heartbeat_s)
-    except Exception as e:  # noqa: BLE001  # the edge of a stream whose status is long sent; failure_of logs it
-        # Also where the client seems to have left: it may have closed its sending half only, and must not take a
-        # cut answer for a whole one.
+        for index, batch in answer.by_choice():
+            encode(index, batch)
+            if so_far.is_complete:
+                out.append(encoder.end(so_far))
+                yield b"".join(out)
+                return
+            piece = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            now = time.monotonic()
+            if not piece and now - wrote_at >= heartbeat_s:
+                piece = encoder.heartbeat
+            if piece:
+                wrote_at = now
+                yield piece
+    except Exception as e:  # noqa: BLE001  # the edge of a stream whose status has been sent; failure_of logs it
+        # Also where the client seems to have left: it may have closed its sending half only, and must not take a cut
+        # answer for a whole one.
         answer.close(e)
         yield b"".join([*out, encoder.fail(failure_of(e))])
     finally:
         answer.close()
 
 
-def _batches(answer: Answer, encoder: Encoder, told: Told, out: list[bytes], heartbeat_s: float) -> Iterator[bytes]:
-    wrote_at = time.monotonic()
-    for batch in answer:
+def _batch_encoder(encoder: Encoder, so_far: AnswerSoFar, out: list[bytes]) -> Callable[[int, Sequence[Event]], None]:
+    """A function that encodes a batch into ``out`` and adds it to ``so_far``. Its loop runs for each token:
+    everything is looked up once, and events are known by their class."""
+    encode_text, encode_reasoning, append = encoder.text, encoder.reasoning, out.append
+    choices, keeps_text = so_far.choices, encoder.keeps_text
+
+    def encode(index: int, batch: Sequence[Event]) -> None:
         for event in batch:
-            match event:
-                case TextDelta(text):
-                    told.texts.append(text)
-                    out.append(encoder.text(text))
-                case ReasoningDelta(text):
-                    told.thoughts.append(text)
-                    out.append(encoder.reasoning(text))
-                case Citation():
-                    told.citations.append(event)
-                    out.append(encoder.citation(event))
-                case Finished():
-                    told.finish(event, answer.prompt)
-                    out.append(encoder.end(told))
-        piece = b"".join(out)
-        out.clear()
-        now = time.monotonic()
-        if not piece and now - wrote_at >= heartbeat_s:
-            piece = encoder.heartbeat
-        if piece:
-            yield piece
-            wrote_at = now
+            kind = event.__class__
+            if kind is TextDelta:
+                append(encode_text(index, event.text))  # type: ignore[union-attr]  # known by its class
+                if keeps_text:
+                    choices[index].texts.append(event.text)  # type: ignore[union-attr]
+            elif kind is ReasoningDelta:
+                append(encode_reasoning(index, event.text))  # type: ignore[union-attr]
+                if keeps_text:
+                    choices[index].thoughts.append(event.text)  # type: ignore[union-attr]
+            elif isinstance(event, Citation):
+                choices[index].citations.append(event)
+                append(encoder.citation(index, event))
+            elif isinstance(event, Finished):
+                append(encoder.finish(index, so_far.finish(index, event)))
+
+    return encode
 
 
-def _collected(answer: Answer) -> Told:
-    told = Told(answer.prompt)
+def _fold(answer: Answer) -> AnswerSoFar:
+    """The whole answer. Closes it; raises its failure."""
+    so_far = AnswerSoFar(answer)
     try:
-        for batch in answer:
+        for index, batch in answer.by_choice():
             for event in batch:
-                match event:
-                    case TextDelta(text):
-                        told.texts.append(text)
-                    case ReasoningDelta(text):
-                        told.thoughts.append(text)
-                    case Citation():
-                        told.citations.append(event)
-                    case Finished():
-                        told.finish(event, answer.prompt)
+                so_far.choices[index].add(event)
     except BaseException as e:
         answer.close(e)
         raise
     finally:
         answer.close()
-    return told
+    return so_far

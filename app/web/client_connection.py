@@ -6,10 +6,10 @@ from typing import Any
 
 
 def client_watch(environ: Mapping[str, Any]) -> Callable[[], bool]:
-    """A function that tells, without waiting, whether the client has closed its connection.
+    """A function that says, without waiting, whether the client has closed its connection.
 
-    Knows gunicorn (any worker), werkzeug's server and waitress; elsewhere the answer is always False, and a
-    client that left is found when something is written to it.
+    Knows gunicorn (any worker), werkzeug's server and waitress. Elsewhere it always returns False, and a client that
+    left is noticed when something is written to it.
     """
     is_disconnected = environ.get("waitress.client_disconnected")
     if callable(is_disconnected):
@@ -38,7 +38,7 @@ def _socket_watch(sock: socket.socket) -> Callable[[], bool]:
 
 
 def _has_closed(sock: socket.socket) -> bool:
-    """For a client that left something unread behind it: Linux tells the state of the connection."""
+    """For a client that sent something more before it left: Linux knows the state of the connection."""
     if not hasattr(socket, "TCP_INFO") or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False
     state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]

@@ -1,8 +1,8 @@
 """Pages of other origins that call the gateway from a browser.
 
 By means of flask-cors, which follows https://fetch.spec.whatwg.org/#http-cors-protocol; what browsers need was
-measured (openai-contract.md 1.10, 2026-11-23). What a page may do is not decided here but by its key, see
-``app.api.caller``: without keys, only pages of this machine and of the origins that are listed by name.
+measured (openai-contract.md 1.10, 2026-11-23). What a page may do is decided by its key (``request_context``):
+without keys, only pages of this machine and of the origins that are listed by name are served.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _EXPOSED = [
     "x-should-retry",
 ]
 
-# Whether the gateway is well concerns its owner, and no page: all else is open to be asked.
+# The health checks are for the owner, not for pages.
 _PATHS = r"/(?!healthz|readyz).*"
 
 

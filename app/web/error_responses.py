@@ -1,7 +1,7 @@
-"""A failure, whatever raised it → status, headers and a body in the shape of the API that was asked.
+"""From any exception to a response: status, headers, and a body in the shape of the API that was asked.
 
-An API with a shape of its own gives its blueprint ``answer_failures(blueprint, encode)``; everything else, unknown
-routes too, gets OpenAI's. Must never know why anything fails.
+An API with a shape of its own calls ``answer_failures(blueprint, encode)``; everything else, unknown paths too, gets
+OpenAI's. Must never know why anything fails.
 """
 
 import logging
@@ -22,12 +22,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What can be told of a failure, in no API's words. ``should_retry`` False: an SDK must not repeat by itself."""
+    """What a client may know of a failure, in no API's words."""
 
     status: int
     message: str
     code: str | None = None
     param: str | None = None
+    # False: an SDK must not repeat the request by itself.
     should_retry: bool = True
     retry_after_s: int | None = None
     allow: str | None = None
@@ -48,28 +49,28 @@ _TYPES = {
 }
 
 
-# A longer wait is told, and left to people: some SDKs take one that they find too long for none at all.
-_LONGEST_RETRY_S = 60
+# SDKs are told not to repeat after a longer wait: some treat a wait that they find too long as none at all. Seconds.
+_MAX_SDK_WAIT_S = 60
 
 
 def failure_of(error: Exception) -> Failure:
-    """``error`` in the words of an answer. A fault of ours is logged here, with its traceback."""
+    """What the client may know of ``error``. A fault of ours is logged here, with its traceback."""
     if isinstance(error, GatewayError):
-        # 429 says that the message was not taken; with any other failure, a repetition could double it.
-        retry = not (error.permanent or (error.sent and error.status != 429))
+        # 429 says that the message was not taken. After any other failure a repetition could send it a second time.
+        retry = not (error.permanent or (error.reached_upstream and error.status != 429))
         wait_s = None if error.retry_after_s is None or error.permanent else max(1, math.ceil(error.retry_after_s))
-        if wait_s is not None and wait_s > _LONGEST_RETRY_S:
+        if wait_s is not None and wait_s > _MAX_SDK_WAIT_S:
             retry = False
         return Failure(
             error.status, error.message, error.code, error.param, retry, wait_s, rate_limit=error.rate_limit
         )
     if isinstance(error, HTTPException):
-        return _refusal_of_flask(error)
-    log.error("a request failed for a reason of our own", exc_info=error)
-    # What has happened before the fault is not known, so a repetition could double it.
+        return _failure_of_flask(error)
+    log.error("request_failed reason=internal", exc_info=error)
+    # What happened before the fault is not known, so a repetition could send the message a second time.
     return Failure(
         500,
-        f"the gateway itself failed; its log says more at request {logs.request_id.get()}",
+        f"the gateway itself failed; see its log for request {logs.request_id.get()}",
         "internal_error",
         should_retry=False,
     )
@@ -102,14 +103,14 @@ def failure_response(error: Exception, encode: Encode = openai_error) -> Respons
         response.headers["x-ratelimit-reset-requests"] = f"{math.ceil(failure.rate_limit.reset_s)}s"
     if failure.allow:
         response.headers["Allow"] = failure.allow
-    # What is not our own sentence may repeat a path, and people put anything into paths.
-    said = failure.message if isinstance(error, GatewayError) else failure.code
-    log.info("answered %d %s: %s", failure.status, failure.code, said)
+    # A message that is not ours may repeat a path, and clients put anything into paths.
+    message = failure.message if isinstance(error, GatewayError) else failure.code
+    log.info("request_refused status=%d code=%s message=%s", failure.status, failure.code, message)
     return response
 
 
 def answer_failures(where: Flask | Blueprint, encode: Encode = openai_error) -> None:
-    """Everything that fails within ``where`` is answered in the shape of ``encode``."""
+    """Every failure within ``where`` is answered in the shape of ``encode``."""
 
     def answer(error: Exception) -> Response:
         return failure_response(error, encode)
@@ -118,7 +119,7 @@ def answer_failures(where: Flask | Blueprint, encode: Encode = openai_error) -> 
         where.register_error_handler(kind, answer)
 
 
-def _refusal_of_flask(error: HTTPException) -> Failure:
+def _failure_of_flask(error: HTTPException) -> Failure:
     """Unknown route, wrong method, body too large."""
     status = error.code or 500
     message = {
@@ -133,7 +134,7 @@ def _refusal_of_flask(error: HTTPException) -> Failure:
 def _unknown_url() -> str:
     unknown = f"Unknown URL: {request.method} {request.path}"
     if "/v1/v1/" in f"{request.path}/":
-        return f"{unknown}. Your client adds /v1 by itself: take it off the base URL that you set"
+        return f"{unknown}. Your client adds /v1 by itself: remove it from the base URL that you set"
     if "//" in request.path:
-        return f"{unknown}. It has two slashes in a row: take the one at the end off the base URL that you set"
+        return f"{unknown}. It has two slashes in a row: remove the one at the end of the base URL that you set"
     return unknown

@@ -1,6 +1,6 @@
-"""The words in which an API file says what it offers: its ``OPERATIONS``, from which the OpenAPI document is made.
+"""How a public API describes what it offers: its ``OPERATIONS``, from which the OpenAPI document is made.
 
-Must never know any of them.
+Must never know any operation.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ OPENAI_ERROR: Schema = {
 _OF_EVERY: Mapping[int, str] = {
     400: "the request cannot be understood or served; `param` names the field",
     401: "no API key, or one that is not known",
-    429: "the key has asked for all that it may",
+    429: "the key has reached its limit",
     500: "the gateway itself failed",
 }
 # Why an answer may fail besides.
@@ -42,7 +42,7 @@ OF_ANSWERS: Mapping[int, str] = {
     404: "there is no such model or conversation",
     409: "an earlier turn of the conversation still runs, or it cannot go on",
     413: "the body is too large",
-    429: "the key, or every account, has been asked for all that it may; `Retry-After` says when to try again",
+    429: "the key or every account has reached its limit; `Retry-After` says when to try again",
     499: "the client left",
     502: "Kimi cannot be reached or understood",
     503: "Kimi is overloaded, or no account can be used",

@@ -1,8 +1,8 @@
-"""What is done with each parameter of a request: one word and one sentence per field, from which everything follows.
+"""What happens to each parameter of a request: one word and one sentence per field, from which everything follows.
 
-A body is a ``Parameters`` model whose fields carry a ``Use``. From it come the refusals, the names in
-``x-ignored-params``, strict mode, the descriptions in the OpenAPI document, and the tables in the READMEs. Knows
-no parameter of any API.
+A body is a ``Parameters`` model whose fields carry a ``ParameterRule``. From it come the refusals, the names in
+``x-ignored-params``, strict mode, the descriptions in the OpenAPI document, and the tables in docs/. Knows no
+parameter of any API.
 """
 
 import functools
@@ -22,17 +22,17 @@ Language = Literal["en", "zh"]
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """Honoured; ignored (checked and without effect); or refused, where ``refusal`` has a reason against the value.
+class ParameterRule:
+    """What happens to one parameter, or to several that share a sentence."""
 
-    ``about`` and ``about_zh`` are for the READMEs; what all ignored or all refused ones share is not repeated there.
-    ``neutral`` are values that ask for nothing, beside null, false, "", [] and {}: the field's defaults at OpenAI.
-    """
-
+    # ignored: its type is checked, and it has no effect. refused: where ``refusal`` has a reason against the value.
     done: Literal["honoured", "ignored", "refused"]
+    # For people, in both languages.
     about: str
     about_zh: str
+    # Why a value cannot be served; None: it can.
     refusal: Callable[[Any], str | None] | None = None
+    # Values that ask for nothing, beside null, false, "", [] and {}: the defaults at OpenAI.
     neutral: tuple[Any, ...] = ()
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -42,26 +42,25 @@ class Use:
 
 
 class Parameters(Fields):
-    """The body of a request; what stands in it beside its fields is ignored by name."""
+    """The body of a request. Fields that we do not know are kept, to be named as ignored."""
 
-    def settle(self) -> dict[str, str]:
-        """Refuses what cannot be served, and gives the header that names what has no effect.
-
-        Raises InvalidRequest, in strict mode for what has no effect too.
-        """
-        for name, use, value in self._sent():
-            if use.refusal is not None and value is not None and (why := use.refusal(value)):
+    def check_supported(self) -> dict[str, str]:
+        """The header that names what has no effect. Raises InvalidRequest for what cannot be served, and in strict
+        mode
+        for what has no effect."""
+        for name, rule, value in self._sent():
+            if rule.refusal is not None and value is not None and (why := rule.refusal(value)):
                 raise unsupported(name, why)
-        return name_ignored(list(dict.fromkeys(self._ignored())))
+        return ignored_parameters_header(list(dict.fromkeys(self._ignored())))
 
-    def _sent(self) -> list[tuple[str, Use, Any]]:
+    def _sent(self) -> list[tuple[str, ParameterRule, Any]]:
         """The fields that stand in the body: a few of many."""
         sent = self.model_fields_set
-        return [(name, use, getattr(self, name)) for name, use in _uses(type(self)) if name in sent]
+        return [(name, rule, getattr(self, name)) for name, rule in _rules(type(self)) if name in sent]
 
     def _ignored(self) -> Iterator[str]:
-        for name, use, value in self._sent():
-            if use.done == "ignored" and has_effect(value) and value not in use.neutral:
+        for name, rule, value in self._sent():
+            if rule.done == "ignored" and has_effect(value) and value not in rule.neutral:
                 yield name
             elif isinstance(value, Fields):
                 yield from unknown_fields([value], name)
@@ -69,15 +68,15 @@ class Parameters(Fields):
 
 
 def unknown_fields(values: Iterable[Fields], place: str) -> Iterator[str]:
-    """The fields of values that we do not know and that should have an effect; not what stands deeper in them."""
+    """The fields of values that we do not know and whose sender may expect an effect; not what is nested in them."""
     for value in values:
         yield from (f"{place}.{name}" for name, inner in (value.model_extra or {}).items() if has_effect(inner))
 
 
-def name_ignored(names: Sequence[str]) -> dict[str, str]:
+def ignored_parameters_header(names: Sequence[str]) -> dict[str, str]:
     """The header that names what has no effect. Raises InvalidRequest for it in strict mode (STRICT_PARAMS)."""
     if names and current_app.config["STRICT_PARAMS"]:
-        raise unsupported(names[0], "it has no effect here, and this gateway is set to refuse such")
+        raise unsupported(names[0], "it has no effect here, and STRICT_PARAMS refuses parameters without effect")
     # Only plain names are repeated in a header, and not any number of them.
     plain = [name for name in names if re.fullmatch(r"[A-Za-z0-9_.$-]{1,64}", name)]
     return {"x-ignored-params": ", ".join(plain[:50])} if plain else {}
@@ -87,8 +86,8 @@ def describe(model: type[Parameters], language: Language) -> str:
     """The parameters as a table in Markdown. Those that share their sentence share a row."""
     heading, done = _WORDS[language]
     rows: dict[tuple[str, str], list[str]] = {}
-    for name, use in _uses(model):
-        rows.setdefault((use.done, use.about if language == "en" else use.about_zh), []).append(f"`{name}`")
+    for name, rule in _rules(model):
+        rows.setdefault((rule.done, rule.about if language == "en" else rule.about_zh), []).append(f"`{name}`")
     lines = [f"| {' | '.join(heading)} |", "|---|---|---|"]
     for (kind, about), names in sorted(rows.items(), key=lambda row: list(done).index(row[0][0])):
         lines.append(f"| {', '.join(names)} | {done[kind]} | {about} |")
@@ -97,7 +96,7 @@ def describe(model: type[Parameters], language: Language) -> str:
 
 _WORDS: dict[Language, tuple[tuple[str, ...], dict[str, str]]] = {
     "en": (
-        ("parameter", "", "what is done with it"),
+        ("parameter", "", "what happens to it"),
         {"honoured": "honoured", "ignored": "no effect", "refused": "400"},
     ),
     "zh": (("参数", "", "如何处理"), {"honoured": "支持", "ignored": "不起作用", "refused": "返回 400"}),
@@ -105,12 +104,12 @@ _WORDS: dict[Language, tuple[tuple[str, ...], dict[str, str]]] = {
 
 
 @functools.cache
-def _uses(model: type[Parameters]) -> tuple[tuple[str, Use], ...]:
-    return tuple((name, _use(name, field)) for name, field in model.model_fields.items())
+def _rules(model: type[Parameters]) -> tuple[tuple[str, ParameterRule], ...]:
+    return tuple((name, _rule(name, field)) for name, field in model.model_fields.items())
 
 
-def _use(name: str, field: FieldInfo) -> Use:
+def _rule(name: str, field: FieldInfo) -> ParameterRule:
     for note in field.metadata:
-        if isinstance(note, Use):
+        if isinstance(note, ParameterRule):
             return note
-    raise TypeError(f"the field {name} does not say what is done with it")
+    raise TypeError(f"the field {name} has no ParameterRule")

@@ -1,8 +1,8 @@
-"""How much an API key may ask: so many requests in any minute, and so many at once, over all workers.
+"""The limits of an API key: requests in any minute, and requests at the same time, over all workers.
 
-The count is kept in the store. Libraries for this (``limits``) keep it in the process, where each worker would
-count for itself, or in Redis and the like, which this gateway does not need otherwise. A moving window counts
-exactly: in no minute are there more requests than were allowed. Must never know who a key is.
+The count is kept in the store. Libraries for this (``limits``) keep it in the process, where each worker would count
+for itself, or in Redis and the like, which this gateway does not need otherwise. The window moves, so no minute has
+more requests than were allowed. Must never know who a key belongs to.
 """
 
 import math
@@ -15,47 +15,47 @@ from app.store.api_keys import Usage
 from app.store.process_lease import Presence
 
 _WINDOW_S = 60.0
-# What a client is told to wait for another of its requests to end, which nobody can know.
-_PATIENCE_S = 2.0
+# Retry-After where another request of the key must end first: how long that takes is not known. Seconds.
+_RETRY_AFTER_S = 2.0
 
 
-class Use:
-    """One request of a key that has limits. ``refusal``: why it may not go on, if so."""
+class Admission:
+    """One request of a key that has limits. ``refusal``: why it may not continue, if so."""
 
     def __init__(self, headers: dict[str, str], refusal: KeyLimited | None, end: Callable[[], None]) -> None:
         self.headers = headers
         self.refusal = refusal
-        # The request no longer runs. Safe to call again.
+        # To be called when the request has ended. Safe to call again.
         self.end = end
 
 
-class Allowances:
-    """Counts the requests of all keys that have limits. Those of a killed process run for as long as its presence."""
+class RateLimits:
+    """Counts the requests of all keys that have limits. Requests of a killed process count until its lease ends."""
 
     def __init__(self, store: Store, presence: Presence, longest_s: float) -> None:
-        """``longest_s``: no request runs longer; what does was lost."""
+        """``longest_s``: a request that runs longer than this is counted as lost."""
         self._store = store
         self._presence = presence
         self._longest_s = longest_s
 
-    def begin(self, key: KeyRow) -> Use:
+    def admit(self, key: KeyRow) -> Admission:
         use_id = uuid.uuid4().hex
         now = self._store.database.now()
-        # Where only requests are counted, none of them runs, and nothing is written at its end.
+        # Where only requests per minute are counted, nothing is written at the end of one.
         ends_at = 0.0 if key.at_once is None else now + self._longest_s
         usage, fits = self._store.keys.begin_use(
             key, use_id, since=now - _WINDOW_S, process_id=self._presence.id, now=now, ends_at=ends_at
         )
         headers = _headers(key, usage, now, fits)
         if not fits:
-            return Use(headers, _refusal(key, usage, now), lambda: None)
+            return Admission(headers, _refusal(key, usage, now), lambda: None)
         if key.at_once is None:
-            return Use(headers, None, lambda: None)
-        return Use(headers, None, lambda: self._presence.give_back(lambda: self._store.keys.end_use(use_id)))
+            return Admission(headers, None, lambda: None)
+        return Admission(headers, None, lambda: self._presence.give_back(lambda: self._store.keys.end_use(use_id)))
 
 
 def _headers(key: KeyRow, usage: Usage, now: float, counted: bool) -> dict[str, str]:
-    """OpenAI's names; true numbers, or none."""
+    """OpenAI's names, with true numbers; none where the key has no limit per minute."""
     if key.per_minute is None:
         return {}
     done = usage.requests + counted
@@ -63,7 +63,7 @@ def _headers(key: KeyRow, usage: Usage, now: float, counted: bool) -> dict[str, 
     return {
         "x-ratelimit-limit-requests": str(key.per_minute),
         "x-ratelimit-remaining-requests": str(max(0, key.per_minute - done)),
-        # Until all of it is there again.
+        # Until the whole limit is available again.
         "x-ratelimit-reset-requests": f"{max(0, math.ceil(newest_at + _WINDOW_S - now))}s",
     }
 
@@ -76,5 +76,5 @@ def _refusal(key: KeyRow, usage: Usage, now: float) -> KeyLimited:
         )
     return KeyLimited(
         f"Rate limit reached for this API key: {key.at_once} requests at once; wait for one to end",
-        retry_after_s=_PATIENCE_S,
+        retry_after_s=_RETRY_AFTER_S,
     )

@@ -1,6 +1,6 @@
-"""From the bytes of a request to a checked model: what is wrong with them, and where.
+"""From the bytes of a request to a checked model, or to an error that names the field.
 
-Knows JSON and how pydantic tells a fault. Must never know the fields of any one API.
+Knows JSON and pydantic's errors. Must never know the fields of any one API.
 """
 
 import re
@@ -21,8 +21,8 @@ class Fields(BaseModel):
 
 _T = TypeVar("_T")
 
-# A list that is read up to its first fault: one fault is told, and a few hundred thousand take seconds to collect, in
-# which everybody else in the worker waits.
+# A list that is read up to its first fault. One fault is reported; to collect a few hundred thousand takes seconds,
+# in which every other stream of the worker waits.
 Many = Annotated[list[_T], Field(fail_fast=True)]
 
 _F = TypeVar("_F", bound=Fields)
@@ -39,12 +39,12 @@ def parse(model: type[_F], data: bytes) -> _F:
     try:
         return model.model_validate(raw)
     except ValidationError as e:
-        # A value that fits none of several forms has an error for each: the one that got furthest is meant.
+        # A value that fits none of several forms has an error for each: the deepest one is meant.
         first = max(e.errors(include_url=False), key=lambda error: len(error["loc"]))
         param = _param(first["loc"], raw, is_missing=first["type"] == "missing")
         message = first["msg"]
         if first["type"] == "union_tag_invalid":
-            # That of pydantic repeats what was sent, and people send anything: it would stand in the log.
+            # Pydantic's own message repeats what was sent, which would then stand in the log.
             message = "{discriminator} should be one of {expected_tags}".format(**first["ctx"])
         raise InvalidRequest(f"{param}: {message}", param=param) from None
 
@@ -55,7 +55,7 @@ def unsupported(name: str, why: str) -> InvalidRequest:
 
 
 def has_effect(value: Any) -> bool:
-    """Whether the sender of this value may expect something of it: null, false, "", [] and {} ask for nothing."""
+    """Whether the sender of this value may expect an effect: null, false, "", [] and {} ask for nothing."""
     return value is not None and value is not False and value not in ("", [], {})
 
 
@@ -65,8 +65,8 @@ def _place(error: ValueError) -> str:
 
 
 def _param(location: Sequence[int | str], raw: Any, *, is_missing: bool) -> str:
-    """A pydantic location → ``messages[0].content``. It also holds the names of alternatives, which are no part of
-    the path: what is not in the body is one of those, or the field that is missing."""
+    """A pydantic location → ``messages[0].content``. A location also holds the names of alternatives, which are no
+    part of the path: a name that is not in the body is one of those, or the field that is missing."""
     path, here = "", raw
     for index, step in enumerate(location):
         if isinstance(step, int):

@@ -1,4 +1,4 @@
-"""What all public APIs share: the gateway, and who asks.
+"""The current request: the gateway that serves it, and who sent it.
 
 Must never know that Kimi exists.
 """
@@ -6,20 +6,20 @@ Must never know that Kimi exists.
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import orjson
 from flask import Response, current_app, g, request
 
+from app.answers.answer import AnswerInfo
 from app.chat import Caller
 from app.errors import InvalidRequest
 from app.gateway import Gateway
 from app.settings.config import is_loopback
 from app.web.api_keys import ApiKeys
 from app.web.client_connection import client_watch
-from app.web.rate_limits import Allowances
+from app.web.rate_limits import RateLimits
 
 
 def gateway() -> Gateway:
@@ -27,15 +27,17 @@ def gateway() -> Gateway:
 
 
 def caller() -> Caller:
-    """Who sent the current request, which counts from here on. Raises NotAuthorized, KeyLimited, and InvalidRequest
-    for an unusable Idempotency-Key."""
+    """Who sent the current request, which counts against the limits of its key from here on.
+
+    Raises NotAuthorized, KeyLimited, and InvalidRequest for an unusable Idempotency-Key.
+    """
     keys = cast(ApiKeys, current_app.extensions["api_keys"])
     known = keys.find(_api_key(), _is_local())
     if known.key is not None and (known.key.per_minute is not None or known.key.at_once is not None):
-        # ``edge`` puts its numbers into the response, and ends it with that.
-        use = g.use = cast(Allowances, current_app.extensions["allowances"]).begin(known.key)
-        if use.refusal is not None:
-            raise use.refusal
+        # ``middleware`` puts its numbers into the response, and ends it with that.
+        admission = g.admission = cast(RateLimits, current_app.extensions["rate_limits"]).admit(known.key)
+        if admission.refusal is not None:
+            raise admission.refusal
     return Caller(known.owner, client_watch(request.environ), _idempotency_key())
 
 
@@ -57,20 +59,11 @@ def reply_id(prefix: str, who: Caller) -> str:
     return prefix + hashlib.sha256(f"{who.owner}\0{who.idempotency_key}".encode()).hexdigest()[:32]
 
 
-class SaidBeside(Protocol):
-    """What an answer tells beside itself."""
-
-    @property
-    def notices(self) -> Sequence[str]: ...
-    @property
-    def rebuilt_from(self) -> str | None: ...
-
-
-def said_beside(answer: SaidBeside) -> dict[str, str]:
-    """The headers for it."""
-    headers = {"x-kimi-notice": ", ".join(answer.notices)} if answer.notices else {}
-    if answer.rebuilt_from is not None:
-        headers["x-conversation-rebuilt"] = answer.rebuilt_from
+def info_headers(info: AnswerInfo) -> dict[str, str]:
+    """The headers for what is known about an answer beside its events."""
+    headers = {"x-kimi-notice": ", ".join(info.notices)} if info.notices else {}
+    if info.rebuilt_from is not None:
+        headers["x-conversation-rebuilt"] = info.rebuilt_from
     return headers
 
 
@@ -86,7 +79,7 @@ def _api_key() -> str | None:
 
 
 def _name(address: str) -> str:
-    """The host in ``host:port`` or in an URL; empty where there is none."""
+    """The host in ``host:port`` or in a URL; empty where there is none."""
     try:
         return urlsplit(address if "//" in address else f"//{address}").hostname or ""
     except ValueError:
@@ -94,16 +87,16 @@ def _name(address: str) -> str:
 
 
 def _is_local() -> bool:
-    """Whether the request was made by a program on this machine, as far as WSGI and headers tell.
+    """Whether a program on this machine made the request, as far as WSGI and headers say.
 
-    Not only the address counts: a page of some web site, opened in a browser on this machine, sends requests from
-    here too. They show its site as Origin, or, with a trick of DNS, its name as Host. Pages whose origin is
-    listed by name are welcome.
+    The address alone is not enough: a web page that is open in a browser on this machine sends requests from here,
+    too. They have its site as Origin or, after DNS rebinding, its name as Host. Pages whose origin is in CORS_ORIGINS
+    by name are allowed.
     """
     hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
     names = [_name(request.headers.get("Host", ""))]
     origin = request.headers.get("Origin")
     if origin is not None and origin not in current_app.config["CORS_ORIGINS"]:
         names.append(_name(origin) or origin)
-    # A server on a unix socket has no address to tell: the empty one counts as local.
+    # A server on a unix socket has no address: the empty one counts as local.
     return all(not hop or is_loopback(hop) for hop in [request.environ.get("REMOTE_ADDR") or "", *hops, *names])

@@ -1,47 +1,71 @@
-"""What is done with those parameters that several APIs have in common: a sentence each, and their types.
+"""Rules of parameters that several APIs have in common.
 
 Must never know the whole of any one API.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Strict
 
-from app.web.parameters import Use
+from app.web.parameters import ParameterRule
 
 # A number that is one: neither text nor true.
 Number = Annotated[float, Strict()]
 
 
 def _refuse_probabilities(value: Any) -> str | None:
-    return "Kimi tells no probabilities" if value else None
+    return "Kimi gives no probabilities" if value else None
 
 
-MODEL = Use("honoured", "an id of `/v1/models`; an unknown one is a 404", "`/v1/models` 里的名称；未知的返回 404")
-STREAM = Use("honoured", "`include_usage` too; usage is an estimate", "含 `include_usage`；用量为估算值")
-SAMPLING = Use("ignored", "Kimi offers no such setting", "Kimi 没有这类设置", neutral=(1,))
-PENALTY = Use("ignored", "Kimi offers no such setting", "Kimi 没有这类设置", neutral=(0,))
-VENDOR = Use("ignored", "Kimi offers no such setting", "Kimi 没有这类设置")
-SEED = Use("ignored", "two answers to one question differ", "同一问题的两次回答会不同")
-BOOKKEEPING = Use(
+MODEL = ParameterRule(
+    "honoured", "an id of `/v1/models`; an unknown one is a 404", "`/v1/models` 里的名称；未知的返回 404"
+)
+STREAM = ParameterRule("honoured", "`include_usage` too; usage is an estimate", "含 `include_usage`；用量为估算值")
+STREAM_ONLY = ParameterRule("honoured", "server-sent events", "服务器推送事件")
+STOP = ParameterRule(
+    "honoured",
+    "up to 4 strings; the answer ends before the first that occurs, and so does Kimi's",
+    "最多 4 个字符串；在最先出现的那个之前结束，同时停止 Kimi 的生成",
+)
+SAMPLING = ParameterRule("ignored", "not available on kimi.com", "kimi.com 没有这类设置", neutral=(1,))
+PENALTY = ParameterRule("ignored", "not available on kimi.com", "kimi.com 没有这类设置", neutral=(0,))
+VENDOR = ParameterRule("ignored", "not available on kimi.com", "kimi.com 没有这类设置")
+SEED = ParameterRule("ignored", "two answers to one question differ", "同一问题的两次回答会不同")
+BOOKKEEPING = ParameterRule(
     "ignored",
-    "nothing is stored, billed or looked up by these",
-    "不会据此存储、计费或查询",
+    "accepted for compatibility; this gateway has no storage, billing or lookup that uses them",
+    "仅为兼容而接受；本网关没有使用它们的存储、计费或查询",
     neutral=("auto", "default"),
 )
-STYLE = Use("ignored", "say it in a message", "请写在消息里", neutral=("medium",))
-# Tool calling gets its place here: until then these are accepted, because most clients send tools with every chat.
-TOOLS = Use(
+STYLE = ParameterRule("ignored", "write it in a message", "请写在消息里", neutral=("medium",))
+# Tool calling gets its place here. Until then these are accepted, because most clients send tools with every chat.
+TOOLS = ParameterRule(
     "ignored",
     "tools are never called; `tool_choice` other than `auto` and `none` is a 400",
     "不会调用工具；`tool_choice` 不是 `auto` 或 `none` 时返回 400",
     neutral=(True,),
 )
-PROBABILITIES = Use("refused", "Kimi tells no probabilities", "Kimi 不提供概率", _refuse_probabilities)
-BIASES = Use(
+# For APIs where one tool is the web search.
+TOOLS_WITH_SEARCH = ParameterRule(
+    "ignored",
+    "tools are never called, but `web_search` chooses the form of the model that searches",
+    "不会调用工具；但 `web_search` 会选择模型的联网形式",
+)
+NO_FORCED_TOOL = "tools cannot be called, so a call cannot be forced"
+PROBABILITIES = ParameterRule("refused", "Kimi gives no probabilities", "Kimi 不提供概率", _refuse_probabilities)
+BIASES = ParameterRule(
     "refused", "Kimi takes no biases", "Kimi 不支持偏置", lambda value: "Kimi takes no biases" if value else None
 )
-CONVERSATION = Use(
+# OpenAI's efforts. How much a model thinks is Kimi's choice; whether it does is a form of the model.
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+def thinks(effort: Effort | None) -> bool | None:
+    """Whether an effort asks for a model that thinks; None: it does not say."""
+    return None if effort is None else effort not in ("none", "minimal")
+
+
+CONVERSATION = ParameterRule(
     "honoured",
     "ours: the conversation that this turn belongs to, as in the path",
     "本网关自有：这一轮所属的对话，与写在路径里相同",

@@ -104,7 +104,7 @@ def test_a_failure_is_blamed_on_exactly_one(
     assert len(turns) == (1 if told else 2)
     # Not the same account again while there are others.
     assert told or turns[0] != turns[1]
-    assert ("does not understand" in quick.log()) or bears != "ours"
+    assert ("answer_not_understood" in quick.log()) or bears != "ours"
 
 
 @EACH_GENERATION

@@ -472,7 +472,7 @@ def test_what_cannot_be_noted_does_not_spoil_an_answer(running: Running, simulat
         gateway.database.execute("ALTER TABLE unrecognised RENAME TO gone")
         for stream in (True, False):
             assert ask(gateway, stream).finish_reason == "stop"
-        assert "could not be noted" in gateway.log()
+        assert "frame_not_counted" in gateway.log()
 
 
 # A statement that fails although the database lives.

@@ -112,7 +112,7 @@ def test_the_page_shows_everything_and_loads_nothing(gateway: Gateway, document:
         assert path in page
     for name in Body.model_fields:
         assert f"<code>{name}</code>" in page
-    assert "Kimi tells no probabilities" in page
+    assert "Kimi gives no probabilities" in page
 
 
 def test_both_are_open_and_reachable_behind_keys(running: Any, simulator: Simulator) -> None:

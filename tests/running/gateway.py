@@ -14,6 +14,8 @@ from tests.running.processes import Process, wait_until
 
 # How each kind of server is started on an inherited listening socket.
 SERVERS = {
+    # With one more upstream and one more public API.
+    "toy": ["-m", "gunicorn", "-b", "fd://{fd}", "tests.upstreams.toy.wsgi:app"],
     "gevent": ["-m", "gunicorn", "-b", "fd://{fd}"],
     "gthread": ["-m", "gunicorn", "-b", "fd://{fd}", "-k", "gthread", "--threads", "16"],
     "preloaded": ["-m", "gunicorn", "-b", "fd://{fd}", "-k", "gthread", "--threads", "4", "--preload"],

@@ -331,7 +331,7 @@ def test_what_its_texts_cannot_hold_is_replaced(running: Running, simulator: Sim
         simulator.script(b'data: {"event":"da\\u0000nce"}\n\ndata: {"event":"all_done"}\n\n')
         gateway.say("hello")
         assert gateway.database.execute("SELECT kind FROM unrecognised") == [("event da\ufffdnce",)]
-        assert "could not be noted" not in gateway.log()
+        assert "frame_not_counted" not in gateway.log()
 
 
 @ON_POSTGRESQL

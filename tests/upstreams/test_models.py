@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.upstreams.kimi.model_table import Models
+from app.upstreams.kimi.model_table import KimiModels
 from tests.running import (
     CANARY,
     CONNECT_ONLY,
@@ -56,7 +56,10 @@ def test_an_id_means_on_connect_what_the_table_says(gateway: Gateway, simulator:
 
 
 def test_the_table_is_whole(gateway: Gateway, simulator: Simulator) -> None:
-    assert {model.id for model in Models(["kimi_rest", "kimi_connect"]).all} == CONNECT_WIRE.keys() | SSE_ONLY
+    both = ["kimi_rest", "kimi_connect"]
+    assert {
+        model.id for upstream in both for model in KimiModels(both).of(upstream)
+    } == CONNECT_WIRE.keys() | SSE_ONLY
 
 
 @pytest.mark.parametrize("profile", ["connect-2025", "connect-2026"], indirect=True)
@@ -126,7 +129,7 @@ def test_a_degraded_model_is_a_header_and_a_line_in_the_log(gateway: Gateway, si
         response = gateway.say("hello", stream=stream)
         assert response.headers["x-kimi-notice"] == "model-degraded"
         assert "lighter" not in response.text
-    assert "Kimi gave notice: model-degraded" in gateway.log()
+    assert "upstream_notice upstream=kimi_connect kind=model-degraded" in gateway.log()
 
 
 @pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
@@ -172,7 +175,7 @@ def test_where_a_generation_is_gone_the_other_serves_what_it_can(
         for stream in (False, True, False):
             assert gateway.say("hello", stream=stream).status_code == 200
         assert len([r for r in simulator.requests("/api/chat") if r["path"] == "/api/chat"]) == 1
-        assert "kimi_rest is not served here" in gateway.log()
+        assert "upstream_unavailable upstream=kimi_rest" in gateway.log()
         error = gateway.say("hello", model="k1.5").json()["error"]
         assert "KIMI_PROTOCOL" in error["message"] or "KIMI_BASE_URL" in error["message"]
         # And back: the other one goes, the first one has returned.

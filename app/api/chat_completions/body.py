@@ -1,7 +1,7 @@
-"""What clients of OpenAI's chat completions send: every parameter that we know, and what is done with it.
+"""What clients of OpenAI's chat completions send: every parameter that we know, and what happens to it.
 
-Source: OpenAI's API reference and what its clients were seen to send (openai-contract.md 2, 2026-11-23). Must never
-know that Kimi exists, except in the sentences for people.
+Source: OpenAI's API reference and what its clients were seen to send (openai-contract.md 2, 2026-11-23). Knows Kimi
+only in the sentences for people.
 """
 
 from collections.abc import Iterator
@@ -9,29 +9,47 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from app.chat import ChatRequest, JsonFormat, Message, Options, Role, ToolCall
+from app.chat import (
+    ChatRequest,
+    FilePart,
+    ImagePart,
+    JsonFormat,
+    Message,
+    Options,
+    OtherPart,
+    Part,
+    Role,
+    TextPart,
+    ToolCall,
+)
 from app.errors import InvalidRequest
+from app.web.accepted_request import AnswerParameters
 from app.web.json_schema import schema_text
-from app.web.parameters import Parameters, Use
+from app.web.openai_shapes import Stop, StreamOptions, stop_sequences
+from app.web.parameters import ParameterRule
 from app.web.request_body import Fields, Many
 from app.web.shared_parameters import (
     BIASES,
     BOOKKEEPING,
     CONVERSATION,
     MODEL,
+    NO_FORCED_TOOL,
     PENALTY,
     PROBABILITIES,
     SAMPLING,
     SEED,
+    STOP,
     STREAM,
     STYLE,
     TOOLS,
     VENDOR,
+    Effort,
     Number,
+    thinks,
 )
 
-# So many answers to one request may be asked for: each is a chat of its own at Kimi.
-MOST_CHOICES = 4
+# Each choice is a Kimi chat of its own.
+MAX_CHOICES = 4
 
 
 # Messages
@@ -41,19 +59,44 @@ class _TextPart(Fields):
     type: Literal["text"]
     text: StrictStr
 
+    def to_part(self, _place: str) -> Part:
+        return TextPart(self.text)
+
 
 class _RefusalPart(Fields):
     type: Literal["refusal"]
     refusal: StrictStr
 
+    def to_part(self, _place: str) -> Part:
+        return TextPart(self.refusal)
+
+
+class _ImagePart(Fields):
+    type: Literal["image_url"]
+    image_url: Any = None
+
+    def to_part(self, place: str) -> Part:
+        url = self.image_url.get("url") if isinstance(self.image_url, dict) else self.image_url
+        return ImagePart(str(url or ""), place, self.type)
+
+
+class _FilePart(Fields):
+    type: Literal["file"]
+    file: dict[str, Any] = {}
+
+    def to_part(self, place: str) -> Part:
+        source = self.file.get("file_data") or self.file.get("file_id") or ""
+        return FilePart(str(source), str(self.file.get("filename") or ""), place, self.type)
+
 
 class _OtherPart(Fields):
-    """Known to OpenAI, not yet to us: refused with its place rather than dropped."""
+    type: Literal["input_audio", "video_url"]
 
-    type: Literal["image_url", "input_audio", "file", "video_url"]
+    def to_part(self, place: str) -> Part:
+        return OtherPart(place, self.type)
 
 
-_Part = Annotated[_TextPart | _RefusalPart | _OtherPart, Field(discriminator="type")]
+_Part = Annotated[_TextPart | _RefusalPart | _ImagePart | _FilePart | _OtherPart, Field(discriminator="type")]
 
 
 class _Function(Fields):
@@ -74,7 +117,7 @@ class _Message(Fields):
     tool_calls: Many[_ToolCall] | None = None
     function_call: _Function | None = None
     tool_call_id: StrictStr | None = None
-    # Moonshot's: the answer is to go on from it. Whatever else messages hold is what their clients were told.
+    # Moonshot's: the answer is to continue this message. Other fields of messages are what their clients received.
     partial: StrictBool | None = None
 
     def to_message(self, place: str) -> Message:
@@ -83,30 +126,18 @@ class _Message(Fields):
         calls = [ToolCall(c.id, c.function.name, c.function.arguments) for c in self.tool_calls or ()]
         if self.function_call is not None:
             calls.append(ToolCall("", self.function_call.name, self.function_call.arguments))
-        texts = (*self._texts(place), *([self.refusal] if self.refusal else []))
-        return Message(self.role, texts, self.name, tuple(calls), self.tool_call_id)
+        parts = (*self._parts(place), *([TextPart(self.refusal)] if self.refusal else []))
+        return Message(self.role, parts, self.name, tuple(calls), self.tool_call_id)
 
-    def _texts(self, place: str) -> Iterator[str]:
+    def _parts(self, place: str) -> Iterator[Part]:
         if isinstance(self.content, str):
-            yield self.content
+            yield TextPart(self.content)
             return
         for index, part in enumerate(self.content or ()):
-            match part:
-                case _TextPart(text=text) | _RefusalPart(refusal=text):
-                    yield text
-                case _:
-                    raise InvalidRequest(
-                        f"content of type '{part.type}' is not supported: this gateway sends text only",
-                        code="unsupported_content",
-                        param=f"{place}.content[{index}]",
-                    )
+            yield part.to_part(f"{place}.content[{index}]")
 
 
 # Values with a form of their own
-
-
-class _StreamOptions(Fields):
-    include_usage: StrictBool | None = None
 
 
 class _Thinking(Fields):
@@ -115,13 +146,10 @@ class _Thinking(Fields):
     type: Literal["enabled", "disabled", "auto", "adaptive"]
 
 
-_Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-
-
 class _Reasoning(Fields):
     """OpenRouter's and Responses' form."""
 
-    effort: _Effort | None = None
+    effort: Effort | None = None
     enabled: StrictBool | None = None
 
 
@@ -159,83 +187,78 @@ def _refuse_forced_tool(value: Any) -> str | None:
     if isinstance(value, dict) and value.get("type") == "allowed_tools":
         allowed = value.get("allowed_tools")
         mode = allowed.get("mode", "auto") if isinstance(allowed, dict) else "auto"
-    return None if mode in ("auto", "none") else "tools cannot be called, so a call cannot be forced"
+    return None if mode in ("auto", "none") else NO_FORCED_TOOL
 
 
 def _refuse_choices(value: int) -> str | None:
-    return None if value <= MOST_CHOICES else f"at most {MOST_CHOICES} choices can be made"
+    return None if value <= MAX_CHOICES else f"at most {MAX_CHOICES} choices can be made"
 
 
 # What is done with each
 
-_MESSAGES = Use(
+_MESSAGES = ParameterRule(
     "honoured",
     "all roles, text; images, files and audio in `content` are a 400 that names their place",
     "所有角色的文本；`content` 里的图片、文件、音频返回 400，并指出位置",
 )
-_MAX_TOKENS = Use(
+_MAX_TOKENS = ParameterRule(
     "honoured",
     "by estimate, thinking included; `finish_reason` is `length`. `max_completion_tokens` wins",
     "按估算值（含思考）截断，`finish_reason` 为 `length`；`max_completion_tokens` 优先",
 )
-_STOP = Use(
-    "honoured",
-    "up to 4 strings; the answer ends before the first that occurs, and so does Kimi's",
-    "最多 4 个字符串；在最先出现的那个之前结束，同时停止 Kimi 的生成",
-)
-_N = Use(
+_N = ParameterRule(
     "honoured",
     "up to 4, each a Kimi chat of its own; not in a conversation",
     "最多 4，每个回答都是一个独立的 Kimi 会话；不能用于多轮对话",
     _refuse_choices,
 )
-_THINKING = Use(
+_THINKING = ParameterRule(
     "honoured",
-    "chooses the form of the model with or without thinking. The first that says anything counts",
+    "chooses the form of the model with or without thinking. The first of these that is set wins",
     "选择模型的思考或非思考形式；以最先给出的为准",
 )
-_SEARCH = Use(
+_SEARCH = ParameterRule(
     "honoured",
     "chooses the form of the model with or without web search; the tool `$web_search` does the same. "
-    "The first that says anything counts",
+    "The first of these that is set wins",
     "选择模型的联网或不联网形式；工具 `$web_search` 作用相同；以最先给出的为准",
 )
-_FORMAT = Use(
+_FORMAT = ParameterRule(
     "honoured",
     "`json_object` and `json_schema` by asking Kimi and checking its answer",
     "`json_object` 和 `json_schema`：通过提示词要求，并校验回答",
 )
-_PARENT = Use(
+_PARENT = ParameterRule(
     "refused",
     "a conversation goes on after its last turn",
     "对话总是从最后一轮继续",
     lambda _value: "a conversation goes on after its last turn",
 )
-_TOOL_CHOICE = Use("refused", "a call that is forced", "强制调用工具", _refuse_forced_tool)
-_MODALITIES = Use(
+_TOOL_CHOICE = ParameterRule("refused", "a call that is forced", "强制调用工具", _refuse_forced_tool)
+_MODALITIES = ParameterRule(
     "refused",
     "anything but text",
     "文本以外的内容",
     lambda value: None if value == ["text"] else "answers are text only",
 )
-_AUDIO = Use("refused", "anything but text", "文本以外的内容", lambda _value: "answers are text only")
+_AUDIO = ParameterRule("refused", "anything but text", "文本以外的内容", lambda _value: "answers are text only")
 
 
-class Body(Parameters):
+class Body(AnswerParameters):
     """The body of ``POST /v1/chat/completions``."""
 
     model: Annotated[StrictStr, MODEL]
     messages: Annotated[Many[_Message], Field(min_length=1), _MESSAGES]
     stream: Annotated[StrictBool | None, STREAM] = None
-    stream_options: Annotated[_StreamOptions | None, STREAM] = None
+    stream_options: Annotated[StreamOptions | None, STREAM] = None
     max_completion_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
     max_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
-    stop: Annotated[StrictStr | Annotated[list[StrictStr], Field(max_length=4)] | None, _STOP] = None
+    stop: Annotated[Stop | None, STOP] = None
     n: Annotated[StrictInt | None, Field(ge=1), _N] = None
     thinking: Annotated[StrictBool | _Thinking | None, _THINKING] = None
     enable_thinking: Annotated[StrictBool | None, _THINKING] = None
     reasoning: Annotated[_Reasoning | None, _THINKING] = None
-    reasoning_effort: Annotated[_Effort | None, _THINKING] = None
+    reasoning_effort: Annotated[Effort | None, _THINKING] = None
     enable_search: Annotated[StrictBool | None, _SEARCH] = None
     web_search: Annotated[StrictBool | None, _SEARCH] = None
     use_search: Annotated[StrictBool | None, _SEARCH] = None
@@ -280,41 +303,48 @@ class Body(Parameters):
         return self.n or 1
 
     @property
+    def wants_stream(self) -> bool:
+        return bool(self.stream)
+
+    @property
     def wants_usage(self) -> bool:
-        """In a stream, that is: elsewhere it is always told."""
+        """Whether a stream ends with usage; a whole answer always has it."""
         return bool(self.stream and self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def named_conversation(self) -> str | None:
+        return self.conversation_id
+
     def to_request(self, conversation_id: str | None) -> ChatRequest:
-        """Raises InvalidRequest for what cannot be served, naming the field."""
+        """Raises InvalidRequest with the field that is at fault."""
         if conversation_id is not None and self.choices > 1:
-            raise InvalidRequest("a conversation goes on with one answer: n must be 1 in it", param="n")
+            raise InvalidRequest("a conversation continues with one answer: n must be 1", param="n")
         messages = tuple(m.to_message(f"messages[{i}]") for i, m in enumerate(self.messages))
         return ChatRequest(self.model, messages, conversation_id, self._options())
 
     def _options(self) -> Options:
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Options(
             max_tokens=self.max_completion_tokens or self.max_tokens,
-            stop=tuple(text for text in stop if text),
+            stop=stop_sequences(self.stop),
             thinking=self._wants_thinking(),
             search=self._wants_search(),
             format=_json_format(self.response_format),
         )
 
     def _wants_thinking(self) -> bool | None:
-        """Switches come before efforts: an effort says how much, a switch says whether, and some clients always
-        send an effort."""
+        """A switch wins over an effort: it says whether to think, an effort only how much, and some clients always
+        send one."""
         switch = self.thinking
         if isinstance(switch, _Thinking):
             switch = {"enabled": True, "disabled": False}.get(switch.type)
         wishes = [switch, self.enable_thinking]
         if self.reasoning is not None:
-            wishes += [self.reasoning.enabled, _thinks(self.reasoning.effort)]
-        wishes.append(_thinks(self.reasoning_effort))
+            wishes += [self.reasoning.enabled, thinks(self.reasoning.effort)]
+        wishes.append(thinks(self.reasoning_effort))
         return next((wish for wish in wishes if wish is not None), None)
 
     def _wants_search(self) -> bool | None:
-        # An empty object is a wish too: that is how OpenAI's own search is asked for without a location.
+        # An empty object asks for a search too: that is OpenAI's own form without a location.
         asked = True if self.web_search_options is not None or any(map(_is_web_search, self.tools or ())) else None
         wishes = [self.enable_search, self.web_search, self.use_search, asked]
         return next((wish for wish in wishes if wish is not None), None)
@@ -325,10 +355,6 @@ class Body(Parameters):
                 yield name
         if any(message.partial for message in self.messages):
             yield "messages.partial"
-
-
-def _thinks(effort: _Effort | None) -> bool | None:
-    return None if effort is None else effort not in ("none", "minimal")
 
 
 def _is_web_search(tool: dict[str, Any]) -> bool:

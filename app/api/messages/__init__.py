@@ -1,5 +1,6 @@
 """Anthropic's Messages."""
 
-from app.api.messages.routes import OPERATIONS, Body, blueprint
+from app.api.messages.body import Body
+from app.api.messages.routes import OPERATIONS, blueprint
 
 __all__ = ["OPERATIONS", "Body", "blueprint"]

@@ -13,7 +13,8 @@ from app.store.dialects.kind import Kind
 
 log = logging.getLogger(__name__)
 
-# SQLITE_BUSY: another process writes; SQLITE_LOCKED: another connection of this process (https://sqlite.org/rescode.html).
+# SQLITE_BUSY: another process writes; SQLITE_LOCKED: another connection of this process
+# (https://sqlite.org/rescode.html).
 _LOCKED = (5, 6)
 
 

@@ -7,7 +7,7 @@ the other generation.
 import contextlib
 import logging
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -18,7 +18,10 @@ from app.chat import (
     Event,
     Finished,
     FinishReason,
+    Message,
+    Model,
     Notice,
+    Options,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -29,19 +32,20 @@ from app.errors import (
     AnswerRewritten,
     ChatUnknown,
     GatewayError,
-    GenerationGone,
+    ProtocolUnavailable,
     RequestRefused,
     UpstreamError,
     UpstreamProtocolError,
     UpstreamUnavailable,
 )
-from app.upstreams import Resume
+from app.text.prompt import flatten
+from app.upstreams import PreparedTurn, Resume, Supports
 from app.upstreams.account import Account
 from app.upstreams.kimi import envelope
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.http import CONNECT_STREAM, KimiHttp, Reply
 from app.upstreams.kimi.json_frames import Halves, Reader, added
-from app.upstreams.kimi.model_table import ConnectForm, Models, Offer, parse_offers
+from app.upstreams.kimi.model_table import ConnectForm, KimiModels, Offer, parse_offers
 from app.upstreams.kimi.sources import sources_of_ref, sources_of_tool
 
 log = logging.getLogger(__name__)
@@ -63,22 +67,35 @@ class KimiConnect:
 
     name = "kimi_connect"
 
-    def __init__(self, http: KimiHttp, models: Models) -> None:
+    def __init__(self, http: KimiHttp, models: KimiModels) -> None:
         self._http = http
         self._models = models
 
+    supports = Supports()
+
+    def models(self) -> Sequence[Model]:
+        return self._models.of(self.name)
+
+    def rank(self, model_id: str) -> int | None:
+        return self._models.rank(model_id, self.name)
+
+    def unmet(self, model_id: str, options: Options) -> list[str]:
+        return self._models.unmet(model_id, options)
+
+    def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
+        return PreparedTurn(request, flatten(messages))
+
     def open(
         self,
-        request: ChatRequest,
-        prompt: str,
+        turn: PreparedTurn,
         account: Account,
         resume: Resume | None,
         cancellation: Cancellation,
     ) -> Generator[Event, None, None]:
         """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well."""
-        form = self._models.connect(request.model, request.options)
+        form = self._models.connect(turn.request.model, turn.request.options)
         answer = _Answer(account, form.scenario, resume)
-        body = envelope.encode(build_turn(prompt, form, resume))
+        body = envelope.encode(build_turn(turn.text, form, resume))
         try:
             with self._http.stream(_CHAT, account, body, CONNECT_STREAM, cancellation) as stream:
                 if not stream.ok or stream.media_type in _NO_STREAM:
@@ -94,7 +111,7 @@ class KimiConnect:
             raise
         except RequestRefused as e:
             # As far as is known, only a request of a form that Kimi does not take any more (E19).
-            log.warning("Kimi refuses a request for %s: %s", request.model, e.code or "invalid_argument")
+            log.warning("Kimi refuses a request for %s: %s", turn.request.model, e.code or "invalid_argument")
             raise
         raise UpstreamUnavailable(f"{account.label}: Kimi closed the connection before the end of the answer")
 
@@ -116,7 +133,7 @@ class KimiConnect:
     def _refusal(self, reply: Reply, account: Account) -> UpstreamError:
         """What a chat that Kimi does not know gets is told in Connect's words; a path that is gone has none."""
         if reply.status in (404, 405, 410) and not kimi_errors.names_itself(reply):
-            return GenerationGone(
+            return ProtocolUnavailable(
                 f"{account.label}: {self._http.base_url} does not serve Kimi's Connect protocol "
                 f"(status {reply.status}); check KIMI_BASE_URL and KIMI_PROTOCOL"
             )

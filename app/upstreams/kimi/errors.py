@@ -21,7 +21,7 @@ from app.errors import (
     AnswerEmpty,
     ChatForbidden,
     ChatUnknown,
-    GenerationGone,
+    ProtocolUnavailable,
     RequestRefused,
     UpstreamConflict,
     UpstreamError,
@@ -43,7 +43,7 @@ class _Row:
     says: str
     code: str | None = None
     retry_after_s: float | None = None
-    concerns_model: bool = False
+    model_only: bool = False
 
 
 _TOKEN = _Row(AccountRejected, "Kimi does not accept the token any more; paste a new one into KIMI_TOKENS")
@@ -70,7 +70,7 @@ _ANONYMOUS = _Row(
 _UNKNOWN_CHAT = _Row(ChatUnknown, "Kimi does not know this chat any more; start a new conversation")
 _LIMITED = _Row(AccountLimited, "Kimi limits this account; wait before the next request")
 _MODEL_LIMITED = _Row(
-    AccountLimited, "Kimi limits this model for this account; wait, or use another one", concerns_model=True
+    AccountLimited, "Kimi limits this model for this account; wait, or use another one", model_only=True
 )
 _QUOTA = _Row(AccountLimited, "the quota of this account or plan is spent", "insufficient_quota", 600)
 _FAULT = _Row(UpstreamError, "Kimi failed")
@@ -123,7 +123,7 @@ _BY_CODE = {
     "out_of_range": _REFUSED,
     "already_exists": _CONFLICT,
     "aborted": _CONFLICT,
-    "unimplemented": _Row(GenerationGone, "Kimi does not know this call; check KIMI_BASE_URL and KIMI_PROTOCOL"),
+    "unimplemented": _Row(ProtocolUnavailable, "Kimi does not know this call; check KIMI_BASE_URL and KIMI_PROTOCOL"),
     "unavailable": _OVERLOADED,
     "deadline_exceeded": _Row(UpstreamTimeout, "Kimi gave up waiting for itself"),
     "canceled": _Row(UpstreamUnavailable, "Kimi cancelled the answer"),
@@ -163,36 +163,33 @@ class _Said:
 
 
 def refusal(reply: Reply, account: Account, site: str) -> UpstreamError:
-    """The error for an answer that is not what was asked for: a status, a JSON body, or a page.
+    """The error for an answer that is not what was asked for: a status, a JSON body, or a web page.
 
     ``site`` is the address that was asked.
     """
-    error = _refusal(reply, account, site)
     # A status says that nothing was begun, unless it is the server's own failure.
-    error.refused = reply.status < 500
-    return error
-
-
-def _refusal(reply: Reply, account: Account, site: str) -> UpstreamError:
+    reached = reply.status >= 500
     said = _read(reply.body)
     row = _row(said) or _BY_STATUS.get(reply.status)
     if row is not None:
-        return _error(row, account, said.text, _retry_after(reply))
+        return _error(row, account, said.text, _retry_after(reply), reached)
     if 300 <= reply.status < 400:
         return _redirect(reply, account, site)
     if reply.status >= 500:
-        error = UpstreamUnavailable(
+        retry_after_s = _retry_after(reply)
+        return UpstreamUnavailable(
             f"{account.label}: Kimi answered {reply.status}{_quoted(said.text, account)}",
-            retry_after_s=_retry_after(reply),
+            retry_after_s=retry_after_s,
+            retry_after_is_upstreams=retry_after_s is not None,
         )
-        error.told_wait = error.retry_after_s is not None
-        return error
     if reply.status == 200 and not said.name:
         return UpstreamProtocolError(
-            f"{account.label}: expected a stream, got {reply.media_type or 'no type'!r} (perhaps a bot wall)"
+            f"{account.label}: expected a stream, got {reply.media_type or 'no type'!r} (perhaps a bot wall)",
+            reached_upstream=reached,
         )
     return UpstreamError(
-        f"{account.label}: Kimi answered {reply.status} {said.name}{_quoted(said.text, account)}".strip()
+        f"{account.label}: Kimi answered {reply.status} {said.name}{_quoted(said.text, account)}".strip(),
+        reached_upstream=reached,
     )
 
 
@@ -223,7 +220,7 @@ def in_stream(error: object, account: Account) -> UpstreamError | None:
         return None
     row = row or _BY_CODE.get(said.code)
     if row is not None:
-        return _error(row, account, said.text, None)
+        return _error(row, account, said.text, None, reached=True)
     return UpstreamError(
         f"{account.label}: Kimi ended the answer with {said.name or 'an error'}{_quoted(said.text, account)}"
     )
@@ -259,18 +256,18 @@ def _words(said: _Said) -> set[str]:
     return set(re.split(r"[._]", f"{said.error_type}.{said.reason}".lower()))
 
 
-def _error(row: _Row, account: Account, text: str, retry_after_s: float | None) -> UpstreamError:
+def _error(row: _Row, account: Account, text: str, retry_after_s: float | None, reached: bool) -> UpstreamError:
     says = f"{account.label}: {row.says}"
     if row is _TOKEN and account.expires_at is not None and account.has_expired():
         says = describe_expiry(account.label, account.expires_at)
-    error = row.error(
+    return row.error(
         says + _quoted(text, account),
         code=row.code,
         retry_after_s=row.retry_after_s if retry_after_s is None else retry_after_s,
+        retry_after_is_upstreams=retry_after_s is not None,
+        model_only=row.model_only,
+        reached_upstream=reached,
     )
-    error.told_wait = retry_after_s is not None
-    error.concerns_model = row.concerns_model
-    return error
 
 
 def _redirect(reply: Reply, account: Account, site: str) -> UpstreamError:
@@ -281,7 +278,8 @@ def _redirect(reply: Reply, account: Account, site: str) -> UpstreamError:
         "set KIMI_BASE_URL to the site that your account lives on"
     )
     moved = host is not None and host != urlsplit(site).hostname
-    return GenerationGone(message) if moved else UpstreamUnavailable(message)
+    kind = ProtocolUnavailable if moved else UpstreamUnavailable
+    return kind(message, reached_upstream=False)
 
 
 def _host(address: str) -> str | None:

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
@@ -18,6 +18,7 @@ from urllib3.response import BaseHTTPResponse
 
 from app.concurrency.background import Cancellation
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from app.upstreams import Tap
 from app.upstreams.account import Account
 from app.upstreams.kimi.connections import Exchange, Transport, Unwritable
 
@@ -66,10 +67,6 @@ class Timeouts:
 
 
 _TIMEOUTS = (requests.Timeout, ConnectTimeoutError, ReadTimeoutError, TimeoutError)
-
-# Sees the wire: "request" and "response" with a head (a line, then headers, never Authorization; a blank line and
-# the body follow in a request), and "data" with each piece of a response's body as it was read.
-Tap = Callable[[str, bytes], None]
 
 
 class KimiHttp:
@@ -281,17 +278,19 @@ def _translated(account: Account, base_url: str, exchange: Exchange) -> Iterator
         raise UpstreamUnavailable(f"{account.label}: a request to {base_url} cannot be written ({e})") from e
     except (requests.RequestException, HTTPError, HTTPException, OSError) as e:
         exchange.cancellation.check()
-        # urllib3 calls a refused connection a kind of timeout.
-        if isinstance(e, _TIMEOUTS) and not isinstance(e, NewConnectionError):
-            error: UpstreamError = UpstreamTimeout(
-                f"{account.label}: no answer from {base_url} in time ({type(e).__name__})"
-            )
-        elif exchange.timed_out:
-            error = UpstreamTimeout(f"{account.label}: no answer from {base_url} in time")
-        else:
-            error = UpstreamUnavailable(f"{account.label}: the connection to {base_url} failed ({_reason(e)})")
-        error.refused = not exchange.has_begun
-        raise error from e
+        raise _error_of(e, account, base_url, exchange) from e
+
+
+def _error_of(e: Exception, account: Account, base_url: str, exchange: Exchange) -> UpstreamError:
+    reached = exchange.has_begun
+    # urllib3 calls a refused connection a kind of timeout.
+    if isinstance(e, _TIMEOUTS) and not isinstance(e, NewConnectionError):
+        message = f"{account.label}: no answer from {base_url} in time ({type(e).__name__})"
+        return UpstreamTimeout(message, reached_upstream=reached)
+    if exchange.timed_out:
+        return UpstreamTimeout(f"{account.label}: no answer from {base_url} in time", reached_upstream=reached)
+    message = f"{account.label}: the connection to {base_url} failed ({_reason(e)})"
+    return UpstreamUnavailable(message, reached_upstream=reached)
 
 
 def _reason(error: BaseException) -> str:

@@ -251,7 +251,7 @@ def _row_of(offer: Offer) -> Row:
     return Row(offer.key, offer.title, CONNECT, connect=form, thinks=offer.thinking, own_tools=own_tools)
 
 
-def _form_of(row: Row, options: Options) -> Row:
+def _variant_for(row: Row, options: Options) -> Row:
     """The row of the same family that thinks and searches as asked; what it does not have is left as it is,
     thinking being looked at first."""
     if not row.family:
@@ -266,9 +266,10 @@ def _form_of(row: Row, options: Options) -> Row:
 
 
 @dataclass(slots=True)
-class Models:
-    """The ids that can be asked for, given the upstreams that are switched on. Shared by all threads."""
+class KimiModels:
+    """The models of both protocols, with what Kimi's catalogue adds. Shared by the upstreams and by all threads."""
 
+    # The names of the upstreams that KIMI_PROTOCOL leaves switched on.
     switched_on: Sequence[str]
     _offered: dict[str, Row] = field(default_factory=dict)
 
@@ -277,58 +278,51 @@ class Models:
         rows = [_row_of(offer) for offer in offers if offer.key not in _KEYS and offer.key not in _TABLE]
         self._offered = {row.id: row for row in rows}
 
-    @property
-    def all(self) -> list[Model]:
+    def of(self, upstream: str) -> list[Model]:
+        """Those that this upstream can serve."""
         rows = [*_ROWS, *self._offered.values()]
-        return [Model(row.id, row.title) for row in rows if self._able(row)]
+        return [Model(row.id, row.title) for row in rows if upstream in row.served_by]
 
-    def at_home(self, upstream: str) -> list[Model]:
-        """Those that this generation is the first choice for, and where there is none, all that it can serve."""
-        rows = [row for row in _ROWS if upstream in self._able(row)]
-        return [Model(row.id, row.title) for row in rows if row.home == upstream] or [
-            Model(row.id, row.title) for row in rows
-        ]
+    def rank(self, model_id: str, upstream: str) -> int | None:
+        """0: the upstream is the model's home. None: it does not serve the model."""
+        row = _TABLE.get(model_id) or self._offered.get(model_id)
+        if row is None or upstream not in row.served_by:
+            return None
+        return 0 if row.home == upstream else 1
 
-    def find(self, model_id: str) -> Model:
-        """Raises UnknownModel, naming those that exist."""
-        row = self._row(model_id)
-        return Model(row.id, row.title)
-
-    def served_by(self, model_id: str) -> tuple[str, ...]:
-        """The names of the upstreams that serve it, the preferred one first. Raises UnknownModel."""
-        return self._able(self._row(model_id))
+    @property
+    def disabled(self) -> list[str]:
+        """Ids of models that only an upstream which is switched off could serve."""
+        return [row.id for row in _ROWS if not any(name in self.switched_on for name in row.served_by)]
 
     def sse(self, model_id: str, options: Options) -> SseForm:
-        form = _form_of(self._row(model_id), options).sse
+        form = _variant_for(self._row(model_id), options).sse
         assert form is not None, "asked of an upstream that does not serve it"
         return form
 
     def connect(self, model_id: str, options: Options) -> ConnectForm:
-        form = _form_of(self._row(model_id), options).connect
+        form = _variant_for(self._row(model_id), options).connect
         assert form is not None, "asked of an upstream that does not serve it"
         return form
 
     def unmet(self, model_id: str, options: Options) -> list[str]:
         """A name for each thing that ``options`` ask for and the model has no form for."""
-        form = _form_of(self._row(model_id), options)
+        row = self._row(model_id)
+        variant = _variant_for(row, options)
         unmet = []
-        if options.thinking is not None and options.thinking != form.thinks:
+        if options.thinking is not None and options.thinking != variant.thinks:
             unmet.append("thinking-unavailable" if options.thinking else "thinking-unavoidable")
         # Also where thinking was asked for, and only the form without a search has it.
-        wanted = self._row(model_id).searches if options.search is None else options.search
-        if wanted and not form.searches:
+        wanted = row.searches if options.search is None else options.search
+        if wanted and not variant.searches:
             unmet.append("search-unavailable")
-        if options.search is False and (form.searches or form.own_tools):
+        if options.search is False and (variant.searches or variant.own_tools):
             unmet.append("search-unavoidable")
         return unmet
 
     def _row(self, model_id: str) -> Row:
+        """Raises UnknownModel where the catalogue has withdrawn it since the request was routed."""
         row = _TABLE.get(model_id) or self._offered.get(model_id)
-        if row is not None and self._able(row):
-            return row
-        why = "is switched off by KIMI_PROTOCOL" if row is not None else "does not exist"
-        known = ", ".join(model.id for model in self.all)
-        raise UnknownModel(f"The model '{model_id}' {why} (model_not_found). Models: {known}", param="model")
-
-    def _able(self, row: Row) -> tuple[str, ...]:
-        return tuple(name for name in row.served_by if name in self.switched_on)
+        if row is None:
+            raise UnknownModel(f"Kimi no longer offers the model '{model_id}'", param="model")
+        return row

@@ -8,7 +8,7 @@ import itertools
 import logging
 import re
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,19 +20,23 @@ from app.chat import (
     Event,
     Finished,
     FinishReason,
+    Message,
+    Model,
+    Options,
     ReasoningDelta,
     Started,
     TextDelta,
     Unrecognised,
 )
 from app.concurrency.background import Cancellation
-from app.errors import ChatUnknown, GenerationGone, UpstreamError, UpstreamUnavailable
-from app.upstreams import Resume
+from app.errors import ChatUnknown, ProtocolUnavailable, UpstreamError, UpstreamUnavailable
+from app.text.prompt import flatten
+from app.upstreams import PreparedTurn, Resume, Supports
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.http import KimiHttp, Reply, Stream
 from app.upstreams.kimi.json_frames import Halves, Reader, dump, mended
-from app.upstreams.kimi.model_table import Models, SseForm
+from app.upstreams.kimi.model_table import KimiModels, SseForm
 from app.upstreams.kimi.sources import sources_of_cards, sources_of_search
 from app.upstreams.kimi.sse import Decoder
 
@@ -47,24 +51,37 @@ class KimiRest:
 
     name = "kimi_rest"
 
-    def __init__(self, http: KimiHttp, models: Models, *, max_continuations: int) -> None:
+    def __init__(self, http: KimiHttp, models: KimiModels, *, max_continuations: int) -> None:
         self._http = http
         self._models = models
         self._max_continuations = max_continuations
 
+    supports = Supports()
+
+    def models(self) -> Sequence[Model]:
+        return self._models.of(self.name)
+
+    def rank(self, model_id: str) -> int | None:
+        return self._models.rank(model_id, self.name)
+
+    def unmet(self, model_id: str, options: Options) -> list[str]:
+        return self._models.unmet(model_id, options)
+
+    def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
+        return PreparedTurn(request, flatten(messages))
+
     def open(
         self,
-        request: ChatRequest,
-        prompt: str,
+        turn: PreparedTurn,
         account: Account,
         resume: Resume | None,
         cancellation: Cancellation,
     ) -> Generator[Event, None, None]:
         """See ``Upstream.open``. Answers that Kimi cuts at its length limit are continued (3.9)."""
-        wire = self._models.sse(request.model, request.options)
+        wire = self._models.sse(turn.request.model, turn.request.options)
         chat_id = resume.chat_id if resume else self._create_chat(account, cancellation)
         yield Started(chat_id)
-        body = build_turn(prompt, wire)
+        body = build_turn(turn.text, wire)
         answer = _Answer()
         for left in range(self._max_continuations, -1, -1):
             continued = answer.continues
@@ -107,7 +124,7 @@ class KimiRest:
         if chat_id is not None:
             return chat_id
         if reply.status in (404, 405, 410):
-            raise GenerationGone(
+            raise ProtocolUnavailable(
                 f"{account.label}: {self._http.base_url} does not serve Kimi's SSE protocol (status {reply.status}); "
                 "check KIMI_BASE_URL and KIMI_PROTOCOL"
             )

@@ -13,7 +13,7 @@ import orjson
 
 from app.errors import GatewayError
 from app.store import Store, StoreError
-from app.upstreams.kimi.model_table import Models, Offer, encode_offers, parse_offers
+from app.upstreams.kimi.model_table import KimiModels, Offer, encode_offers, parse_offers
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _LOOK_EVERY_S = 60.0
 class Catalogue:
     """``fetch`` asks Kimi or raises GatewayError; what it says is told to ``models``."""
 
-    def __init__(self, store: Store, models: Models, fetch: Callable[[], Sequence[Offer]]) -> None:
+    def __init__(self, store: Store, models: KimiModels, fetch: Callable[[], Sequence[Offer]]) -> None:
         self._store = store
         self._models = models
         self._fetch = fetch

@@ -1,0 +1,247 @@
+"""One try of a turn on one account: open the upstream, shape what it emits, remember it, emit it.
+
+    lease → token that works → first upstream that is there → events → shape → remember → emit
+
+Everything is remembered before it is emitted: the client never sees an answer that a killed worker would not know of.
+A chat that is opened is noted for deletion at once, or belongs to its conversation at once. Within an attempt only
+two things are repeated, both before any part of an answer: the other protocol where one is not served, and the same
+request with a renewed token where the token was rejected. Must never know HTTP, JSON, SQL, or what follows a failure.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.accounts.leases import Lease, Leases
+from app.accounts.pool import Accounts
+from app.answers.plan import Plan
+from app.answers.shaping import shaper
+from app.answers.turn_state import TurnState
+from app.chat import (
+    CitationStyle,
+    Event,
+    Finished,
+    ReasoningDelta,
+    Source,
+    Started,
+    TextDelta,
+    Unrecognised,
+)
+from app.concurrency.background import Cancellation
+from app.conversations.chat_cleanup import ChatCleanup
+from app.conversations.conversations import Hold
+from app.errors import AccountRejected, ConversationTaken, ProtocolUnavailable, UpstreamError
+from app.store import StoreError
+from app.upstreams import Resume, Upstream
+from app.upstreams.routing import Router
+
+log = logging.getLogger(__name__)
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptServices:
+    """What every attempt needs. One object per process."""
+
+    router: Router
+    accounts: Accounts
+    leases: Leases
+    cleanup: ChatCleanup
+    # The chats of stateless requests stay in the account's list.
+    keep_chats: bool
+    citations: CitationStyle
+
+
+class Attempt:
+    """One try. ``run`` is called once, and ``clean_up`` after it, however it ended."""
+
+    def __init__(
+        self,
+        services: AttemptServices,
+        turn: TurnState,
+        plan: Plan,
+        lease: Lease,
+        hold: Hold | None,
+        cancellation: Cancellation,
+        emit: Emit,
+    ) -> None:
+        """``hold``: the conversation of the turn. ``emit`` takes the events, and raises Cancelled where nobody wants
+        them any more."""
+        self._services = services
+        self._turn = turn
+        self._plan = plan
+        self._lease = lease
+        self._hold = hold
+        self._cancellation = cancellation
+        self._emit = emit
+        self._account = services.accounts.get(lease.account_id)
+        self._upstream: Upstream = plan.upstreams[0]
+        self._resume = plan.resume
+        self._text: list[str] = []
+        self.chat_id: str | None = None
+        self._message_id: str | None = None
+        # A part of the answer has been emitted.
+        self.answered = False
+        # The answer is complete, and its lease released.
+        self.finished = False
+
+    def run(self) -> None:
+        """Emits the events of the turn.
+
+        Raises UpstreamError, ConversationTaken, Cancelled, and what ``emit`` raises.
+        """
+        turn, services = self._turn, self._services
+        turn.account, turn.attempts = self._account, turn.attempts + 1
+        self._account = services.accounts.fresh(self._account)
+        turn.is_queued = False
+        for upstream in self._plan.upstreams:
+            self._upstream, turn.upstream = upstream, upstream.name
+            try:
+                self._run_with_renewal()
+                return
+            except ProtocolUnavailable as e:
+                services.router.mark_unavailable(upstream, e)
+                if upstream is self._plan.upstreams[-1]:
+                    raise
+                self.clean_up()
+
+    def keep_chat(self) -> None:
+        """``clean_up`` leaves the chat alone."""
+        self.chat_id = self._message_id = None
+
+    def clean_up(self) -> None:
+        """Has the attempt's chat deleted, where it is not needed any more."""
+        if self.chat_id is None:
+            return
+        name, account_id, cleanup = self._upstream.name, self._account.id, self._services.cleanup
+        if self._is_temporary():
+            if self._hold is None or not self.finished:
+                cleanup.discard(name, self.chat_id, account_id)
+        elif self._hold is not None and self._hold.is_new and not self.finished:
+            # The first turn of a conversation failed: the conversation never began.
+            try:
+                cleanup.note(name, self.chat_id, account_id)
+            except StoreError:
+                log.exception("pending_deletion_not_noted upstream=%s", name)
+            cleanup.discard(name, self.chat_id, account_id)
+        self.keep_chat()
+
+    def _run_with_renewal(self) -> None:
+        """Repeated once where Kimi rejects the token before it has answered: with a renewed token, and in the chat
+        that may have been opened already."""
+        try:
+            self._stream()
+            return
+        except AccountRejected as e:
+            if self.answered or not self._account.renewable:
+                raise
+            log.info("token_rejected account=%s renewing=1 error=%s", self._account.id, e.message)
+        self._account = self._services.accounts.after_rejection(self._account)
+        if self.chat_id is not None:
+            self._resume = Resume(self.chat_id, self._resume.message_id if self._resume else None)
+        self._cancellation.check()
+        self._stream()
+
+    def _stream(self) -> None:
+        turn, upstream = self._turn, self._upstream
+        plan = self._plan
+        is_first = upstream is plan.upstreams[0]
+        prepared = plan.prepared if is_first else upstream.prepare(turn.request, plan.messages)
+        turn.info.prompt = prepared.text
+        events = upstream.open(prepared, self._account, self._resume, self._cancellation)
+        shape = shaper(turn.request.options, self._services.citations)
+        remember, emit = self._remember, self._emit
+        with contextlib.closing(events):
+            try:
+                for event in events:
+                    if shape is not None and shape.lets_pass(event):
+                        remember(event)
+                        emit(event)
+                        continue
+                    match event:
+                        case Started():
+                            self._started(event)
+                        case Unrecognised(kind):
+                            turn.unrecognised.add(kind)
+                        case Source() if shape is None:
+                            continue
+                    for shaped in (event,) if shape is None else shape.take((event,)):
+                        remember(shaped)
+                        emit(shaped)
+                    if self.finished and not isinstance(event, Finished):
+                        # Over before Kimi has said everything: closing its stream tells it to stop.
+                        return
+            except UpstreamError:
+                for shaped in shape.rest() if shape is not None else ():
+                    remember(shaped)
+                    emit(shaped)
+                raise
+
+    def _remember(self, event: Event) -> None:
+        """Called before the event is emitted. By class and not by pattern: this happens for each token."""
+        if event.__class__ is TextDelta:
+            if self._hold is not None:
+                self._text.append(event.text)
+        elif event.__class__ is Finished:
+            self._finish()
+        elif event.__class__ is not ReasoningDelta:
+            return
+        if not self.answered:
+            self.answered = True
+            self._services.router.mark_available(self._upstream)
+            self._services.leases.recovered(self._lease)
+
+    def _started(self, event: Started) -> None:
+        is_new = event.chat_id != self.chat_id
+        self.chat_id, self._message_id = event.chat_id, event.message_id
+        self._turn.reached_upstream = True
+        if self._hold is not None and self._hold.is_new:
+            self._save_chat(self._hold)
+        elif is_new and self._is_temporary():
+            self._services.cleanup.note(self._upstream.name, event.chat_id, self._account.id)
+
+    def _finish(self) -> None:
+        # Yield first: a store call blocks the whole gevent worker, so let out what the client already has coming.
+        time.sleep(0)
+        if self._hold is not None:
+            self._complete(self._hold)
+        self.finished = True
+        self._services.leases.release(self._lease)
+
+    def _complete(self, hold: Hold) -> None:
+        """The conversation has one more turn. Raises ConversationTaken."""
+        plan, request = self._plan, self._turn.request
+        if plan.resume is None and not hold.is_new:
+            is_ours = self._save_chat(hold)
+            if is_ours and self.chat_id is not None:
+                # From here on it is the conversation's, whatever becomes of this process.
+                self._services.cleanup.keep(self._upstream.name, self.chat_id)
+        try:
+            hold.complete(
+                request.model,
+                self._message_id,
+                plan.system_digest,
+                plan.new_messages,
+                "".join(self._text),
+                # The turn that it repairs may have been forgotten meanwhile.
+                counts=not request.repairs_last_turn or hold.row.turns == 0,
+            )
+        except ConversationTaken:
+            # The other request may be using this chat.
+            self.keep_chat()
+            raise
+
+    def _save_chat(self, hold: Hold) -> bool:
+        assert self.chat_id is not None, "only what was started can be saved"
+        model = self._turn.request.model
+        return hold.save_chat(self._account.id, self._upstream.name, model, self.chat_id, self._message_id)
+
+    def _is_temporary(self) -> bool:
+        """Whether the chat goes unless it is said to stay: that of a stateless turn, and the one that is to replace
+        the lost chat of a conversation."""
+        if self._plan.resume is not None:
+            return False
+        return not self._services.keep_chats if self._hold is None else not self._hold.is_new

@@ -1,0 +1,143 @@
+"""What follows a failed attempt: a pure function over a small value, one table, one test per row.
+
+An attempt is one try of a turn on one account. Two rules stand behind every row:
+
+1. A client never sees two beginnings. Once a part of the answer has been passed on, its failure is the turn's
+failure. 2. A message never stands twice in a chat that continues. In a new chat a repetition is harmless, because the
+failed
+   chat is deleted. In an old chat the message must certainly not be there yet.
+
+What the account has to bear is a second table. Must never know who is asked, how, or what was asked.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from app.errors import (
+    AccountForbidden,
+    AccountLimited,
+    AccountRejected,
+    ChatUnknown,
+    GatewayError,
+    ProtocolUnavailable,
+    RenewalFailed,
+    UpstreamError,
+)
+
+# A turn is never tried more often than this.
+MAX_ATTEMPTS = 10
+
+# The first cooldown of an account that is limited, and of one that is forbidden. Seconds.
+LIMITED_COOLDOWN_S = 5.0
+FORBIDDEN_COOLDOWN_S = 60.0
+
+# Where the upstream itself says when to come back, a second attempt waits for so long at most. Seconds.
+_MAX_BACKOFF_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that failed, and the turn that it belongs to."""
+
+    error: UpstreamError
+    # A part of the answer has been passed on to the client.
+    answered: bool
+    # The attempt continued a chat that holds earlier turns.
+    in_old_chat: bool
+    # Attempts of this turn so far, this one included.
+    attempts: int
+    # FAILOVER_S is over.
+    is_late: bool
+    # The upstream as a whole has failed before in this turn, and the attempt was repeated for that.
+    was_repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do next."""
+
+    kind: Literal["give up", "try again", "rebuild"]
+    # Wait before the next attempt, because the upstream as a whole has failed.
+    backs_off: bool = False
+
+
+GIVE_UP = Step("give up")
+TRY_AGAIN = Step("try again")
+TRY_AGAIN_LATER = Step("try again", backs_off=True)
+# In a new chat, with the conversation's history.
+REBUILD = Step("rebuild")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    name: str
+    applies: Callable[[Failure], bool]
+    step: Step
+
+
+# The first rule that applies counts.
+RULES: tuple[Rule, ...] = (
+    Rule("the client has seen a part of the answer", lambda f: f.answered, GIVE_UP),
+    Rule("no upstream serves the protocol", lambda f: isinstance(f.error, ProtocolUnavailable), GIVE_UP),
+    Rule("it took too long already", lambda f: f.is_late, GIVE_UP),
+    Rule("it was tried often enough", lambda f: f.attempts >= MAX_ATTEMPTS, GIVE_UP),
+    Rule(
+        "the old chat or its account cannot be used any more", lambda f: f.in_old_chat and is_lost(f.error), REBUILD
+    ),
+    Rule("any other account would fail the same way", lambda f: f.error.blame in ("request", "ours"), GIVE_UP),
+    Rule("the message may stand in the old chat", lambda f: f.in_old_chat and f.error.reached_upstream, GIVE_UP),
+    Rule("the upstream as a whole failed twice", lambda f: f.error.blame == "upstream" and f.was_repeated, GIVE_UP),
+    Rule("the upstream as a whole failed", lambda f: f.error.blame == "upstream", TRY_AGAIN_LATER),
+    Rule("the account failed", lambda _: True, TRY_AGAIN),
+)
+
+
+def next_step(failure: Failure) -> Step:
+    return next(rule.step for rule in RULES if rule.applies(failure))
+
+
+def is_lost(error: GatewayError) -> bool:
+    """Whether the chat cannot be used any more, or its account."""
+    return isinstance(error, ChatUnknown | AccountRejected | AccountForbidden)
+
+
+def excludes_account(error: UpstreamError) -> bool:
+    """Whether waiting for this account cannot help within the turn."""
+    return isinstance(error, AccountRejected | AccountForbidden)
+
+
+def backoff_s(error: UpstreamError, base_s: float) -> float:
+    """How long to wait before the next attempt where the upstream as a whole failed: ``base_s``, or longer where the
+    upstream says so."""
+    if error.retry_after_is_upstreams and error.retry_after_s is not None:
+        return min(max(base_s, error.retry_after_s), _MAX_BACKOFF_S)
+    return base_s
+
+
+@dataclass(frozen=True, slots=True)
+class Cooldown:
+    """The account is not used for a while: for ``exactly_s``, or for ``base_s`` and longer with each failure."""
+
+    base_s: float
+    exactly_s: float | None = None
+    # Only requests for the same model have to wait.
+    model_only: bool = False
+
+
+def cooldown_for(error: UpstreamError) -> Cooldown | None:
+    """What the account has to bear for a failure; None: nothing.
+
+    A rejected token is not in the table: whether it can be renewed decides, and that is the account pool's to know.
+    """
+    upstreams_s = error.retry_after_s if error.retry_after_is_upstreams else None
+    match error:
+        case AccountForbidden():
+            return Cooldown(FORBIDDEN_COOLDOWN_S, upstreams_s)
+        case AccountLimited():
+            return Cooldown(max(LIMITED_COOLDOWN_S, error.retry_after_s or 0.0), upstreams_s, error.model_only)
+        case RenewalFailed():
+            # Not longer each time: it may have been renewed meanwhile, and may be the only account.
+            return Cooldown(LIMITED_COOLDOWN_S, LIMITED_COOLDOWN_S)
+        case _:
+            return None

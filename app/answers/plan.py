@@ -1,0 +1,122 @@
+"""What a turn says, and where: in a new chat, in the chat of its conversation, or in a new one with its history.
+
+Knows conversations and what was said in them. Must never know how anything is sent, nor what happens when it fails.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from app.accounts.pool import Accounts
+from app.answers.answer import AnswerInfo
+from app.chat import ChatRequest, Message
+from app.conversations.conversations import Hold, what_is_new
+from app.errors import (
+    AccountRejected,
+    ChatUnknown,
+    ConversationBusy,
+    ConversationLost,
+    GatewayError,
+    InvalidRequest,
+)
+from app.upstreams import PreparedTurn, Resume, Upstream
+from app.upstreams.routing import Router
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one turn says, and where."""
+
+    # What the upstream has not read yet.
+    messages: Sequence[Message]
+    # Who may serve it, best first; and the turn as the first of them will send it.
+    upstreams: Sequence[Upstream]
+    prepared: PreparedTurn
+    # The accounts that may serve it, with digests of their tokens; empty: any usable one.
+    accounts: Mapping[str, str] = field(default_factory=dict)
+    # The chat that it continues.
+    resume: Resume | None = None
+    # For the conversation's record: what was new in this turn, and a digest of the instructions that the upstream has
+    # then read.
+    new_messages: Sequence[Message] = ()
+    system_digest: str = ""
+
+
+class Planner:
+    """Makes plans. One object per process."""
+
+    def __init__(self, router: Router, accounts: Accounts) -> None:
+        self._router = router
+        self._accounts = accounts
+
+    def plan(self, request: ChatRequest, hold: Hold | None, info: AnswerInfo) -> Plan:
+        """``hold``: the conversation, None for a stateless request. ``info`` learns where a history came from.
+
+        Raises:
+            InvalidRequest: if there is nothing to say, or the model cannot continue the chat.
+            ConversationBusy: if the conversation has another number of turns than the request expects.
+            ConversationLost, AccountRejected: if the conversation cannot continue, saying what to do.
+        """
+        if hold is None:
+            return self._new_chat(request, request.messages, ())
+        row = hold.row
+        if request.after_turn not in (None, row.turns):
+            raise ConversationBusy("another turn of this conversation came in between", retry_after_s=1)
+        new, digest = what_is_new(row, request.messages)
+        if row.chat_id is None or row.account_id is None or row.upstream is None:
+            return replace(self._new_chat(request, new, new), system_digest=digest)
+        upstreams = self._router.for_chat(row.upstream, request.model, row.model)
+        try:
+            accounts = self._accounts.only(row.account_id)
+        except (ConversationLost, AccountRejected) as e:
+            return self.rebuild(request, hold, e, info)
+        _check_text(new, request)
+        prepared = upstreams[0].prepare(request, new)
+        return Plan(new, upstreams, prepared, accounts, Resume(row.chat_id, row.message_id), new, digest)
+
+    def rebuild(self, request: ChatRequest, hold: Hold, error: GatewayError, info: AnswerInfo) -> Plan:
+        """The conversation in a new chat, with the history that its client has sent or that was kept.
+
+        Raises ``error``, or ConversationLost, if there is no history.
+        """
+        new, digest = what_is_new(hold.row, request.messages)
+        history, source = self._history(request, hold, new)
+        if not history:
+            raise _without_history(error)
+        info.rebuilt_from = source
+        log.warning("conversation_rebuilt source=%s reason=%s", source, error.message)
+        return replace(self._new_chat(request, history, new), system_digest=digest)
+
+    def _history(self, request: ChatRequest, hold: Hold, new: Sequence[Message]) -> tuple[Sequence[Message], str]:
+        """All that was said, this turn included, and where it comes from; empty if it cannot be had."""
+        if any(message.role == "assistant" for message in request.messages):
+            return request.messages, "history"
+        if hold.row.turns == 0:
+            return request.messages, "request"
+        transcript = hold.transcript()
+        return ((*transcript, *new) if transcript else ()), "transcript"
+
+    def _new_chat(self, request: ChatRequest, messages: Sequence[Message], new: Sequence[Message]) -> Plan:
+        _check_text(messages, request)
+        upstreams = self._router.for_model(request.model)
+        return Plan(messages, upstreams, upstreams[0].prepare(request, messages), new_messages=new)
+
+
+def _check_text(messages: Sequence[Message], request: ChatRequest) -> None:
+    """Raises InvalidRequest where there is no text to send."""
+    if not any(text.strip() for message in messages for text in message.texts):
+        field_name = request.messages_field
+        raise InvalidRequest(f"{field_name}: there is no text to send", param=field_name)
+
+
+def _without_history(error: GatewayError) -> GatewayError:
+    """What the client is told where a conversation cannot continue: how to repair it, and what would have helped."""
+    if not isinstance(error, ChatUnknown):
+        return error
+    return ConversationLost(
+        f"{error.message}. The conversation can only continue with its history: send all earlier messages with the "
+        "next one, or start a new conversation. With STORE_TRANSCRIPTS=1, and always the same GATEWAY_SECRET, "
+        "the gateway would have kept it"
+    )

@@ -1,0 +1,103 @@
+"""An answer in the words of OpenAI's chat completions: chunks, or one object.
+
+What all chunks of a reply share is made once; for a token only its text is encoded. Source of the shapes: OpenAI's
+API reference and what its clients need (openai-contract.md 1, 2026-11-23). Must never know that Kimi exists.
+"""
+
+import time
+from typing import Any
+
+import orjson
+
+from app.chat import Citation
+from app.web import sse
+from app.web.answer_response import AnswerSoFar, Choice, Encoder
+from app.web.error_responses import Failure, openai_error
+from app.web.openai_shapes import encode_usage
+
+
+class ChatEncoder(Encoder):
+    def __init__(self, reply_id: str, model: str, choices: int, *, stream_usage: bool) -> None:
+        """``stream_usage``: a stream ends with a chunk of usage; else nothing of its text is kept."""
+        self.keeps_text = stream_usage
+        # One `created` for all chunks of a reply, as OpenAI does it.
+        self._head = {"id": reply_id, "object": "chat.completion", "created": int(time.time()), "model": model}
+        self._start = b"data: " + orjson.dumps({**self._head, "object": "chat.completion.chunk"})[:-1]
+        tail = b',"usage":null}\n\n' if stream_usage else b"}\n\n"
+        self._chunks = [_ChunkParts(self._start, index, tail) for index in range(choices)]
+
+    def start(self, so_far: AnswerSoFar) -> bytes:  # noqa: ARG002  # an Encoder's
+        role = b'{"role":"assistant","content":""}'
+        return b"".join([chunk.before_delta + role + chunk.after_delta for chunk in self._chunks])
+
+    def text(self, index: int, text: str) -> bytes:
+        chunk = self._chunks[index]
+        return chunk.before_text + orjson.dumps(text) + chunk.after_text
+
+    def reasoning(self, index: int, text: str) -> bytes:
+        chunk = self._chunks[index]
+        return chunk.before_reasoning + orjson.dumps(text) + chunk.after_text
+
+    def finish(self, index: int, choice: Choice) -> bytes:
+        # All annotations are here: a list in more than one chunk breaks openai-python, and LobeChat reads them only
+        # beside a finish reason.
+        annotations = [_annotation(citation) for citation in choice.citations]
+        delta = orjson.dumps({"annotations": annotations} if annotations else {})
+        reason = b',"logprobs":null,"finish_reason":' + orjson.dumps(choice.finish_reason)
+        chunk = self._chunks[index]
+        return chunk.before_delta + delta + reason + chunk.after_reason
+
+    def end(self, so_far: AnswerSoFar) -> bytes:
+        if not self.keeps_text:
+            return sse.DONE
+        usage = orjson.dumps(encode_usage(so_far.usage()))
+        return self._start + b',"choices":[],"usage":' + usage + b"}\n\n" + sse.DONE
+
+    def fail(self, failure: Failure) -> bytes:
+        return sse.encode(orjson.dumps(openai_error(failure))) + sse.DONE
+
+    def whole(self, so_far: AnswerSoFar) -> dict[str, Any]:
+        return {
+            **self._head,
+            "choices": [
+                {"index": i, "message": _message(choice), "logprobs": None, "finish_reason": choice.finish_reason}
+                for i, choice in enumerate(so_far.choices)
+            ],
+            "usage": encode_usage(so_far.usage()),
+        }
+
+
+class _ChunkParts:
+    """The constant bytes around what changes in the chunks of one choice."""
+
+    __slots__ = ("after_delta", "after_reason", "after_text", "before_delta", "before_reasoning", "before_text")
+
+    def __init__(self, start: bytes, index: int, tail: bytes) -> None:
+        self.before_delta = start + b',"choices":[{"index":%d,"delta":' % index
+        self.before_text = self.before_delta + b'{"content":'
+        self.before_reasoning = self.before_delta + b'{"reasoning_content":'
+        self.after_delta = b',"logprobs":null,"finish_reason":null}]' + tail
+        self.after_text = b"}" + self.after_delta
+        self.after_reason = b"}]" + tail
+
+
+def _message(choice: Choice) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+    if choice.thoughts:
+        message["reasoning_content"] = choice.reasoning
+    if choice.citations:
+        message["annotations"] = [_annotation(citation) for citation in choice.citations]
+    return message
+
+
+def _annotation(citation: Citation) -> dict[str, Any]:
+    """All four fields or nothing: a partial one is a hard failure in several clients."""
+    return {
+        "type": "url_citation",
+        "url_citation": {
+            "url": citation.url,
+            "title": citation.title,
+            "start_index": citation.start_index,
+            "end_index": citation.end_index,
+        },
+    }

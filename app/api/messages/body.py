@@ -1,0 +1,318 @@
+"""What clients of Anthropic's Messages send: every parameter that we know, and what happens to it.
+
+Source: Anthropic's API reference, the models of anthropic-python 2.12, and what Claude Code was seen to send
+(openai-contract.md 3, 2026-11-23). Knows Kimi only in the sentences for people.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field, StrictBool, StrictInt, StrictStr
+
+from app.chat import (
+    ChatRequest,
+    FilePart,
+    ImagePart,
+    JsonFormat,
+    Message,
+    Options,
+    OtherPart,
+    Part,
+    TextPart,
+    ToolCall,
+    text_message,
+)
+from app.errors import InvalidRequest
+from app.web.accepted_request import AnswerParameters
+from app.web.json_schema import schema_text
+from app.web.parameters import ParameterRule, Parameters, unknown_fields
+from app.web.request_body import Fields, Many
+from app.web.shared_parameters import (
+    BOOKKEEPING,
+    MODEL,
+    NO_FORCED_TOOL,
+    SAMPLING,
+    STREAM_ONLY,
+    TOOLS_WITH_SEARCH,
+    VENDOR,
+    Number,
+)
+
+
+class _Text(Fields):
+    type: Literal["text"]
+    text: StrictStr
+
+    def to_part(self, _place: str) -> Part:
+        return TextPart(self.text)
+
+
+class _Thinking(Fields):
+    """What a model thought in an earlier turn: the next answer does not need it."""
+
+    type: Literal["thinking", "redacted_thinking"]
+
+
+class _ToolUse(Fields):
+    type: Literal["tool_use"]
+    id: StrictStr
+    name: StrictStr
+    input: dict[str, Any] = {}
+
+
+class _Image(Fields):
+    type: Literal["image"]
+    source: dict[str, Any] = {}
+
+    def to_part(self, place: str) -> Part:
+        return ImagePart(_source(self.source), place, self.type)
+
+
+class _Document(Fields):
+    type: Literal["document"]
+    source: dict[str, Any] = {}
+    title: StrictStr | None = None
+
+    def to_part(self, place: str) -> Part:
+        return FilePart(_source(self.source), self.title or "", place, self.type)
+
+
+class _OtherBlock(Fields):
+    """Known to Anthropic, not to us: it keeps its place, and is refused by who cannot take it."""
+
+    type: Literal["search_result", "server_tool_use", "web_search_tool_result", "tool_reference"]
+
+    def to_part(self, place: str) -> Part:
+        return OtherPart(place, self.type)
+
+
+def _source(source: dict[str, Any]) -> str:
+    """Base64, an address, or the id of a file, as one address."""
+    if source.get("type") == "base64":
+        return f"data:{source.get('media_type', '')};base64,{source.get('data', '')}"
+    return str(source.get("url") or source.get("file_id") or "")
+
+
+_ResultBlock = Annotated[_Text | _Image | _Document | _OtherBlock, Field(discriminator="type")]
+
+
+class _ToolResult(Fields):
+    type: Literal["tool_result"]
+    tool_use_id: StrictStr
+    content: StrictStr | Many[_ResultBlock] | None = None
+
+
+_Block = Annotated[
+    _Text | _Image | _Document | _Thinking | _ToolUse | _ToolResult | _OtherBlock, Field(discriminator="type")
+]
+
+
+class _Message(Fields):
+    role: Literal["user", "assistant", "system"]
+    content: StrictStr | Many[_Block]
+
+    def to_messages(self, place: str) -> Iterator[Message]:
+        """What its author says, with the calls that it makes; before it, the results of earlier calls."""
+        if isinstance(self.content, str):
+            yield text_message(self.role, self.content)
+            return
+        parts: list[Part] = []
+        calls: list[ToolCall] = []
+        for index, block in enumerate(self.content):
+            here = f"{place}.content[{index}]"
+            match block:
+                case _Thinking():
+                    pass
+                case _ToolUse():
+                    calls.append(ToolCall(block.id, block.name, _json(block.input, f"{here}.input")))
+                case _ToolResult():
+                    results = tuple(_result_parts(block, f"{here}.content"))
+                    yield Message("tool", results, tool_call_id=block.tool_use_id)
+                case _:
+                    parts.append(block.to_part(here))
+        if parts or calls:
+            yield Message(self.role, tuple(parts), tool_calls=tuple(calls))
+
+
+def _json(value: Any, place: str) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        raise InvalidRequest(f"{place} is nested too deep", param=place) from None
+
+
+def _result_parts(result: _ToolResult, place: str) -> Iterator[Part]:
+    if isinstance(result.content, str):
+        yield TextPart(result.content)
+        return
+    for index, block in enumerate(result.content or ()):
+        yield block.to_part(f"{place}[{index}]")
+
+
+class _Tool(Fields):
+    # Anthropic's own tools have one; those of the client may leave it out.
+    type: StrictStr | None = None
+    name: StrictStr | None = None
+
+    @property
+    def searches(self) -> bool:
+        return (self.type or "").startswith("web_search")
+
+
+class _ToolChoice(Fields):
+    type: Literal["auto", "none", "any", "tool"]
+
+
+class _ThinkingOptions(Fields):
+    type: Literal["enabled", "adaptive", "disabled", "between_tools"]
+    budget_tokens: StrictInt | None = Field(None, ge=1)
+    # "omitted" has an effect. Betas bring further words, and Claude Code asks again with less where one is refused.
+    display: StrictStr | None = None
+
+
+class _Format(Fields):
+    type: Literal["json_schema"]
+    # Under a name of its own: pydantic's models have a method `schema`.
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class _OutputOptions(Fields):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: _Format | None = None
+
+
+# What is done with each
+
+_MESSAGES = ParameterRule(
+    "honoured",
+    "text, calls and their results; thinking is dropped, images and documents are a 400 that names their place",
+    "文本、工具调用及其结果；思考会被丢弃，图片和文档返回 400，并指出位置",
+)
+_SYSTEM = ParameterRule("honoured", "the first message", "作为第一条消息")
+_MAX_TOKENS = ParameterRule(
+    "honoured",
+    "by estimate, thinking included; `stop_reason` is `max_tokens`",
+    "按估算值（含思考）截断，`stop_reason` 为 `max_tokens`",
+)
+_STOP = ParameterRule(
+    "honoured",
+    "the answer ends before the first that occurs, and `stop_sequence` names it",
+    "在最先出现的那个之前结束，`stop_sequence` 会给出它",
+)
+_THINKING = ParameterRule(
+    "honoured",
+    "chooses the form of the model with or without thinking, and whether thinking is returned; the budget has no "
+    "effect",
+    "选择模型的思考或非思考形式，并决定是否给出思考过程；预算不起作用",
+)
+_OUTPUT = ParameterRule(
+    "honoured",
+    "`effort` from `high` on chooses thinking where `thinking` is not set; `format` by asking Kimi and checking "
+    "its answer",
+    "没有 `thinking` 时，`high` 及以上的 `effort` 选择思考；`format` 通过提示词要求，并校验回答",
+)
+_TOOL_CHOICE = ParameterRule(
+    "refused",
+    "a call that is forced",
+    "强制调用工具",
+    lambda value: NO_FORCED_TOOL if value.type in ("any", "tool") else None,
+)
+_CONTEXT = ParameterRule(
+    "ignored",
+    "nothing is taken out of what was sent, and nothing but text is kept anywhere",
+    "不会删减发来的内容，也不保存文本以外的东西",
+)
+
+
+class _PromptFields(Fields):
+    """What a model is to answer."""
+
+    model: Annotated[StrictStr, MODEL]
+    messages: Annotated[Many[_Message], Field(min_length=1), _MESSAGES]
+    system: Annotated[StrictStr | Many[_Text] | None, _SYSTEM] = None
+
+    def to_messages(self) -> tuple[Message, ...]:
+        """Raises InvalidRequest with the field that is at fault."""
+        system = [self.system] if isinstance(self.system, str) else [block.text for block in self.system or ()]
+        first = [text_message("system", *system)] if any(system) else []
+        rest = [m for i, message in enumerate(self.messages) for m in message.to_messages(f"messages[{i}]")]
+        return (*first, *rest)
+
+
+class PromptBody(_PromptFields, Parameters):
+    """The body of ``POST /v1/messages/count_tokens``."""
+
+
+class Body(_PromptFields, AnswerParameters):
+    """The body of ``POST /v1/messages``."""
+
+    max_tokens: Annotated[StrictInt, Field(ge=1), _MAX_TOKENS]
+    stream: Annotated[StrictBool | None, STREAM_ONLY] = None
+    stop_sequences: Annotated[Many[StrictStr] | None, _STOP] = None
+    thinking: Annotated[_ThinkingOptions | None, _THINKING] = None
+    output_config: Annotated[_OutputOptions | None, _OUTPUT] = None
+
+    temperature: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
+    top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
+    top_k: Annotated[StrictInt | None, Field(ge=0), VENDOR] = None
+    tools: Annotated[Many[_Tool] | None, TOOLS_WITH_SEARCH] = None
+    metadata: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
+    service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
+    context_management: Annotated[dict[str, Any] | None, _CONTEXT] = None
+    container: Annotated[StrictStr | dict[str, Any] | None, _CONTEXT] = None
+    mcp_servers: Annotated[Many[dict[str, Any]] | None, TOOLS_WITH_SEARCH] = None
+
+    tool_choice: Annotated[_ToolChoice | None, _TOOL_CHOICE] = None
+
+    @property
+    def wants_stream(self) -> bool:
+        return bool(self.stream)
+
+    @property
+    def wants_thinking(self) -> bool:
+        """Whether thinking is returned: a client that did not ask for it takes the first block for the answer."""
+        return self.thinking is not None and self.thinking.type != "disabled" and self.thinking.display != "omitted"
+
+    def to_request(self, conversation_id: str | None) -> ChatRequest:
+        """Raises InvalidRequest with the field that is at fault."""
+        return ChatRequest(self.model, self.to_messages(), conversation_id, self._options())
+
+    def _options(self) -> Options:
+        if not all(stop.strip() for stop in self.stop_sequences or ()):
+            raise InvalidRequest("stop_sequences: each must hold more than white space", param="stop_sequences")
+        return Options(
+            max_tokens=self.max_tokens,
+            stop=tuple(self.stop_sequences or ()),
+            thinking=self._thinking(),
+            search=self._search(),
+            format=self._json_format(),
+        )
+
+    def _thinking(self) -> bool | None:
+        """``thinking`` says whether to think; ``effort`` alone says how much, and a high one needs thinking."""
+        if self.thinking is not None:
+            return self.thinking.type != "disabled"
+        effort = self.output_config.effort if self.output_config else None
+        return True if effort in ("high", "xhigh", "max") else None
+
+    def _search(self) -> bool | None:
+        if not any(tool.searches for tool in self.tools or ()):
+            return None
+        # A search that may not be used is none.
+        return self.tool_choice is None or self.tool_choice.type != "none"
+
+    def _json_format(self) -> JsonFormat | None:
+        wanted = self.output_config.format if self.output_config else None
+        if wanted is None:
+            return None
+        place = "output_config.format.schema"
+        return JsonFormat("answer", schema_text(wanted.schema_, place), schema_field=place)
+
+    def _ignored(self) -> Iterator[str]:
+        only_searches = all(tool.searches for tool in self.tools or ())
+        yield from (name for name in super()._ignored() if name != "tools" or not only_searches)
+        if only_searches:
+            yield from unknown_fields(self.tools or (), "tools")
+        if self.thinking is not None and self.thinking.budget_tokens is not None:
+            yield "thinking.budget_tokens"

@@ -1,0 +1,150 @@
+"""An answer, and a failure, in the words of Anthropic's Messages.
+
+Source of the shapes: Anthropic's API reference, the models of anthropic-python 2.12, and what Claude Code needs
+(openai-contract.md 3, 2026-11-23). Must never know that Kimi exists.
+"""
+
+from typing import Any, Literal
+
+import orjson
+
+from app import logs
+from app.web import sse
+from app.web.answer_response import AnswerSoFar, Choice, Encoder
+from app.web.error_responses import Failure
+
+# Anthropic's `type` for a status. The types say what a client shall do, so 503 is an overload here too: clients look
+# for that word.
+_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def encode_error(failure: Failure) -> dict[str, Any]:
+    """``{"type": "error", "error": {type, message}, request_id}``: the field at fault stands in the message."""
+    default = "api_error" if failure.status >= 500 else "invalid_request_error"
+    message = failure.message
+    if failure.param and not message.startswith(failure.param) and f"'{failure.param}'" not in message:
+        message = f"{failure.param}: {message}"
+    return {
+        "type": "error",
+        "error": {"type": _TYPES.get(failure.status, default), "message": message},
+        "request_id": logs.request_id.get(),
+    }
+
+
+class MessageEncoder(Encoder):
+    """The answer is blocks, one after another. Citations have no place here: this API cites passages that were read,
+    and only the addresses of whole pages are known. Their links in the text are there (CITATIONS)."""
+
+    heartbeat = sse.encode(b'{"type":"ping"}', "ping")
+
+    def __init__(self, reply_id: str, model: str, *, show_thinking: bool) -> None:
+        self._model = model
+        self._show_thinking = show_thinking
+        self._id = reply_id
+        # The block that is open, if any, and how many have been opened.
+        self._open: Literal["text", "thinking"] | None = None
+        self._blocks = 0
+
+    def start(self, so_far: AnswerSoFar) -> bytes:
+        usage = {"input_tokens": so_far.usage().input, "output_tokens": 0}
+        return self._event("message_start", message=self._message([], usage)) + self.heartbeat
+
+    def text(self, index: int, text: str) -> bytes:  # noqa: ARG002  # there is one choice
+        return self._block("text") + self._delta({"type": "text_delta", "text": text})
+
+    def reasoning(self, index: int, text: str) -> bytes:  # noqa: ARG002  # there is one choice
+        if not self._show_thinking:
+            return b""
+        return self._block("thinking") + self._delta({"type": "thinking_delta", "thinking": text})
+
+    def end(self, so_far: AnswerSoFar) -> bytes:
+        choice = so_far.only
+        # An answer has a text, even where it is empty.
+        out = b"" if choice.texts else self._block("text")
+        delta = {"stop_reason": _stop_reason(choice), "stop_sequence": choice.stop_sequence}
+        return (
+            out
+            + self._close_block()
+            + self._event("message_delta", delta=delta, usage=_usage(so_far))
+            + self._event("message_stop")
+        )
+
+    def fail(self, failure: Failure) -> bytes:
+        return sse.encode(orjson.dumps(encode_error(failure)), "error")
+
+    def whole(self, so_far: AnswerSoFar) -> dict[str, Any]:
+        choice = so_far.only
+        content: list[dict[str, Any]] = [{"type": "text", "text": choice.text, "citations": None}]
+        if self._show_thinking and choice.thoughts:
+            content.insert(0, {"type": "thinking", "thinking": choice.reasoning, "signature": ""})
+        return self._message(content, _usage(so_far), _stop_reason(choice), choice.stop_sequence)
+
+    def _message(
+        self,
+        content: list[dict[str, Any]],
+        usage: dict[str, Any],
+        stop_reason: str | None = None,
+        stop_sequence: str | None = None,
+    ) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._model,
+            "content": content,
+            "stop_reason": stop_reason,
+            "stop_sequence": stop_sequence,
+            "usage": usage,
+        }
+
+    def _block(self, kind: Literal["text", "thinking"]) -> bytes:
+        """Opens a block of this kind, unless it is the one that is open."""
+        if self._open == kind:
+            return b""
+        out = self._close_block()
+        self._open = kind
+        self._blocks += 1
+        return out + self._event("content_block_start", index=self._blocks - 1, content_block=_EMPTY[kind])
+
+    def _delta(self, delta: dict[str, str]) -> bytes:
+        return self._event("content_block_delta", index=self._blocks - 1, delta=delta)
+
+    def _close_block(self) -> bytes:
+        if self._open is None:
+            return b""
+        self._open = None
+        return self._event("content_block_stop", index=self._blocks - 1)
+
+    def _event(self, kind: str, **fields: Any) -> bytes:
+        return sse.encode(orjson.dumps({"type": kind, **fields}), kind)
+
+
+def _usage(so_far: AnswerSoFar) -> dict[str, Any]:
+    usage = so_far.usage()
+    return {
+        "input_tokens": usage.input,
+        "output_tokens": usage.output,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning},
+    }
+
+
+_EMPTY = {
+    "text": {"type": "text", "text": "", "citations": None},
+    # The signature proves to Anthropic that its model thought this: there is none.
+    "thinking": {"type": "thinking", "thinking": "", "signature": ""},
+}
+
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+
+
+def _stop_reason(choice: Choice) -> str | None:
+    return "stop_sequence" if choice.stop_sequence is not None else _STOP_REASONS.get(choice.finish_reason or "")

@@ -1,0 +1,33 @@
+"""What OpenAI's APIs have in common: the error, the usage, options of a stream, stop sequences.
+
+Source of the shapes: OpenAI's API reference and what its clients need (openai-contract.md 1, 2026-11-23).
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field, StrictBool, StrictStr
+
+from app.web.answer_response import Usage
+from app.web.request_body import Fields
+
+# `stop`: one string, or up to four.
+Stop = StrictStr | Annotated[list[StrictStr], Field(max_length=4)]
+
+
+class StreamOptions(Fields):
+    include_usage: StrictBool | None = None
+
+
+def stop_sequences(stop: str | list[str] | None) -> tuple[str, ...]:
+    """Without empty ones, which would end every answer at once."""
+    return tuple(text for text in ([stop] if isinstance(stop, str) else stop or []) if text)
+
+
+def encode_usage(usage: Usage) -> dict[str, Any]:
+    """Of chat completions and of completions."""
+    return {
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.total,
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
