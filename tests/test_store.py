@@ -1,15 +1,18 @@
-"""The store by itself, on both databases: what a failure looks like to its users."""
+"""The store by itself, on both databases: what a failure looks like to its users, and that the tables are
+those that are declared."""
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from app.store import Store, StoreError, StoreUnavailable, StoreUnusable
 from app.store.database import Database
+from app.store.tables import METADATA
 from tests import databases
 from tests.running import BOTH_DATABASES, ON_POSTGRESQL, Running
 
@@ -85,3 +88,40 @@ def test_a_file_of_something_else_is_unusable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable, match=r"cannot be opened \(DatabaseError: file is not a database\)") as caught:
         Store(f"sqlite:///{tmp_path}/notes.txt")
     assert not isinstance(caught.value, StoreUnavailable)
+
+
+def _schema(url: str) -> dict[str, Any]:
+    """All tables of a database: columns with type, nullability and default; primary key; indexes."""
+    engine = sa.create_engine(url)
+    with closing(engine.connect()) as connection:
+        inspector = sa.inspect(connection)
+        found = {
+            table: {
+                "columns": {
+                    column["name"]: (str(column["type"]), column["nullable"], column["default"])
+                    for column in inspector.get_columns(table)
+                },
+                "primary key": inspector.get_pk_constraint(table)["constrained_columns"],
+                "indexes": {
+                    index["name"]: (index["column_names"], index["unique"]) for index in inspector.get_indexes(table)
+                },
+                "unique": inspector.get_unique_constraints(table),
+                "foreign keys": inspector.get_foreign_keys(table),
+            }
+            for table in inspector.get_table_names()
+        }
+    engine.dispose()
+    return found
+
+
+@BOTH_DATABASES
+def test_migrations_make_the_tables_that_are_declared(
+    running: Running, fresh: databases.Database, database: str
+) -> None:
+    Store(fresh.url).close()
+    declared = running.new_database()
+    engine = sa.create_engine(declared.url)
+    METADATA.create_all(engine)
+    engine.dispose()
+    assert _schema(fresh.url) == _schema(declared.url)
+    assert set(_schema(fresh.url)) == set(METADATA.tables)

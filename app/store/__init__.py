@@ -9,6 +9,7 @@ import secrets
 
 import sqlalchemy as sa
 
+from app.store import tables
 from app.store.accounts import AccountRows
 from app.store.api_keys import KeyRow, KeyRows
 from app.store.chat_cleanup import LitterRow, LitterRows
@@ -41,8 +42,7 @@ __all__ = [
     "WrongSecret",
 ]
 
-_accounts = sa.table("accounts", sa.column("last_turn", sa.BigInteger))
-_CHECK_WRITABLE = sa.update(_accounts).where(sa.false()).values(last_turn=0)
+_CHECK_WRITABLE = sa.update(tables.accounts).where(sa.false()).values(last_turn=0)
 
 
 class Store:

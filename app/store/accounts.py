@@ -6,22 +6,15 @@ import sqlalchemy as sa
 
 from app.store.database import Database
 from app.store.dialects import per_dialect
-
-_accounts = sa.table(
-    "accounts",
-    sa.column("id", sa.String),
-    sa.column("last_turn", sa.BigInteger),
-    sa.column("next_at", sa.Float),
-    sa.column("refused", sa.String),
-)
+from app.store.tables import accounts
 
 _P = sa.bindparam
 
 _ADD = per_dialect(
-    lambda insert: insert(_accounts).values(id=_P("id"), last_turn=0, next_at=0.0).on_conflict_do_nothing()
+    lambda insert: insert(accounts).values(id=_P("id"), last_turn=0, next_at=0.0).on_conflict_do_nothing()
 )
-_REFUSE = sa.update(_accounts).where(_accounts.c.id == _P("of_id")).values(refused=_P("refused"))
-_REFUSED = sa.select(_accounts.c.id, _accounts.c.refused).where(_accounts.c.refused.is_not(None))
+_REFUSE = sa.update(accounts).where(accounts.c.id == _P("of_id")).values(refused=_P("refused"))
+_REFUSED = sa.select(accounts.c.id, accounts.c.refused).where(accounts.c.refused.is_not(None))
 
 
 class AccountRows:

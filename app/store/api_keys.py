@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.store.database import Database, Transaction
 from app.store.processes import lives
+from app.store.tables import api_key_uses, api_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,48 +36,30 @@ class Usage:
     newest_at: float
 
 
-_keys = sa.table(
-    "api_keys",
-    sa.column("digest", sa.String),
-    sa.column("name", sa.String),
-    sa.column("created_at", sa.Float),
-    sa.column("expires_at", sa.Float),
-    sa.column("revoked_at", sa.Float),
-    sa.column("per_minute", sa.Integer),
-    sa.column("at_once", sa.Integer),
-)
-# A row per request of a key that is limited, kept while it is in the window or runs.
-_uses = sa.table(
-    "api_key_uses",
-    sa.column("id", sa.String),
-    sa.column("digest", sa.String),
-    sa.column("began_at", sa.Float),
-    sa.column("process_id", sa.String),  # runs in it, and for no longer than it is alive
-    sa.column("ends_at", sa.Float),  # runs until then at the latest
-)
-
 _P = sa.bindparam
 
-_ALL = sa.select(*_keys.c).order_by(_keys.c.created_at, _keys.c.name)
-_NAMED = sa.select(_keys.c.digest).where(_keys.c.name == _P("of_name"), _keys.c.revoked_at.is_(None))
-_ADD = sa.insert(_keys).values({column.name: _P(column.name) for column in _keys.c})
+_ALL = sa.select(*api_keys.c).order_by(api_keys.c.created_at, api_keys.c.name)
+_NAMED = sa.select(api_keys.c.digest).where(api_keys.c.name == _P("of_name"), api_keys.c.revoked_at.is_(None))
+_ADD = sa.insert(api_keys).values({column.name: _P(column.name) for column in api_keys.c})
 _REVOKE = (
-    sa.update(_keys).where(_keys.c.name == _P("of_name"), _keys.c.revoked_at.is_(None)).values(revoked_at=_P("now"))
+    sa.update(api_keys)
+    .where(api_keys.c.name == _P("of_name"), api_keys.c.revoked_at.is_(None))
+    .values(revoked_at=_P("now"))
 )
 
-_RUNS = sa.and_(_uses.c.ends_at > _P("now"), lives(_uses.c.process_id))
-_MINE = _uses.c.digest == _P("of_digest")
-_DROP_OLD = sa.delete(_uses).where(_MINE, _uses.c.began_at <= _P("since"), sa.not_(_RUNS))
-_IN_WINDOW = _uses.c.began_at > _P("since")
+_RUNS = sa.and_(api_key_uses.c.ends_at > _P("now"), lives(api_key_uses.c.process_id))
+_MINE = api_key_uses.c.digest == _P("of_digest")
+_DROP_OLD = sa.delete(api_key_uses).where(_MINE, api_key_uses.c.began_at <= _P("since"), sa.not_(_RUNS))
+_IN_WINDOW = api_key_uses.c.began_at > _P("since")
 _COUNT = sa.select(
     sa.func.coalesce(sa.func.sum(sa.case((_IN_WINDOW, 1), else_=0)), 0).label("requests"),
     sa.func.coalesce(sa.func.sum(sa.case((_RUNS, 1), else_=0)), 0).label("running"),
-    sa.func.coalesce(sa.func.min(sa.case((_IN_WINDOW, _uses.c.began_at), else_=None)), 0.0).label("oldest_at"),
-    sa.func.coalesce(sa.func.max(_uses.c.began_at), 0.0).label("newest_at"),
-).where(_MINE, _uses.c.id != _P("but"))
-_FIND = sa.select(_uses.c.id).where(_uses.c.id == _P("of_id"))
-_BEGIN = sa.insert(_uses).values({column.name: _P(column.name) for column in _uses.c})
-_END = sa.update(_uses).where(_uses.c.id == _P("of_id")).values(ends_at=0.0)
+    sa.func.coalesce(sa.func.min(sa.case((_IN_WINDOW, api_key_uses.c.began_at), else_=None)), 0.0).label("oldest_at"),
+    sa.func.coalesce(sa.func.max(api_key_uses.c.began_at), 0.0).label("newest_at"),
+).where(_MINE, api_key_uses.c.id != _P("but"))
+_FIND = sa.select(api_key_uses.c.id).where(api_key_uses.c.id == _P("of_id"))
+_BEGIN = sa.insert(api_key_uses).values({column.name: _P(column.name) for column in api_key_uses.c})
+_END = sa.update(api_key_uses).where(api_key_uses.c.id == _P("of_id")).values(ends_at=0.0)
 
 
 class KeyRows:

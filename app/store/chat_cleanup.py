@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from app.store.database import Database, Transaction
 from app.store.dialects import listed, one_of, per_dialect
+from app.store.tables import pending_deletions
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +20,11 @@ class LitterRow:
     tries: int
 
 
-_litter = sa.table(
-    "litter",
-    sa.column("upstream", sa.String),
-    sa.column("chat_id", sa.String),
-    sa.column("account_id", sa.String),
-    sa.column("due_at", sa.Float),
-    sa.column("tries", sa.Integer),
-)
-
 _P = sa.bindparam
 
 _ADD = per_dialect(
     lambda insert: (
-        insert(_litter)
+        insert(pending_deletions)
         .values(
             upstream=_P("upstream"),
             chat_id=_P("chat_id"),
@@ -45,30 +37,38 @@ _ADD = per_dialect(
 )
 
 _TAKE = (
-    sa.update(_litter)
+    sa.update(pending_deletions)
     .where(
-        _litter.c.due_at <= _P("now"),
-        _litter.c.chat_id
-        == sa.select(_litter.c.chat_id)
+        pending_deletions.c.due_at <= _P("now"),
+        pending_deletions.c.chat_id
+        == sa.select(pending_deletions.c.chat_id)
         .where(
-            _litter.c.due_at <= _P("now"),
-            one_of(_litter.c.upstream, "upstreams"),
-            one_of(_litter.c.account_id, "accounts"),
+            pending_deletions.c.due_at <= _P("now"),
+            one_of(pending_deletions.c.upstream, "upstreams"),
+            one_of(pending_deletions.c.account_id, "accounts"),
         )
-        .order_by(_litter.c.due_at)
+        .order_by(pending_deletions.c.due_at)
         .limit(1)
         # PostgreSQL: what another worker is just taking is passed over. SQLite has one writer at a time.
         .with_for_update(skip_locked=True)
         .scalar_subquery(),
     )
-    .values(due_at=_P("again_at"), tries=_litter.c.tries + 1)
-    .returning(_litter.c.upstream, _litter.c.chat_id, _litter.c.account_id, _litter.c.tries)
+    .values(due_at=_P("again_at"), tries=pending_deletions.c.tries + 1)
+    .returning(
+        pending_deletions.c.upstream,
+        pending_deletions.c.chat_id,
+        pending_deletions.c.account_id,
+        pending_deletions.c.tries,
+    )
 )
 
-_THIS = (_litter.c.upstream == _P("of_upstream"), _litter.c.chat_id == _P("of_chat_id"))
+_THIS = (
+    pending_deletions.c.upstream == _P("of_upstream"),
+    pending_deletions.c.chat_id == _P("of_chat_id"),
+)
 
-_PUT_OFF = sa.update(_litter).where(*_THIS).values(tries=_P("tries"), due_at=_P("due_at"))
-_DROP = sa.delete(_litter).where(*_THIS)
+_PUT_OFF = sa.update(pending_deletions).where(*_THIS).values(tries=_P("tries"), due_at=_P("due_at"))
+_DROP = sa.delete(pending_deletions).where(*_THIS)
 
 
 class LitterRows:

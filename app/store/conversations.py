@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from app.store.database import Database, Row, Transaction
 from app.store.dialects import per_dialect
 from app.store.processes import lives
+from app.store.tables import conversations, transcripts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,33 +32,15 @@ class ConversationRow:
     process_id: str
 
 
-_conversations = sa.table(
-    "conversations",
-    sa.column("owner", sa.String),
-    sa.column("id", sa.String),
-    sa.column("model", sa.String),
-    sa.column("account_id", sa.String),
-    sa.column("upstream", sa.String),
-    sa.column("chat_id", sa.String),
-    sa.column("message_id", sa.String),
-    sa.column("system_digest", sa.String),
-    sa.column("turns", sa.Integer),
-    sa.column("created_at", sa.Float),
-    sa.column("updated_at", sa.Float),
-    sa.column("holder", sa.String),
-    sa.column("held_until", sa.Float),
-    sa.column("process_id", sa.String),
-)
-
 _P = sa.bindparam
 
-_IS_HELD = sa.and_(_conversations.c.held_until > _P("now"), lives(_conversations.c.process_id))
+_IS_HELD = sa.and_(conversations.c.held_until > _P("now"), lives(conversations.c.process_id))
 # Also where the same holder asks again: it may not know that it has got it.
-_IS_FREE = sa.or_(sa.not_(_IS_HELD), _conversations.c.holder == _P("holder"))
+_IS_FREE = sa.or_(sa.not_(_IS_HELD), conversations.c.holder == _P("holder"))
 
 _HOLD = per_dialect(
     lambda insert: (
-        insert(_conversations)
+        insert(conversations)
         .values(
             owner=_P("owner"),
             id=_P("id"),
@@ -74,41 +57,40 @@ _HOLD = per_dialect(
             set_={"holder": _P("holder"), "held_until": _P("until"), "process_id": _P("process_id")},
             where=_IS_FREE,
         )
-        .returning(*_conversations.c)
+        .returning(*conversations.c)
     )
 )
 
-_THIS = (_conversations.c.owner == _P("of_owner"), _conversations.c.id == _P("of_id"))
-_MINE = (*_THIS, _conversations.c.holder == _P("of_holder"))
+_THIS = (conversations.c.owner == _P("of_owner"), conversations.c.id == _P("of_id"))
+_MINE = (*_THIS, conversations.c.holder == _P("of_holder"))
 
-_FIND = sa.select(*_conversations.c).where(*_THIS)
-_DROP = sa.delete(_conversations).where(*_MINE).returning(*_conversations.c)
+_FIND = sa.select(*conversations.c).where(*_THIS)
+_DROP = sa.delete(conversations).where(*_MINE).returning(*conversations.c)
 _HELD = sa.select(sa.literal(1).label("held")).where(*_THIS, _IS_HELD)
-_COUNT = sa.select(sa.func.count().label("count")).where(_conversations.c.owner == _P("of_owner"))
+_COUNT = sa.select(sa.func.count().label("count")).where(conversations.c.owner == _P("of_owner"))
 _DROP_UNUSED = (
-    sa.delete(_conversations)
+    sa.delete(conversations)
     .where(
-        sa.tuple_(_conversations.c.owner, _conversations.c.id).in_(
-            sa.select(_conversations.c.owner, _conversations.c.id)
-            .where(_conversations.c.updated_at < _P("before"), sa.not_(_IS_HELD))
-            .order_by(_conversations.c.updated_at)
+        sa.tuple_(conversations.c.owner, conversations.c.id).in_(
+            sa.select(conversations.c.owner, conversations.c.id)
+            .where(conversations.c.updated_at < _P("before"), sa.not_(_IS_HELD))
+            .order_by(conversations.c.updated_at)
             .limit(_P("most"))
         ),
-        _conversations.c.updated_at < _P("before"),
+        conversations.c.updated_at < _P("before"),
         sa.not_(_IS_HELD),
     )
-    .returning(*_conversations.c)
+    .returning(*conversations.c)
 )
-_transcripts = sa.table("transcripts", sa.column("owner", sa.String), sa.column("conversation_id", sa.String))
-_DROP_TRANSCRIPT = sa.delete(_transcripts).where(
-    _transcripts.c.owner == _P("of_owner"), _transcripts.c.conversation_id == _P("of_id")
+_DROP_TRANSCRIPT = sa.delete(transcripts).where(
+    transcripts.c.owner == _P("of_owner"), transcripts.c.conversation_id == _P("of_id")
 )
 
 
 @cache
 def _save(names: tuple[str, ...]) -> sa.Update:
     """The statement that writes these columns; callers have few ways to name them."""
-    return sa.update(_conversations).where(*_MINE).values({name: _P(name) for name in names})
+    return sa.update(conversations).where(*_MINE).values({name: _P(name) for name in names})
 
 
 class ConversationRows:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from app.store.database import Database
 from app.store.dialects import per_dialect
+from app.store.tables import cache, constants, unrecognised
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,45 +22,33 @@ class UnrecognisedRow:
     last_seen_at: float
 
 
-_facts = sa.table("facts", sa.column("name", sa.String), sa.column("value", sa.Text))
-
-_kept = sa.table("kept", sa.column("name", sa.String), sa.column("value", sa.Text), sa.column("kept_at", sa.Float))
-
-_unrecognised = sa.table(
-    "unrecognised",
-    sa.column("upstream", sa.String),
-    sa.column("kind", sa.String),
-    sa.column("times", sa.Integer),
-    sa.column("last_seen_at", sa.Float),
-)
-
 _P = sa.bindparam
 
 _ADD_FACT = per_dialect(
-    lambda insert: insert(_facts).values(name=_P("name"), value=_P("value")).on_conflict_do_nothing()
+    lambda insert: insert(constants).values(name=_P("name"), value=_P("value")).on_conflict_do_nothing()
 )
-_FIND_FACT = sa.select(_facts.c.value).where(_facts.c.name == _P("of_name"))
+_FIND_FACT = sa.select(constants.c.value).where(constants.c.name == _P("of_name"))
 
 _KEEP = per_dialect(
     lambda insert: (
-        insert(_kept)
+        insert(cache)
         .values(name=_P("name"), value=_P("value"), kept_at=_P("now"))
         .on_conflict_do_update(index_elements=["name"], set_={"value": _P("value"), "kept_at": _P("now")})
     )
 )
-_FIND_KEPT = sa.select(_kept.c.value, _kept.c.kept_at).where(_kept.c.name == _P("of_name"))
+_FIND_KEPT = sa.select(cache.c.value, cache.c.kept_at).where(cache.c.name == _P("of_name"))
 
 _COUNT = per_dialect(
     lambda insert: (
-        insert(_unrecognised)
+        insert(unrecognised)
         .values(upstream=_P("upstream"), kind=_P("kind"), times=1, last_seen_at=_P("now"))
         .on_conflict_do_update(
             index_elements=["upstream", "kind"],
-            set_={"times": _unrecognised.c.times + 1, "last_seen_at": _P("now")},
+            set_={"times": unrecognised.c.times + 1, "last_seen_at": _P("now")},
         )
     )
 )
-_ALL_UNRECOGNISED = sa.select(*_unrecognised.c).order_by(_unrecognised.c.times.desc(), _unrecognised.c.kind)
+_ALL_UNRECOGNISED = sa.select(*unrecognised.c).order_by(unrecognised.c.times.desc(), unrecognised.c.kind)
 
 
 class Facts:

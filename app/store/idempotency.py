@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from app.store.database import Database
 from app.store.dialects import per_dialect
 from app.store.processes import lives
+from app.store.tables import idempotent_answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +21,11 @@ class RecordingRow:
     is_running: bool
 
 
-_recordings = sa.table(
-    "recordings",
-    sa.column("id", sa.String),
-    sa.column("request", sa.String),
-    sa.column("process_id", sa.String),
-    sa.column("holder", sa.String),
-    sa.column("content", sa.Text),
-    sa.column("begun_at", sa.Float),
-)
-
 _P = sa.bindparam
 
 _BEGIN = per_dialect(
     lambda insert: (
-        insert(_recordings)
+        insert(idempotent_answers)
         .values(
             id=_P("id"),
             request=_P("request"),
@@ -45,21 +36,23 @@ _BEGIN = per_dialect(
         )
         # Again where it was done already and only the word of it was lost.
         .on_conflict_do_update(
-            index_elements=["id"], set_={"holder": _P("holder")}, where=_recordings.c.holder == _P("holder")
+            index_elements=["id"],
+            set_={"holder": _P("holder")},
+            where=idempotent_answers.c.holder == _P("holder"),
         )
     )
 )
-_THIS = _recordings.c.id == _P("of_id")
+_THIS = idempotent_answers.c.id == _P("of_id")
 _FIND = sa.select(
-    _recordings.c.id,
-    _recordings.c.request,
-    _recordings.c.process_id,
-    _recordings.c.content,
-    lives(_recordings.c.process_id).label("is_running"),
+    idempotent_answers.c.id,
+    idempotent_answers.c.request,
+    idempotent_answers.c.process_id,
+    idempotent_answers.c.content,
+    lives(idempotent_answers.c.process_id).label("is_running"),
 ).where(_THIS)
-_FINISH = sa.update(_recordings).where(_THIS).values(content=_P("content"))
-_DROP = sa.delete(_recordings).where(_THIS)
-_DROP_OLD = sa.delete(_recordings).where(_recordings.c.begun_at < _P("before"))
+_FINISH = sa.update(idempotent_answers).where(_THIS).values(content=_P("content"))
+_DROP = sa.delete(idempotent_answers).where(_THIS)
+_DROP_OLD = sa.delete(idempotent_answers).where(idempotent_answers.c.begun_at < _P("before"))
 
 
 class RecordingRows:

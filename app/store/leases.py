@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from app.store.database import Database, Transaction
 from app.store.dialects import listed, one_of, per_dialect
 from app.store.processes import lives
+from app.store.tables import accounts, cooldowns, leases, queue
 
 # The scope of a rest that concerns the whole account; others are model ids.
 WHOLE_ACCOUNT = ""
@@ -82,113 +83,78 @@ class LeaseRow:
     is_probe: bool
 
 
-_accounts = sa.table(
-    "accounts",
-    sa.column("id", sa.String),
-    sa.column("last_turn", sa.BigInteger),
-    sa.column("next_at", sa.Float),
-    sa.column("refused", sa.String),
-)
-_leases = sa.table(
-    "leases",
-    sa.column("id", sa.String),
-    sa.column("process_id", sa.String),
-    sa.column("account_id", sa.String),
-    sa.column("scope", sa.String),
-    sa.column("is_probe", sa.Boolean),
-    sa.column("waited", sa.Boolean),
-    sa.column("started_at", sa.Float),
-    sa.column("ends_at", sa.Float),
-)
-_line = sa.table(
-    "line",
-    sa.column("id", sa.String),
-    sa.column("process_id", sa.String),
-    sa.column("owner", sa.String),
-    sa.column("scope", sa.String),
-    sa.column("accounts", sa.Text),
-    sa.column("place", sa.BigInteger),
-    sa.column("joined_at", sa.Float),
-    sa.column("ends_at", sa.Float),
-)
-_rests = sa.table(
-    "rests",
-    sa.column("account_id", sa.String),
-    sa.column("scope", sa.String),
-    sa.column("until", sa.Float),
-    sa.column("strikes", sa.Integer),
-)
-
 _P = sa.bindparam
 
 _running = (
     sa.select(
-        _leases.c.account_id,
-        _leases.c.scope,
+        leases.c.account_id,
+        leases.c.scope,
         sa.func.count().label("streams"),
-        sa.func.max(_leases.c.started_at).label("newest_at"),
+        sa.func.max(leases.c.started_at).label("newest_at"),
     )
-    .where(_leases.c.ends_at > _P("now"), lives(_leases.c.process_id))
-    .group_by(_leases.c.account_id, _leases.c.scope)
+    .where(leases.c.ends_at > _P("now"), lives(leases.c.process_id))
+    .group_by(leases.c.account_id, leases.c.scope)
     .subquery()
 )
 # And whether the other two tables hold anything, which is seldom: a statement costs as much as its transaction.
 _ACCOUNTS = sa.select(
-    *_accounts.c,
+    *accounts.c,
     _running.c.scope,
     _running.c.streams,
     _running.c.newest_at,
-    sa.exists(sa.select(_rests.c.account_id)).label("some_rest"),
-    sa.exists(sa.select(_line.c.id)).label("some_wait"),
-).select_from(_accounts.outerjoin(_running, _running.c.account_id == _accounts.c.id))
-_RESTS = sa.select(*_rests.c)
+    sa.exists(sa.select(cooldowns.c.account_id)).label("some_rest"),
+    sa.exists(sa.select(queue.c.id)).label("some_wait"),
+).select_from(accounts.outerjoin(_running, _running.c.account_id == accounts.c.id))
+_RESTS = sa.select(*cooldowns.c)
 _LINE = (
-    sa.select(*_line.c)
-    .where(_line.c.ends_at > _P("now"), lives(_line.c.process_id))
-    .order_by(_line.c.place, _line.c.joined_at, _line.c.id)
+    sa.select(*queue.c)
+    .where(queue.c.ends_at > _P("now"), lives(queue.c.process_id))
+    .order_by(queue.c.place, queue.c.joined_at, queue.c.id)
 )
 _GRANT = per_dialect(
     lambda insert: (
-        insert(_leases)
-        .values({column: _P(column.name) for column in _leases.c})
+        insert(leases)
+        .values({column: _P(column.name) for column in leases.c})
         .on_conflict_do_nothing(index_elements=["id"])
     )
 )
 _TAKE_TURN = (
-    sa.update(_accounts).where(_accounts.c.id == _P("of_id")).values(last_turn=_P("last_turn"), next_at=_P("next_at"))
+    sa.update(accounts).where(accounts.c.id == _P("of_id")).values(last_turn=_P("last_turn"), next_at=_P("next_at"))
 )
 _JOIN = per_dialect(
     lambda insert: (
-        insert(_line)
-        .values({column: _P(column.name) for column in _line.c})
+        insert(queue)
+        .values({column: _P(column.name) for column in queue.c})
         .on_conflict_do_nothing(index_elements=["id"])
     )
 )
-_LEAVE = sa.delete(_line).where(_line.c.id == _P("of_id"))
-_TAKE_OUT = _LEAVE.returning(_line.c.process_id)
-_RELEASE = sa.delete(_leases).where(_leases.c.id == _P("of_id"))
-_GRANTED = sa.select(_leases.c.id, _leases.c.account_id, _leases.c.scope, _leases.c.is_probe).where(
-    _leases.c.process_id == _P("of_process"), _leases.c.waited
+_LEAVE = sa.delete(queue).where(queue.c.id == _P("of_id"))
+_TAKE_OUT = _LEAVE.returning(queue.c.process_id)
+_RELEASE = sa.delete(leases).where(leases.c.id == _P("of_id"))
+_GRANTED = sa.select(leases.c.id, leases.c.account_id, leases.c.scope, leases.c.is_probe).where(
+    leases.c.process_id == _P("of_process"), leases.c.waited
 )
-_FIND_LEASE = sa.select(_leases.c.id, _leases.c.account_id, _leases.c.scope, _leases.c.is_probe).where(
-    _leases.c.id == _P("of_id")
+_FIND_LEASE = sa.select(leases.c.id, leases.c.account_id, leases.c.scope, leases.c.is_probe).where(
+    leases.c.id == _P("of_id")
 )
-_REST_OF = sa.select(*_rests.c).where(_rests.c.account_id == _P("of_id"), _rests.c.scope == _P("of_scope"))
+_REST_OF = sa.select(*cooldowns.c).where(cooldowns.c.account_id == _P("of_id"), cooldowns.c.scope == _P("of_scope"))
 _PUT_TO_REST = per_dialect(
     lambda insert: (
-        insert(_rests)
-        .values({column: _P(column.name) for column in _rests.c})
+        insert(cooldowns)
+        .values({column: _P(column.name) for column in cooldowns.c})
         .on_conflict_do_update(
             index_elements=["account_id", "scope"], set_={"until": _P("until"), "strikes": _P("strikes")}
         )
     )
 )
-_WAKE = sa.delete(_rests).where(
-    _rests.c.account_id == _P("of_id"), one_of(_rests.c.scope, "scopes"), _rests.c.until <= _P("now")
+_WAKE = sa.delete(cooldowns).where(
+    cooldowns.c.account_id == _P("of_id"),
+    one_of(cooldowns.c.scope, "scopes"),
+    cooldowns.c.until <= _P("now"),
 )
-_WAKE_ALL = sa.delete(_rests).where(one_of(_rests.c.account_id, "ids"))
+_WAKE_ALL = sa.delete(cooldowns).where(one_of(cooldowns.c.account_id, "ids"))
 _FORGIVE_ALL = (
-    sa.update(_accounts).where(one_of(_accounts.c.id, "ids")).values(refused=sa.null()).returning(_accounts.c.id)
+    sa.update(accounts).where(one_of(accounts.c.id, "ids")).values(refused=sa.null()).returning(accounts.c.id)
 )
 
 

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 
 from app.store.database import Database, Row
 from app.store.dialects import per_dialect
+from app.store.tables import tokens
 from app.store.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """The newest pair of an account that is refreshed, opened; see the table for the fields."""
+    """The newest pair of an account that is refreshed, opened; see ``tables.tokens`` for the fields."""
 
     account_id: str
     source: str = field(repr=False)
@@ -29,25 +30,11 @@ class TokenRow:
     held_until: float
 
 
-_tokens = sa.table(
-    "tokens",
-    sa.column("account_id", sa.String),
-    sa.column("source", sa.String),  # digest of the KIMI_TOKENS entry that this chain began with
-    sa.column("version", sa.Integer),  # counts the pairs; one more with every change
-    sa.column("access_token", sa.Text),
-    sa.column("refresh_token", sa.Text),
-    sa.column("expires_at", sa.Float),  # of the access token
-    sa.column("trouble", sa.String),  # why the last refresh failed
-    sa.column("dead", sa.Boolean),  # Kimi refuses the refresh token
-    sa.column("holder", sa.String),
-    sa.column("held_until", sa.Float),
-)
-
 _P = sa.bindparam
 
 _PUT = per_dialect(
     lambda insert: (
-        insert(_tokens)
+        insert(tokens)
         .values(
             account_id=_P("account_id"),
             source=_P("source"),
@@ -63,7 +50,7 @@ _PUT = per_dialect(
             index_elements=["account_id"],
             set_={
                 "source": _P("source"),
-                "version": _tokens.c.version + 1,
+                "version": tokens.c.version + 1,
                 "access_token": _P("access_token"),
                 "refresh_token": _P("refresh_token"),
                 "expires_at": _P("expires_at"),
@@ -72,39 +59,43 @@ _PUT = per_dialect(
                 "holder": "",
                 "held_until": 0.0,
             },
-            where=_tokens.c.source != _P("source"),
+            where=tokens.c.source != _P("source"),
         )
     )
 )
 
-_FIND = sa.select(*_tokens.c).where(_tokens.c.account_id == _P("of_id"))
-_ALL = sa.select(*_tokens.c)
+_FIND = sa.select(*tokens.c).where(tokens.c.account_id == _P("of_id"))
+_ALL = sa.select(*tokens.c)
 _HOLD = (
-    sa.update(_tokens)
+    sa.update(tokens)
     .where(
-        _tokens.c.account_id == _P("of_id"),
-        _tokens.c.version == _P("of_version"),
-        _tokens.c.dead == sa.false(),
+        tokens.c.account_id == _P("of_id"),
+        tokens.c.version == _P("of_version"),
+        tokens.c.dead == sa.false(),
         # The holder itself: where its first attempt was done and only the word of it was lost.
-        sa.or_(_tokens.c.held_until <= _P("now"), _tokens.c.holder == _P("holder")),
+        sa.or_(tokens.c.held_until <= _P("now"), tokens.c.holder == _P("holder")),
     )
     .values(holder=_P("holder"), held_until=_P("until"))
-    .returning(*_tokens.c)
+    .returning(*tokens.c)
 )
 _RENEW = (
-    sa.update(_tokens)
-    .where(_tokens.c.account_id == _P("of_id"), _tokens.c.holder == _P("of_holder"), _tokens.c.held_until > 0)
+    sa.update(tokens)
+    .where(
+        tokens.c.account_id == _P("of_id"),
+        tokens.c.holder == _P("of_holder"),
+        tokens.c.held_until > 0,
+    )
     .values(held_until=_P("until"))
 )
-_THIS_PAIR = (_tokens.c.account_id == _P("of_id"), _tokens.c.version == _P("of_version"))
+_THIS_PAIR = (tokens.c.account_id == _P("of_id"), tokens.c.version == _P("of_version"))
 _SAVE = (
-    sa.update(_tokens)
+    sa.update(tokens)
     .where(
-        _tokens.c.account_id == _P("of_id"),
+        tokens.c.account_id == _P("of_id"),
         sa.or_(
-            _tokens.c.version == _P("of_version"),
+            tokens.c.version == _P("of_version"),
             # Done by a first attempt, and only the word of it was lost.
-            sa.and_(_tokens.c.version == _P("version"), _tokens.c.refresh_token == _P("refresh_token")),
+            sa.and_(tokens.c.version == _P("version"), tokens.c.refresh_token == _P("refresh_token")),
         ),
     )
     .values(
@@ -117,9 +108,9 @@ _SAVE = (
         held_until=0.0,
     )
 )
-_SAVE_TROUBLE = sa.update(_tokens).where(*_THIS_PAIR).values(trouble=_P("trouble"), dead=_P("dead"), held_until=0.0)
+_SAVE_TROUBLE = sa.update(tokens).where(*_THIS_PAIR).values(trouble=_P("trouble"), dead=_P("dead"), held_until=0.0)
 _SEAL = (
-    sa.update(_tokens).where(*_THIS_PAIR).values(access_token=_P("access_token"), refresh_token=_P("refresh_token"))
+    sa.update(tokens).where(*_THIS_PAIR).values(access_token=_P("access_token"), refresh_token=_P("refresh_token"))
 )
 
 

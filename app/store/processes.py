@@ -4,10 +4,7 @@ import sqlalchemy as sa
 
 from app.store.database import ME, Database, Transaction
 from app.store.dialects import per_dialect
-
-_processes = sa.table("processes", sa.column("id", sa.String), sa.column("until", sa.Float))
-_leases = sa.table("leases", sa.column("process_id", sa.String), sa.column("ends_at", sa.Float))
-_line = sa.table("line", sa.column("process_id", sa.String), sa.column("ends_at", sa.Float))
+from app.store.tables import leases, processes, queue
 
 _P = sa.bindparam
 
@@ -17,26 +14,26 @@ def lives(process_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     # Whoever asks lives, also where it was out of touch for so long that it counts no longer: what it holds itself
     # is not free. Not EXISTS with a reference to the row outside: within ON CONFLICT that would mean any row of its
     # table.
-    return sa.or_(process_id == ME, process_id.in_(sa.select(_processes.c.id).where(_processes.c.until > _P("now"))))
+    return sa.or_(process_id == ME, process_id.in_(sa.select(processes.c.id).where(processes.c.until > _P("now"))))
 
 
 _BEAT = per_dialect(
     lambda insert: (
-        insert(_processes)
+        insert(processes)
         .values(id=_P("id"), until=_P("until"))
         .on_conflict_do_update(index_elements=["id"], set_={"until": _P("until")})
     )
 )
 _KEEP = (
-    sa.update(_processes)
-    .where(_processes.c.until > _P("since"), _processes.c.until < _P("kept_until"))
+    sa.update(processes)
+    .where(processes.c.until > _P("since"), processes.c.until < _P("kept_until"))
     .values(until=_P("kept_until"))
 )
-_DROP = sa.delete(_processes).where(_processes.c.id == _P("of_id"))
-_DROP_DEAD = sa.delete(_processes).where(_processes.c.until <= _P("before"))
+_DROP = sa.delete(processes).where(processes.c.id == _P("of_id"))
+_DROP_DEAD = sa.delete(processes).where(processes.c.until <= _P("before"))
 _LEFT_BEHIND = [
     sa.delete(table).where(sa.or_(table.c.ends_at <= _P("now"), sa.not_(lives(table.c.process_id))))
-    for table in (_leases, _line)
+    for table in (leases, queue)
 ]
 
 # A process that was frozen for no longer than this finds everything as it left it. Seconds.

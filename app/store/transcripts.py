@@ -5,29 +5,16 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from app.store.database import Database, Transaction
+from app.store.tables import transcripts
 from app.store.vault import Vault
 
-_transcripts = sa.table(
-    "transcripts",
-    sa.column("owner", sa.String),
-    sa.column("conversation_id", sa.String),
-    sa.column("turn", sa.Integer),
-    sa.column("line", sa.Integer),
-    sa.column("role", sa.String),
-    sa.column("text", sa.Text),
-)
-
 _P = sa.bindparam
-_THIS = (_transcripts.c.owner == _P("of_owner"), _transcripts.c.conversation_id == _P("of_id"))
+_THIS = (transcripts.c.owner == _P("of_owner"), transcripts.c.conversation_id == _P("of_id"))
 
-_ADD = sa.insert(_transcripts).values({column: _P(column.name) for column in _transcripts.c})
-_CUT = sa.delete(_transcripts).where(
-    *_THIS, _transcripts.c.turn == _P("turn"), _transcripts.c.line >= _P("first_line")
-)
+_ADD = sa.insert(transcripts).values({column: _P(column.name) for column in transcripts.c})
+_CUT = sa.delete(transcripts).where(*_THIS, transcripts.c.turn == _P("turn"), transcripts.c.line >= _P("first_line"))
 _READ = (
-    sa.select(_transcripts.c.role, _transcripts.c.text)
-    .where(*_THIS)
-    .order_by(_transcripts.c.turn, _transcripts.c.line)
+    sa.select(transcripts.c.role, transcripts.c.text).where(*_THIS).order_by(transcripts.c.turn, transcripts.c.line)
 )
 
 
