@@ -13,21 +13,21 @@ import sqlalchemy as sa
 from app.store import Store, StoreError, StoreUnavailable, StoreUnusable
 from app.store.database import Database
 from app.store.tables import METADATA
-from tests import databases
 from tests.running import BOTH_DATABASES, ON_POSTGRESQL, Running
+from tests.running import Database as AnyDatabase
 
 _NO_SUCH_TABLE = sa.text("SELECT 1 FROM no_such_table")
 _ONE = sa.text("SELECT 1 AS one")
 
 
 @pytest.fixture
-def fresh(running: Running, database: str) -> databases.Database:
+def fresh(running: Running, database: str) -> AnyDatabase:
     """An empty database of the kind that the test runs on."""
     return running.new_database()
 
 
 @pytest.fixture
-def opened(fresh: databases.Database) -> Iterator[Database]:
+def opened(fresh: AnyDatabase) -> Iterator[Database]:
     with closing(Database(fresh.url)) as opened:
         yield opened
 
@@ -60,7 +60,7 @@ def test_a_locked_file_is_a_transient_error(tmp_path: Path) -> None:
 
 @ON_POSTGRESQL
 def test_a_lost_connection_is_a_transient_error_of_work_that_may_have_run(
-    opened: Database, fresh: databases.Database, database: str
+    opened: Database, fresh: AnyDatabase, database: str
 ) -> None:
     fresh.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'kimi-gateway'")
     with pytest.raises(StoreError) as caught:
@@ -70,7 +70,7 @@ def test_a_lost_connection_is_a_transient_error_of_work_that_may_have_run(
 
 
 @ON_POSTGRESQL
-def test_a_database_that_does_not_exist_is_unusable(fresh: databases.Database, database: str) -> None:
+def test_a_database_that_does_not_exist_is_unusable(fresh: AnyDatabase, database: str) -> None:
     with pytest.raises(StoreUnusable, match="does not exist") as caught:
         Database(fresh.url.replace(fresh.name, "no_such_database"))
     assert not isinstance(caught.value, StoreUnavailable)
@@ -115,9 +115,7 @@ def _schema(url: str) -> dict[str, Any]:
 
 
 @BOTH_DATABASES
-def test_migrations_make_the_tables_that_are_declared(
-    running: Running, fresh: databases.Database, database: str
-) -> None:
+def test_migrations_make_the_tables_that_are_declared(running: Running, fresh: AnyDatabase, database: str) -> None:
     Store(fresh.url).close()
     declared = running.new_database()
     engine = sa.create_engine(declared.url)
