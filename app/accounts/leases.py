@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from app.accounts import scheduling
 from app.accounts.scheduling import Limits
 from app.concurrency.background import Cancellation
+from app.concurrency.periodic import Periodic, every
 from app.errors import AccountRejected, NoAccountFree, RateLimit
 from app.store import Store, StoreError, Transaction
 from app.store.leases import WHOLE_ACCOUNT, Grant, Ticket
@@ -68,8 +69,9 @@ class Leases:
         self._longest_s = longest_s
         self._waiting: dict[str, _Waiting] = {}
         self._lock = threading.Lock()
-        self._news = threading.Event()
-        self._looking = False
+        # Set while a request of this process is in the line. The server of the line sleeps otherwise.
+        self._some_wait = threading.Event()
+        self._server: Periodic | None = None
 
     def lease(self, accounts: Mapping[str, str], scope: str, owner: str, cancellation: Cancellation) -> Lease:
         """The right to one stream on one of ``accounts`` (ids, with digests of their tokens), at once or after
@@ -100,7 +102,7 @@ class Leases:
     def release(self, lease: Lease) -> None:
         """Gives the account back; safe to call again."""
         self._presence.give_back(lambda: self._store.leases.release(lease.id))
-        self._news.set()
+        self._serve_soon()
 
     def rest(self, lease: Lease, scope: str, base_s: float, told_s: float | None) -> float:
         """The account failed: it rests, for ``told_s`` or longer with each failure. Returns the seconds."""
@@ -175,36 +177,36 @@ class Leases:
         waiting = _Waiting(ticket)
         with self._lock:
             self._waiting[ticket.id] = waiting
-            if not self._looking:
-                self._looking = True
-                threading.Thread(target=self._look, name="line", daemon=True).start()
+            self._some_wait.set()
+            if self._server is None:
+                self._server = every(_LOOK_EVERY_S, self._look, "account-queue")
         return waiting
 
     def _forget(self, waiting: _Waiting) -> None:
         with self._lock:
             self._waiting.pop(waiting.ticket.id, None)
+            if not self._waiting:
+                self._some_wait.clear()
 
     def _leave(self, waiting: _Waiting) -> None:
         """Out of the line; a lease that came at the last moment is given back."""
         self._forget(waiting)
         self._presence.give_back(lambda: self._store.leases.leave(waiting.ticket.id))
-        self._news.set()
+        self._serve_soon()
+
+    def _serve_soon(self) -> None:
+        if self._server is not None:
+            self._server.wake()
 
     def _look(self) -> None:
-        """Serves the line for as long as somebody of this process waits in it."""
-        while True:
-            self._news.wait(_LOOK_EVERY_S)
-            self._news.clear()
-            with self._lock:
-                if not self._waiting:
-                    self._looking = False
-                    return
-            try:
-                self._store.database.exclusively(self._serve)
-                for row in self._store.leases.granted(self._presence.id):
-                    self._tell(row.id, Lease(row.id, row.account_id, row.scope, row.is_probe))
-            except Exception:  # the edge of the thread: nobody else would ever serve those who wait
-                log.exception("the line could not be looked at")
+        """Serves the line once, for all processes; first waits until a request of this process is in it."""
+        if not self._some_wait.is_set():
+            self._some_wait.wait()
+            # Whoever has just joined has tried it. Next time.
+            return
+        self._store.database.exclusively(self._serve)
+        for row in self._store.leases.granted(self._presence.id):
+            self._tell(row.id, Lease(row.id, row.account_id, row.scope, row.is_probe))
 
     def _tell(self, ticket_id: str, lease: Lease) -> None:
         with self._lock:

@@ -10,10 +10,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+from app.concurrency.periodic import every
 from app.errors import AccountRejected, ConversationLost, RenewalFailed
 from app.settings.credentials import Credential, read_lifetime
-from app.store import Store, TokenRow, WrongSecret
+from app.store import Store, StoreError, TokenRow, WrongSecret
 from app.upstreams.account import Account, describe_expiry, duration, when
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,8 @@ class Accounts:
         # What keeps this process from seeing them any more.
         self._sealed: dict[str, str] = {}
         self._locks = {credential.id: threading.Lock() for credential in credentials}
+        # By account: renewals ahead of time that failed one after another.
+        self._failures = dict.fromkeys(self._credentials, 0)
         store.accounts.add(list(self._credentials))
         for c in credentials:
             if c.refresh_token is not None:
@@ -66,7 +70,7 @@ class Accounts:
     def keep_fresh(self) -> None:
         """Starts renewing ahead of expiry, in the background, for as long as the process lives."""
         for account_id in self._rows:
-            threading.Thread(target=self._keep_fresh, args=(account_id,), name="renew", daemon=True).start()
+            every(_DOZE_S, partial(self._renew_ahead, account_id), f"renewal-of-{account_id}")
 
     def usable(self) -> dict[str, str]:
         """The accounts that may be asked, with the digests of their tokens; AccountRejected says what to do where
@@ -212,26 +216,34 @@ class Accounts:
         else:
             time.sleep(_LOOK_EVERY_S)
 
-    def _keep_fresh(self, account_id: str) -> None:
-        failures = 0
-        while True:
-            try:
-                row = self._look(account_id)
-                # Nothing can be done for a dead one; it is looked at in case it gets another token.
-                wait_s = _DOZE_S if row.dead else _until_renewal(row)
-                if wait_s <= 0:
-                    self._let_renew(row, _DOZE_S)
-                    old, row = row, self._look(account_id)
-                    in_vain = _was_in_vain(old, row, None)
-                    if in_vain:
-                        log.warning("%s: %s", self._credentials[account_id].label, _IN_VAIN)
-                    failures = failures + 1 if row.trouble or in_vain else 0
-                    wait_s = _retry_in_s(failures) if failures else 0
-            except Exception:  # the edge of the thread: nobody else renews ahead of time
-                log.exception("an account could not be kept fresh")
-                failures += 1
-                wait_s = _retry_in_s(failures)
-            time.sleep(max(_LOOK_EVERY_S, min(wait_s, _DOZE_S)))
+    def _renew_ahead(self, account_id: str) -> float:
+        """Renews the account's token if that is due; returns the seconds until the next look at it."""
+        # Counted as a failure until it is known to be none.
+        self._failures[account_id] += 1
+        try:
+            wait_s = self._renew_if_due(account_id)
+        except (RenewalFailed, StoreError) as e:
+            log.warning("renewal_failed account=%s error=%s", self._credentials[account_id].label, e)
+            wait_s = None
+        if wait_s is None:
+            wait_s = _retry_in_s(self._failures[account_id])
+        else:
+            self._failures[account_id] = 0
+        return max(_LOOK_EVERY_S, min(wait_s, _DOZE_S))
+
+    def _renew_if_due(self, account_id: str) -> float | None:
+        """The seconds until the next renewal is due; None where a renewal failed."""
+        row = self._look(account_id)
+        # Nothing can be done for a dead one; it is looked at in case it gets another token.
+        wait_s = _DOZE_S if row.dead else _until_renewal(row)
+        if wait_s > 0:
+            return wait_s
+        self._let_renew(row, _DOZE_S)
+        old, row = row, self._look(account_id)
+        if _was_in_vain(old, row, None):
+            log.warning("%s: %s", self._credentials[account_id].label, _IN_VAIN)
+            return None
+        return None if row.trouble else 0.0
 
 
 def _refusal(c: Credential, refused: Mapping[str, str]) -> str | None:

@@ -31,8 +31,9 @@ from app.chat import (
     ReasoningDelta,
     TextDelta,
 )
+from app.concurrency.periodic import every
 from app.errors import AnswerLost, ClientGone, FirstRequestFailed, GatewayError, InvalidRequest
-from app.store import RecordingRow, Store, StoreError
+from app.store import RecordingRow, Store
 from app.store.process_lease import Presence
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Recordings:
 
     def tidy(self) -> None:
         """Drops, from now on and in the background, what is older than a day."""
-        threading.Thread(target=self._tidy, name="recordings", daemon=True).start()
+        every(_SWEEP_EVERY_S, self._drop_expired, "idempotency-expiry")
 
     def _record(self, seal: "_Seal", caller: Caller, open_one: Open) -> Answer:
         # Whoever repeats the request wants the answer, so it is not given up when its first client leaves.
@@ -106,13 +107,8 @@ class Recordings:
         sealed = seal.close(content)
         self._presence.give_back(lambda: self._store.recordings.finish(seal.id, sealed))
 
-    def _tidy(self) -> None:
-        while True:
-            try:
-                self._store.recordings.drop_older(self._store.database.now() - _KEPT_S)
-            except StoreError:
-                log.exception("old answers could not be dropped")
-            time.sleep(_SWEEP_EVERY_S)
+    def _drop_expired(self) -> None:
+        self._store.recordings.drop_older(self._store.database.now() - _KEPT_S)
 
 
 class _Recording:

@@ -10,6 +10,8 @@ import threading
 import time
 from typing import Protocol
 
+from app.concurrency.periodic import every
+
 log = logging.getLogger(__name__)
 
 # How often it looks where nobody needs it oftener, and at most. Seconds.
@@ -43,28 +45,28 @@ class Clock:
             with self._lock:
                 if not self._runs:
                     self._runs = True
-                    threading.Thread(target=self._run, name="clock", daemon=True).start()
+                    every(_SELDOM_S, self._run, "watchdog")
 
     def forget(self, watched: Watched) -> None:
         """Safe to call again."""
         self._watched.discard(watched)
 
-    def _run(self) -> None:
-        while True:
-            self._wanted.wait()
-            time.sleep(self._every_s)
-            now = time.monotonic()
-            for watched in list(self._watched):
-                try:
-                    watched.look(now)
-                except Exception:  # the edge of the thread: one fault must not stop the clock for all
-                    log.exception("something that waits could not be looked after")
-                    self.forget(watched)
-            if not self._watched:
-                self._wanted.clear()
-                # Whoever came in between has found the event set.
-                if self._watched:
-                    self._wanted.set()
+    def _run(self) -> float:
+        """Looks at all of them once; first waits until there is one. Returns the pause until the next look."""
+        self._wanted.wait()
+        now = time.monotonic()
+        for watched in list(self._watched):
+            try:
+                watched.look(now)
+            except Exception:  # one that fails must not keep the others from being looked at
+                log.exception("something that waits could not be looked after")
+                self.forget(watched)
+        if not self._watched:
+            self._wanted.clear()
+            # Whoever came in between has found the event set.
+            if self._watched:
+                self._wanted.set()
+        return self._every_s
 
 
 CLOCK = Clock()

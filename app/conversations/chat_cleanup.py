@@ -8,11 +8,11 @@ and any worker finds it later. Must never know how a chat is deleted.
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 
+from app.concurrency.periodic import Periodic, every
 from app.errors import GatewayError
-from app.store import LitterRow, Store, StoreError
+from app.store import LitterRow, Store
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Litter:
         self._keep_s = keep_s
         self._queue: queue.SimpleQueue[LitterRow] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._threads = 0
+        self._deleters: list[Periodic] = []
 
     def note(self, upstream: str, chat_id: str, account_id: str) -> None:
         """A chat that will have to go, at the latest when its answer must have ended."""
@@ -59,10 +59,8 @@ class Litter:
             return
         self._queue.put(LitterRow(upstream, chat_id, account_id, tries=1))
         with self._lock:
-            if self._threads >= _DELETERS:
-                return
-            self._threads += 1
-        threading.Thread(target=self._work, name="litter", daemon=True).start()
+            if len(self._deleters) < _DELETERS:
+                self._deleters.append(every(0, self._delete_next, "chat-deleter"))
 
     def keep(self, upstream: str, chat_id: str) -> None:
         """A noted chat is needed after all."""
@@ -70,33 +68,17 @@ class Litter:
 
     def sweep(self) -> None:
         """Looks for notes that are due, now and for as long as the process lives."""
-        threading.Thread(target=self._sweep, name="litter-sweep", daemon=True).start()
+        every(_SWEEP_EVERY_S, self._delete_due, "chat-cleanup")
 
-    def _work(self) -> None:
-        while True:
-            row = self._queue.get()
-            try:
-                self._remove(row)
-            except Exception:  # the edge of the thread: one chat must not end the deleting of all
-                log.exception("a chat could not be deleted for a reason of our own")
+    def _delete_next(self) -> None:
+        # Where this fails, the note stays, and the sweep comes by again.
+        self._remove_or_put_off(self._queue.get())
 
-    def _sweep(self) -> None:
-        while True:
-            try:
-                now = self._store.database.now()
-                again_at = now + _RETRY_AFTER_S
-                while row := self._store.litter.take(self._upstreams, self._account_ids, now, again_at):
-                    self._remove(row)
-            except StoreError:
-                log.exception("the list of chats to delete could not be read")
-            time.sleep(_SWEEP_EVERY_S)
-
-    def _remove(self, row: LitterRow) -> None:
-        try:
+    def _delete_due(self) -> None:
+        now = self._store.database.now()
+        again_at = now + _RETRY_AFTER_S
+        while row := self._store.litter.take(self._upstreams, self._account_ids, now, again_at):
             self._remove_or_put_off(row)
-        except StoreError:
-            # Its note stays, and the sweep comes by again.
-            log.exception("a chat to delete could not be struck off the list")
 
     def _remove_or_put_off(self, row: LitterRow) -> None:
         try:

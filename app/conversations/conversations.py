@@ -6,7 +6,6 @@ chat. Must never know any upstream's JSON, nor SQL text.
 
 import hashlib
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from functools import partial
 
 from app.chat import Caller, Message
 from app.concurrency.background import Cancellation
+from app.concurrency.periodic import every
 from app.errors import (
     ConversationBusy,
     ConversationTaken,
@@ -23,7 +23,7 @@ from app.errors import (
     TooManyConversations,
     UnknownConversation,
 )
-from app.store import ConversationRow, Store, StoreError, Transaction, WrongSecret
+from app.store import ConversationRow, Store, Transaction, WrongSecret
 from app.store.process_lease import Presence
 
 log = logging.getLogger(__name__)
@@ -213,8 +213,9 @@ class Conversations:
 
     def watch_age(self, forget: Callable[[ConversationRow], None]) -> None:
         """Forgets, from now on and in the background, what nobody has used for too long."""
-        if self._limits.max_age_s is not None:
-            threading.Thread(target=self._watch_age, args=(forget,), name="age", daemon=True).start()
+        max_age_s = self._limits.max_age_s
+        if max_age_s is not None:
+            every(_AGE_EVERY_S, lambda: self._forget_unused(max_age_s, forget), "conversation-expiry")
 
     def _check_count(self, hold: Hold) -> None:
         row = hold.row
@@ -236,17 +237,11 @@ class Conversations:
             hold.release()
             raise
 
-    def _watch_age(self, forget: Callable[[ConversationRow], None]) -> None:
-        assert self._limits.max_age_s is not None
-        while True:
-            try:
-                before = self._store.database.now() - self._limits.max_age_s
-                while rows := self._store.database.exclusively(partial(self._drop_unused, before=before)):
-                    for row in rows:
-                        forget(row)
-            except StoreError:
-                log.exception("old conversations could not be forgotten")
-            time.sleep(_AGE_EVERY_S)
+    def _forget_unused(self, max_age_s: float, forget: Callable[[ConversationRow], None]) -> None:
+        before = self._store.database.now() - max_age_s
+        while rows := self._store.database.exclusively(partial(self._drop_unused, before=before)):
+            for row in rows:
+                forget(row)
 
     def _drop_unused(self, tx: Transaction, before: float) -> list[ConversationRow]:
         rows = self._store.conversations.drop_unused(tx, before, self._store.database.now(), _AGE_BATCH)

@@ -9,9 +9,9 @@ import atexit
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 
+from app.concurrency.periodic import Periodic, every
 from app.store import Store, StoreError, Transaction
 
 log = logging.getLogger(__name__)
@@ -31,12 +31,16 @@ class Presence:
         # A beat that is under way must not come after the end.
         self._speaking = threading.Lock()
         self._owed: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._loops: list[Periodic] = []
 
     def begin(self) -> None:
         """From here on the process counts as alive. Raises what the store raises."""
         self._beat()
         self._store.database.first_on_return(self._keep)
-        threading.Thread(target=self._run, name="presence", daemon=True).start()
+        self._loops = [
+            every(self._lease_s / 3, self._renew, "process-lease", first_after_s=self._lease_s / 3),
+            every(_SWEEP_EVERY_S, self._sweep, "process-sweep", first_after_s=self._lease_s / 3),
+        ]
         atexit.register(self.leave)
 
     def give_back(self, release: Callable[[], object]) -> None:
@@ -54,6 +58,8 @@ class Presence:
     def leave(self) -> None:
         """Everything that the process holds is free."""
         self._left.set()
+        for loop in self._loops:
+            loop.stop()
         try:
             with self._speaking:
                 self._store.processes.leave(self.id)
@@ -70,15 +76,10 @@ class Presence:
         # dead.
         self._store.processes.keep(tx, since, self._store.database.now() + self._lease_s)
 
-    def _run(self) -> None:
-        swept_at = 0.0
-        while not self._left.wait(self._lease_s / 3):
-            try:
-                self._beat()
-                for _ in range(self._owed.qsize()):
-                    self.give_back(self._owed.get())
-                if time.monotonic() - swept_at > _SWEEP_EVERY_S:
-                    swept_at = time.monotonic()
-                    self._store.processes.sweep(self._store.database.now())
-            except Exception:  # the edge of the thread: without it, others would take what this process holds
-                log.exception("the presence of this process could not be renewed")
+    def _renew(self) -> None:
+        self._beat()
+        for _ in range(self._owed.qsize()):
+            self.give_back(self._owed.get())
+
+    def _sweep(self) -> None:
+        self._store.processes.sweep(self._store.database.now())
