@@ -3,6 +3,7 @@
 Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 """
 
+import logging
 import time
 
 from app.accounts.pool import Accounts
@@ -13,8 +14,10 @@ from app.chat import Answer, Caller, ChatRequest, Model
 from app.concurrency.background import Cancellation
 from app.conversations.chat_cleanup import Litter
 from app.conversations.conversations import Conversations
-from app.store import ConversationRow, Store
+from app.store import ConversationRow, Store, StoreError
 from app.upstreams.kimi.model_table import Models
+
+log = logging.getLogger(__name__)
 
 
 class Gateway:
@@ -117,8 +120,11 @@ class Gateway:
             self.accounts.look_again()
             self._store.check_writable()
             return [] if self.accounts.has_usable() else self.accounts.problems()
-        except Exception as e:  # noqa: BLE001  # whatever the database's driver raises: it is the finding
-            return [f"the database cannot be written ({type(e).__name__})"]
+        except StoreError as e:
+            return [f"the database cannot be written ({e.driver_error})"]
+        except Exception as e:  # a fault of ours: the log has the traceback
+            log.exception("readiness_check_failed")
+            return [f"the gateway itself failed while it looked ({type(e).__name__}); its log says where"]
 
     def tidy(self) -> None:
         """Looks, in the background, for chats that a killed worker left undeleted, for conversations that nobody has

@@ -21,6 +21,7 @@ from tests.running import (
     frame,
     mint,
     read_stream,
+    wait_until,
 )
 
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -401,6 +402,18 @@ def test_readiness_needs_a_writable_store(running: Running, simulator: Simulator
         assert ready.status_code == 503 and "the database cannot be written" in ready.json()["problems"][0]
         response = gateway.say("hello")
         assert response.status_code == 500 and response.json()["error"]["code"] == "internal_error"
+
+
+def test_readiness_blames_the_database_only_for_its_own_failures(running: Running, simulator: Simulator) -> None:
+    token = f"alice={mint('alice', kind='refresh')}"
+    with running.gateway(simulator.url, KIMI_TOKENS=token) as gateway:
+        wait_until("it is ready", lambda: gateway.get("/readyz").ok)
+        # The database works; that this row is gone is a fault of whoever runs or writes the gateway.
+        gateway.database.execute("DELETE FROM tokens")
+        ready = gateway.get("/readyz")
+        (problem,) = ready.json()["problems"]
+        assert ready.status_code == 503 and "the gateway itself failed" in problem and "database" not in problem
+        assert "readiness_check_failed" in gateway.log() and "Traceback" in gateway.log()
 
 
 @BOTH_MODES
