@@ -14,9 +14,7 @@ from app.store.tables import idempotent_answers
 class RecordingRow:
     """``content`` is None while the answer is on its way; ``is_running``: the process that asks for it lives."""
 
-    id: str
     request: str
-    process_id: str
     content: str | None
     is_running: bool
 
@@ -44,9 +42,7 @@ _BEGIN = per_dialect(
 )
 _THIS = idempotent_answers.c.id == _P("of_id")
 _FIND = sa.select(
-    idempotent_answers.c.id,
     idempotent_answers.c.request,
-    idempotent_answers.c.process_id,
     idempotent_answers.c.content,
     lives(idempotent_answers.c.process_id).label("is_running"),
 ).where(_THIS)

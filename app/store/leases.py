@@ -152,10 +152,6 @@ _WAKE = sa.delete(cooldowns).where(
     one_of(cooldowns.c.scope, "scopes"),
     cooldowns.c.until <= _P("now"),
 )
-_WAKE_ALL = sa.delete(cooldowns).where(one_of(cooldowns.c.account_id, "ids"))
-_FORGIVE_ALL = (
-    sa.update(accounts).where(one_of(accounts.c.id, "ids")).values(refused=sa.null()).returning(accounts.c.id)
-)
 
 
 class LeaseRows:
@@ -251,8 +247,3 @@ class LeaseRows:
     def wake(self, account_id: str, scopes: Sequence[str], now: float) -> None:
         """Rests that are over are forgotten, with their strikes."""
         self._database.run(_WAKE, of_id=account_id, scopes=listed(scopes), now=now)
-
-    def wake_all(self, account_ids: Sequence[str]) -> list[str]:
-        """Whatever was held against these accounts is forgotten. Returns those that are known."""
-        self._database.run(_WAKE_ALL, ids=listed(account_ids))
-        return [row["id"] for row in self._database.rows(_FORGIVE_ALL, ids=listed(account_ids))]
