@@ -18,14 +18,14 @@ from app.answers.idempotency import Recordings
 from app.answers.stream import Patience
 from app.answers.turn import Persistence, Turns
 from app.api import chat_completions, completions, health, messages, models, openapi, responses
-from app.conversations.chat_cleanup import Litter
+from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLimits, Conversations
 from app.doctor.trial_turn import Generation
 from app.errors import AccountRejected, GatewayError
 from app.gateway import Gateway
 from app.settings.config import Config
-from app.store import LitterRow, Store
-from app.store.process_lease import Presence
+from app.store import PendingDeletion, Store
+from app.store.process_lease import ProcessLease
 from app.upstreams import Upstream
 from app.upstreams.catalogue import Catalogue
 from app.upstreams.kimi.connect import KimiConnect
@@ -55,13 +55,13 @@ def create_app(config: Config) -> Flask:
     logs.configure(config.log_level, config.secrets)
     store = Store(config.database_url, config.gateway_secret)
     store.tokens.seal()
-    # After what others have to say at the end (presence). The last to close a SQLite file leaves nothing beside it:
-    # who copies that one file then has everything.
+    # After what others have to say at the end (process_lease). The last to close a SQLite file leaves nothing beside
+    # it: who copies that one file then has everything.
     atexit.register(store.close)
     accounts = Accounts(config.credentials, store, renew_in_a_process)
-    presence = Presence(store, config.lease_s)
-    presence.begin()
-    gateway, catalogue = build_gateway(config, store, accounts, presence)
+    process_lease = ProcessLease(store, config.lease_s)
+    process_lease.start()
+    gateway, catalogue = build_gateway(config, store, accounts, process_lease)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
@@ -69,7 +69,7 @@ def create_app(config: Config) -> Flask:
     app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
-    app.extensions["allowances"] = Allowances(store, presence, _longest_s(config))
+    app.extensions["allowances"] = Allowances(store, process_lease, _longest_s(config))
     middleware.install(app)
     cors.install(app, config.cors_origins)
     # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, one at the end is
@@ -104,7 +104,7 @@ def _say_ready(config: Config) -> None:
 
 
 def build_gateway(
-    config: Config, store: Store, accounts: Accounts, presence: Presence
+    config: Config, store: Store, accounts: Accounts, process_lease: ProcessLease
 ) -> tuple[Gateway, Catalogue | None]:
     """The gateway with its upstreams, over a store; and Kimi's catalogue, where the protocol has one."""
     patience = Patience(
@@ -121,7 +121,7 @@ def build_gateway(
     longest_s = _longest_s(config)
     leases = Leases(
         store,
-        presence,
+        process_lease,
         Limits(config.account_max_streams, config.account_min_interval_s),
         max_waiting=config.queue_max,
         wait_s=config.queue_wait_s,
@@ -129,7 +129,7 @@ def build_gateway(
     )
     conversations = Conversations(
         store,
-        presence,
+        process_lease,
         ConversationLimits(
             wait_s=config.conversation_wait_s,
             longest_s=longest_s,
@@ -139,12 +139,12 @@ def build_gateway(
         ),
     )
     by_name: dict[str, Upstream] = {upstream.name: upstream for upstream in upstreams}
-    litter = Litter(
+    litter = ChatCleanup(
         store, list(by_name), accounts.ids, lambda row: _delete_chat(row, by_name, accounts), keep_s=longest_s
     )
     persistence = Persistence(config.failover_s, config.retry_backoff_s, config.keep_chats)
     turns = Turns(routes, accounts, leases, conversations, litter, store, persistence, config.citations)
-    recordings = Recordings(store, presence, commit_after_s=config.commit_after_s, tick_s=patience.tick_s)
+    recordings = Recordings(store, process_lease, commit_after_s=config.commit_after_s, tick_s=patience.tick_s)
     gateway = Gateway(turns, models, accounts, conversations, litter, recordings, store, patience)
     connect = next((upstream for upstream in upstreams if isinstance(upstream, KimiConnect)), None)
     if connect is None:
@@ -180,7 +180,7 @@ def build_http(config: Config, tap: Tap | None = None) -> KimiHttp:
     )
 
 
-def _delete_chat(row: LitterRow, upstreams: Mapping[str, Upstream], accounts: Accounts) -> None:
+def _delete_chat(row: PendingDeletion, upstreams: Mapping[str, Upstream], accounts: Accounts) -> None:
     upstreams[row.upstream].delete_chat(accounts.fresh(accounts.get(row.account_id)), row.chat_id)
 
 

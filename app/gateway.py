@@ -12,7 +12,7 @@ from app.answers.stream import ChatStream, Patience
 from app.answers.turn import Turn, Turns
 from app.chat import Answer, Caller, ChatRequest, Model
 from app.concurrency.background import Cancellation
-from app.conversations.chat_cleanup import Litter
+from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import Conversations
 from app.store import ConversationRow, Store, StoreError
 from app.upstreams.kimi.model_table import Models
@@ -29,7 +29,7 @@ class Gateway:
         models: Models,
         accounts: Accounts,
         conversations: Conversations,
-        litter: Litter,
+        litter: ChatCleanup,
         recordings: Recordings,
         store: Store,
         patience: Patience,

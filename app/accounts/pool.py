@@ -58,7 +58,7 @@ class Accounts:
         store.accounts.add(list(self._credentials))
         for c in credentials:
             if c.refresh_token is not None:
-                store.tokens.put(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
+                store.tokens.begin(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
                 self._look(c.id)
         for sentence in (*self.problems(), *self.warnings()):
             log.warning("%s", sentence)
@@ -110,7 +110,7 @@ class Accounts:
     def is_dead(self, account_id: str) -> bool:
         """Whether Kimi refuses the account's refresh token."""
         row = self._rows.get(account_id)
-        return row is not None and row.dead
+        return row is not None and row.revoked
 
     def fresh(self, account: Account) -> Account:
         """The account with a token that has not expired; waits for a renewal where one is needed.
@@ -149,7 +149,7 @@ class Accounts:
                     "renews it. Put the refresh_token of a login made for the gateway into KIMI_TOKENS."
                 )
             row = self._rows.get(c.id)
-            if row is not None and row.dead and self._problem(c) is None and row.expires_at is not None:
+            if row is not None and row.revoked and self._problem(c) is None and row.expires_at is not None:
                 sentences.append(f"{_dead(c, row)} The access token works until {when(row.expires_at)}.")
         return sentences
 
@@ -161,7 +161,7 @@ class Accounts:
         row = self._rows.get(c.id)
         if row is not None:
             works = row.access_token is not None and (row.expires_at is None or row.expires_at > now)
-            why = _dead(c, row) if row.dead else self._sealed.get(c.id)
+            why = _dead(c, row) if row.revoked else self._sealed.get(c.id)
             return None if works else why
         if c.expires_at is not None and c.expires_at <= now:
             return describe_expiry(c.label, c.expires_at)
@@ -195,10 +195,10 @@ class Accounts:
         try:
             row = self._look(account_id)
             while not _serves(row.access_token, row.expires_at, rejected):
-                if row.dead:
+                if row.revoked:
                     raise AccountRejected(_dead(self._credentials[account_id], row))
                 if _has_failed_since(began, row):
-                    raise RenewalFailed(f"{label}: the token could not be renewed ({row.trouble})")
+                    raise RenewalFailed(f"{label}: the token could not be renewed ({row.last_error})")
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise RenewalFailed(f"{label}: the token was not renewed in time")
@@ -235,7 +235,7 @@ class Accounts:
         """The seconds until the next renewal is due; None where a renewal failed."""
         row = self._look(account_id)
         # Nothing can be done for a dead one; it is looked at in case it gets another token.
-        wait_s = _DOZE_S if row.dead else _until_renewal(row)
+        wait_s = _DOZE_S if row.revoked else _until_renewal(row)
         if wait_s > 0:
             return wait_s
         self._let_renew(row, _DOZE_S)
@@ -243,7 +243,7 @@ class Accounts:
         if _was_in_vain(old, row, None):
             log.warning("%s: %s", self._credentials[account_id].label, _IN_VAIN)
             return None
-        return None if row.trouble else 0.0
+        return None if row.last_error else 0.0
 
 
 def _refusal(c: Credential, refused: Mapping[str, str]) -> str | None:
@@ -253,7 +253,9 @@ def _refusal(c: Credential, refused: Mapping[str, str]) -> str | None:
 
 
 def _dead(c: Credential, row: TokenRow) -> str:
-    return f"{c.label}: Kimi refuses the refresh token ({row.trouble}); log in again, paste the new one and restart."
+    return (
+        f"{c.label}: Kimi refuses the refresh token ({row.last_error}); log in again, paste the new one and restart."
+    )
 
 
 def _serves(token: str | None, expires_at: float | None, rejected: str | None) -> bool:
@@ -269,7 +271,7 @@ def _was_in_vain(old: TokenRow, row: TokenRow, rejected: str | None) -> bool:
 def _has_failed_since(began: TokenRow, row: TokenRow) -> bool:
     """Whether a renewal has failed between two looks: there is trouble, and its hold has ended, or come and gone."""
     ended = row.held_until == 0 and (row.holder, row.held_until) != (began.holder, began.held_until)
-    return ended and row.trouble is not None
+    return ended and row.last_error is not None
 
 
 def _until_renewal(row: TokenRow) -> float:

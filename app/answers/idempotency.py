@@ -33,8 +33,8 @@ from app.chat import (
 )
 from app.concurrency.periodic import every
 from app.errors import AnswerLost, ClientGone, FirstRequestFailed, GatewayError, InvalidRequest
-from app.store import RecordingRow, Store
-from app.store.process_lease import Presence
+from app.store import IdempotentAnswerRow, Store
+from app.store.process_lease import ProcessLease
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +54,9 @@ class Recordings:
     """``commit_after_s``: how long the status of a stream may stay open while a running answer is waited for;
     ``tick_s``: how often a silent wait looks after the client."""
 
-    def __init__(self, store: Store, presence: Presence, *, commit_after_s: float, tick_s: float) -> None:
+    def __init__(self, store: Store, process_lease: ProcessLease, *, commit_after_s: float, tick_s: float) -> None:
         self._store = store
-        self._presence = presence
+        self._process_lease = process_lease
         self._commit_after_s = commit_after_s
         self._tick_s = tick_s
 
@@ -71,7 +71,7 @@ class Recordings:
         asked = repr(replace(request, after_turn=None))
         digest = hashlib.sha256(asked.encode(errors="replace")).hexdigest()
         now, holder = self._store.database.now(), uuid.uuid4().hex
-        if self._store.recordings.begin(seal.id, digest, self._presence.id, holder, now):
+        if self._store.idempotent_answers.begin(seal.id, digest, self._process_lease.id, holder, now):
             return self._record(seal, caller, open_one)
         kept = _Kept(self._store, seal, digest, caller, self._tick_s)
         kept.wait(self._commit_after_s if commit else None)
@@ -99,16 +99,16 @@ class Recordings:
 
     def _keep_failure(self, seal: "_Seal", error: BaseException) -> None:
         if isinstance(error, GatewayError) and not error.sent:
-            self._presence.give_back(lambda: self._store.recordings.drop(seal.id))
+            self._process_lease.run_or_retry(lambda: self._store.idempotent_answers.delete(seal.id))
         else:
             self._keep(seal, _failure(error if isinstance(error, GatewayError) else _OUR_FAULT))
 
     def _keep(self, seal: "_Seal", content: dict[str, Any]) -> None:
         sealed = seal.close(content)
-        self._presence.give_back(lambda: self._store.recordings.finish(seal.id, sealed))
+        self._process_lease.run_or_retry(lambda: self._store.idempotent_answers.finish(seal.id, sealed))
 
     def _drop_expired(self) -> None:
-        self._store.recordings.drop_older(self._store.database.now() - _KEPT_S)
+        self._store.idempotent_answers.delete_older(self._store.database.now() - _KEPT_S)
 
 
 class _Recording:
@@ -235,7 +235,9 @@ class _Kept:
         """Nothing is held."""
 
     def _look(self) -> bool:
-        row: RecordingRow | None = self._store.recordings.find(self._seal.id, self._store.database.now())
+        row: IdempotentAnswerRow | None = self._store.idempotent_answers.find(
+            self._seal.id, self._store.database.now()
+        )
         if row is None:
             raise FirstRequestFailed(
                 "the first request with this Idempotency-Key failed before Kimi had heard of it; send it again",

@@ -31,7 +31,7 @@ from app.chat import (
     Unrecognised,
 )
 from app.concurrency.background import Cancellation, Cancelled
-from app.conversations.chat_cleanup import Litter
+from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import Conversations, Hold, what_is_new
 from app.errors import (
     AccountForbidden,
@@ -144,7 +144,7 @@ class Turns:
         accounts: Accounts,
         leases: Leases,
         conversations: Conversations,
-        litter: Litter,
+        litter: ChatCleanup,
         store: Store,
         persistence: Persistence,
         citations: CitationStyle,

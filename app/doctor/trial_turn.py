@@ -84,7 +84,9 @@ def _attempt(generation: Generation, account: Account, store: Store | None, limi
             for event in pump.take(left_s):
                 _note(event, outcome, time.monotonic() - began)
                 if isinstance(event, Started) and store is not None:
-                    store.litter.add(upstream.name, event.chat_id, account.id, store.database.now() + _LITTER_DUE_S)
+                    store.pending_deletions.add(
+                        upstream.name, event.chat_id, account.id, store.database.now() + _LITTER_DUE_S
+                    )
     except EndOfSource:
         pass  # the reader has gone home, too: all bytes have been seen
     except GatewayError as e:
@@ -116,4 +118,4 @@ def _delete(upstream: Upstream, account: Account, chat_id: str, store: Store | N
         outcome.undeleted = e.message
     else:
         if store is not None:
-            store.litter.drop(upstream.name, chat_id)
+            store.pending_deletions.delete(upstream.name, chat_id)

@@ -96,7 +96,7 @@ def migrate(database: Database) -> None:
 
     Raises StoreUnusable where a newer gateway has been there.
     """
-    applied = database.exclusively(_migrate)
+    applied = database.in_exclusive_transaction(_migrate)
     if applied:
         log.info("database_migrated version=%d applied=%r", VERSION, applied)
 

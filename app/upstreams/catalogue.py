@@ -50,11 +50,11 @@ class Catalogue:
 
     def _ask(self, now: float) -> None:
         offers = self._fetch()
-        self._store.facts.keep(_NAME, orjson.dumps(encode_offers(offers)).decode(), now)
+        self._store.facts.put(_NAME, orjson.dumps(encode_offers(offers)).decode(), now)
         self._learn(offers, now)
 
     def _load(self) -> None:
-        kept = self._store.facts.kept(_NAME)
+        kept = self._store.facts.get(_NAME)
         if kept is None or kept[1] <= self._known_at:
             return
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from app.errors import KeyLimited
 from app.store import KeyRow, Store
 from app.store.api_keys import Usage
-from app.store.process_lease import Presence
+from app.store.process_lease import ProcessLease
 
 _WINDOW_S = 60.0
 # What a client is told to wait for another of its requests to end, which nobody can know.
@@ -30,12 +30,12 @@ class Use:
 
 
 class Allowances:
-    """Counts the requests of all keys that have limits. Those of a killed process run for as long as its presence."""
+    """Counts the requests of all keys that have limits. Those of a killed process run until its lease expires."""
 
-    def __init__(self, store: Store, presence: Presence, longest_s: float) -> None:
+    def __init__(self, store: Store, process_lease: ProcessLease, longest_s: float) -> None:
         """``longest_s``: no request runs longer; what does was lost."""
         self._store = store
-        self._presence = presence
+        self._process_lease = process_lease
         self._longest_s = longest_s
 
     def begin(self, key: KeyRow) -> Use:
@@ -44,14 +44,14 @@ class Allowances:
         # Where only requests are counted, none of them runs, and nothing is written at its end.
         ends_at = 0.0 if key.at_once is None else now + self._longest_s
         usage, fits = self._store.keys.begin_use(
-            key, use_id, since=now - _WINDOW_S, process_id=self._presence.id, now=now, ends_at=ends_at
+            key, use_id, since=now - _WINDOW_S, process_id=self._process_lease.id, now=now, ends_at=ends_at
         )
         headers = _headers(key, usage, now, fits)
         if not fits:
             return Use(headers, _refusal(key, usage, now), lambda: None)
         if key.at_once is None:
             return Use(headers, None, lambda: None)
-        return Use(headers, None, lambda: self._presence.give_back(lambda: self._store.keys.end_use(use_id)))
+        return Use(headers, None, lambda: self._process_lease.run_or_retry(lambda: self._store.keys.end_use(use_id)))
 
 
 def _headers(key: KeyRow, usage: Usage, now: float, counted: bool) -> dict[str, str]:

@@ -12,9 +12,9 @@ from typing import cast
 import pytest
 
 from app.concurrency.periodic import every
-from app.conversations.chat_cleanup import Litter
-from app.store import LitterRow, Store
-from app.store.process_lease import Presence
+from app.conversations.chat_cleanup import ChatCleanup
+from app.store import PendingDeletion, Store
+from app.store.process_lease import ProcessLease
 from tests.running import SqliteDatabase, wait_until
 
 
@@ -88,12 +88,12 @@ def test_a_chat_that_cannot_be_deleted_for_a_reason_of_ours_keeps_no_other_from_
     """More failures than there are threads that delete."""
     deleted = threading.Event()
 
-    def delete(row: LitterRow) -> None:
+    def delete(row: PendingDeletion) -> None:
         if row.chat_id != "good":
             raise KeyError(row.chat_id)
         deleted.set()
 
-    cleanup = Litter(store, ["kimi"], ["alice"], delete, keep_s=60)
+    cleanup = ChatCleanup(store, ["kimi"], ["alice"], delete, keep_s=60)
     for chat_id in [*(f"bad-{number}" for number in range(9)), "good"]:
         cleanup.note("kimi", chat_id, "alice")
         cleanup.discard("kimi", chat_id, "alice")
@@ -101,19 +101,19 @@ def test_a_chat_that_cannot_be_deleted_for_a_reason_of_ours_keeps_no_other_from_
 
 
 def test_a_process_stays_alive_whatever_it_fails_to_give_back(store: Store, tmp_path: Path) -> None:
-    presence = Presence(store, lease_s=0.3)
-    presence.begin()
+    process_lease = ProcessLease(store, lease_s=0.3)
+    process_lease.start()
     failed = threading.Event()
 
     def release() -> None:
         failed.set()
         raise KeyError("release")
 
-    presence.owe(release)
+    process_lease.retry_later(release)
     assert failed.wait(30)
     database = SqliteDatabase(tmp_path / "x.db")
     ((until,),) = database.execute("SELECT until FROM processes")
     renewed = "SELECT 1 FROM processes WHERE until > "
     wait_until("it is renewed", lambda: database.execute(f"{renewed}{until}"))
-    presence.leave()
+    process_lease.expire_now()
     assert database.execute("SELECT * FROM processes") == []

@@ -47,7 +47,7 @@ def test_a_statement_that_fails_is_a_store_error_that_is_not_retried(opened: Dat
 def test_an_exception_of_the_work_leaves_the_store_as_it_is(opened: Database, database: str) -> None:
     empty: dict[str, int] = {}
     with pytest.raises(KeyError):
-        opened.exclusively(lambda tx: empty["missing"])
+        opened.in_exclusive_transaction(lambda tx: empty["missing"])
 
 
 def test_a_locked_file_is_a_transient_error(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_lost_connection_is_a_transient_error_of_work_that_may_have_run(
 ) -> None:
     fresh.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'kimi-gateway'")
     with pytest.raises(StoreError) as caught:
-        opened.run_at_once(_ONE)
+        opened.run_without_retries(_ONE)
     assert (caught.value.is_transient, caught.value.is_unreachable, caught.value.may_have_run) == (True, True, True)
     assert opened.row(_ONE) == {"one": 1}
 
