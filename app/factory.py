@@ -18,6 +18,7 @@ from app.answers.idempotency import Recordings
 from app.answers.stream import Patience
 from app.answers.turn import Persistence, Turns
 from app.api import chat_completions, completions, health, messages, models, openapi, responses
+from app.concurrency.watchdog import Watchdog
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLimits, Conversations
 from app.doctor.trial_turn import Generation
@@ -116,7 +117,8 @@ def build_gateway(
         total_s=config.total_timeout_s,
     )
     models = Models(switched_on=_PROTOCOLS[config.kimi_protocol])
-    upstreams = build_upstreams(config, build_http(config), models)
+    watchdog = Watchdog()
+    upstreams = build_upstreams(config, build_http(config, watchdog=watchdog), models)
     routes = Routes(upstreams, models)
     longest_s = _longest_s(config)
     leases = Leases(
@@ -145,7 +147,7 @@ def build_gateway(
     persistence = Persistence(config.failover_s, config.retry_backoff_s, config.keep_chats)
     turns = Turns(routes, accounts, leases, conversations, litter, store, persistence, config.citations)
     recordings = Recordings(store, process_lease, commit_after_s=config.commit_after_s, tick_s=patience.tick_s)
-    gateway = Gateway(turns, models, accounts, conversations, litter, recordings, store, patience)
+    gateway = Gateway(turns, models, accounts, conversations, litter, recordings, store, patience, watchdog)
     connect = next((upstream for upstream in upstreams if isinstance(upstream, KimiConnect)), None)
     if connect is None:
         return gateway, None
@@ -167,7 +169,7 @@ def build_generations(config: Config, http: KimiHttp) -> list[Generation]:
     return [Generation(upstream, models.at_home(upstream.name)) for upstream in build_upstreams(config, http, models)]
 
 
-def build_http(config: Config, tap: Tap | None = None) -> KimiHttp:
+def build_http(config: Config, tap: Tap | None = None, watchdog: Watchdog | None = None) -> KimiHttp:
     return KimiHttp(
         config.kimi_base_url,
         Timeouts(
@@ -177,6 +179,7 @@ def build_http(config: Config, tap: Tap | None = None) -> KimiHttp:
             read_s=max(config.first_event_timeout_s, config.idle_timeout_s) + 30,
         ),
         tap,
+        watchdog,
     )
 
 

@@ -12,6 +12,7 @@ from app.answers.stream import ChatStream, Patience
 from app.answers.turn import Turn, Turns
 from app.chat import Answer, Caller, ChatRequest, Model
 from app.concurrency.background import Cancellation
+from app.concurrency.watchdog import Watchdog
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import Conversations
 from app.store import ConversationRow, Store, StoreError
@@ -33,6 +34,7 @@ class Gateway:
         recordings: Recordings,
         store: Store,
         patience: Patience,
+        watchdog: Watchdog,
     ) -> None:
         self.accounts = accounts
         self._turns = turns
@@ -42,6 +44,7 @@ class Gateway:
         self._recordings = recordings
         self._store = store
         self._patience = patience
+        self._watchdog = watchdog
 
     @property
     def models(self) -> list[Model]:
@@ -83,7 +86,8 @@ class Gateway:
         return stream
 
     def _begin(self, request: ChatRequest, caller: Caller, commit: bool) -> ChatStream:
-        stream = ChatStream(self._turns, Turn(request, caller), self._patience, self.unmet(request), commit=commit)
+        turn = Turn(request, caller)
+        stream = ChatStream(self._turns, turn, self._patience, self.unmet(request), self._watchdog, commit=commit)
         stream.wait_for_news()
         return stream
 

@@ -23,7 +23,8 @@ from app.chat import (
     TextDelta,
     Unrecognised,
 )
-from app.concurrency.background import EndOfSource, Pump, PumpOverdue
+from app.concurrency.background import Background, ConsumerStalled, EndOfSource
+from app.concurrency.watchdog import Watchdog
 from app.errors import ClientGone, GatewayError, ShuttingDown, UpstreamTimeout
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,9 @@ class ChatStream:
     is raised. Everything that the turn holds is given back soon after ``close``, at the latest.
     """
 
-    def __init__(self, turns: Turns, turn: Turn, patience: Patience, unmet: list[str], *, commit: bool) -> None:
+    def __init__(
+        self, turns: Turns, turn: Turn, patience: Patience, unmet: list[str], watchdog: Watchdog, *, commit: bool
+    ) -> None:
         self.turn = turn
         self.error: BaseException | None = None
         # What the user is to know: wishes that the model has no form for, and what the upstream tells, so far.
@@ -65,8 +68,11 @@ class ChatStream:
         self._reason: str | None = None
         self._closed = False
         within_s = min(patience.tick_s, patience.commit_after_s) / 4
-        self._pump = Pump[Event](
-            lambda cancellation, tell: turns.run(turn, cancellation, tell), patience.total_s, within_s
+        self._background = Background[Event](
+            lambda cancellation, emit: turns.run(turn, cancellation, emit),
+            watchdog,
+            longest_s=patience.total_s,
+            within_s=within_s,
         )
 
     @property
@@ -113,7 +119,7 @@ class ChatStream:
         self._closed = True
         self.error = self.error or error
         if self._reason is None:
-            self._pump.cancel()
+            self._background.cancel()
         self._log_end()
 
     def _events(self, not_later_than: float | None) -> Iterator[list[Event]]:
@@ -153,11 +159,11 @@ class ChatStream:
         if not_later_than is not None:
             timeout_s = max(0.001, min(timeout_s, not_later_than - time.monotonic()))
         try:
-            return self._pump.take(timeout_s)
+            return self._background.take(timeout_s)
         except EndOfSource:
             # Upstream.open promises Finished or an exception: anything else is a fault of ours.
             raise RuntimeError(f"{self.turn.upstream} ended without Finished") from None
-        except PumpOverdue:
+        except ConsumerStalled:
             # The client has not read for so long that the answer could not go on.
             self._fail(self._overdue())
         except GatewayError as e:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from app.accounts.pool import Accounts
 from app.chat import ChatRequest, Event, Finished, Message, Model, ReasoningDelta, Started, TextDelta, Unrecognised
-from app.concurrency.background import Cancellation, EndOfSource, Pump
+from app.concurrency.background import Background, Cancellation, EndOfSource
+from app.concurrency.watchdog import Watchdog
 from app.errors import AccountRejected, GatewayError, UpstreamError, UpstreamTimeout
 from app.store import Store
 from app.upstreams import Upstream
@@ -70,18 +71,18 @@ def _attempt(generation: Generation, account: Account, store: Store | None, limi
     request = ChatRequest(generation.models[0].id, (Message("user", (PROMPT,)),))
     began = time.monotonic()
 
-    def ask(cancellation: Cancellation, tell: Callable[[Event], None]) -> None:
+    def ask(cancellation: Cancellation, emit: Callable[[Event], None]) -> None:
         with contextlib.closing(upstream.open(request, PROMPT, account, None, cancellation)) as events:
             for event in events:
-                tell(event)
+                emit(event)
 
-    pump = Pump[Event](ask, limit_s)
+    background = Background[Event](ask, Watchdog(), longest_s=limit_s)
     try:
         while True:
             left_s = began + limit_s - time.monotonic()
             if left_s <= 0:
                 raise UpstreamTimeout(f"{account.label}: no complete answer within {limit_s:g} s")
-            for event in pump.take(left_s):
+            for event in background.take(left_s):
                 _note(event, outcome, time.monotonic() - began)
                 if isinstance(event, Started) and store is not None:
                     store.pending_deletions.add(
@@ -91,7 +92,7 @@ def _attempt(generation: Generation, account: Account, store: Store | None, limi
         pass  # the reader has gone home, too: all bytes have been seen
     except GatewayError as e:
         outcome.error = e
-        pump.cancel()
+        background.cancel()
     outcome.total_s = time.monotonic() - began
     return outcome
 
