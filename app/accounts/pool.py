@@ -223,7 +223,7 @@ class Accounts:
         try:
             wait_s = self._renew_if_due(account_id)
         except (RenewalFailed, StoreError) as e:
-            log.warning("renewal_failed account=%s error=%s", self._credentials[account_id].label, e)
+            log.warning("renewal_failed account=%r error=%s", self._credentials[account_id].label, e)
             wait_s = None
         if wait_s is None:
             wait_s = _retry_in_s(self._failures[account_id])
