@@ -1,7 +1,7 @@
 """``python -m bench.store [--database URL]``: what the store's steps cost, and how many new conversations it holds.
 
-Two parts. One process alone: the time of each step of a turn, as the gateway takes it (``app.leases``,
-``app.conversations``, ``app.recordings`` and the tables below them). Then several processes, as gunicorn's workers:
+Two parts. One process alone: the time of each step of a turn, as the gateway takes it (``app.accounts.leases``,
+``app.conversations`` and the tables of ``app.store``). Then several processes, as gunicorn's workers:
 turns of new conversations at a given rate, each with its lease, its chat and its end; the rate that was reached,
 and how long a turn's share of the store took. Asserts nothing.
 """
@@ -60,13 +60,13 @@ class _Worker:
             self.leases.release(lease)
 
     def chat(self) -> None:
-        """The chat of a stateless turn: noted, and struck off when it has been deleted."""
+        """The chat of a stateless turn: stored for deletion, and removed when it has been deleted."""
         chat_id = uuid.uuid4().hex
         self.store.pending_deletions.add("kimi_rest", chat_id, "account-0", time.time() + 60)
         self.store.pending_deletions.delete("kimi_rest", chat_id)
 
     def place(self) -> None:
-        """A place in the line, taken and left."""
+        """A place in the queue, taken and left."""
         ticket = Ticket(uuid.uuid4().hex, _CALLER.owner, "k2", _ACCOUNTS)
         now = self.store.database.now()
         self.store.database.in_exclusive_transaction(
@@ -74,12 +74,12 @@ class _Worker:
         )
         self.store.leases.withdraw(ticket.id)
 
-    def recording(self) -> None:
-        """An answer that is kept for an Idempotency-Key."""
-        recording_id = uuid.uuid4().hex
+    def answer(self) -> None:
+        """An answer that is stored for an Idempotency-Key."""
+        answer_id = uuid.uuid4().hex
         now = self.store.database.now()
-        self.store.idempotent_answers.begin(recording_id, "digest", self.process_lease.id, recording_id, now)
-        self.store.idempotent_answers.finish(recording_id, "x" * 2000)
+        self.store.idempotent_answers.begin(answer_id, "digest", self.process_lease.id, answer_id, now)
+        self.store.idempotent_answers.finish(answer_id, "x" * 2000)
 
     def refresh(self) -> None:
         """The store's part of a refresh: the right to it, and the new pair."""
@@ -110,11 +110,11 @@ def _steps(url: str) -> None:
     name = uuid.uuid4().hex
     steps: dict[str, Callable[[], None]] = {
         "lease of an account, taken and given back": worker.lease,
-        "place in the line, taken and left": worker.place,
+        "place in the queue, taken and left": worker.place,
         "first turn of a conversation, with its lease": lambda: worker.turn(uuid.uuid4().hex),
         "later turn of a conversation, with its lease": lambda: worker.turn(name),
-        "chat of a stateless turn, noted and struck off": worker.chat,
-        "answer for an Idempotency-Key, begun and kept": worker.recording,
+        "chat of a stateless turn, added and removed": worker.chat,
+        "answer for an Idempotency-Key, begun and kept": worker.answer,
         "refresh of a token, held and saved": worker.refresh,
     }
     print(f"one process, {_REPEAT} times each\n{'step':<50} {'p50 µs':>8} {'p99 µs':>8} {'CPU µs':>8}")
