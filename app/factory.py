@@ -21,12 +21,13 @@ from app.answers.plan import Planner
 from app.answers.stream import AnswerTimeouts
 from app.answers.turn import RetryPolicy, Turns
 from app.api import chat_completions, completions, health, messages, models, openapi, responses
+from app.concurrency.watchdog import Watchdog
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLimits, Conversations
 from app.gateway import Gateway
 from app.settings.config import Config
-from app.store import LitterRow, Store
-from app.store.process_lease import Presence
+from app.store import PendingDeletion, Store
+from app.store.process_lease import ProcessLease
 from app.upstreams import Tap, Upstream, UpstreamGroup
 from app.upstreams.kimi import group as kimi
 from app.upstreams.routing import Router
@@ -47,19 +48,22 @@ class PublicApi(Protocol):
     def OPERATIONS(self) -> Sequence[Operation]: ...
 
 
+# Settings, the watchdog of the process, and what sees the wire, if anything does.
+BuildUpstreams = Callable[[Config, Watchdog, Tap | None], UpstreamGroup]
+
 # The public APIs, in the order of the documentation; each stands behind every prefix of ``web.conversation_id``.
 PUBLIC_APIS: Sequence[PublicApi] = (chat_completions, completions, responses, messages, models)
 
 _HEALTH: PublicApi = health
 
 # The folders of ``app.upstreams``.
-UPSTREAMS: Sequence[Callable[[Config, Tap | None], UpstreamGroup]] = (kimi.build,)
+UPSTREAMS: Sequence[BuildUpstreams] = (kimi.build,)
 
 
 def create_app(
     config: Config,
     public_apis: Sequence[PublicApi] = PUBLIC_APIS,
-    upstreams: Sequence[Callable[[Config, Tap | None], UpstreamGroup]] = UPSTREAMS,
+    upstreams: Sequence[BuildUpstreams] = UPSTREAMS,
 ) -> Flask:
     """The WSGI application. Opens the database; raises StoreUnusable where it cannot."""
     logs.configure(config.log_level, config.secrets)
@@ -69,10 +73,11 @@ def create_app(
     # beside it: who copies that one file then has everything.
     atexit.register(store.close)
     accounts = Accounts(config.credentials, store, renew_in_a_process)
-    presence = Presence(store, config.lease_s)
-    presence.begin()
-    groups = [build(config, None) for build in upstreams]
-    gateway = _build_gateway(config, store, accounts, presence, groups)
+    process_lease = ProcessLease(store, config.lease_s)
+    process_lease.start()
+    watchdog = Watchdog()
+    groups = [build(config, watchdog, None) for build in upstreams]
+    gateway = _build_gateway(config, store, accounts, process_lease, watchdog, groups)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["HEARTBEAT_S"] = config.heartbeat_s
@@ -80,7 +85,7 @@ def create_app(
     app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
-    app.extensions["rate_limits"] = RateLimits(store, presence, _longest_s(config))
+    app.extensions["rate_limits"] = RateLimits(store, process_lease, _longest_s(config))
     middleware.install(app)
     cors.install(app, config.cors_origins)
     # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, and one at the end has
@@ -104,7 +109,7 @@ def create_app(
 
 def build_router(config: Config, tap: Tap | None = None) -> Router:
     """The upstreams alone, for the doctor. ``tap`` sees their wire."""
-    return Router([build(config, tap) for build in UPSTREAMS])
+    return Router([build(config, Watchdog(), tap) for build in UPSTREAMS])
 
 
 def _longest_s(config: Config) -> float:
@@ -120,7 +125,12 @@ def _log_ready(config: Config) -> None:
 
 
 def _build_gateway(
-    config: Config, store: Store, accounts: Accounts, presence: Presence, groups: Sequence[UpstreamGroup]
+    config: Config,
+    store: Store,
+    accounts: Accounts,
+    process_lease: ProcessLease,
+    watchdog: Watchdog,
+    groups: Sequence[UpstreamGroup],
 ) -> Gateway:
     timeouts = AnswerTimeouts(
         # Twice per heartbeat, so that a client that left is noticed within one; seldom enough to cost nothing.
@@ -134,7 +144,7 @@ def _build_gateway(
     longest_s = _longest_s(config)
     leases = Leases(
         store,
-        presence,
+        process_lease,
         Limits(config.account_max_streams, config.account_min_interval_s),
         max_waiting=config.queue_max,
         wait_s=config.queue_wait_s,
@@ -142,7 +152,7 @@ def _build_gateway(
     )
     conversations = Conversations(
         store,
-        presence,
+        process_lease,
         ConversationLimits(
             wait_s=config.conversation_wait_s,
             longest_s=longest_s,
@@ -161,9 +171,9 @@ def _build_gateway(
     services = AttemptServices(router, accounts, leases, cleanup, config.keep_chats, config.citations)
     policy = RetryPolicy(config.failover_s, config.retry_backoff_s)
     turns = Turns(Planner(router, accounts), services, conversations, store, policy)
-    idempotent = IdempotentAnswers(store, presence, commit_after_s=config.commit_after_s, tick_s=timeouts.tick_s)
-    return Gateway(turns, router, accounts, conversations, cleanup, idempotent, store, timeouts)
+    idempotent = IdempotentAnswers(store, process_lease, commit_after_s=config.commit_after_s, tick_s=timeouts.tick_s)
+    return Gateway(turns, router, accounts, conversations, cleanup, idempotent, store, timeouts, watchdog)
 
 
-def _delete_chat(row: LitterRow, upstreams: Mapping[str, Upstream], accounts: Accounts) -> None:
+def _delete_chat(row: PendingDeletion, upstreams: Mapping[str, Upstream], accounts: Accounts) -> None:
     upstreams[row.upstream].delete_chat(accounts.fresh(accounts.get(row.account_id)), row.chat_id)

@@ -3,6 +3,7 @@
 Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 """
 
+import logging
 import time
 
 from app.accounts.pool import Accounts
@@ -13,10 +14,13 @@ from app.answers.turn import Turns
 from app.answers.turn_state import TurnState
 from app.chat import Caller, ChatRequest, Model
 from app.concurrency.background import Cancellation
+from app.concurrency.watchdog import Watchdog
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import Conversations
 from app.store import ConversationRow, Store, StoreError
 from app.upstreams.routing import Router
+
+log = logging.getLogger(__name__)
 
 
 class Gateway:
@@ -32,6 +36,7 @@ class Gateway:
         idempotent: IdempotentAnswers,
         store: Store,
         timeouts: AnswerTimeouts,
+        watchdog: Watchdog,
     ) -> None:
         self._turns = turns
         self._router = router
@@ -41,6 +46,7 @@ class Gateway:
         self._idempotent = idempotent
         self._store = store
         self._timeouts = timeouts
+        self._watchdog = watchdog
 
     # Answers
 
@@ -85,7 +91,8 @@ class Gateway:
 
     def _begin(self, request: ChatRequest, caller: Caller, commit: bool) -> ChatStream:
         unmet = self._router.unmet(request.model, request.options)
-        stream = ChatStream(self._turns, TurnState(request, caller), self._timeouts, unmet, commit=commit)
+        turn = TurnState(request, caller)
+        stream = ChatStream(self._turns, turn, self._timeouts, self._watchdog, unmet, commit=commit)
         stream.wait_for_first_sign()
         return stream
 
@@ -129,7 +136,10 @@ class Gateway:
             self._store.check_writable()
             return [] if self._accounts.has_usable() else self._accounts.problems()
         except StoreError as e:
-            return [f"the database cannot be written ({type(e).__name__})"]
+            return [f"the database cannot be written ({e.driver_error})"]
+        except Exception as e:  # a fault of ours: the log has the traceback
+            log.exception("readiness_check_failed")
+            return [f"the gateway itself failed during this check ({type(e).__name__}); see its log"]
 
     def start_background_work(self) -> None:
         """Deletes chats that a killed worker left, conversations that were not used for too long, and kept answers

@@ -1,7 +1,7 @@
 """``python -m bench.store [--database URL]``: what the store's steps cost, and how many new conversations it holds.
 
-Two parts. One process alone: the time of each step of a turn, as the gateway takes it (``app.leases``,
-``app.conversations``, ``app.recordings`` and the tables below them). Then several processes, as gunicorn's workers:
+Two parts. One process alone: the time of each step of a turn, as the gateway takes it (``app.accounts.leases``,
+``app.conversations`` and the tables of ``app.store``). Then several processes, as gunicorn's workers:
 turns of new conversations at a given rate, each with its lease, its chat and its end; the rate that was reached,
 and how long a turn's share of the store took. Asserts nothing.
 """
@@ -23,7 +23,7 @@ from app.concurrency.background import Cancellation
 from app.conversations.conversations import ConversationLimits, Conversations
 from app.store import Store
 from app.store.leases import Ticket
-from app.store.process_lease import Presence
+from app.store.process_lease import ProcessLease
 
 _ACCOUNTS = {f"account-{number}": "digest" for number in range(3)}
 _REPEAT = 2000
@@ -36,15 +36,15 @@ class _Worker:
     def __init__(self, url: str) -> None:
         self.store = Store(url)
         self.store.accounts.add(list(_ACCOUNTS))
-        self.presence = Presence(self.store, 10.0)
-        self.presence.begin()
+        self.process_lease = ProcessLease(self.store, 10.0)
+        self.process_lease.start()
         self.leases = Leases(
-            self.store, self.presence, Limits(0, 0.0), max_waiting=500, wait_s=30.0, longest_s=1800.0
+            self.store, self.process_lease, Limits(0, 0.0), max_waiting=500, wait_s=30.0, longest_s=1800.0
         )
         limits = ConversationLimits(
             wait_s=15.0, longest_s=1800.0, most=10_000_000, max_age_s=None, keep_transcripts=False
         )
-        self.conversations = Conversations(self.store, self.presence, limits)
+        self.conversations = Conversations(self.store, self.process_lease, limits)
 
     def lease(self) -> None:
         lease = self.leases.lease(_ACCOUNTS, "k2", _CALLER.owner, Cancellation())
@@ -60,33 +60,33 @@ class _Worker:
             self.leases.release(lease)
 
     def chat(self) -> None:
-        """The chat of a stateless turn: noted, and struck off when it has been deleted."""
+        """The chat of a stateless turn: stored for deletion, and removed when it has been deleted."""
         chat_id = uuid.uuid4().hex
-        self.store.litter.add("kimi_rest", chat_id, "account-0", time.time() + 60)
-        self.store.litter.drop("kimi_rest", chat_id)
+        self.store.pending_deletions.add("kimi_rest", chat_id, "account-0", time.time() + 60)
+        self.store.pending_deletions.delete("kimi_rest", chat_id)
 
     def place(self) -> None:
-        """A place in the line, taken and left."""
+        """A place in the queue, taken and left."""
         ticket = Ticket(uuid.uuid4().hex, _CALLER.owner, "k2", _ACCOUNTS)
         now = self.store.database.now()
-        self.store.database.exclusively(
-            lambda tx: self.store.leases.join(tx, ticket, self.presence.id, now, now + 60)
+        self.store.database.in_exclusive_transaction(
+            lambda tx: self.store.leases.enqueue(tx, ticket, self.process_lease.id, now, now + 60)
         )
-        self.store.leases.leave(ticket.id)
+        self.store.leases.withdraw(ticket.id)
 
-    def recording(self) -> None:
-        """An answer that is kept for an Idempotency-Key."""
-        recording_id = uuid.uuid4().hex
+    def answer(self) -> None:
+        """An answer that is stored for an Idempotency-Key."""
+        answer_id = uuid.uuid4().hex
         now = self.store.database.now()
-        self.store.recordings.begin(recording_id, "digest", self.presence.id, recording_id, now)
-        self.store.recordings.finish(recording_id, "x" * 2000)
+        self.store.idempotent_answers.begin(answer_id, "digest", self.process_lease.id, answer_id, now)
+        self.store.idempotent_answers.finish(answer_id, "x" * 2000)
 
     def refresh(self) -> None:
         """The store's part of a refresh: the right to it, and the new pair."""
         row = self.store.tokens.find("account-0")
         assert row is not None, "put below"
         now = self.store.database.now()
-        assert self.store.tokens.hold("account-0", row.version, "bench", now, now + 9) is not None
+        assert self.store.tokens.acquire("account-0", row.version, "bench", now, now + 9) is not None
         self.store.tokens.save("account-0", row.version, "access", "refresh", now + 900)
 
 
@@ -106,15 +106,15 @@ def main() -> int:
 
 def _steps(url: str) -> None:
     worker = _Worker(url)
-    worker.store.tokens.put("account-0", uuid.uuid4().hex, "access", "refresh", time.time() + 900)
+    worker.store.tokens.begin("account-0", uuid.uuid4().hex, "access", "refresh", time.time() + 900)
     name = uuid.uuid4().hex
     steps: dict[str, Callable[[], None]] = {
         "lease of an account, taken and given back": worker.lease,
-        "place in the line, taken and left": worker.place,
+        "place in the queue, taken and left": worker.place,
         "first turn of a conversation, with its lease": lambda: worker.turn(uuid.uuid4().hex),
         "later turn of a conversation, with its lease": lambda: worker.turn(name),
-        "chat of a stateless turn, noted and struck off": worker.chat,
-        "answer for an Idempotency-Key, begun and kept": worker.recording,
+        "chat of a stateless turn, added and removed": worker.chat,
+        "answer for an Idempotency-Key, begun and kept": worker.answer,
         "refresh of a token, held and saved": worker.refresh,
     }
     print(f"one process, {_REPEAT} times each\n{'step':<50} {'p50 µs':>8} {'p99 µs':>8} {'CPU µs':>8}")
@@ -126,7 +126,7 @@ def _steps(url: str) -> None:
             times.append((time.perf_counter() - began) * 1e6)
         cpu = (time.process_time() - cpu) / _REPEAT * 1e6
         print(f"{what:<50} {statistics.median(times):>8.0f} {_percentile(times, 0.99):>8.0f} {cpu:>8.0f}")
-    worker.presence.leave()
+    worker.process_lease.expire_now()
 
 
 def _crowd(url: str, workers: int, rate: float, seconds: float) -> None:
@@ -157,7 +157,7 @@ def _hold_rate(url: str, rate: float, seconds: float, results: "Queue[tuple[list
         worker.turn(uuid.uuid4().hex)
         times.append(time.perf_counter() - max(due, began))
     took = time.perf_counter() - began
-    worker.presence.leave()
+    worker.process_lease.expire_now()
     results.put((times, took))
 
 

@@ -1,7 +1,7 @@
-"""The right to run a stream on an account, and the line of requests that wait for one.
+"""The right to run a stream on an account, and the queue of requests that wait for one.
 
-Both live in the store, shared by all workers and machines; ``schedule`` decides. A killed process gives back what it
-held when its ``presence`` runs out. Must never know how an account is used, nor SQL text.
+Both live in the store, shared by all workers and machines; ``scheduling`` decides. What a killed process held is free
+when its ``process_lease`` expires. Knows neither how an account is used nor SQL.
 """
 
 import itertools
@@ -10,27 +10,28 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app.accounts import scheduling
 from app.accounts.scheduling import Limits
 from app.concurrency.background import Cancellation
+from app.concurrency.periodic import Periodic, every
 from app.errors import AccountRejected, NoAccountFree, RateLimit
 from app.store import Store, StoreError, Transaction
-from app.store.leases import WHOLE_ACCOUNT, Grant, Ticket
-from app.store.process_lease import Presence
+from app.store.leases import WHOLE_ACCOUNT, Cooldown, Grant, Ticket
+from app.store.process_lease import ProcessLease
 
 log = logging.getLogger(__name__)
 
-# How often the line is looked at while somebody of this process waits in it. Seconds.
-_LOOK_EVERY_S = 0.1
-# What a client is told to wait where nobody knows how long streams will run.
+# How often the queue is served while a request of this process is in it. Seconds.
+_SERVE_EVERY_S = 0.1
+# What a client is told to wait when the end of the running streams cannot be predicted. Seconds.
 _RETRY_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One stream's right to an account. ``is_probe``: its success ends the account's rest."""
+    """The right of one stream to an account. ``is_probe``: its success ends the account's cooldown."""
 
     id: str
     account_id: str
@@ -41,46 +42,49 @@ class Lease:
 @dataclass(slots=True)
 class _Waiting:
     ticket: Ticket
-    looked_at: threading.Event = field(default_factory=threading.Event)
+    delivered: threading.Event = field(default_factory=threading.Event)
     lease: Lease | None = None
 
 
 class Leases:
-    """All leases of this process. Every decision is taken in the store, under its lock."""
+    """All leases of this process. Every decision is taken in an exclusive transaction of the store."""
 
     def __init__(
         self,
         store: Store,
-        presence: Presence,
+        process_lease: ProcessLease,
         limits: Limits,
         *,
         max_waiting: int,
         wait_s: float,
         longest_s: float,
     ) -> None:
-        """``max_waiting``: requests in the line, all keys together; ``wait_s``: how long one stays in it;
-        ``longest_s``: after which a lease ends, whoever still has it."""
+        """``max_waiting``: requests in the queue, of all API keys together. ``wait_s``: how long one stays in it.
+        ``longest_s``: a lease ends after this, even if it was not released.
+        """
         self._store = store
-        self._presence = presence
+        self._process_lease = process_lease
         self._limits = limits
         self._max_waiting = max_waiting
         self._wait_s = wait_s
         self._longest_s = longest_s
         self._waiting: dict[str, _Waiting] = {}
         self._lock = threading.Lock()
-        self._news = threading.Event()
-        self._looking = False
+        # Set while a request of this process is in the queue. Otherwise the thread that serves the queue sleeps.
+        self._some_wait = threading.Event()
+        self._server: Periodic | None = None
 
     def lease(self, accounts: Mapping[str, str], scope: str, owner: str, cancellation: Cancellation) -> Lease:
-        """The right to one stream on one of ``accounts`` (ids, with digests of their tokens), at once or after
-        waiting in line. ``scope``: the model, for limits that concern one only.
+        """The right to one stream on one of ``accounts`` (id → digest of its token), at once or after waiting in the
+        queue. ``scope``: the model, because some cooldowns concern one model only.
 
-        Raises NoAccountFree when the line is full, the wait was in vain or would be, AccountRejected where the
-        tokens of all of them were, and Cancelled.
+        Raises NoAccountFree: if the queue is full, or no account was free in time, or none will be.
+        Raises AccountRejected: if Kimi has rejected the tokens of all of them.
+        Raises Cancelled.
         """
         deadline = time.monotonic() + self._wait_s
         ticket = Ticket(secrets.token_hex(16), owner, scope, accounts)
-        lease = self._take(ticket)
+        lease = self._acquire_now(ticket)
         if lease is not None:
             return lease
         waiting = self._waits(ticket)
@@ -89,8 +93,8 @@ class Leases:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise self._refusal(accounts, "every account stayed busy for {wait:.0f} s", _RETRY_AFTER_S)
-                cancellation.wait(waiting.looked_at, left_s)
-                waiting.looked_at.clear()
+                cancellation.wait(waiting.delivered, left_s)
+                waiting.delivered.clear()
         except BaseException:
             self._leave(waiting)
             raise
@@ -98,75 +102,82 @@ class Leases:
         return waiting.lease
 
     def release(self, lease: Lease) -> None:
-        """Gives the account back; safe to call again."""
-        self._presence.give_back(lambda: self._store.leases.release(lease.id))
-        self._news.set()
+        """Gives the account back. Safe to call again."""
+        self._process_lease.run_or_retry(lambda: self._store.leases.release(lease.id))
+        self._serve_soon()
 
     def rest(self, lease: Lease, scope: str, base_s: float, told_s: float | None) -> float:
-        """The account failed: it rests, for ``told_s`` or longer with each failure. Returns the seconds."""
-        return self._store.database.exclusively(
-            lambda tx: self._rest(tx, lease.account_id, scope, base_s, told_s, self._store.database.now())
+        """The account failed: it cools down for ``told_s``, or from ``base_s`` on longer with each failure in a row.
+        Returns the seconds.
+        """
+        return self._store.database.in_exclusive_transaction(
+            lambda tx: self._cool_down(tx, lease.account_id, scope, base_s, told_s, self._store.database.now())
         )
 
     def recovered(self, lease: Lease) -> None:
-        """The account has served a request: whatever it rested from is over."""
+        """The account has served a request, so its cooldowns are over."""
         if lease.is_probe:
             now = self._store.database.now()
-            self._store.leases.wake(lease.account_id, (WHOLE_ACCOUNT, lease.scope), now)
+            self._store.leases.clear_cooldowns(lease.account_id, (WHOLE_ACCOUNT, lease.scope), now)
 
     def refuse(self, account_id: str, token: str) -> None:
-        """Kimi has rejected the token with this digest: the account is not used until it has another one."""
-        self._store.accounts.refuse(account_id, token)
+        """Kimi has rejected the token with this digest. The account is not used until it has another one."""
+        self._store.accounts.set_refused(account_id, token)
 
-    # The line
+    # The queue
 
-    def _take(self, ticket: Ticket) -> Lease | None:
-        """A lease at once, or None: the ticket waits now. Raises NoAccountFree."""
+    def _acquire_now(self, ticket: Ticket) -> Lease | None:
+        """A lease at once, or None: then the ticket is in the queue. Raises NoAccountFree, AccountRejected."""
         runs = itertools.count()
         try:
-            return self._store.database.exclusively(lambda tx: self._take_or_join(tx, ticket, next(runs)))
+            return self._store.database.in_exclusive_transaction(
+                lambda tx: self._grant_or_enqueue(tx, ticket, next(runs))
+            )
         except Exception as e:
-            # An earlier run may have been committed, or this one where its result was lost: neither undoes itself.
+            # An earlier run may have been committed; so may this one, if the connection was lost before the result
+            # came.
             if next(runs) > 1 or (isinstance(e, StoreError) and e.may_have_run):
-                self._presence.owe(lambda: self._store.leases.leave(ticket.id))
+                self._process_lease.retry_later(lambda: self._store.leases.withdraw(ticket.id))
             raise
 
-    def _take_or_join(self, tx: Transaction, ticket: Ticket, run: int) -> Lease | None:
+    def _grant_or_enqueue(self, tx: Transaction, ticket: Ticket, run: int) -> Lease | None:
         store, now = self._store.leases, self._store.database.now()
         if run:
-            # Done already, where the connection was lost at the last moment.
-            row = store.lease(tx, ticket.id)
+            # An earlier run may have been committed: with a lease, …
+            row = store.find(tx, ticket.id)
             if row is not None:
                 return Lease(row.id, row.account_id, row.scope, row.is_probe)
-            # Or half done: it is decided anew, and stands in the line once.
-            store.leave_line(tx, ticket.id)
-        accounts, line = store.snapshot(tx, now)
-        head = line[0].place if line else None
-        own = [waiting.place for waiting in line if waiting.owner == ticket.owner]
-        place = scheduling.next_place(max(own, default=None), head)
-        ticket = Ticket(ticket.id, ticket.owner, ticket.scope, ticket.accounts, place)
-        # Behind those that came before it to the same place.
-        line.insert(sum(1 for waiting in line if waiting.place <= place), ticket)
-        lease = self._grant(tx, scheduling.assign(accounts, line, self._limits, now), now, ticket.id)
+            # … or with the ticket in the queue, which is decided anew.
+            store.dequeue(tx, ticket.id)
+        accounts, queue = store.snapshot(tx, now)
+        head = queue[0].position if queue else None
+        own = [waiting.position for waiting in queue if waiting.owner == ticket.owner]
+        position = scheduling.next_position(max(own, default=None), head)
+        ticket = replace(ticket, position=position)
+        # Behind those that came to the same position before it.
+        queue.insert(sum(1 for waiting in queue if waiting.position <= position), ticket)
+        lease = self._grant(tx, scheduling.assign(accounts, queue, self._limits, now), now, ticket.id)
         if lease is not None:
             return lease
-        wakes_at = scheduling.wakes_at(accounts, ticket)
-        if wakes_at is not None and wakes_at - now > self._wait_s:
-            raise self._refusal(ticket.accounts, "every account rests after a failure", wakes_at - now)
-        if wakes_at is None:
+        available_at = scheduling.earliest_available_at(accounts, ticket)
+        if available_at is None:
             raise AccountRejected("Kimi does not accept the token any more; paste a new one into KIMI_TOKENS")
-        if len(line) > self._max_waiting:
+        if available_at - now > self._wait_s:
+            raise self._refusal(ticket.accounts, "every account rests after a failure", available_at - now)
+        if len(queue) > self._max_waiting:
             raise self._refusal(ticket.accounts, "too many requests wait already", _RETRY_AFTER_S)
-        store.join(tx, ticket, self._presence.id, now, now + self._wait_s + 60)
+        store.enqueue(tx, ticket, self._process_lease.id, now, now + self._wait_s + 60)
         return None
 
     def _grant(self, tx: Transaction, grants: list[Grant], now: float, ticket_id: str = "") -> Lease | None:
-        """Writes what was decided; the lease of ``ticket_id`` where it is among them."""
+        """Stores the grants. Returns the lease of ``ticket_id`` if it is one of them."""
         own = None
         for grant in grants:
             is_own = grant.ticket.id == ticket_id
-            # Whoever waits finds its lease under the id of its ticket, with the process that it waits in.
-            self._store.leases.grant(tx, grant, self._presence.id if is_own else None, now, now + self._longest_s)
+            # A request in the queue finds its lease under the id of its ticket, in the process that it waits in.
+            self._store.leases.grant(
+                tx, grant, self._process_lease.id if is_own else None, now, now + self._longest_s
+            )
             if is_own:
                 own = Lease(ticket_id, grant.account_id, grant.ticket.scope, grant.is_probe)
         return own
@@ -175,59 +186,58 @@ class Leases:
         waiting = _Waiting(ticket)
         with self._lock:
             self._waiting[ticket.id] = waiting
-            if not self._looking:
-                self._looking = True
-                threading.Thread(target=self._look, name="line", daemon=True).start()
+            self._some_wait.set()
+            if self._server is None:
+                self._server = every(_SERVE_EVERY_S, self._serve_queue, "account-queue")
         return waiting
 
     def _forget(self, waiting: _Waiting) -> None:
         with self._lock:
             self._waiting.pop(waiting.ticket.id, None)
+            if not self._waiting:
+                self._some_wait.clear()
 
     def _leave(self, waiting: _Waiting) -> None:
-        """Out of the line; a lease that came at the last moment is given back."""
+        """Leaves the queue. A lease that was granted at the last moment is given back."""
         self._forget(waiting)
-        self._presence.give_back(lambda: self._store.leases.leave(waiting.ticket.id))
-        self._news.set()
+        self._process_lease.run_or_retry(lambda: self._store.leases.withdraw(waiting.ticket.id))
+        self._serve_soon()
 
-    def _look(self) -> None:
-        """Serves the line for as long as somebody of this process waits in it."""
-        while True:
-            self._news.wait(_LOOK_EVERY_S)
-            self._news.clear()
-            with self._lock:
-                if not self._waiting:
-                    self._looking = False
-                    return
-            try:
-                self._store.database.exclusively(self._serve)
-                for row in self._store.leases.granted(self._presence.id):
-                    self._tell(row.id, Lease(row.id, row.account_id, row.scope, row.is_probe))
-            except Exception:  # the edge of the thread: nobody else would ever serve those who wait
-                log.exception("the line could not be looked at")
+    def _serve_soon(self) -> None:
+        if self._server is not None:
+            self._server.wake()
 
-    def _tell(self, ticket_id: str, lease: Lease) -> None:
+    def _serve_queue(self) -> None:
+        """Serves the queue of all processes once. Waits first until a request of this process is in it."""
+        if not self._some_wait.is_set():
+            self._some_wait.wait()
+            # The request that has just joined has tried to serve it. The next call does.
+            return
+        self._store.database.in_exclusive_transaction(self._grant_all)
+        for row in self._store.leases.granted(self._process_lease.id):
+            self._deliver(row.id, Lease(row.id, row.account_id, row.scope, row.is_probe))
+
+    def _deliver(self, ticket_id: str, lease: Lease) -> None:
         with self._lock:
             waiting = self._waiting.get(ticket_id)
         if waiting is not None and waiting.lease is None:
             waiting.lease = lease
-            waiting.looked_at.set()
+            waiting.delivered.set()
 
-    def _serve(self, tx: Transaction) -> None:
+    def _grant_all(self, tx: Transaction) -> None:
         now = self._store.database.now()
-        accounts, line = self._store.leases.snapshot(tx, now)
-        if line:
-            self._grant(tx, scheduling.assign(accounts, line, self._limits, now), now)
+        accounts, queue = self._store.leases.snapshot(tx, now)
+        if queue:
+            self._grant(tx, scheduling.assign(accounts, queue, self._limits, now), now)
 
-    def _rest(
+    def _cool_down(
         self, tx: Transaction, account_id: str, scope: str, base_s: float, told_s: float | None, now: float
     ) -> float:
-        rest = self._store.leases.rest_of(tx, account_id, scope)
-        # What fails while the account rests already began before that: one failure, however many noticed it.
-        strikes = rest.strikes if rest is not None and rest.until > now else (rest.strikes if rest else 0) + 1
-        seconds = scheduling.rest_s(strikes, base_s, told_s)
-        until = max(now + seconds, rest.until if rest is not None else 0.0)
-        self._store.leases.put_to_rest(tx, account_id, scope, until, strikes)
+        before = self._store.leases.cooldown(tx, account_id, scope) or Cooldown(0.0, 0)
+        # A stream that fails during a cooldown began before it: that is the same failure, noticed again.
+        failures = before.failures if before.until > now else before.failures + 1
+        until = max(now + scheduling.cooldown_s(failures, base_s, told_s), before.until)
+        self._store.leases.set_cooldown(tx, account_id, scope, Cooldown(until, failures))
         return until - now
 
     def _refusal(self, accounts: Mapping[str, str], why: str, retry_after_s: float) -> NoAccountFree:

@@ -10,10 +10,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
+from app.concurrency.periodic import every
 from app.errors import AccountRejected, ConversationLost, RenewalFailed
 from app.settings.credentials import Credential, read_lifetime
-from app.store import Store, TokenRow, WrongSecret
+from app.store import Store, StoreError, TokenRow, WrongSecret
 from app.upstreams.account import Account, describe_expiry, duration, when
 
 log = logging.getLogger(__name__)
@@ -51,10 +53,12 @@ class Accounts:
         # What keeps this process from seeing them any more.
         self._sealed: dict[str, str] = {}
         self._locks = {credential.id: threading.Lock() for credential in credentials}
+        # By account: renewals ahead of time that failed one after another.
+        self._failures = dict.fromkeys(self._credentials, 0)
         store.accounts.add(list(self._credentials))
         for c in credentials:
             if c.refresh_token is not None:
-                store.tokens.put(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
+                store.tokens.begin(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
                 self._look(c.id)
         for sentence in (*self.problems(), *self.warnings()):
             log.warning("%s", sentence)
@@ -66,7 +70,7 @@ class Accounts:
     def keep_fresh(self) -> None:
         """Starts renewing ahead of expiry, in the background, for as long as the process lives."""
         for account_id in self._rows:
-            threading.Thread(target=self._keep_fresh, args=(account_id,), name="renew", daemon=True).start()
+            every(_DOZE_S, partial(self._renew_ahead, account_id), f"renewal-of-{account_id}")
 
     def usable(self) -> dict[str, str]:
         """The accounts that may be asked, with the digests of their tokens; AccountRejected says what to do where
@@ -113,7 +117,7 @@ class Accounts:
     def is_dead(self, account_id: str) -> bool:
         """Whether Kimi refuses the account's refresh token."""
         row = self._rows.get(account_id)
-        return row is not None and row.dead
+        return row is not None and row.revoked
 
     def fresh(self, account: Account) -> Account:
         """The account with a token that has not expired; waits for a renewal where one is needed.
@@ -152,7 +156,7 @@ class Accounts:
                     "renews it. Put the refresh_token of a login made for the gateway into KIMI_TOKENS."
                 )
             row = self._rows.get(c.id)
-            if row is not None and row.dead and self._problem(c) is None and row.expires_at is not None:
+            if row is not None and row.revoked and self._problem(c) is None and row.expires_at is not None:
                 sentences.append(f"{_dead(c, row)} The access token works until {when(row.expires_at)}.")
         return sentences
 
@@ -164,7 +168,7 @@ class Accounts:
         row = self._rows.get(c.id)
         if row is not None:
             works = row.access_token is not None and (row.expires_at is None or row.expires_at > now)
-            why = _dead(c, row) if row.dead else self._sealed.get(c.id)
+            why = _dead(c, row) if row.revoked else self._sealed.get(c.id)
             return None if works else why
         if c.expires_at is not None and c.expires_at <= now:
             return describe_expiry(c.label, c.expires_at)
@@ -198,10 +202,10 @@ class Accounts:
         try:
             row = self._look(account_id)
             while not _serves(row.access_token, row.expires_at, rejected):
-                if row.dead:
+                if row.revoked:
                     raise AccountRejected(_dead(self._credentials[account_id], row))
                 if _has_failed_since(began, row):
-                    raise RenewalFailed(f"{label}: the token could not be renewed ({row.trouble})")
+                    raise RenewalFailed(f"{label}: the token could not be renewed ({row.last_error})")
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise RenewalFailed(f"{label}: the token was not renewed in time")
@@ -219,26 +223,34 @@ class Accounts:
         else:
             time.sleep(_LOOK_EVERY_S)
 
-    def _keep_fresh(self, account_id: str) -> None:
-        failures = 0
-        while True:
-            try:
-                row = self._look(account_id)
-                # Nothing can be done for a dead one; it is looked at in case it gets another token.
-                wait_s = _DOZE_S if row.dead else _until_renewal(row)
-                if wait_s <= 0:
-                    self._let_renew(row, _DOZE_S)
-                    old, row = row, self._look(account_id)
-                    in_vain = _was_in_vain(old, row, None)
-                    if in_vain:
-                        log.warning("%s: %s", self._credentials[account_id].label, _IN_VAIN)
-                    failures = failures + 1 if row.trouble or in_vain else 0
-                    wait_s = _retry_in_s(failures) if failures else 0
-            except Exception:  # the edge of the thread: nobody else renews ahead of time
-                log.exception("an account could not be kept fresh")
-                failures += 1
-                wait_s = _retry_in_s(failures)
-            time.sleep(max(_LOOK_EVERY_S, min(wait_s, _DOZE_S)))
+    def _renew_ahead(self, account_id: str) -> float:
+        """Renews the account's token if that is due; returns the seconds until the next look at it."""
+        # Counted as a failure until it is known to be none.
+        self._failures[account_id] += 1
+        try:
+            wait_s = self._renew_if_due(account_id)
+        except (RenewalFailed, StoreError) as e:
+            log.warning("renewal_failed account=%r error=%s", self._credentials[account_id].label, e)
+            wait_s = None
+        if wait_s is None:
+            wait_s = _retry_in_s(self._failures[account_id])
+        else:
+            self._failures[account_id] = 0
+        return max(_LOOK_EVERY_S, min(wait_s, _DOZE_S))
+
+    def _renew_if_due(self, account_id: str) -> float | None:
+        """The seconds until the next renewal is due; None where a renewal failed."""
+        row = self._look(account_id)
+        # Nothing can be done for a dead one; it is looked at in case it gets another token.
+        wait_s = _DOZE_S if row.revoked else _until_renewal(row)
+        if wait_s > 0:
+            return wait_s
+        self._let_renew(row, _DOZE_S)
+        old, row = row, self._look(account_id)
+        if _was_in_vain(old, row, None):
+            log.warning("%s: %s", self._credentials[account_id].label, _IN_VAIN)
+            return None
+        return None if row.last_error else 0.0
 
 
 def _refusal(c: Credential, refused: Mapping[str, str]) -> str | None:
@@ -248,7 +260,9 @@ def _refusal(c: Credential, refused: Mapping[str, str]) -> str | None:
 
 
 def _dead(c: Credential, row: TokenRow) -> str:
-    return f"{c.label}: Kimi refuses the refresh token ({row.trouble}); log in again, paste the new one and restart."
+    return (
+        f"{c.label}: Kimi refuses the refresh token ({row.last_error}); log in again, paste the new one and restart."
+    )
 
 
 def _serves(token: str | None, expires_at: float | None, rejected: str | None) -> bool:
@@ -264,7 +278,7 @@ def _was_in_vain(old: TokenRow, row: TokenRow, rejected: str | None) -> bool:
 def _has_failed_since(began: TokenRow, row: TokenRow) -> bool:
     """Whether a renewal has failed between two looks: there is trouble, and its hold has ended, or come and gone."""
     ended = row.held_until == 0 and (row.holder, row.held_until) != (began.holder, began.held_until)
-    return ended and row.trouble is not None
+    return ended and row.last_error is not None
 
 
 def _until_renewal(row: TokenRow) -> float:

@@ -19,6 +19,7 @@ import uuid
 from pathlib import Path
 
 from app import logs
+from app.concurrency.periodic import every
 from app.errors import AccountRejected, RenewalFailed, UpstreamError
 from app.settings.config import Config
 from app.settings.credentials import read_expiry
@@ -76,10 +77,10 @@ def main() -> None:
     store = Store(config.database_url, config.gateway_secret, durable=True)
     holder = uuid.uuid4().hex
     before, now = store.tokens.find(account_id), store.database.now()
-    row = store.tokens.hold(account_id, version, holder, now, now + _HOLD_S)
+    row = store.tokens.acquire(account_id, version, holder, now, now + _HOLD_S)
     if row is None:
         return  # somebody else does it, or has done it
-    threading.Thread(target=_keep_hold, args=(store, account_id, holder), daemon=True).start()
+    every(_HOLD_S / 3, lambda: _keep_hold(store, account_id, holder), "renewal-hold", first_after_s=_HOLD_S / 3)
     if before is not None and before.held_until > 0:
         # Whoever had it was killed, or has the next pair and found no database to store it in, until now.
         time.sleep(_LATE_S)
@@ -110,7 +111,7 @@ def _renew(config: Config, store: Store, row: TokenRow) -> None:
     except UpstreamError as e:
         dead = isinstance(e, AccountRejected)
         log.log(logging.ERROR if dead else logging.WARNING, "%s: not renewed: %s", credential.label, e.message)
-        store.tokens.save_trouble(row.account_id, row.version, e.message, dead)
+        store.tokens.save_error(row.account_id, row.version, e.message, dead)
         return
     # Stored before anybody can use it: the only place where it is handed on is the store.
     if _saved(store, row, pair, credential.label):
@@ -133,12 +134,7 @@ def _saved(store: Store, row: TokenRow, pair: TokenPair, label: str) -> bool:
 
 
 def _keep_hold(store: Store, account_id: str, holder: str) -> None:
-    while True:
-        time.sleep(_HOLD_S / 3)
-        try:
-            store.tokens.renew_hold(account_id, holder, store.database.now() + _HOLD_S)
-        except StoreError:
-            log.exception("the right to renew a token could not be kept; it will be tried again")
+    store.tokens.extend(account_id, holder, store.database.now() + _HOLD_S)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,54 @@
-"""Whose turn it is: which account serves which waiting request. Pure policy, over a snapshot of the store.
+"""Which account serves which request, and how long an account cools down. Pure policy over a snapshot of the store.
 
-Accounts: the least busy first, among equals the one whose turn is longest ago; never more streams than the limit,
-never sooner after the last start than the spacing, never while the account rests. An account whose rest has just
-ended is half open: it serves one request, and is itself again when that has gone well.
+Accounts: the one with the fewest streams first; among equals the one whose latest stream is the longest ago. Never
+more streams than the limit, never sooner after the latest start than the interval, never during a cooldown. An
+account whose cooldown has just ended is half open (as a circuit breaker): it serves one request, the probe, and is
+itself again when that has succeeded.
 
-Requests: fair between API keys, first come, first served within one. Each gets a ``place`` when it joins the line:
-one behind the last that its key has there, or level with the head of the line where its key has none (start-time fair
-queueing). A request that cannot be served now (its conversation's account is busy) holds nobody up behind it.
+Requests: fair between API keys, first come, first served within one. A request gets a ``position`` when it joins the
+queue: one behind the last of its key, or that of the head of the queue if its key has none there (start-time fair
+queueing). A request that cannot be served now, because the account of its conversation is busy, does not hold up
+those behind it.
 
-Must never know SQL, Kimi, or what a request is about. Times are Unix seconds.
+Knows no SQL, no Kimi, and nothing of what a request is about. Times are Unix seconds.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.store.leases import WHOLE_ACCOUNT, AccountState, Grant, Rest, Ticket
+from app.store.leases import WHOLE_ACCOUNT, AccountState, Cooldown, Grant, Ticket
 
-# A rest grows with every failure in a row, and never beyond this.
-LONGEST_REST_S = 3600.0
-_SHORTEST_CAP_S = 600.0
-_SHORTEST_REST_S = 1.0
+# A cooldown grows with every failure in a row, but never beyond this.
+MAX_COOLDOWN_S = 3600.0
+# The cap is lower than that for short first cooldowns, but never lower than this.
+_MIN_CAP_S = 600.0
+_MIN_COOLDOWN_S = 1.0
 
-# How far apart two starts on one account are, as multiples of the spacing: at least, and at most.
+# The time between two starts on one account, as multiples of the interval: at least, and at most.
 _SPREAD = (1.0, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``max_streams`` at once per account, 0 for any number; ``min_interval_s`` between two starts on one."""
+    """``max_streams``: at once per account, 0 for any number. ``min_interval_s``: between two starts on one."""
 
     max_streams: int
     min_interval_s: float
 
     def capacity(self, accounts: int) -> int | None:
-        """How many requests that many accounts serve at once; None where there is no limit."""
+        """How many requests that many accounts serve at once; None if there is no limit."""
         return accounts * self.max_streams if self.max_streams else None
 
 
-def assign(accounts: Sequence[AccountState], line: Sequence[Ticket], limits: Limits, now: float) -> list[Grant]:
-    """Who of the ``line`` (in its order) is served now, and by whom. Changes ``accounts`` accordingly."""
+def assign(accounts: Sequence[AccountState], queue: Sequence[Ticket], limits: Limits, now: float) -> list[Grant]:
+    """The grants for those tickets of the ``queue`` (in its order) that are served now. Changes ``accounts``
+    accordingly.
+    """
     by_id = {account.id: account for account in accounts}
     turn = max((account.last_turn for account in accounts), default=0)
     grants = []
-    for ticket in line:
+    for ticket in queue:
         free = [
             account
             for account_id, token in ticket.accounts.items()
@@ -55,7 +60,7 @@ def assign(accounts: Sequence[AccountState], line: Sequence[Ticket], limits: Lim
             continue
         chosen = min(free, key=lambda account: (account.streams, account.last_turn, account.id))
         turn += 1
-        is_probe = bool(chosen.rest_of(ticket.scope))
+        is_probe = bool(chosen.cooldowns_for(ticket.scope))
         chosen.last_turn = turn
         chosen.next_at = now + limits.min_interval_s * random.uniform(*_SPREAD)
         chosen.active[ticket.scope] = chosen.active.get(ticket.scope, 0) + 1
@@ -67,41 +72,49 @@ def assign(accounts: Sequence[AccountState], line: Sequence[Ticket], limits: Lim
 def _is_free(account: AccountState, scope: str, limits: Limits, now: float) -> bool:
     if limits.max_streams and account.streams >= limits.max_streams:
         return False
-    # One that is further ahead was written before the clock was set back.
+    # A time further ahead was written before the clock was set back.
     if 0 < account.next_at - now <= limits.min_interval_s * _SPREAD[1]:
         return False
-    if account.rests_until(scope) > now:
+    if account.cools_down_until(scope) > now:
         return False
     return not any(
-        _is_tried(account, name, rest) for name, rest in account.rests.items() if name in (WHOLE_ACCOUNT, scope)
+        _is_probed(account, name, cooldown)
+        for name, cooldown in account.cooldowns.items()
+        if name in (WHOLE_ACCOUNT, scope)
     )
 
 
-def _is_tried(account: AccountState, scope: str, rest: Rest) -> bool:
-    """Whether a request tries already if the rest has helped: one that began before it says nothing of that."""
+def _is_probed(account: AccountState, scope: str, cooldown: Cooldown) -> bool:
+    """Whether a probe runs already: a stream that began after the cooldown. Earlier streams say nothing about it."""
     began = account.newest_at.values() if scope == WHOLE_ACCOUNT else [account.newest_at.get(scope, 0.0)]
-    return any(began_at >= rest.until for began_at in began)
+    return any(began_at >= cooldown.until for began_at in began)
 
 
-def next_place(owner_last: int | None, head: int | None) -> int:
-    """The place of a new request: ``owner_last`` is the last of its key in the line, ``head`` the first of all."""
-    return (head or 0) if owner_last is None else owner_last + 1
+def next_position(last_of_owner: int | None, head: int | None) -> int:
+    """The position of a new request. ``last_of_owner``: the last position of its API key in the queue, None if it has
+    none there. ``head``: the first position of the queue, None if it is empty.
+    """
+    return (head or 0) if last_of_owner is None else last_of_owner + 1
 
 
-def wakes_at(accounts: Sequence[AccountState], ticket: Ticket) -> float | None:
-    """When the first of the ticket's accounts ends its rest, 0 where one does not rest; None where none will do."""
+def earliest_available_at(accounts: Sequence[AccountState], ticket: Ticket) -> float | None:
+    """When the first of the ticket's accounts ends its cooldown, 0 if one has none. None if Kimi has rejected the
+    tokens of all of them.
+    """
     ends = [
-        account.rests_until(ticket.scope)
+        account.cools_down_until(ticket.scope)
         for account in accounts
         if account.id in ticket.accounts and account.refused != ticket.accounts[account.id]
     ]
     return min(ends, default=None)
 
 
-def rest_s(strikes: int, base_s: float, told_s: float | None) -> float:
-    """How long an account rests after its ``strikes``-th failure in a row: as long as it was told, otherwise twice
-    as long each time, from ``base_s`` on."""
+def cooldown_s(failures: int, base_s: float, told_s: float | None) -> float:
+    """How long an account cools down after its ``failures``-th failure in a row.
+
+    ``told_s``: what Kimi has asked for, if anything. Otherwise ``base_s``, doubled with each failure.
+    """
     if told_s is not None:
-        return max(_SHORTEST_REST_S, told_s) * random.uniform(1.0, 1.05)
-    cap_s = min(LONGEST_REST_S, max(_SHORTEST_CAP_S, base_s))
-    return min(cap_s, base_s * 2.0 ** min(strikes - 1, 20)) * random.uniform(1.0, 1.2)
+        return max(_MIN_COOLDOWN_S, told_s) * random.uniform(1.0, 1.05)
+    cap_s = min(MAX_COOLDOWN_S, max(_MIN_CAP_S, base_s))
+    return min(cap_s, base_s * 2.0 ** min(failures - 1, 20)) * random.uniform(1.0, 1.2)

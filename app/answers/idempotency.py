@@ -35,6 +35,7 @@ from app.chat import (
     TextDelta,
     TextPart,
 )
+from app.concurrency.periodic import every
 from app.errors import (
     ClientGone,
     GatewayError,
@@ -43,8 +44,8 @@ from app.errors import (
     OriginalRequestFailed,
     ProtocolUnavailable,
 )
-from app.store import RecordingRow, Store, StoreError
-from app.store.process_lease import Presence
+from app.store import IdempotentAnswerRow, Store
+from app.store.process_lease import ProcessLease
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +64,11 @@ _INTERNAL_ERROR = GatewayError(
 class IdempotentAnswers:
     """All answers with an Idempotency-Key. One object per process."""
 
-    def __init__(self, store: Store, presence: Presence, *, commit_after_s: float, tick_s: float) -> None:
+    def __init__(self, store: Store, process_lease: ProcessLease, *, commit_after_s: float, tick_s: float) -> None:
         """``commit_after_s``: how long the status of a stream may stay open while a running answer is awaited.
         ``tick_s``: how often a silent wait checks the client."""
         self._store = store
-        self._presence = presence
+        self._process_lease = process_lease
         self._commit_after_s = commit_after_s
         self._tick_s = tick_s
 
@@ -82,7 +83,7 @@ class IdempotentAnswers:
         cipher = _AnswerCipher(caller.owner, key)
         digest = request_digest(request)
         now, holder = self._store.database.now(), uuid.uuid4().hex
-        if self._store.recordings.begin(cipher.id, digest, self._presence.id, holder, now):
+        if self._store.idempotent_answers.begin(cipher.id, digest, self._process_lease.id, holder, now):
             return self._record(cipher, caller, open_one)
         replay = _Replay(self._store, cipher, digest, caller, self._tick_s)
         replay.wait(self._commit_after_s if commit else None)
@@ -90,7 +91,7 @@ class IdempotentAnswers:
 
     def tidy(self) -> None:
         """Drops, from now on and in the background, what is older than a day."""
-        threading.Thread(target=self._tidy, name="recordings", daemon=True).start()
+        every(_SWEEP_EVERY_S, self._drop_expired, "idempotency-expiry")
 
     def _record(self, cipher: "_AnswerCipher", caller: Caller, open_one: Open) -> Answer:
         # Whoever repeats the request wants the answer, so it is not given up when its first client leaves.
@@ -110,21 +111,16 @@ class IdempotentAnswers:
 
     def _keep_failure(self, cipher: "_AnswerCipher", error: BaseException) -> None:
         if isinstance(error, GatewayError) and not error.reached_upstream:
-            self._presence.give_back(lambda: self._store.recordings.drop(cipher.id))
+            self._process_lease.run_or_retry(lambda: self._store.idempotent_answers.delete(cipher.id))
         else:
             self._keep(cipher, _encode_failure(error if isinstance(error, GatewayError) else _INTERNAL_ERROR))
 
     def _keep(self, cipher: "_AnswerCipher", content: dict[str, Any]) -> None:
         encrypted = cipher.encrypt(content)
-        self._presence.give_back(lambda: self._store.recordings.finish(cipher.id, encrypted))
+        self._process_lease.run_or_retry(lambda: self._store.idempotent_answers.finish(cipher.id, encrypted))
 
-    def _tidy(self) -> None:
-        while True:
-            try:
-                self._store.recordings.drop_older(self._store.database.now() - _KEPT_S)
-            except StoreError:
-                log.exception("idempotency_expiry_failed")
-            time.sleep(_SWEEP_EVERY_S)
+    def _drop_expired(self) -> None:
+        self._store.idempotent_answers.delete_older(self._store.database.now() - _KEPT_S)
 
 
 class _Recorder(Answer):
@@ -234,7 +230,8 @@ class _Replay(Answer):
         yield self._events
 
     def _look(self) -> bool:
-        row: RecordingRow | None = self._store.recordings.find(self._cipher.id, self._store.database.now())
+        now = self._store.database.now()
+        row: IdempotentAnswerRow | None = self._store.idempotent_answers.find(self._cipher.id, now)
         if row is None:
             raise OriginalRequestFailed(
                 "the first request with this Idempotency-Key failed before it reached Kimi; send it again",

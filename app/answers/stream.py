@@ -27,7 +27,8 @@ from app.chat import (
     TextDelta,
     Unrecognised,
 )
-from app.concurrency.background import EndOfSource, Pump, PumpOverdue
+from app.concurrency.background import Background, ConsumerStalled, EndOfSource
+from app.concurrency.watchdog import Watchdog
 from app.errors import ClientGone, GatewayError, ShuttingDown, UpstreamTimeout
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,14 @@ class ChatStream(Answer):
     after ``close``."""
 
     def __init__(
-        self, turns: Turns, turn: TurnState, timeouts: AnswerTimeouts, unmet: list[str], *, commit: bool
+        self,
+        turns: Turns,
+        turn: TurnState,
+        timeouts: AnswerTimeouts,
+        watchdog: Watchdog,
+        unmet: list[str],
+        *,
+        commit: bool,
     ) -> None:
         """``unmet``: what the request asks for and its model has no form for. ``commit``: the client may be shown
         that an answer is awaited, after ``commit_after_s``."""
@@ -73,8 +81,11 @@ class ChatStream(Answer):
         self._reason: str | None = None
         self._closed = False
         within_s = min(timeouts.tick_s, timeouts.commit_after_s) / 4
-        self._background = Pump[Event](
-            lambda cancellation, emit: turns.run(turn, cancellation, emit), timeouts.total_s, within_s
+        self._background = Background[Event](
+            lambda cancellation, emit: turns.run(turn, cancellation, emit),
+            watchdog,
+            longest_s=timeouts.total_s,
+            within_s=within_s,
         )
 
     def __repr__(self) -> str:
@@ -149,7 +160,7 @@ class ChatStream(Answer):
         except EndOfSource:
             # Upstream.open promises Finished or an exception: anything else is a fault of ours.
             raise RuntimeError(f"{self.turn.upstream} ended without Finished") from None
-        except PumpOverdue:
+        except ConsumerStalled:
             # The client has not read for so long that the answer could not continue.
             self._fail(self._overdue())
         except GatewayError as e:

@@ -1,1 +1,4 @@
-"""Work in the background with time limits, with and without gevent. Must never know what is worked on."""
+"""Work in the background: with time limits, again and again, and without blocking others. With and without gevent.
+
+Knows nothing of the work.
+"""

@@ -1,44 +1,50 @@
-"""Runs work that blocks in the background, so that whoever waits for what it tells can do so with a time limit.
+"""Runs blocking work in the background, so that its consumer can wait for results with a time limit.
 
-A reader thread (under gevent: a greenlet) fills a bounded list; the consumer takes what is there, all of
-it at once, and gets an empty list when nothing came. Works the same with and without gevent, because it
-uses nothing but threads and events. Knows nothing of what flows through it.
+A thread (under gevent: a greenlet) appends items to a list. The consumer takes all items that are there at once, and
+gets an empty list if none came in time. Works with and without gevent, because it uses threads and events only.
 """
 
 import _thread
+import contextvars
 import math
 import threading
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from app.concurrency.watchdog import CLOCK
+from app.concurrency.watchdog import Watchdog
 
 T = TypeVar("T")
 
-# Items that may wait for a slow consumer before the reader stops reading, so that TCP slows the sender.
+# With more items than this the producer waits for its consumer. It then reads no more, so that TCP slows the sender.
 _HIGH_WATER = 1000
 
 
 class Cancelled(Exception):
-    """The work was called off; raised in the reader, and of no interest to the consumer."""
+    """The work was cancelled. Raised in the background thread; the consumer has cancelled it, and does not see it."""
 
 
 class Cancellation:
-    """Calls off work that runs in another thread, also while it blocks on a socket."""
+    """Cancels work that runs in another thread, also while it blocks on a socket."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._abort: Callable[[], None] | None = None
         self.cancelled = False
 
+    def __repr__(self) -> str:
+        return f"<Cancellation {'cancelled' if self.cancelled else 'not cancelled'}>"
+
     def check(self) -> None:
-        """Raises Cancelled where the work has been called off."""
+        """Raises Cancelled if the work was cancelled."""
         if self.cancelled:
             raise Cancelled
 
     def attach(self, abort: Callable[[], None]) -> None:
-        """``abort`` ends, from another thread, what the work is about to block on. Raises Cancelled."""
+        """``abort`` is called by ``cancel``, in another thread. It ends what the work is about to block on.
+
+        Raises Cancelled.
+        """
         with self._lock:
             self.check()
             self._abort = abort
@@ -48,7 +54,7 @@ class Cancellation:
             self._abort = None
 
     def wait(self, event: threading.Event, timeout_s: float) -> None:
-        """Waits for ``event``, at most ``timeout_s``. Raises Cancelled as soon as the work is called off."""
+        """Waits for ``event``, at most ``timeout_s``. Raises Cancelled as soon as the work is cancelled."""
         self.attach(event.set)
         try:
             event.wait(timeout_s)
@@ -57,11 +63,11 @@ class Cancellation:
         self.check()
 
     def sleep(self, seconds: float) -> None:
-        """Raises Cancelled as soon as the work is called off."""
+        """Raises Cancelled as soon as the work is cancelled."""
         self.wait(threading.Event(), seconds)
 
     def cancel(self) -> None:
-        """Ends the work at once. Safe from any thread, any number of times."""
+        """Cancels the work at once. Safe from any thread, any number of times."""
         with self._lock:
             self.cancelled = True
             abort, self._abort = self._abort, None
@@ -69,54 +75,70 @@ class Cancellation:
                 abort()
 
 
+class EndOfSource(Exception):
+    """The source has returned, and all its items were taken."""
+
+
+class ConsumerStalled(Cancelled):
+    """The source was ended because its consumer has not taken anything for too long."""
+
+
 class _End:
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
-class Pump(Generic[T]):
-    """``source`` is called in the background, with a Cancellation and the function that it tells its items to; they
-    are taken with ``take``. That function raises Cancelled where nobody wants any more of them.
+class Background(Generic[T]):
+    """Calls ``source(cancellation, emit)`` in the background. The consumer gets the emitted items with ``take``.
 
-    Told, and not yielded: an item would climb through each generator between the socket and here, and all of them
-    would lie on the stack that is put aside while the source waits.
+    ``emit`` raises Cancelled after ``cancel``. It blocks while too many items wait for the consumer, and raises
+    ConsumerStalled if they still do ``longest_s`` after the start: a consumer must not hold a source for ever by not
+    reading. ``within_s``: how late ``take`` may notice the end of its time limit.
 
-    After ``longest_s`` a source that waits for its consumer is ended: nobody may hold it for ever by not reading.
-    ``within_s``: how late a ``take`` may be that waits in vain.
+    Items are passed to a callback instead of yielded. With generators every item would cross each frame between the
+    socket and this class, and gevent would save all those frames at every switch (docs/performance.md).
     """
 
     def __init__(
         self,
         source: Callable[[Cancellation, Callable[[T], None]], None],
+        watchdog: Watchdog,
+        *,
         longest_s: float,
         within_s: float = 0.25,
     ) -> None:
         self._source = source
-        self._overdue_at = time.monotonic() + longest_s
+        self._watchdog = watchdog
+        self._deadline = time.monotonic() + longest_s
         self._cancellation = Cancellation()
-        # Not a queue: that has 2 KB of room from the beginning, and gives one item at a time. Each step that is taken
-        # with it is one of the interpreter's, so that nothing is lost between two threads.
+        # Not a queue.Queue, which allocates 2 KB at once and gives one item at a time. Each operation on the list is
+        # one of the interpreter's own, so nothing is lost between two threads.
         self._items: list[T] = []
-        self._news = threading.Event()
-        # When the consumer does not want to wait any longer.
+        # Set when there are items, when the source has ended, and when the consumer has waited for long enough.
+        self._changed = threading.Event()
+        # When the consumer does not want to wait any longer, in monotonic time.
         self._wake_at = math.inf
-        # There is one while the reader waits for the consumer.
+        # Exists while the producer waits for the consumer.
         self._room: threading.Event | None = None
         self._end: _End | None = None
-        CLOCK.watch(self, within_s)
-        # Not a threading.Thread: nobody asks for its name or waits for its end, and a stream has thousands of peers.
-        _thread.start_new_thread(self._run, ())
+        watchdog.watch(self, within_s)
+        # Not a threading.Thread: its name and its end are not needed, and there may be thousands of streams. In the
+        # context of the caller, so that the log lines of the source have the id of its request.
+        _thread.start_new_thread(contextvars.copy_context().run, (self._run,))
+
+    def __repr__(self) -> str:
+        state = "running" if self._end is None else f"ended by {self._end.error!r}" if self._end.error else "ended"
+        return f"<Background {state}, {len(self._items)} items>"
 
     def take(self, timeout_s: float) -> list[T]:
-        """The items that have come, at least one unless ``timeout_s`` passes (and up to ``within_s`` more);
-        raises what the source raised.
+        """The items that have come. Empty if none came within ``timeout_s`` (and up to ``within_s`` more).
 
-        StopIteration is never raised: after the last item, the source having ended without an error, the
-        answer is an EndOfSource.
+        Raises EndOfSource: after the last item, if the source has returned.
+        Raises whatever the source has raised: after the last item.
         """
         if not self._items and self._end is None:
             self._wait(timeout_s)
-        # Looked at before the items: what comes after the last one comes after it here too.
+        # Read before the items: an end that is seen here came after all items.
         end = self._end
         items = self._items[:]
         del self._items[: len(items)]
@@ -129,11 +151,11 @@ class Pump(Generic[T]):
     def _wait(self, timeout_s: float) -> None:
         self._wake_at = time.monotonic() + timeout_s
         while True:
-            self._news.clear()
-            # The clock has woken us where there is no time any more to be woken at.
+            self._changed.clear()
+            # The watchdog sets the time to infinity when it has passed.
             if self._items or self._end is not None or self._wake_at == math.inf:
                 break
-            self._news.wait()
+            self._changed.wait()
         self._wake_at = math.inf
 
     def cancel(self) -> None:
@@ -141,26 +163,26 @@ class Pump(Generic[T]):
         if self._room is not None:
             self._room.set()
 
-    def look(self, now: float) -> None:
-        """Called by the clock."""
+    def check(self, now: float) -> None:
+        """Called by the watchdog."""
         if now >= self._wake_at:
             self._wake_at = math.inf
-            self._news.set()
+            self._changed.set()
 
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            self._source(self._cancellation, self._tell)
-        except BaseException as e:  # noqa: BLE001  # handed to the consumer, which raises it
+            self._source(self._cancellation, self._emit)
+        except BaseException as e:  # noqa: BLE001  # the consumer raises it
             error = e
         self._end = _End(error)
-        self._news.set()
-        CLOCK.forget(self)
+        self._changed.set()
+        self._watchdog.forget(self)
 
-    def _tell(self, item: T) -> None:
+    def _emit(self, item: T) -> None:
         self._items.append(item)
-        if not self._news.is_set():
-            self._news.set()
+        if not self._changed.is_set():
+            self._changed.set()
         if len(self._items) > _HIGH_WATER:
             self._wait_for_room()
         if self._cancellation.cancelled:
@@ -168,17 +190,9 @@ class Pump(Generic[T]):
 
     def _wait_for_room(self) -> None:
         room = self._room = threading.Event()
-        # Looked at again now that it is known who waits: the consumer may have emptied the queue in between.
+        # Looked at again now that the consumer can see the event: it may have taken the items in between.
         if len(self._items) > _HIGH_WATER and not self._cancellation.cancelled:
-            left_s = self._overdue_at - time.monotonic()
+            left_s = self._deadline - time.monotonic()
             if not room.wait(max(0.0, left_s)):
-                raise PumpOverdue
+                raise ConsumerStalled
         self._room = None
-
-
-class EndOfSource(Exception):
-    """The source has ended, without an error."""
-
-
-class PumpOverdue(Cancelled):
-    """The consumer has not taken anything for so long that the source was ended."""

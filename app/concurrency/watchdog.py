@@ -1,8 +1,8 @@
-"""One clock per process, which looks after everything that waits.
+"""One thread per process that checks everything that waits for a time limit.
 
-A time limit of its own for each wait is a timer of the event loop, set and taken back for each token of each stream:
-a fifth of what a token cost. One thread that looks at all of them in turn costs a stream as good as nothing, and is a
-little late. Works the same with and without gevent. Knows nothing of what it looks after.
+A timer of its own for each wait would be set in gevent's event loop, and removed again, for each token of each
+stream: that was a fifth of the cost of a token. One thread that checks all waits in turn costs a stream next to
+nothing, and notices a limit a little late. Works with and without gevent.
 """
 
 import logging
@@ -10,61 +10,68 @@ import threading
 import time
 from typing import Protocol
 
+from app.concurrency.periodic import Periodic, every
+
 log = logging.getLogger(__name__)
 
-# How often it looks where nobody needs it oftener, and at most. Seconds.
-_SELDOM_S = 0.25
-_OFTEN_S = 0.01
+# The longest and the shortest pause between two checks. Seconds.
+_MAX_PAUSE_S = 0.25
+_MIN_PAUSE_S = 0.01
 
 
 class Watched(Protocol):
-    def look(self, now: float) -> None:
-        """Called in the clock's thread, with the monotonic time; must not block."""
+    def check(self, now: float) -> None:
+        """Called in the watchdog's thread with the monotonic time. Must not block."""
         ...
 
 
-class Clock:
-    """Starts its thread when it first has something to look after; without anything, the thread sleeps."""
+class Watchdog:
+    """Checks objects until they are forgotten. One per process; its thread starts with the first object, and sleeps
+    while there is none.
+    """
 
     def __init__(self) -> None:
-        self._watched: set[Watched] = set()
+        # Object → how late a time limit of it may be noticed, in seconds.
+        self._watched: dict[Watched, float] = {}
         self._lock = threading.Lock()
-        self._runs = False
-        self._every_s = _SELDOM_S
-        self._wanted = threading.Event()
+        self._loop: Periodic | None = None
+        self._pause_s = _MAX_PAUSE_S
+        self._some_watched = threading.Event()
 
-    def watch(self, watched: Watched, within_s: float = _SELDOM_S) -> None:
-        """``within_s``: how late what is over may be noticed; the most impatient sets the pace for all."""
-        self._watched.add(watched)
-        if within_s < self._every_s:
-            self._every_s = max(within_s, _OFTEN_S)
-        if not self._wanted.is_set():
-            self._wanted.set()
+    def __repr__(self) -> str:
+        return f"<Watchdog of {len(self._watched)}, pause {self._pause_s:g} s>"
+
+    def watch(self, watched: Watched, within_s: float = _MAX_PAUSE_S) -> None:
+        """``within_s``: how late a time limit of the object may be noticed. The shortest one decides for all."""
+        self._watched[watched] = within_s
+        if not self._some_watched.is_set():
+            self._some_watched.set()
             with self._lock:
-                if not self._runs:
-                    self._runs = True
-                    threading.Thread(target=self._run, name="clock", daemon=True).start()
+                if self._loop is None:
+                    self._loop = every(_MAX_PAUSE_S, self._check_all, "watchdog")
+        if within_s < self._pause_s and self._loop is not None:
+            # The pause that has begun is too long for it.
+            self._loop.wake()
 
     def forget(self, watched: Watched) -> None:
         """Safe to call again."""
-        self._watched.discard(watched)
+        self._watched.pop(watched, None)
 
-    def _run(self) -> None:
-        while True:
-            self._wanted.wait()
-            time.sleep(self._every_s)
-            now = time.monotonic()
-            for watched in list(self._watched):
-                try:
-                    watched.look(now)
-                except Exception:  # the edge of the thread: one fault must not stop the clock for all
-                    log.exception("something that waits could not be looked after")
-                    self.forget(watched)
-            if not self._watched:
-                self._wanted.clear()
-                # Whoever came in between has found the event set.
-                if self._watched:
-                    self._wanted.set()
-
-
-CLOCK = Clock()
+    def _check_all(self) -> float:
+        """Checks all objects once. Waits first until there is one. Returns the pause until the next check."""
+        self._some_watched.wait()
+        now, pause_s = time.monotonic(), _MAX_PAUSE_S
+        for watched, within_s in list(self._watched.items()):
+            pause_s = min(pause_s, within_s)
+            try:
+                watched.check(now)
+            except Exception:  # one object that fails must not keep the others from being checked
+                log.exception("watchdog_check_failed object=%r", watched)
+                self.forget(watched)
+        if not self._watched:
+            self._some_watched.clear()
+            # An object that was added in between has found the event set.
+            if self._watched:
+                self._some_watched.set()
+        self._pause_s = max(pause_s, _MIN_PAUSE_S)
+        return self._pause_s

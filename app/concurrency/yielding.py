@@ -1,7 +1,7 @@
-"""Pauses in work that takes long, so that everybody else in the same worker has a turn meanwhile.
+"""Pauses in a long computation, so that other greenlets of the same worker run meanwhile.
 
-Under gevent a worker is one thread: as long as one request computes, all streams of its worker stand still, and
-what it holds is not renewed. Must never know what is worked on.
+Under gevent a worker is one thread: while one request computes, all streams of the worker stand still, and its leases
+are not renewed.
 """
 
 import time
@@ -14,9 +14,9 @@ _PAUSE_S = 1e-6
 _T = TypeVar("_T")
 
 
-def with_pauses(items: Iterable[_T], every: int) -> Iterator[_T]:
-    """The items, with a pause before each one whose number can be divided by ``every``."""
+def yielding_every(items: Iterable[_T], count: int) -> Iterator[_T]:
+    """The items, with a pause after every ``count`` of them."""
     for number, item in enumerate(items):
-        if number and number % every == 0:
+        if number and number % count == 0:
             time.sleep(_PAUSE_S)
         yield item

@@ -8,11 +8,11 @@ and any worker finds it later. Must never know how a chat is deleted.
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 
+from app.concurrency.periodic import Periodic, every
 from app.errors import GatewayError
-from app.store import LitterRow, Store, StoreError
+from app.store import PendingDeletion, Store
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class ChatCleanup:
         store: Store,
         upstreams: Sequence[str],
         account_ids: Sequence[str],
-        delete: Callable[[LitterRow], None],
+        delete: Callable[[PendingDeletion], None],
         keep_s: float,
     ) -> None:
         self._store = store
@@ -45,60 +45,42 @@ class ChatCleanup:
         self._account_ids = account_ids
         self._delete = delete
         self._keep_s = keep_s
-        self._queue: queue.SimpleQueue[LitterRow] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[PendingDeletion] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._threads = 0
+        self._deleters: list[Periodic] = []
 
     def note(self, upstream: str, chat_id: str, account_id: str) -> None:
         """A chat that will have to go, at the latest when its answer must have ended."""
-        self._store.litter.add(upstream, chat_id, account_id, self._store.database.now() + self._keep_s)
+        self._store.pending_deletions.add(upstream, chat_id, account_id, self._store.database.now() + self._keep_s)
 
     def discard(self, upstream: str, chat_id: str, account_id: str) -> None:
         """A noted chat can go now; the caller does not wait for it."""
         if upstream not in self._upstreams:
             return
-        self._queue.put(LitterRow(upstream, chat_id, account_id, tries=1))
+        self._queue.put(PendingDeletion(upstream, chat_id, account_id, tries=1))
         with self._lock:
-            if self._threads >= _DELETERS:
-                return
-            self._threads += 1
-        threading.Thread(target=self._work, name="litter", daemon=True).start()
+            if len(self._deleters) < _DELETERS:
+                self._deleters.append(every(0, self._delete_next, "chat-deleter"))
 
     def keep(self, upstream: str, chat_id: str) -> None:
         """A noted chat is needed after all."""
-        self._store.litter.drop(upstream, chat_id)
+        self._store.pending_deletions.delete(upstream, chat_id)
 
     def sweep(self) -> None:
         """Looks for notes that are due, now and for as long as the process lives."""
-        threading.Thread(target=self._sweep, name="litter-sweep", daemon=True).start()
+        every(_SWEEP_EVERY_S, self._delete_due, "chat-cleanup")
 
-    def _work(self) -> None:
-        while True:
-            row = self._queue.get()
-            try:
-                self._remove(row)
-            except Exception:  # the edge of the thread: one chat must not end the deleting of all
-                log.exception("a chat could not be deleted for a reason of our own")
+    def _delete_next(self) -> None:
+        # Where this fails, the note stays, and the sweep comes by again.
+        self._remove_or_put_off(self._queue.get())
 
-    def _sweep(self) -> None:
-        while True:
-            try:
-                now = self._store.database.now()
-                again_at = now + _RETRY_AFTER_S
-                while row := self._store.litter.take(self._upstreams, self._account_ids, now, again_at):
-                    self._remove(row)
-            except StoreError:
-                log.exception("the list of chats to delete could not be read")
-            time.sleep(_SWEEP_EVERY_S)
-
-    def _remove(self, row: LitterRow) -> None:
-        try:
+    def _delete_due(self) -> None:
+        now = self._store.database.now()
+        again_at = now + _RETRY_AFTER_S
+        while row := self._store.pending_deletions.claim(self._upstreams, self._account_ids, now, again_at):
             self._remove_or_put_off(row)
-        except StoreError:
-            # Its note stays, and the sweep comes by again.
-            log.exception("a chat to delete could not be struck off the list")
 
-    def _remove_or_put_off(self, row: LitterRow) -> None:
+    def _remove_or_put_off(self, row: PendingDeletion) -> None:
         try:
             self._delete(row)
         except GatewayError as e:
@@ -106,7 +88,7 @@ class ChatCleanup:
                 log.info("a Kimi chat could not be deleted yet: %s", e.message)
                 wait_s = min(_LONGEST_RETRY_S, _RETRY_AFTER_S * 2.0 ** (row.tries - 1))
                 again_at = self._store.database.now() + wait_s
-                self._store.litter.put_off(row.upstream, row.chat_id, row.tries, again_at)
+                self._store.pending_deletions.postpone(row.upstream, row.chat_id, row.tries, again_at)
                 return
             log.warning("a Kimi chat stays in the chat list of its account: %s", e.message)
-        self._store.litter.drop(row.upstream, row.chat_id)
+        self._store.pending_deletions.delete(row.upstream, row.chat_id)

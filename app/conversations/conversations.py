@@ -6,7 +6,6 @@ chat. Must never know any upstream's JSON, nor SQL text.
 
 import hashlib
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from functools import partial
 
 from app.chat import Caller, Message, text_message
 from app.concurrency.background import Cancellation
+from app.concurrency.periodic import every
 from app.errors import (
     ConversationBusy,
     ConversationTaken,
@@ -23,8 +23,8 @@ from app.errors import (
     TooManyConversations,
     UnknownConversation,
 )
-from app.store import ConversationRow, Store, StoreError, Transaction, WrongSecret
-from app.store.process_lease import Presence
+from app.store import ConversationRow, Store, Transaction, WrongSecret
+from app.store.process_lease import ProcessLease
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,12 @@ _MENDED_LINE = 1_000_000
 class Hold:
     """One turn's exclusive right to a conversation; ends with exactly one of ``complete`` and ``release``."""
 
-    def __init__(self, row: ConversationRow, store: Store, presence: Presence, *, keep_transcript: bool) -> None:
+    def __init__(
+        self, row: ConversationRow, store: Store, process_lease: ProcessLease, *, keep_transcript: bool
+    ) -> None:
         self.row = row
         self._store = store
-        self._presence = presence
+        self._process_lease = process_lease
         self._keep_transcript = keep_transcript
         self._open = True
         # Whether the conversation goes with a turn that is not completed: it never really began.
@@ -108,7 +110,7 @@ class Hold:
         if self._keep_transcript:
             lines = [(m.role, m.text) for m in said] + [("assistant", answer)]
             turn, first = (self.row.turns, 0) if counts else (self.row.turns - 1, _MENDED_LINE)
-            saved = self._store.database.exclusively(
+            saved = self._store.database.in_exclusive_transaction(
                 lambda tx: self._save_with_transcript(tx, values, turn, lines, first)
             )
         else:
@@ -135,12 +137,12 @@ class Hold:
             return
         self._open = False
         if self.forget:
-            self._presence.give_back(lambda: self._store.database.exclusively(self._drop))
+            self._process_lease.run_or_retry(lambda: self._store.database.in_exclusive_transaction(self._drop))
         else:
-            self._presence.give_back(lambda: self._save(held_until=0.0))
+            self._process_lease.run_or_retry(lambda: self._save(held_until=0.0))
 
     def _drop(self, tx: Transaction) -> None:
-        row = self._store.conversations.drop(tx, self.row.owner, self.row.id, self.row.holder)
+        row = self._store.conversations.delete(tx, self.row.owner, self.row.id, self.row.holder)
         if row is not None and self.forget_chat:
             _note_chat(self._store, tx, row)
 
@@ -163,9 +165,9 @@ class ConversationLimits:
 class Conversations:
     """All conversations of all keys. A hold lives in the store for as long as the process that has it."""
 
-    def __init__(self, store: Store, presence: Presence, limits: ConversationLimits) -> None:
+    def __init__(self, store: Store, process_lease: ProcessLease, limits: ConversationLimits) -> None:
         self._store = store
-        self._presence = presence
+        self._process_lease = process_lease
         self._limits = limits
         # By owner: how many it had at a (monotonic) time, and how many it has made here since.
         self._counts: dict[str, tuple[float, int]] = {}
@@ -189,9 +191,11 @@ class Conversations:
         while True:
             now = self._store.database.now()
             until = now + self._limits.longest_s
-            row = self._store.conversations.hold(owner, conversation_id, model, holder, self._presence.id, now, until)
+            row = self._store.conversations.acquire(
+                owner, conversation_id, model, holder, self._process_lease.id, now, until
+            )
             if row is not None:
-                hold = Hold(row, self._store, self._presence, keep_transcript=self._limits.keep_transcripts)
+                hold = Hold(row, self._store, self._process_lease, keep_transcript=self._limits.keep_transcripts)
                 self._check_count(hold)
                 return hold
             if time.monotonic() >= deadline:
@@ -213,8 +217,9 @@ class Conversations:
 
     def watch_age(self, forget: Callable[[ConversationRow], None]) -> None:
         """Forgets, from now on and in the background, what nobody has used for too long."""
-        if self._limits.max_age_s is not None:
-            threading.Thread(target=self._watch_age, args=(forget,), name="age", daemon=True).start()
+        max_age_s = self._limits.max_age_s
+        if max_age_s is not None:
+            every(_AGE_EVERY_S, lambda: self._forget_unused(max_age_s, forget), "conversation-expiry")
 
     def _check_count(self, hold: Hold) -> None:
         row = hold.row
@@ -236,20 +241,14 @@ class Conversations:
             hold.release()
             raise
 
-    def _watch_age(self, forget: Callable[[ConversationRow], None]) -> None:
-        assert self._limits.max_age_s is not None
-        while True:
-            try:
-                before = self._store.database.now() - self._limits.max_age_s
-                while rows := self._store.database.exclusively(partial(self._drop_unused, before=before)):
-                    for row in rows:
-                        forget(row)
-            except StoreError:
-                log.exception("old conversations could not be forgotten")
-            time.sleep(_AGE_EVERY_S)
+    def _forget_unused(self, max_age_s: float, forget: Callable[[ConversationRow], None]) -> None:
+        before = self._store.database.now() - max_age_s
+        while rows := self._store.database.in_exclusive_transaction(partial(self._drop_unused, before=before)):
+            for row in rows:
+                forget(row)
 
     def _drop_unused(self, tx: Transaction, before: float) -> list[ConversationRow]:
-        rows = self._store.conversations.drop_unused(tx, before, self._store.database.now(), _AGE_BATCH)
+        rows = self._store.conversations.delete_unused(tx, before, self._store.database.now(), _AGE_BATCH)
         for row in rows:
             _note_chat(self._store, tx, row)
         return rows
@@ -258,7 +257,7 @@ class Conversations:
 def _note_chat(store: Store, tx: Transaction, row: ConversationRow) -> None:
     """Notes the chat of a conversation for deletion as that is forgotten: nobody would find it later."""
     if row.chat_id is not None and row.upstream is not None and row.account_id is not None:
-        store.litter.add_in(tx, row.upstream, row.chat_id, row.account_id, store.database.now())
+        store.pending_deletions.add_in(tx, row.upstream, row.chat_id, row.account_id, store.database.now())
 
 
 def what_is_new(row: ConversationRow, messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:

@@ -221,16 +221,16 @@ class Doctor:
             advice = f"before that, {_NEW_LOGIN}"
             return Finding("warning", "account", f"{hint}: {until}; nothing renews it", advice)
         mark: Mark = "warning" if works else "problem"
-        if row is not None and row.dead:
-            found = f"{hint}: Kimi refuses the refresh token ({row.trouble}); {until}"
+        if row is not None and row.revoked:
+            found = f"{hint}: Kimi refuses the refresh token ({row.last_error}); {until}"
             return Finding(mark, "account", found, _NEW_LOGIN)
         ends_at = read_expiry((row.refresh_token if row else None) or c.refresh_token)
         if ends_at is not None and ends_at <= now:
             found = f"{hint}: the refresh token expired at {when(ends_at)}; {until}"
             return Finding(mark, "account", found, _NEW_LOGIN)
         kind = "refresh token" if ends_at is None else f"refresh token (until {when(ends_at)}, newer with each use)"
-        if row is not None and row.trouble:
-            found = f"{hint}: {kind}; {until}; the last refresh failed: {row.trouble}"
+        if row is not None and row.last_error:
+            found = f"{hint}: {kind}; {until}; the last refresh failed: {row.last_error}"
             return Finding("warning", "account", found, "the gateway tries again by itself; see the lines below")
         return Finding("ok", "account", f"{hint}: {kind}; {until}; renewed by itself")
 
@@ -284,7 +284,7 @@ class Doctor:
             return Finding("skipped", "refresh", f"{c.label}: not tried: it needs the store")
         if self._wrong:
             return Finding("skipped", "refresh", f"{c.label}: not tried: the settings must be right first")
-        if row.dead:
+        if row.revoked:
             return Finding("skipped", "refresh", f"{c.label}: not tried: Kimi has refused this token already")
         due = row.access_token is None or (row.expires_at is not None and row.expires_at <= time.time() + 1)
         if not due and not self._instruments.refresh:

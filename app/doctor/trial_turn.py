@@ -20,7 +20,8 @@ from app.chat import (
     Unrecognised,
     text_message,
 )
-from app.concurrency.background import Cancellation, EndOfSource, Pump
+from app.concurrency.background import Background, Cancellation, EndOfSource
+from app.concurrency.watchdog import Watchdog
 from app.errors import AccountRejected, GatewayError, UpstreamError, UpstreamTimeout
 from app.store import Store
 from app.upstreams import Upstream
@@ -81,26 +82,28 @@ def _attempt(generation: Generation, account: Account, store: Store | None, limi
     turn = upstream.prepare(request, request.messages)
     began = time.monotonic()
 
-    def ask(cancellation: Cancellation, tell: Callable[[Event], None]) -> None:
+    def ask(cancellation: Cancellation, emit: Callable[[Event], None]) -> None:
         with contextlib.closing(upstream.open(turn, account, None, cancellation)) as events:
             for event in events:
-                tell(event)
+                emit(event)
 
-    pump = Pump[Event](ask, limit_s)
+    background = Background[Event](ask, Watchdog(), longest_s=limit_s)
     try:
         while True:
             left_s = began + limit_s - time.monotonic()
             if left_s <= 0:
                 raise UpstreamTimeout(f"{account.label}: no complete answer within {limit_s:g} s")
-            for event in pump.take(left_s):
+            for event in background.take(left_s):
                 _note(event, outcome, time.monotonic() - began)
                 if isinstance(event, Started) and store is not None:
-                    store.litter.add(upstream.name, event.chat_id, account.id, store.database.now() + _LITTER_DUE_S)
+                    store.pending_deletions.add(
+                        upstream.name, event.chat_id, account.id, store.database.now() + _LITTER_DUE_S
+                    )
     except EndOfSource:
         pass  # the reader has gone home, too: all bytes have been seen
     except GatewayError as e:
         outcome.error = e
-        pump.cancel()
+        background.cancel()
     outcome.total_s = time.monotonic() - began
     return outcome
 
@@ -127,4 +130,4 @@ def _delete(upstream: Upstream, account: Account, chat_id: str, store: Store | N
         outcome.undeleted = e.message
     else:
         if store is not None:
-            store.litter.drop(upstream.name, chat_id)
+            store.pending_deletions.delete(upstream.name, chat_id)

@@ -1,22 +1,23 @@
 """The database: what several workers must agree on, and what must survive them.
 
-Knows SQL and its migrations. Must never know policy: what is fresh, who is next, what a client may do.
-Holds message text only where transcripts are switched on, and tokens only of accounts that are refreshed; both sealed
-by ``vault``. Times are Unix seconds.
+Knows SQL and the migrations. Knows no policy: not what is fresh, who is next, or what a client may do. Holds message
+text only where transcripts are switched on, and tokens only of accounts that are refreshed; ``vault`` seals both.
+Times are Unix seconds.
 """
 
 import secrets
 
 import sqlalchemy as sa
 
+from app.store import tables
 from app.store.accounts import AccountRows
 from app.store.api_keys import KeyRow, KeyRows
-from app.store.chat_cleanup import LitterRow, LitterRows
+from app.store.chat_cleanup import PendingDeletion, PendingDeletionRows
 from app.store.conversations import ConversationRow, ConversationRows
 from app.store.database import Database, Transaction
 from app.store.errors import StoreError, StoreUnavailable, StoreUnusable
 from app.store.facts import Facts, Unrecognised, UnrecognisedRow
-from app.store.idempotency import RecordingRow, RecordingRows
+from app.store.idempotency import IdempotentAnswerRow, IdempotentAnswerRows
 from app.store.leases import LeaseRow, LeaseRows
 from app.store.login_tokens import TokenRow, TokenRows
 from app.store.migrations import VERSION, migrate
@@ -27,10 +28,10 @@ from app.store.vault import Vault, WrongSecret
 __all__ = [
     "ConversationRow",
     "Database",
+    "IdempotentAnswerRow",
     "KeyRow",
     "LeaseRow",
-    "LitterRow",
-    "RecordingRow",
+    "PendingDeletion",
     "Store",
     "StoreError",
     "StoreUnavailable",
@@ -41,34 +42,33 @@ __all__ = [
     "WrongSecret",
 ]
 
-_accounts = sa.table("accounts", sa.column("last_turn", sa.BigInteger))
-_CHECK_WRITABLE = sa.update(_accounts).where(sa.false()).values(last_turn=0)
+_CHECK_WRITABLE = sa.update(tables.accounts).where(sa.false()).values(last_turn=0)
 
 
 class Store:
     """All tables of one database, opened once per process.
 
-    Opening raises StoreUnusable; later, StoreError says that the database fails.
+    Opening raises StoreUnusable. All methods of its parts raise StoreError if the database fails.
     """
 
-    # How many migrations the database has seen: all that this gateway knows.
+    # The number of migrations that this gateway knows, and that the database has seen.
     version = VERSION
 
     def __init__(self, url: str, secret: str | None = None, *, durable: bool = False) -> None:
-        """``secret`` seals the tokens. ``durable``: what is written has reached the disk, at some cost."""
+        """``url``: of SQLAlchemy. ``secret``: seals tokens and transcripts. ``durable``: see Database."""
         self.database = Database(url, durable=durable)
         try:
             migrate(self.database)
             self.accounts = AccountRows(self.database)
             self.processes = ProcessRows(self.database)
             self.leases = LeaseRows(self.database)
-            self.recordings = RecordingRows(self.database)
+            self.idempotent_answers = IdempotentAnswerRows(self.database)
             self.conversations = ConversationRows(self.database)
             self.keys = KeyRows(self.database)
-            self.litter = LitterRows(self.database)
+            self.pending_deletions = PendingDeletionRows(self.database)
             self.facts = Facts(self.database)
             self.unrecognised = Unrecognised(self.database)
-            salt = bytes.fromhex(self.facts.settle("vault_salt", secrets.token_hex(16)))
+            salt = bytes.fromhex(self.facts.set_once("vault_salt", secrets.token_hex(16)))
             vault = Vault(secret, salt)
             self.tokens = TokenRows(self.database, vault)
             self.transcripts = TranscriptRows(self.database, vault)
@@ -83,5 +83,5 @@ class Store:
         self.database.close()
 
     def check_writable(self) -> None:
-        """Raises StoreError where nothing can be written, without waiting for a database that is away."""
-        self.database.run_at_once(_CHECK_WRITABLE)
+        """Raises StoreError if nothing can be written. Does not wait for a database that is unavailable."""
+        self.database.run_without_retries(_CHECK_WRITABLE)

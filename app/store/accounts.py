@@ -1,4 +1,4 @@
-"""The accounts, as all workers know them. Must never know who may be used, and why."""
+"""The Kimi accounts, as all workers know them. Knows no policy: not which account may be used, nor why."""
 
 from collections.abc import Sequence
 
@@ -6,26 +6,19 @@ import sqlalchemy as sa
 
 from app.store.database import Database
 from app.store.dialects import per_dialect
-
-_accounts = sa.table(
-    "accounts",
-    sa.column("id", sa.String),
-    sa.column("last_turn", sa.BigInteger),
-    sa.column("next_at", sa.Float),
-    sa.column("refused", sa.String),
-)
+from app.store.tables import accounts
 
 _P = sa.bindparam
 
 _ADD = per_dialect(
-    lambda insert: insert(_accounts).values(id=_P("id"), last_turn=0, next_at=0.0).on_conflict_do_nothing()
+    lambda insert: insert(accounts).values(id=_P("id"), last_turn=0, next_at=0.0).on_conflict_do_nothing()
 )
-_REFUSE = sa.update(_accounts).where(_accounts.c.id == _P("of_id")).values(refused=_P("refused"))
-_REFUSED = sa.select(_accounts.c.id, _accounts.c.refused).where(_accounts.c.refused.is_not(None))
+_SET_REFUSED = sa.update(accounts).where(accounts.c.id == _P("of_id")).values(refused=_P("refused"))
+_REFUSED = sa.select(accounts.c.id, accounts.c.refused).where(accounts.c.refused.is_not(None))
 
 
 class AccountRows:
-    """The table of accounts; what runs on them is in ``leases``."""
+    """The table ``accounts``. The streams that run on an account are in ``leases``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -34,10 +27,10 @@ class AccountRows:
         for account_id in ids:
             self._database.run(_ADD, id=account_id)
 
-    def refuse(self, account_id: str, token: str) -> None:
-        """The token with this digest was rejected."""
-        self._database.run(_REFUSE, of_id=account_id, refused=token)
+    def set_refused(self, account_id: str, token: str) -> None:
+        """Kimi has rejected the token with this digest."""
+        self._database.run(_SET_REFUSED, of_id=account_id, refused=token)
 
     def refused(self) -> dict[str, str]:
-        """The digests of rejected tokens, by account."""
+        """Account id → digest of the token that Kimi has rejected, for those that have one."""
         return {row["id"]: row["refused"] for row in self._database.rows(_REFUSED)}

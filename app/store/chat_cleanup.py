@@ -1,4 +1,4 @@
-"""The Kimi chats that are to be deleted. Must never know why, nor how."""
+"""The Kimi chats that are to be deleted. Knows neither why nor how a chat is deleted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ import sqlalchemy as sa
 
 from app.store.database import Database, Transaction
 from app.store.dialects import listed, one_of, per_dialect
+from app.store.tables import pending_deletions
 
 
 @dataclass(frozen=True, slots=True)
-class LitterRow:
-    """A Kimi chat that is to be deleted."""
+class PendingDeletion:
+    """A Kimi chat that is to be deleted. ``tries``: including the one that has just been claimed."""
 
     upstream: str
     chat_id: str
@@ -19,20 +20,11 @@ class LitterRow:
     tries: int
 
 
-_litter = sa.table(
-    "litter",
-    sa.column("upstream", sa.String),
-    sa.column("chat_id", sa.String),
-    sa.column("account_id", sa.String),
-    sa.column("due_at", sa.Float),
-    sa.column("tries", sa.Integer),
-)
-
 _P = sa.bindparam
 
 _ADD = per_dialect(
     lambda insert: (
-        insert(_litter)
+        insert(pending_deletions)
         .values(
             upstream=_P("upstream"),
             chat_id=_P("chat_id"),
@@ -44,57 +36,69 @@ _ADD = per_dialect(
     )
 )
 
-_TAKE = (
-    sa.update(_litter)
+_CLAIM = (
+    sa.update(pending_deletions)
     .where(
-        _litter.c.due_at <= _P("now"),
-        _litter.c.chat_id
-        == sa.select(_litter.c.chat_id)
+        pending_deletions.c.due_at <= _P("now"),
+        pending_deletions.c.chat_id
+        == sa.select(pending_deletions.c.chat_id)
         .where(
-            _litter.c.due_at <= _P("now"),
-            one_of(_litter.c.upstream, "upstreams"),
-            one_of(_litter.c.account_id, "accounts"),
+            pending_deletions.c.due_at <= _P("now"),
+            one_of(pending_deletions.c.upstream, "upstreams"),
+            one_of(pending_deletions.c.account_id, "accounts"),
         )
-        .order_by(_litter.c.due_at)
+        .order_by(pending_deletions.c.due_at)
         .limit(1)
-        # PostgreSQL: what another worker is just taking is passed over. SQLite has one writer at a time.
+        # PostgreSQL skips a row that another worker is claiming. SQLite has one writer at a time.
         .with_for_update(skip_locked=True)
         .scalar_subquery(),
     )
-    .values(due_at=_P("again_at"), tries=_litter.c.tries + 1)
-    .returning(_litter.c.upstream, _litter.c.chat_id, _litter.c.account_id, _litter.c.tries)
+    .values(due_at=_P("again_at"), tries=pending_deletions.c.tries + 1)
+    .returning(
+        pending_deletions.c.upstream,
+        pending_deletions.c.chat_id,
+        pending_deletions.c.account_id,
+        pending_deletions.c.tries,
+    )
 )
 
-_THIS = (_litter.c.upstream == _P("of_upstream"), _litter.c.chat_id == _P("of_chat_id"))
+_OF_CHAT = (
+    pending_deletions.c.upstream == _P("of_upstream"),
+    pending_deletions.c.chat_id == _P("of_chat_id"),
+)
 
-_PUT_OFF = sa.update(_litter).where(*_THIS).values(tries=_P("tries"), due_at=_P("due_at"))
-_DROP = sa.delete(_litter).where(*_THIS)
+_POSTPONE = sa.update(pending_deletions).where(*_OF_CHAT).values(tries=_P("tries"), due_at=_P("due_at"))
+_DELETE = sa.delete(pending_deletions).where(*_OF_CHAT)
 
 
-class LitterRows:
-    """The table of chats to delete."""
+class PendingDeletionRows:
+    """The table ``litter``: one row per chat that is to be deleted."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, upstream: str, chat_id: str, account_id: str, due_at: float) -> None:
-        """Notes a chat for deletion, or sets a new time for one that is noted."""
+        """Adds a chat, or sets a new time for one that is there already."""
         self._database.run(_ADD, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at)
 
     def add_in(self, tx: Transaction, upstream: str, chat_id: str, account_id: str, due_at: float) -> None:
         """``add`` as a part of a transaction."""
         tx.run(_ADD, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at)
 
-    def take(
+    def claim(
         self, upstreams: Sequence[str], account_ids: Sequence[str], now: float, again_at: float
-    ) -> LitterRow | None:
-        """One chat of these that is due, put off until ``again_at`` so that no other worker takes it meanwhile."""
+    ) -> PendingDeletion | None:
+        """One chat of these upstreams and accounts that is due, or None.
+
+        It is due again at ``again_at``, so no other worker claims it meanwhile.
+        """
         which = {"upstreams": listed(upstreams), "accounts": listed(account_ids)}
-        row = self._database.row(_TAKE, **which, now=now, again_at=again_at)
-        return None if row is None else LitterRow(**row)
+        row = self._database.row(_CLAIM, **which, now=now, again_at=again_at)
+        return None if row is None else PendingDeletion(**row)
 
-    def put_off(self, upstream: str, chat_id: str, tries: int, due_at: float) -> None:
-        self._database.run(_PUT_OFF, of_upstream=upstream, of_chat_id=chat_id, tries=tries, due_at=due_at)
+    def postpone(self, upstream: str, chat_id: str, tries: int, due_at: float) -> None:
+        self._database.run(_POSTPONE, of_upstream=upstream, of_chat_id=chat_id, tries=tries, due_at=due_at)
 
-    def drop(self, upstream: str, chat_id: str) -> None:
-        self._database.run(_DROP, of_upstream=upstream, of_chat_id=chat_id)
+    def delete(self, upstream: str, chat_id: str) -> None:
+        """Removes the row: the chat is gone, or is to stay."""
+        self._database.run(_DELETE, of_upstream=upstream, of_chat_id=chat_id)

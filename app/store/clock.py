@@ -1,6 +1,6 @@
-"""One clock for all machines that share a database: the database's, known here by its distance from one of ours.
+"""One clock for all machines that share a database: the database's, computed from a local clock and an offset.
 
-Must never know how a database is asked.
+Knows no SQL.
 """
 
 import _thread
@@ -13,57 +13,61 @@ from app.store.errors import StoreError
 
 log = logging.getLogger(__name__)
 
-# How far a distance may move before that is said.
-_REMARKABLE_S = 1.0
+# A change of the difference between the two clocks is logged if it is larger than this.
+_LOGGED_CHANGE_S = 1.0
 
-# Linux's counts on while the machine sleeps, its CLOCK_MONOTONIC does not; that of macOS does.
+# Linux's CLOCK_BOOTTIME goes on while the machine sleeps, CLOCK_MONOTONIC does not. On macOS the latter does.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def steady() -> float:
-    """Seconds since some moment, by a clock that nobody sets."""
+    """Seconds since some moment, by a clock that nobody can set."""
     return time.clock_gettime(_STEADY)
 
 
 class Clock:
-    """``distance`` asks the database how many seconds it is ahead of ``ours``; again after ``fresh_s``."""
+    """The database's clock.
+
+    ``measure``: asks the database how many seconds its clock is ahead of ``local_clock``. ``max_age_s``: an offset
+    older than this is measured again.
+    """
 
     def __init__(
-        self, distance: Callable[[], float], ours: Callable[[], float] = steady, fresh_s: float = 60.0
+        self, measure: Callable[[], float], local_clock: Callable[[], float] = steady, max_age_s: float = 60.0
     ) -> None:
-        """Measures, and raises what ``distance`` raises."""
-        self._distance = distance
-        self._ours = ours
-        self._fresh_s = fresh_s
+        """Measures once, and raises what ``measure`` raises."""
+        self._ask = measure
+        self._local_clock = local_clock
+        self._max_age_s = max_age_s
         self._measuring = threading.Lock()
-        self._differ_s = 0.0
+        self._difference_s = 0.0
         self._measure()
 
     def now(self) -> float:
-        """Unix seconds. Never waits: a distance that has grown old is measured beside."""
-        if time.monotonic() - self._measured_at > self._fresh_s and self._measuring.acquire(blocking=False):
-            # Not a threading.Thread, whose start waits until it runs: whoever asks may be in the middle of a
-            # transaction, and under gevent all others would run into its lock meanwhile.
+        """Unix seconds. Never blocks: an old offset is measured again in a background thread."""
+        if time.monotonic() - self._measured_at > self._max_age_s and self._measuring.acquire(blocking=False):
+            # Not a threading.Thread, whose start() waits until it runs. The caller may be in the middle of a
+            # transaction, and under gevent all other greenlets would run into its lock meanwhile.
             _thread.start_new_thread(self._measure_again, ())
-        return self._ours() + self._offset_s
+        return self._local_clock() + self._offset_s
 
     def _measure_again(self) -> None:
         try:
             self._measure()
         except StoreError as e:
-            # Whoever needs the database now says so.
-            log.debug("the database's clock could not be read (%s)", e.driver_error)
-        except Exception:  # the edge of the thread
-            log.exception("the database's clock could not be read")
+            # Work that needs the database now logs its own failure.
+            log.debug("clock_not_measured error=%s", e.driver_error)
+        except Exception:  # the border of the thread
+            log.exception("clock_not_measured")
         finally:
-            # Also after a failure: measured again when this is old, and not at every question.
+            # Also after a failure: the next try is after max_age_s, and not at the next call of now().
             self._measured_at = time.monotonic()
             self._measuring.release()
 
     def _measure(self) -> None:
-        self._offset_s = self._distance()
+        self._offset_s = self._ask()
         self._measured_at = time.monotonic()
-        differ_s = self._ours() + self._offset_s - time.time()
-        if abs(differ_s - self._differ_s) > _REMARKABLE_S:
-            log.warning("the clocks of this machine and of the database differ by %.1f s", differ_s)
-        self._differ_s = differ_s
+        difference_s = self._local_clock() + self._offset_s - time.time()
+        if abs(difference_s - self._difference_s) > _LOGGED_CHANGE_S:
+            log.warning("clock_differs database_ahead_s=%.1f", difference_s)
+        self._difference_s = difference_s

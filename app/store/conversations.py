@@ -1,4 +1,6 @@
-"""The conversations and who holds them. Holds no message text. Must never know when one may be continued."""
+"""The conversations and which turn has each of them. Holds no message text. Knows no policy: not when a conversation
+may be continued.
+"""
 
 from dataclasses import dataclass
 from functools import cache
@@ -8,12 +10,13 @@ import sqlalchemy as sa
 
 from app.store.database import Database, Row, Transaction
 from app.store.dialects import per_dialect
-from app.store.processes import lives
+from app.store.processes import is_alive
+from app.store.tables import conversations, transcripts
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationRow:
-    """What is known of a conversation. ``chat_id`` is None until Kimi has opened a chat for it."""
+    """A conversation; see ``tables.conversations`` for the fields."""
 
     owner: str
     id: str
@@ -31,33 +34,15 @@ class ConversationRow:
     process_id: str
 
 
-_conversations = sa.table(
-    "conversations",
-    sa.column("owner", sa.String),
-    sa.column("id", sa.String),
-    sa.column("model", sa.String),
-    sa.column("account_id", sa.String),
-    sa.column("upstream", sa.String),
-    sa.column("chat_id", sa.String),
-    sa.column("message_id", sa.String),
-    sa.column("system_digest", sa.String),
-    sa.column("turns", sa.Integer),
-    sa.column("created_at", sa.Float),
-    sa.column("updated_at", sa.Float),
-    sa.column("holder", sa.String),
-    sa.column("held_until", sa.Float),
-    sa.column("process_id", sa.String),
-)
-
 _P = sa.bindparam
 
-_IS_HELD = sa.and_(_conversations.c.held_until > _P("now"), lives(_conversations.c.process_id))
-# Also where the same holder asks again: it may not know that it has got it.
-_IS_FREE = sa.or_(sa.not_(_IS_HELD), _conversations.c.holder == _P("holder"))
+_IS_HELD = sa.and_(conversations.c.held_until > _P("now"), is_alive(conversations.c.process_id))
+# A holder that asks again may not know that it has the conversation: its connection was lost before the result came.
+_IS_FREE = sa.or_(sa.not_(_IS_HELD), conversations.c.holder == _P("holder"))
 
-_HOLD = per_dialect(
+_ACQUIRE = per_dialect(
     lambda insert: (
-        insert(_conversations)
+        insert(conversations)
         .values(
             owner=_P("owner"),
             id=_P("id"),
@@ -74,89 +59,91 @@ _HOLD = per_dialect(
             set_={"holder": _P("holder"), "held_until": _P("until"), "process_id": _P("process_id")},
             where=_IS_FREE,
         )
-        .returning(*_conversations.c)
+        .returning(*conversations.c)
     )
 )
 
-_THIS = (_conversations.c.owner == _P("of_owner"), _conversations.c.id == _P("of_id"))
-_MINE = (*_THIS, _conversations.c.holder == _P("of_holder"))
+_OF_ID = (conversations.c.owner == _P("of_owner"), conversations.c.id == _P("of_id"))
+_OF_HOLDER = (*_OF_ID, conversations.c.holder == _P("of_holder"))
 
-_FIND = sa.select(*_conversations.c).where(*_THIS)
-_DROP = sa.delete(_conversations).where(*_MINE).returning(*_conversations.c)
-_HELD = sa.select(sa.literal(1).label("held")).where(*_THIS, _IS_HELD)
-_COUNT = sa.select(sa.func.count().label("count")).where(_conversations.c.owner == _P("of_owner"))
-_DROP_UNUSED = (
-    sa.delete(_conversations)
+_FIND = sa.select(*conversations.c).where(*_OF_ID)
+_DELETE = sa.delete(conversations).where(*_OF_HOLDER).returning(*conversations.c)
+_FIND_HELD = sa.select(sa.literal(1).label("held")).where(*_OF_ID, _IS_HELD)
+_COUNT = sa.select(sa.func.count().label("count")).where(conversations.c.owner == _P("of_owner"))
+_DELETE_UNUSED = (
+    sa.delete(conversations)
     .where(
-        sa.tuple_(_conversations.c.owner, _conversations.c.id).in_(
-            sa.select(_conversations.c.owner, _conversations.c.id)
-            .where(_conversations.c.updated_at < _P("before"), sa.not_(_IS_HELD))
-            .order_by(_conversations.c.updated_at)
+        sa.tuple_(conversations.c.owner, conversations.c.id).in_(
+            sa.select(conversations.c.owner, conversations.c.id)
+            .where(conversations.c.updated_at < _P("before"), sa.not_(_IS_HELD))
+            .order_by(conversations.c.updated_at)
             .limit(_P("most"))
         ),
-        _conversations.c.updated_at < _P("before"),
+        conversations.c.updated_at < _P("before"),
         sa.not_(_IS_HELD),
     )
-    .returning(*_conversations.c)
+    .returning(*conversations.c)
 )
-_transcripts = sa.table("transcripts", sa.column("owner", sa.String), sa.column("conversation_id", sa.String))
-_DROP_TRANSCRIPT = sa.delete(_transcripts).where(
-    _transcripts.c.owner == _P("of_owner"), _transcripts.c.conversation_id == _P("of_id")
+_DELETE_TRANSCRIPT = sa.delete(transcripts).where(
+    transcripts.c.owner == _P("of_owner"), transcripts.c.conversation_id == _P("of_id")
 )
 
 
 @cache
 def _save(names: tuple[str, ...]) -> sa.Update:
-    """The statement that writes these columns; callers have few ways to name them."""
-    return sa.update(_conversations).where(*_MINE).values({name: _P(name) for name in names})
+    """The statement that writes these columns. There is one per combination of names, and callers use few."""
+    return sa.update(conversations).where(*_OF_HOLDER).values({name: _P(name) for name in names})
 
 
 class ConversationRows:
-    """The table of conversations."""
+    """The table ``conversations``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def hold(
+    def acquire(
         self, owner: str, conversation_id: str, model: str, holder: str, process_id: str, now: float, until: float
     ) -> ConversationRow | None:
-        """Takes the conversation for one turn, making it if it is new; None while another holder has it.
+        """Acquires the conversation for one turn, and creates it if it is new. None while another turn has it.
 
-        It is held until ``until``, by a process that lives."""
+        ``holder``: a random id of the turn. The turn has it until ``until``, or until its process is dead.
+        """
         who = {"owner": owner, "id": conversation_id, "holder": holder, "process_id": process_id}
-        return _row(self._database.row(_HOLD, **who, model=model, now=now, until=until))
+        return _row(self._database.row(_ACQUIRE, **who, model=model, now=now, until=until))
 
     def is_held(self, row: ConversationRow, now: float) -> bool:
-        return self._database.row(_HELD, of_owner=row.owner, of_id=row.id, now=now) is not None
+        """Whether a turn has it."""
+        return self._database.row(_FIND_HELD, of_owner=row.owner, of_id=row.id, now=now) is not None
 
     def count(self, owner: str) -> int:
-        """How many the key has."""
+        """How many conversations the API key has."""
         row = self._database.row(_COUNT, of_owner=owner)
         return int(row["count"]) if row else 0
 
-    def drop_unused(self, tx: Transaction, before: float, now: float, most: int) -> list[ConversationRow]:
-        """Drops conversations without a turn since ``before``, with what was said in them, and says which: at most
-        so many, the oldest."""
-        rows = [ConversationRow(**row) for row in tx.rows(_DROP_UNUSED, before=before, now=now, most=most)]
+    def delete_unused(self, tx: Transaction, before: float, now: float, most: int) -> list[ConversationRow]:
+        """Deletes conversations whose last turn was before ``before``, with their transcripts, and returns them: the
+        oldest, ``most`` at a time.
+        """
+        rows = [ConversationRow(**row) for row in tx.rows(_DELETE_UNUSED, before=before, now=now, most=most)]
         for row in rows:
-            tx.run(_DROP_TRANSCRIPT, of_owner=row.owner, of_id=row.id)
+            tx.run(_DELETE_TRANSCRIPT, of_owner=row.owner, of_id=row.id)
         return rows
 
     def save(self, owner: str, conversation_id: str, held_by: str, /, **values: Any) -> bool:
-        """Writes columns of a conversation that ``held_by`` has; False if it has it no longer."""
-        mine = {"of_owner": owner, "of_id": conversation_id, "of_holder": held_by}
-        return self._database.run(_save(tuple(values)), **mine, **values) > 0
+        """Writes columns of a conversation. False if ``held_by`` does not have it any more."""
+        which = {"of_owner": owner, "of_id": conversation_id, "of_holder": held_by}
+        return self._database.run(_save(tuple(values)), **which, **values) > 0
 
     def save_in(self, tx: Transaction, owner: str, conversation_id: str, held_by: str, /, **values: Any) -> bool:
         """``save`` as a part of a transaction."""
-        mine = {"of_owner": owner, "of_id": conversation_id, "of_holder": held_by}
-        return tx.run(_save(tuple(values)), **mine, **values) > 0
+        which = {"of_owner": owner, "of_id": conversation_id, "of_holder": held_by}
+        return tx.run(_save(tuple(values)), **which, **values) > 0
 
-    def drop(self, tx: Transaction, owner: str, conversation_id: str, held_by: str) -> ConversationRow | None:
-        """Drops a conversation that ``held_by`` has, with what was said in it, and says which."""
-        row = _row(tx.row(_DROP, of_owner=owner, of_id=conversation_id, of_holder=held_by))
+    def delete(self, tx: Transaction, owner: str, conversation_id: str, held_by: str) -> ConversationRow | None:
+        """Deletes a conversation with its transcript, and returns it. None if ``held_by`` does not have it."""
+        row = _row(tx.row(_DELETE, of_owner=owner, of_id=conversation_id, of_holder=held_by))
         if row is not None:
-            tx.run(_DROP_TRANSCRIPT, of_owner=owner, of_id=conversation_id)
+            tx.run(_DELETE_TRANSCRIPT, of_owner=owner, of_id=conversation_id)
         return row
 
     def find(self, owner: str, conversation_id: str) -> ConversationRow | None:

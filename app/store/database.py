@@ -1,7 +1,9 @@
-"""The connection to the database: opening it, patience with it, transactions, its clock.
+"""The connection to the database: opening it, retries, transactions, its clock, and the translation of its errors.
 
-SQLAlchemy makes the statements and keeps the connections; they are run by the driver itself, which for statements as
-small as ours takes half of the time. Must never know a table of ours, nor what is written into it.
+SQLAlchemy builds the statements and pools the connections. The statements are then executed by the driver (DB-API)
+itself, which halves the time of statements as small as ours: a lease and its end take 119 µs instead of 245
+(docs/performance.md). The price: values come back as the driver gives them, so SQLite's booleans are integers. Knows
+no table.
 """
 
 import logging
@@ -19,7 +21,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from app.store.clock import Clock, steady
 from app.store.dialects import PerDialect, Statement
-from app.store.dialects.kind import Kind
+from app.store.dialects.kind import DatabaseKind
 from app.store.dialects.postgresql import POSTGRESQL
 from app.store.dialects.sqlite import SQLITE
 from app.store.errors import StoreError, StoreUnavailable, StoreUnusable
@@ -29,8 +31,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Row = dict[str, Any]
 
-# In a statement: the ``process_id`` of the Database that runs it.
-ME: sa.BindParameter[str] = sa.bindparam("me")
+# In a statement: the ``process_id`` of the Database that executes it.
+OWN_PROCESS_ID: sa.BindParameter[str] = sa.bindparam("own_process_id")
 
 _KINDS = {"sqlite": SQLITE, "postgresql": POSTGRESQL}
 
@@ -48,16 +50,16 @@ _DRIVER_ERRORS = (
 
 
 class Transaction:
-    """Runs statements within one transaction. The columns of a row have the names and types of the database."""
+    """Executes statements on one connection. The columns of a row have the names and types of the database."""
 
     def __init__(self, connection: PoolProxiedConnection, statements: "_Statements") -> None:
         self._connection = connection
         self._statements = statements
-        # Nobody may get this connection again: it may have half a transaction in it.
-        self.is_spoilt = False
+        # A transaction may still be open on the connection, so it must not go back to the pool.
+        self.is_tainted = False
 
     def run(self, statement: Statement, **values: Any) -> int:
-        """How many rows were written."""
+        """The number of rows that were written."""
         sql, parameters = self._statements.prepared(statement, values)
         with closing(self._connection.cursor()) as cursor:
             cursor.execute(sql, parameters)
@@ -76,7 +78,7 @@ class Transaction:
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def execute(self, sql: str) -> None:
-        """A statement in words that every database of ours understands."""
+        """A statement in SQL that SQLite and PostgreSQL both understand."""
         with closing(self._connection.cursor()) as cursor:
             cursor.execute(sql)
 
@@ -84,15 +86,18 @@ class Transaction:
 class Database:
     """One database, opened once per process. Safe for threads.
 
-    A statement is built once, at the top of a module: its SQL is made at its first use and kept for ever. Its
-    parameters are named by ``sqlalchemy.bindparam``. ``run``, ``row`` and ``rows`` are one transaction each, and are
-    run again where the connection was lost before their result came: each must be safe to repeat.
-    Opening raises StoreUnusable; later, StoreError says that the database fails.
+    A statement is built once, at the top of a module: its SQL is compiled at its first use and kept for ever. Its
+    parameters are named with ``sqlalchemy.bindparam``.
+
+    ``run``, ``row`` and ``rows`` are one transaction each. They are executed again if the connection was lost before
+    their result came, so each statement must be safe to repeat.
+
+    Opening raises StoreUnusable. All other methods raise StoreError if the database fails.
     """
 
     def __init__(self, url: str, *, durable: bool = False) -> None:
-        """``durable``: what is written has reached the disk, at some cost."""
-        # What this process is called among those that share the database.
+        """``durable``: a commit returns only when the data is on the disk, which costs time."""
+        # The name of this process among those that share the database.
         self.process_id = uuid.uuid4().hex
         parsed = sa.make_url(url)
         self._kind = _KINDS[parsed.get_backend_name()]
@@ -103,62 +108,88 @@ class Database:
 
     def _open(self, parsed: sa.URL, durable: bool) -> None:
         self._engine = self._kind.open_engine(parsed, durable)
-        # A module of PEP 249, whose errors have no common type.
+        # A module of PEP 249. Its exceptions have no base class that all drivers share.
         self._driver: Any = self._engine.dialect.loaded_dbapi
         self._statements = _Statements(self._engine.dialect, self._kind, self.process_id)
-        self._away_since: float | None = None
-        self._on_return: Callable[[Transaction, float], object] | None = None
-        # All processes of a file go by this machine's clock, and it is set for all of them at once. Those of a server
-        # are on several machines: where the clock of one is set, that must change nothing for what it shares.
-        ours = time.time if self._kind.clock is None else steady
-        self._clock = Clock(lambda: self.patiently(self._measure_clock), ours)
+        self._unavailable_since: float | None = None
+        self._on_reconnect: Callable[[Transaction, float], object] | None = None
+        # All processes that share a SQLite file use the clock of this machine, so when it is set, it is set for all
+        # of them at once. Processes that share a server run on several machines: when the clock of one is set, that
+        # must not change what it shares with the others.
+        local_clock = time.time if self._kind.clock is None else steady
+        self._clock = Clock(lambda: self.with_retries(self._measure_offset), local_clock)
 
     def unusable(self, error: Exception) -> StoreUnusable:
-        """The error as it is told to who starts the gateway."""
+        """The exception for whoever starts the gateway, with what to look at."""
         what = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {_first_line(error)}"
-        why = f"DATABASE_URL: the database cannot be opened ({what})"
+        message = f"DATABASE_URL: the database cannot be opened ({what})"
         is_transient = isinstance(error, StoreError) and error.is_transient
-        return StoreUnavailable(why) if is_transient else StoreUnusable(why)
+        return StoreUnavailable(message) if is_transient else StoreUnusable(message)
 
     def close(self) -> None:
         self._engine.dispose()
 
     def run(self, statement: Statement, **values: Any) -> int:
-        """How many rows were written."""
-        return self.patiently(lambda tx: tx.run(statement, **values))
+        """The number of rows that were written."""
+        return self.with_retries(lambda tx: tx.run(statement, **values))
 
-    def run_at_once(self, statement: Statement, **values: Any) -> int:
-        """``run`` without patience: what cannot be done now fails now."""
-        return self._once(lambda tx: tx.run(statement, **values))
+    def run_without_retries(self, statement: Statement, **values: Any) -> int:
+        """As ``run``, but what cannot be done now fails now."""
+        return self._try_once(lambda tx: tx.run(statement, **values))
 
     def row(self, statement: Statement, **values: Any) -> Row | None:
         """The first row, or None."""
-        return self.patiently(lambda tx: tx.row(statement, **values))
+        return self.with_retries(lambda tx: tx.row(statement, **values))
 
     def rows(self, statement: Statement, **values: Any) -> list[Row]:
-        return self.patiently(lambda tx: tx.rows(statement, **values))
+        return self.with_retries(lambda tx: tx.rows(statement, **values))
 
-    def exclusively(self, work: Callable[[Transaction], T]) -> T:
-        """Runs ``work`` in one transaction that overlaps no other such transaction, of whatever process.
+    def in_exclusive_transaction(self, work: Callable[[Transaction], T]) -> T:
+        """Calls ``work`` in a transaction that overlaps no other exclusive transaction of any process.
 
-        ``work`` is run again where the database was locked or the connection was lost, also where it was lost so
-        late that the first run may have been committed: it does nothing but read and write the transaction, and
-        finds out by what it reads whether it is done already. An exception of its own undoes what it wrote.
-        It must be short: everybody else waits.
+        ``work`` is called again if the database was locked or the connection was lost. The connection may be lost so
+        late that the first call was committed: so ``work`` must only read and write the transaction, and must find
+        out by reading whether it is done already. If it raises, what it wrote is rolled back. It must be short,
+        because all other processes wait meanwhile.
         """
-        return self.patiently(lambda tx: self._in_transaction(tx, work))
+        return self.with_retries(lambda tx: self._in_transaction(tx, work))
+
+    def with_retries(self, work: Callable[[Transaction], T]) -> T:
+        """Calls ``work`` with a connection on which each statement is a transaction of its own.
+
+        ``work`` is called again while the database is locked or unavailable, for as long as its kind says. It must
+        be safe to repeat.
+        """
+        deadline = time.monotonic() + self._kind.retry_for_s
+        may_have_run = False
+        while True:
+            try:
+                result = self._try_once(work)
+            except StoreError as e:
+                e.may_have_run = may_have_run = e.may_have_run or may_have_run
+                if not e.is_transient:
+                    raise
+                self._note_unavailable(e)
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                if self._unavailable_since is not None:
+                    self._note_available()
+                return result
+            time.sleep(random.uniform(*self._kind.retry_every_s))
 
     def now(self) -> float:
         """Unix seconds by the clock that all machines share: the database's."""
         return self._clock.now()
 
-    def first_on_return(self, work: Callable[[Transaction, float], object]) -> None:
-        """``work`` is run where the database is back, before anything else of this process, with the Unix seconds
-        since which it was away. It must be safe to repeat."""
-        self._on_return = work
+    def on_reconnect(self, work: Callable[[Transaction, float], object]) -> None:
+        """Registers ``work``. It is called when the database is available again, before anything else of this
+        process, with the Unix seconds since which it was unavailable. It must be safe to repeat.
+        """
+        self._on_reconnect = work
 
-    def _measure_clock(self, tx: Transaction) -> float:
-        """How far the database's clock is ahead of ours."""
+    def _measure_offset(self, tx: Transaction) -> float:
+        """How many seconds the database's clock is ahead of ours."""
         if self._kind.clock is None:
             return 0.0
         before = steady()
@@ -167,9 +198,9 @@ class Database:
 
     def _in_transaction(self, tx: Transaction, work: Callable[[Transaction], T]) -> T:
         try:
-            tx.execute(self._kind.begin_exclusively)
+            tx.execute(self._kind.begin_exclusive)
         except self._driver.Error:
-            # It may have got half way; where it did not, there is nothing to undo, which is an error too.
+            # The transaction may have been opened half way. If it was not, the rollback fails, too.
             with suppress(self._driver.Error):
                 tx.execute("ROLLBACK")
             raise
@@ -180,43 +211,43 @@ class Database:
             try:
                 tx.execute("ROLLBACK")
             except self._driver.Error:
-                tx.is_spoilt = True
+                tx.is_tainted = True
             raise
         return result
 
-    def _once(self, work: Callable[[Transaction], T]) -> T:
-        """``work`` on a connection. Raises StoreError."""
+    def _try_once(self, work: Callable[[Transaction], T]) -> T:
+        """Calls ``work`` with a connection. Raises StoreError."""
         try:
             connection = self._engine.raw_connection()
         except DBAPIError as e:
-            # SQLAlchemy's own questions to a new connection failed.
+            # SQLAlchemy's own queries on a new connection failed.
             raise self._translated(e.orig, None) from e
         except self._driver.Error as e:
             raise self._translated(e, None) from e
         except SQLAlchemyError as e:
-            # All connections are in use, and stayed so.
+            # All connections of the pool were in use for too long.
             name = type(e).__name__
             raise StoreError(f"{name}: {_first_line(e)}", driver_error=name) from e
         tx = Transaction(connection, self._statements)
         try:
-            if (since := self._away_since) is not None and self._on_return is not None:
-                self._on_return(tx, self.now() - (time.monotonic() - since))
+            if (since := self._unavailable_since) is not None and self._on_reconnect is not None:
+                self._on_reconnect(tx, self.now() - (time.monotonic() - since))
             return work(tx)
         except self._driver.Error as e:
             raise self._translated(e, connection) from e
         except BaseException as e:
-            # Torn away by something that is no error: nobody knows in the middle of what.
-            tx.is_spoilt = tx.is_spoilt or not isinstance(e, Exception)
+            # Interrupted at an unknown point, for example by the end of a greenlet.
+            tx.is_tainted = tx.is_tainted or not isinstance(e, Exception)
             raise
         finally:
-            if tx.is_spoilt and connection.is_valid:
+            if tx.is_tainted and connection.is_valid:
                 connection.invalidate()
             connection.close()
 
     def _translated(self, error: Any, connection: PoolProxiedConnection | None) -> StoreError:
         """The StoreError for a driver's error. ``connection``: None if none could be opened.
 
-        A connection that is lost is closed, and all idle ones with it: what ended one may have ended the others.
+        A lost connection is closed, and all idle ones with it: whatever ended it may have ended them, too.
         """
         is_lost = connection is not None and self._engine.dialect.is_disconnect(
             error, connection.dbapi_connection, None
@@ -228,69 +259,48 @@ class Database:
         return StoreError(
             f"{name}: {_first_line(error)}",
             driver_error=name,
-            is_transient=self._kind.is_passing(error, connection is None, is_lost),
+            is_transient=self._kind.is_transient(error, connection is None, is_lost),
             is_unreachable=connection is None or is_lost,
             may_have_run=is_lost,
         )
 
-    def patiently(self, work: Callable[[Transaction], T]) -> T:
-        """Runs ``work`` on a connection, each statement in a transaction of its own; all of it again and again while
-        the database is locked, or away and will be back. It must be safe to repeat."""
-        deadline = time.monotonic() + self._kind.patience_s
-        may_have_run = False
-        while True:
-            try:
-                result = self._once(work)
-            except StoreError as e:
-                e.may_have_run = may_have_run = e.may_have_run or may_have_run
-                if not e.is_transient:
-                    raise
-                self._note_absence(e)
-                if time.monotonic() > deadline:
-                    raise
-            else:
-                if self._away_since is not None:
-                    self._note_return()
-                return result
-            time.sleep(random.uniform(*self._kind.pause_s))
+    def _note_unavailable(self, error: StoreError) -> None:
+        """Logs the first failure only, and not one per waiting request."""
+        if self._kind.is_server and error.is_unreachable and self._unavailable_since is None:
+            self._unavailable_since = time.monotonic()
+            log.warning("database_unavailable error=%s", error)
 
-    def _note_absence(self, error: StoreError) -> None:
-        """Said once, and not by each of those who wait."""
-        if self._kind.may_be_away and error.is_unreachable and self._away_since is None:
-            self._away_since = time.monotonic()
-            log.warning("the database is away; requests wait for it (%s)", error)
-
-    def _note_return(self) -> None:
-        since, self._away_since = self._away_since, None
+    def _note_available(self) -> None:
+        since, self._unavailable_since = self._unavailable_since, None
         if since is not None:
-            log.warning("the database is back after %.1f s", time.monotonic() - since)
+            log.warning("database_available after_s=%.1f", time.monotonic() - since)
 
 
 class _Statements:
-    """The SQL of every statement that was ever run: making it costs several times as much as running it."""
+    """The SQL of each statement that was ever executed: compiling it costs several times as much as executing it."""
 
-    def __init__(self, dialect: sa.Dialect, kind: Kind, me: str) -> None:
+    def __init__(self, dialect: sa.Dialect, kind: DatabaseKind, process_id: str) -> None:
         self._dialect = dialect
         self._kind = kind
-        self._me = me
-        self._made: dict[Statement, tuple[str, Row]] = {}
+        self._process_id = process_id
+        self._compiled: dict[Statement, tuple[str, Row]] = {}
 
     def prepared(self, statement: Statement, values: Row) -> tuple[str, Row]:
-        """The SQL and all values for it, those that the statement itself holds among them."""
-        made = self._made.get(statement)
-        if made is None:
-            made = self._made[statement] = self._make(statement)
-        sql, constants = made
-        return sql, self._kind.storable({**constants, **values})
+        """The SQL, and all values for it, including the constants of the statement itself."""
+        compiled = self._compiled.get(statement)
+        if compiled is None:
+            compiled = self._compiled[statement] = self._compile(statement)
+        sql, constants = compiled
+        return sql, self._kind.adapt_values({**constants, **values})
 
-    def _make(self, statement: Statement) -> tuple[str, Row]:
+    def _compile(self, statement: Statement) -> tuple[str, Row]:
         if isinstance(statement, PerDialect):
-            statement = statement.made_for(self._dialect.name)
+            statement = statement.build_for(self._dialect.name)
         compiled = statement.compile(dialect=self._dialect)
         assert isinstance(compiled, SQLCompiler)
         constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
-        if ME.key in compiled.binds:
-            constants[ME.key] = self._me
+        if OWN_PROCESS_ID.key in compiled.binds:
+            constants[OWN_PROCESS_ID.key] = self._process_id
         return str(compiled), constants
 
 

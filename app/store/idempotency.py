@@ -1,4 +1,4 @@
-"""Answers that are kept for a repetition of their request. Must never know what is in them: they come sealed."""
+"""Answers that are stored for a repetition of their request. Their content is sealed by the caller."""
 
 from dataclasses import dataclass
 
@@ -6,35 +6,28 @@ import sqlalchemy as sa
 
 from app.store.database import Database
 from app.store.dialects import per_dialect
-from app.store.processes import lives
+from app.store.processes import is_alive
+from app.store.tables import idempotent_answers
 
 
 @dataclass(frozen=True, slots=True)
-class RecordingRow:
-    """``content`` is None while the answer is on its way; ``is_running``: the process that asks for it lives."""
+class IdempotentAnswerRow:
+    """An answer.
 
-    id: str
+    ``request``: digest of the request. ``content``: None until the answer is complete. ``is_running``: the process
+    that makes the answer is alive.
+    """
+
     request: str
-    process_id: str
     content: str | None
     is_running: bool
 
-
-_recordings = sa.table(
-    "recordings",
-    sa.column("id", sa.String),
-    sa.column("request", sa.String),
-    sa.column("process_id", sa.String),
-    sa.column("holder", sa.String),
-    sa.column("content", sa.Text),
-    sa.column("begun_at", sa.Float),
-)
 
 _P = sa.bindparam
 
 _BEGIN = per_dialect(
     lambda insert: (
-        insert(_recordings)
+        insert(idempotent_answers)
         .values(
             id=_P("id"),
             request=_P("request"),
@@ -43,45 +36,47 @@ _BEGIN = per_dialect(
             content=sa.null(),
             begun_at=_P("now"),
         )
-        # Again where it was done already and only the word of it was lost.
+        # The same holder again: its first try was committed, and its connection was lost before the result came.
         .on_conflict_do_update(
-            index_elements=["id"], set_={"holder": _P("holder")}, where=_recordings.c.holder == _P("holder")
+            index_elements=["id"],
+            set_={"holder": _P("holder")},
+            where=idempotent_answers.c.holder == _P("holder"),
         )
     )
 )
-_THIS = _recordings.c.id == _P("of_id")
+_OF_ID = idempotent_answers.c.id == _P("of_id")
 _FIND = sa.select(
-    _recordings.c.id,
-    _recordings.c.request,
-    _recordings.c.process_id,
-    _recordings.c.content,
-    lives(_recordings.c.process_id).label("is_running"),
-).where(_THIS)
-_FINISH = sa.update(_recordings).where(_THIS).values(content=_P("content"))
-_DROP = sa.delete(_recordings).where(_THIS)
-_DROP_OLD = sa.delete(_recordings).where(_recordings.c.begun_at < _P("before"))
+    idempotent_answers.c.request,
+    idempotent_answers.c.content,
+    is_alive(idempotent_answers.c.process_id).label("is_running"),
+).where(_OF_ID)
+_FINISH = sa.update(idempotent_answers).where(_OF_ID).values(content=_P("content"))
+_DELETE = sa.delete(idempotent_answers).where(_OF_ID)
+_DELETE_OLD = sa.delete(idempotent_answers).where(idempotent_answers.c.begun_at < _P("before"))
 
 
-class RecordingRows:
-    """The table of recordings."""
+class IdempotentAnswerRows:
+    """The table ``recordings``: one row per Idempotency-Key of an API key."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def begin(self, recording_id: str, request: str, process_id: str, holder: str, now: float) -> bool:
-        """True where nobody has begun this one; ``request`` is a digest of what was asked."""
-        values = {"id": recording_id, "request": request, "process_id": process_id, "now": now}
+    def begin(self, answer_id: str, request: str, process_id: str, holder: str, now: float) -> bool:
+        """True if this request is the first with this id. ``holder``: a random id of this request."""
+        values = {"id": answer_id, "request": request, "process_id": process_id, "now": now}
         return self._database.run(_BEGIN, **values, holder=holder) > 0
 
-    def find(self, recording_id: str, now: float) -> RecordingRow | None:
-        row = self._database.row(_FIND, of_id=recording_id, now=now)
-        return None if row is None else RecordingRow(**{**row, "is_running": bool(row["is_running"])})
+    def find(self, answer_id: str, now: float) -> IdempotentAnswerRow | None:
+        row = self._database.row(_FIND, of_id=answer_id, now=now)
+        # SQLite has no booleans of its own.
+        return None if row is None else IdempotentAnswerRow(**{**row, "is_running": bool(row["is_running"])})
 
-    def finish(self, recording_id: str, content: str) -> None:
-        self._database.run(_FINISH, of_id=recording_id, content=content)
+    def finish(self, answer_id: str, content: str) -> None:
+        """The answer is complete, or its failure is final."""
+        self._database.run(_FINISH, of_id=answer_id, content=content)
 
-    def drop(self, recording_id: str) -> None:
-        self._database.run(_DROP, of_id=recording_id)
+    def delete(self, answer_id: str) -> None:
+        self._database.run(_DELETE, of_id=answer_id)
 
-    def drop_older(self, before: float) -> None:
-        self._database.run(_DROP_OLD, before=before)
+    def delete_older(self, before: float) -> None:
+        self._database.run(_DELETE_OLD, before=before)

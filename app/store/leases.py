@@ -1,6 +1,6 @@
-"""Running streams, the line of requests that wait for one, and resting accounts. Must never know who is next.
+"""Streams that run on accounts, the queue of requests that wait for one, and cooldowns. Knows not who is next.
 
-Everything that depends on what others do at the same time takes a ``Transaction`` of ``Database.exclusively``.
+Whatever depends on what others do at the same time takes a Transaction of ``Database.in_exclusive_transaction``.
 """
 
 import json
@@ -9,26 +9,32 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from app.store.database import Database, Transaction
+from app.store.database import Database, Row, Transaction
 from app.store.dialects import listed, one_of, per_dialect
-from app.store.processes import lives
+from app.store.processes import is_alive
+from app.store.tables import accounts, cooldowns, leases, queue
 
-# The scope of a rest that concerns the whole account; others are model ids.
+# The scope of a cooldown that concerns the whole account. Other scopes are model ids.
 WHOLE_ACCOUNT = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
-    """An account is left alone until ``until``, after ``strikes`` failures in a row."""
+class Cooldown:
+    """An account gets no requests before ``until``, after ``failures`` failures in a row."""
 
     until: float
-    strikes: int
+    failures: int
 
 
 @dataclass(slots=True)
 class AccountState:
-    """What the store knows of an account. ``active``: running streams by scope; ``newest_at``: when the last of them
-    began. ``refused``: the digest of the token that Kimi has rejected."""
+    """An account as the database knows it.
+
+    ``last_turn``: number of its latest stream, counted over all accounts. ``next_at``: the earliest start of its next
+    stream. ``refused``: digest of the token that Kimi has rejected. ``active``: model → number of running streams.
+    ``newest_at``: model → when the latest of them began. ``cooldowns``: model or WHOLE_ACCOUNT → cooldown, also
+    those that are over.
+    """
 
     id: str
     last_turn: int
@@ -36,34 +42,42 @@ class AccountState:
     refused: str | None
     active: dict[str, int] = field(default_factory=dict)
     newest_at: dict[str, float] = field(default_factory=dict)
-    rests: dict[str, Rest] = field(default_factory=dict)
+    cooldowns: dict[str, Cooldown] = field(default_factory=dict)
 
     @property
     def streams(self) -> int:
         return sum(self.active.values())
 
-    def rest_of(self, scope: str) -> list[Rest]:
-        return [self.rests[name] for name in {WHOLE_ACCOUNT, scope} if name in self.rests]
+    def cooldowns_for(self, scope: str) -> list[Cooldown]:
+        """Those that concern a request for this model."""
+        return [self.cooldowns[name] for name in {WHOLE_ACCOUNT, scope} if name in self.cooldowns]
 
-    def rests_until(self, scope: str) -> float:
-        return max((rest.until for rest in self.rest_of(scope)), default=0.0)
+    def cools_down_until(self, scope: str) -> float:
+        """For a request for this model; 0 if there is no cooldown."""
+        return max((cooldown.until for cooldown in self.cooldowns_for(scope)), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A request that wants an account. ``accounts``: those that will do, with the digests of their tokens."""
+    """A request that wants an account.
+
+    ``owner``: its API key. ``scope``: its model. ``accounts``: id of each account that may serve it → digest of the
+    account's token. ``position``: in the queue; several tickets may share one.
+    """
 
     id: str
     owner: str
     scope: str
     accounts: Mapping[str, str]
-    place: int = 0
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """``ticket`` is served by ``account_id``, which may start its next stream at ``next_at``. ``is_probe``: the
-    account's rest has just ended."""
+    """``ticket`` gets a stream on ``account_id``, which may start its next one at ``next_at``.
+
+    ``is_probe``: the first stream after a cooldown of the account.
+    """
 
     ticket: Ticket
     account_id: str
@@ -74,7 +88,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRow:
-    """A stream that may run on an account."""
+    """A stream that may run on an account. ``id``: that of its ticket."""
 
     id: str
     account_id: str
@@ -82,124 +96,85 @@ class LeaseRow:
     is_probe: bool
 
 
-_accounts = sa.table(
-    "accounts",
-    sa.column("id", sa.String),
-    sa.column("last_turn", sa.BigInteger),
-    sa.column("next_at", sa.Float),
-    sa.column("refused", sa.String),
-)
-_leases = sa.table(
-    "leases",
-    sa.column("id", sa.String),
-    sa.column("process_id", sa.String),
-    sa.column("account_id", sa.String),
-    sa.column("scope", sa.String),
-    sa.column("is_probe", sa.Boolean),
-    sa.column("waited", sa.Boolean),
-    sa.column("started_at", sa.Float),
-    sa.column("ends_at", sa.Float),
-)
-_line = sa.table(
-    "line",
-    sa.column("id", sa.String),
-    sa.column("process_id", sa.String),
-    sa.column("owner", sa.String),
-    sa.column("scope", sa.String),
-    sa.column("accounts", sa.Text),
-    sa.column("place", sa.BigInteger),
-    sa.column("joined_at", sa.Float),
-    sa.column("ends_at", sa.Float),
-)
-_rests = sa.table(
-    "rests",
-    sa.column("account_id", sa.String),
-    sa.column("scope", sa.String),
-    sa.column("until", sa.Float),
-    sa.column("strikes", sa.Integer),
-)
-
 _P = sa.bindparam
 
 _running = (
     sa.select(
-        _leases.c.account_id,
-        _leases.c.scope,
+        leases.c.account_id,
+        leases.c.scope,
         sa.func.count().label("streams"),
-        sa.func.max(_leases.c.started_at).label("newest_at"),
+        sa.func.max(leases.c.started_at).label("newest_at"),
     )
-    .where(_leases.c.ends_at > _P("now"), lives(_leases.c.process_id))
-    .group_by(_leases.c.account_id, _leases.c.scope)
+    .where(leases.c.ends_at > _P("now"), is_alive(leases.c.process_id))
+    .group_by(leases.c.account_id, leases.c.scope)
     .subquery()
 )
-# And whether the other two tables hold anything, which is seldom: a statement costs as much as its transaction.
+# One row per account and model with running streams. It also says whether the other two tables hold anything, which
+# is rare: reading an empty table costs as much as this whole statement.
 _ACCOUNTS = sa.select(
-    *_accounts.c,
+    *accounts.c,
     _running.c.scope,
     _running.c.streams,
     _running.c.newest_at,
-    sa.exists(sa.select(_rests.c.account_id)).label("some_rest"),
-    sa.exists(sa.select(_line.c.id)).label("some_wait"),
-).select_from(_accounts.outerjoin(_running, _running.c.account_id == _accounts.c.id))
-_RESTS = sa.select(*_rests.c)
-_LINE = (
-    sa.select(*_line.c)
-    .where(_line.c.ends_at > _P("now"), lives(_line.c.process_id))
-    .order_by(_line.c.place, _line.c.joined_at, _line.c.id)
+    sa.exists(sa.select(cooldowns.c.account_id)).label("has_cooldowns"),
+    sa.exists(sa.select(queue.c.id)).label("has_queue"),
+).select_from(accounts.outerjoin(_running, _running.c.account_id == accounts.c.id))
+_COOLDOWNS = sa.select(*cooldowns.c)
+_QUEUE = (
+    sa.select(*queue.c)
+    .where(queue.c.ends_at > _P("now"), is_alive(queue.c.process_id))
+    .order_by(queue.c.place, queue.c.joined_at, queue.c.id)
 )
 _GRANT = per_dialect(
     lambda insert: (
-        insert(_leases)
-        .values({column: _P(column.name) for column in _leases.c})
+        insert(leases)
+        .values({column: _P(column.name) for column in leases.c})
         .on_conflict_do_nothing(index_elements=["id"])
     )
 )
-_TAKE_TURN = (
-    sa.update(_accounts).where(_accounts.c.id == _P("of_id")).values(last_turn=_P("last_turn"), next_at=_P("next_at"))
+_SET_TURN = (
+    sa.update(accounts).where(accounts.c.id == _P("of_id")).values(last_turn=_P("last_turn"), next_at=_P("next_at"))
 )
-_JOIN = per_dialect(
+_ENQUEUE = per_dialect(
     lambda insert: (
-        insert(_line)
-        .values({column: _P(column.name) for column in _line.c})
+        insert(queue)
+        .values({column: _P(column.name) for column in queue.c})
         .on_conflict_do_nothing(index_elements=["id"])
     )
 )
-_LEAVE = sa.delete(_line).where(_line.c.id == _P("of_id"))
-_TAKE_OUT = _LEAVE.returning(_line.c.process_id)
-_RELEASE = sa.delete(_leases).where(_leases.c.id == _P("of_id"))
-_GRANTED = sa.select(_leases.c.id, _leases.c.account_id, _leases.c.scope, _leases.c.is_probe).where(
-    _leases.c.process_id == _P("of_process"), _leases.c.waited
+_DEQUEUE = sa.delete(queue).where(queue.c.id == _P("of_id"))
+_DEQUEUE_RETURNING = _DEQUEUE.returning(queue.c.process_id)
+_RELEASE = sa.delete(leases).where(leases.c.id == _P("of_id"))
+_LEASE_COLUMNS = (leases.c.id, leases.c.account_id, leases.c.scope, leases.c.is_probe)
+_GRANTED = sa.select(*_LEASE_COLUMNS).where(leases.c.process_id == _P("of_process"), leases.c.waited)
+_FIND = sa.select(*_LEASE_COLUMNS).where(leases.c.id == _P("of_id"))
+_FIND_COOLDOWN = sa.select(*cooldowns.c).where(
+    cooldowns.c.account_id == _P("of_id"), cooldowns.c.scope == _P("of_scope")
 )
-_FIND_LEASE = sa.select(_leases.c.id, _leases.c.account_id, _leases.c.scope, _leases.c.is_probe).where(
-    _leases.c.id == _P("of_id")
-)
-_REST_OF = sa.select(*_rests.c).where(_rests.c.account_id == _P("of_id"), _rests.c.scope == _P("of_scope"))
-_PUT_TO_REST = per_dialect(
+_SET_COOLDOWN = per_dialect(
     lambda insert: (
-        insert(_rests)
-        .values({column: _P(column.name) for column in _rests.c})
+        insert(cooldowns)
+        .values({column: _P(column.name) for column in cooldowns.c})
         .on_conflict_do_update(
             index_elements=["account_id", "scope"], set_={"until": _P("until"), "strikes": _P("strikes")}
         )
     )
 )
-_WAKE = sa.delete(_rests).where(
-    _rests.c.account_id == _P("of_id"), one_of(_rests.c.scope, "scopes"), _rests.c.until <= _P("now")
-)
-_WAKE_ALL = sa.delete(_rests).where(one_of(_rests.c.account_id, "ids"))
-_FORGIVE_ALL = (
-    sa.update(_accounts).where(one_of(_accounts.c.id, "ids")).values(refused=sa.null()).returning(_accounts.c.id)
+_CLEAR_COOLDOWNS = sa.delete(cooldowns).where(
+    cooldowns.c.account_id == _P("of_id"),
+    one_of(cooldowns.c.scope, "scopes"),
+    cooldowns.c.until <= _P("now"),
 )
 
 
 class LeaseRows:
-    """The tables of leases, of the line, and of rests."""
+    """The tables ``leases``, ``line`` (the queue) and ``rests`` (the cooldowns)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def snapshot(self, tx: Transaction, now: float) -> tuple[list[AccountState], list[Ticket]]:
-        """Every account with what runs on it and its rests; and who waits, in order."""
+        """All accounts with their streams and cooldowns, and the queue in its order."""
         rows = tx.rows(_ACCOUNTS, now=now)
         found: dict[str, AccountState] = {}
         for row in rows:
@@ -209,21 +184,21 @@ class LeaseRows:
             if row["streams"]:
                 state.active[row["scope"]] = row["streams"]
                 state.newest_at[row["scope"]] = row["newest_at"]
-        for row in tx.rows(_RESTS) if rows and rows[0]["some_rest"] else ():
+        for row in tx.rows(_COOLDOWNS) if rows and rows[0]["has_cooldowns"] else ():
             if row["account_id"] in found:
-                found[row["account_id"]].rests[row["scope"]] = Rest(row["until"], row["strikes"])
-        line = [
+                found[row["account_id"]].cooldowns[row["scope"]] = Cooldown(row["until"], row["strikes"])
+        tickets = [
             Ticket(row["id"], row["owner"], row["scope"], json.loads(row["accounts"]), row["place"])
-            for row in (tx.rows(_LINE, now=now) if rows and rows[0]["some_wait"] else ())
+            for row in (tx.rows(_QUEUE, now=now) if rows and rows[0]["has_queue"] else ())
         ]
-        return list(found.values()), line
+        return list(found.values()), tickets
 
     def grant(self, tx: Transaction, grant: Grant, process_id: str | None, now: float, ends_at: float) -> None:
-        """A ticket becomes a lease. ``process_id``: None for that which waits in the line."""
+        """Makes a ticket a lease. ``process_id``: None for a ticket in the queue, whose process is stored there."""
         ticket, waited = grant.ticket, process_id is None
         if waited:
-            # In one step: whoever leaves the line meanwhile must find either its place there or its lease.
-            row = tx.row(_TAKE_OUT, of_id=ticket.id)
+            # In one step: a request that leaves the queue meanwhile must find either its place in it or its lease.
+            row = tx.row(_DEQUEUE_RETURNING, of_id=ticket.id)
             if row is None:
                 return
             process_id = row["process_id"]
@@ -238,55 +213,56 @@ class LeaseRows:
             started_at=now,
             ends_at=ends_at,
         )
-        tx.run(_TAKE_TURN, of_id=grant.account_id, last_turn=grant.last_turn, next_at=grant.next_at)
+        tx.run(_SET_TURN, of_id=grant.account_id, last_turn=grant.last_turn, next_at=grant.next_at)
 
-    def lease(self, tx: Transaction, ticket_id: str) -> LeaseRow | None:
-        """What a ticket has become already."""
-        row = tx.row(_FIND_LEASE, of_id=ticket_id)
-        return None if row is None else LeaseRow(**{**row, "is_probe": bool(row["is_probe"])})
+    def find(self, tx: Transaction, ticket_id: str) -> LeaseRow | None:
+        """The lease of a ticket, if it has one."""
+        row = tx.row(_FIND, of_id=ticket_id)
+        return None if row is None else _lease(row)
 
-    def join(self, tx: Transaction, ticket: Ticket, process_id: str, now: float, ends_at: float) -> None:
-        """To the line."""
+    def enqueue(self, tx: Transaction, ticket: Ticket, process_id: str, now: float, ends_at: float) -> None:
+        """Adds a ticket to the queue. It is valid until ``ends_at``, or until its process is dead."""
         tx.run(
-            _JOIN,
+            _ENQUEUE,
             id=ticket.id,
             process_id=process_id,
             owner=ticket.owner,
             scope=ticket.scope,
             accounts=json.dumps(dict(ticket.accounts)),
-            place=ticket.place,
+            place=ticket.position,
             joined_at=now,
             ends_at=ends_at,
         )
 
-    def leave_line(self, tx: Transaction, ticket_id: str) -> None:
-        tx.run(_LEAVE, of_id=ticket_id)
+    def dequeue(self, tx: Transaction, ticket_id: str) -> None:
+        """Removes a ticket from the queue."""
+        tx.run(_DEQUEUE, of_id=ticket_id)
 
-    def leave(self, ticket_id: str) -> None:
-        """Neither in the line nor with a lease any more."""
-        self._database.run(_LEAVE, of_id=ticket_id)
+    def withdraw(self, ticket_id: str) -> None:
+        """Removes a ticket from the queue, and its lease if it has got one."""
+        self._database.run(_DEQUEUE, of_id=ticket_id)
         self._database.run(_RELEASE, of_id=ticket_id)
 
     def granted(self, process_id: str) -> list[LeaseRow]:
-        """What requests of this process have got after waiting."""
-        rows = self._database.rows(_GRANTED, of_process=process_id)
-        return [LeaseRow(**{**row, "is_probe": bool(row["is_probe"])}) for row in rows]
+        """The leases that requests of this process have got by waiting in the queue."""
+        return [_lease(row) for row in self._database.rows(_GRANTED, of_process=process_id)]
 
     def release(self, lease_id: str) -> None:
         self._database.run(_RELEASE, of_id=lease_id)
 
-    def rest_of(self, tx: Transaction, account_id: str, scope: str) -> Rest | None:
-        row = tx.row(_REST_OF, of_id=account_id, of_scope=scope)
-        return None if row is None else Rest(row["until"], row["strikes"])
+    def cooldown(self, tx: Transaction, account_id: str, scope: str) -> Cooldown | None:
+        """The cooldown of an account, also if it is over."""
+        row = tx.row(_FIND_COOLDOWN, of_id=account_id, of_scope=scope)
+        return None if row is None else Cooldown(row["until"], row["strikes"])
 
-    def put_to_rest(self, tx: Transaction, account_id: str, scope: str, until: float, strikes: int) -> None:
-        tx.run(_PUT_TO_REST, account_id=account_id, scope=scope, until=until, strikes=strikes)
+    def set_cooldown(self, tx: Transaction, account_id: str, scope: str, cooldown: Cooldown) -> None:
+        tx.run(_SET_COOLDOWN, account_id=account_id, scope=scope, until=cooldown.until, strikes=cooldown.failures)
 
-    def wake(self, account_id: str, scopes: Sequence[str], now: float) -> None:
-        """Rests that are over are forgotten, with their strikes."""
-        self._database.run(_WAKE, of_id=account_id, scopes=listed(scopes), now=now)
+    def clear_cooldowns(self, account_id: str, scopes: Sequence[str], now: float) -> None:
+        """Deletes the cooldowns that are over, and with them the counts of failures."""
+        self._database.run(_CLEAR_COOLDOWNS, of_id=account_id, scopes=listed(scopes), now=now)
 
-    def wake_all(self, account_ids: Sequence[str]) -> list[str]:
-        """Whatever was held against these accounts is forgotten. Returns those that are known."""
-        self._database.run(_WAKE_ALL, ids=listed(account_ids))
-        return [row["id"] for row in self._database.rows(_FORGIVE_ALL, ids=listed(account_ids))]
+
+def _lease(row: Row) -> LeaseRow:
+    # SQLite has no booleans of its own.
+    return LeaseRow(**{**row, "is_probe": bool(row["is_probe"])})

@@ -1,6 +1,6 @@
-"""The newest token pairs of the accounts that are refreshed, sealed by ``vault``, and who may refresh them.
+"""The newest token pair of each account that is refreshed, sealed by ``vault``, and which process may refresh it.
 
-Must never know how or when a token is refreshed.
+Knows neither how nor when a token is refreshed.
 """
 
 from dataclasses import dataclass, field
@@ -10,12 +10,16 @@ import sqlalchemy as sa
 
 from app.store.database import Database, Row
 from app.store.dialects import per_dialect
+from app.store.tables import tokens
 from app.store.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """The newest pair of an account that is refreshed, opened; see the table for the fields."""
+    """The newest token pair of an account, opened; see ``tables.tokens`` for the fields.
+
+    ``last_error``: why the last refresh failed, None after a success. ``revoked``: Kimi refuses the refresh token.
+    """
 
     account_id: str
     source: str = field(repr=False)
@@ -23,31 +27,21 @@ class TokenRow:
     access_token: str | None = field(repr=False)
     refresh_token: str | None = field(repr=False)
     expires_at: float | None
-    trouble: str | None
-    dead: bool
+    last_error: str | None
+    revoked: bool
     holder: str
     held_until: float
 
 
-_tokens = sa.table(
-    "tokens",
-    sa.column("account_id", sa.String),
-    sa.column("source", sa.String),  # digest of the KIMI_TOKENS entry that this chain began with
-    sa.column("version", sa.Integer),  # counts the pairs; one more with every change
-    sa.column("access_token", sa.Text),
-    sa.column("refresh_token", sa.Text),
-    sa.column("expires_at", sa.Float),  # of the access token
-    sa.column("trouble", sa.String),  # why the last refresh failed
-    sa.column("dead", sa.Boolean),  # Kimi refuses the refresh token
-    sa.column("holder", sa.String),
-    sa.column("held_until", sa.Float),
-)
-
 _P = sa.bindparam
 
-_PUT = per_dialect(
+# With the names of TokenRow.
+_NEW_NAMES = {"trouble": "last_error", "dead": "revoked"}
+_COLUMNS = [column.label(_NEW_NAMES.get(column.name, column.name)) for column in tokens.c]
+
+_BEGIN = per_dialect(
     lambda insert: (
-        insert(_tokens)
+        insert(tokens)
         .values(
             account_id=_P("account_id"),
             source=_P("source"),
@@ -63,7 +57,7 @@ _PUT = per_dialect(
             index_elements=["account_id"],
             set_={
                 "source": _P("source"),
-                "version": _tokens.c.version + 1,
+                "version": tokens.c.version + 1,
                 "access_token": _P("access_token"),
                 "refresh_token": _P("refresh_token"),
                 "expires_at": _P("expires_at"),
@@ -72,39 +66,39 @@ _PUT = per_dialect(
                 "holder": "",
                 "held_until": 0.0,
             },
-            where=_tokens.c.source != _P("source"),
+            where=tokens.c.source != _P("source"),
         )
     )
 )
 
-_FIND = sa.select(*_tokens.c).where(_tokens.c.account_id == _P("of_id"))
-_ALL = sa.select(*_tokens.c)
-_HOLD = (
-    sa.update(_tokens)
+_FIND = sa.select(*_COLUMNS).where(tokens.c.account_id == _P("of_id"))
+_ALL = sa.select(*_COLUMNS)
+_ACQUIRE = (
+    sa.update(tokens)
     .where(
-        _tokens.c.account_id == _P("of_id"),
-        _tokens.c.version == _P("of_version"),
-        _tokens.c.dead == sa.false(),
-        # The holder itself: where its first attempt was done and only the word of it was lost.
-        sa.or_(_tokens.c.held_until <= _P("now"), _tokens.c.holder == _P("holder")),
+        tokens.c.account_id == _P("of_id"),
+        tokens.c.version == _P("of_version"),
+        tokens.c.dead == sa.false(),
+        # The same holder again: its first try was committed, and its connection was lost before the result came.
+        sa.or_(tokens.c.held_until <= _P("now"), tokens.c.holder == _P("holder")),
     )
     .values(holder=_P("holder"), held_until=_P("until"))
-    .returning(*_tokens.c)
+    .returning(*_COLUMNS)
 )
-_RENEW = (
-    sa.update(_tokens)
-    .where(_tokens.c.account_id == _P("of_id"), _tokens.c.holder == _P("of_holder"), _tokens.c.held_until > 0)
+_EXTEND = (
+    sa.update(tokens)
+    .where(tokens.c.account_id == _P("of_id"), tokens.c.holder == _P("of_holder"), tokens.c.held_until > 0)
     .values(held_until=_P("until"))
 )
-_THIS_PAIR = (_tokens.c.account_id == _P("of_id"), _tokens.c.version == _P("of_version"))
+_OF_VERSION = (tokens.c.account_id == _P("of_id"), tokens.c.version == _P("of_version"))
 _SAVE = (
-    sa.update(_tokens)
+    sa.update(tokens)
     .where(
-        _tokens.c.account_id == _P("of_id"),
+        tokens.c.account_id == _P("of_id"),
         sa.or_(
-            _tokens.c.version == _P("of_version"),
-            # Done by a first attempt, and only the word of it was lost.
-            sa.and_(_tokens.c.version == _P("version"), _tokens.c.refresh_token == _P("refresh_token")),
+            tokens.c.version == _P("of_version"),
+            # This very pair: a first try was committed, and its connection was lost before the result came.
+            sa.and_(tokens.c.version == _P("version"), tokens.c.refresh_token == _P("refresh_token")),
         ),
     )
     .values(
@@ -117,17 +111,17 @@ _SAVE = (
         held_until=0.0,
     )
 )
-_SAVE_TROUBLE = sa.update(_tokens).where(*_THIS_PAIR).values(trouble=_P("trouble"), dead=_P("dead"), held_until=0.0)
+_SAVE_ERROR = sa.update(tokens).where(*_OF_VERSION).values(trouble=_P("trouble"), dead=_P("dead"), held_until=0.0)
 _SEAL = (
-    sa.update(_tokens).where(*_THIS_PAIR).values(access_token=_P("access_token"), refresh_token=_P("refresh_token"))
+    sa.update(tokens).where(*_OF_VERSION).values(access_token=_P("access_token"), refresh_token=_P("refresh_token"))
 )
 
 
 class TokenRows:
-    """The table of token pairs."""
+    """The table ``tokens``."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
-        """Raises WrongSecret where a sealed token cannot be opened."""
+        """Raises WrongSecret if a sealed token cannot be opened."""
         self._database = database
         self._vault = vault
         for row in database.rows(_ALL):
@@ -137,7 +131,7 @@ class TokenRows:
     def sealed(self) -> bool:
         return self._vault.seals
 
-    def put(
+    def begin(
         self,
         account_id: str,
         source: str,
@@ -145,13 +139,15 @@ class TokenRows:
         refresh_token: str | None,
         expires_at: float | None,
     ) -> None:
-        """Begins a chain of tokens, unless the one that is there began with the same ``source``."""
+        """Begins a chain of token pairs, unless the chain that is there began with the same ``source``."""
         pair = self._sealed(access_token, refresh_token)
-        self._database.run(_PUT, account_id=account_id, source=source, expires_at=expires_at, **pair)
+        self._database.run(_BEGIN, account_id=account_id, source=source, expires_at=expires_at, **pair)
 
     def seal(self) -> None:
-        """Seals what is there from before there was a secret: for those who run the gateway, not for those who look
-        at its database while it runs without that secret."""
+        """Seals the pairs that were stored before there was a secret.
+
+        For the gateway itself, and not for commands that open the database of a gateway that runs without the secret.
+        """
         for row in self._database.rows(_ALL):
             opened = self._opened(row)
             if self._vault.seals and opened is not None and opened.refresh_token == row["refresh_token"]:
@@ -159,28 +155,35 @@ class TokenRows:
                 self._database.run(_SEAL, of_id=row["account_id"], of_version=row["version"], **pair)
 
     def find(self, account_id: str) -> TokenRow | None:
-        """Raises WrongSecret where another process has sealed it with a secret that this one does not have."""
+        """Raises WrongSecret if another process has sealed the pair with another secret."""
         return self._opened(self._database.row(_FIND, of_id=account_id))
 
-    def hold(self, account_id: str, version: int, holder: str, now: float, until: float) -> TokenRow | None:
-        """The right to refresh this version; None where another has it, or the pair is dead or no longer newest."""
-        values = {"of_id": account_id, "of_version": version, "holder": holder, "now": now, "until": until}
-        return self._opened(self._database.row(_HOLD, **values))
+    def acquire(self, account_id: str, version: int, holder: str, now: float, until: float) -> TokenRow | None:
+        """Acquires the right to refresh this version of the pair.
 
-    def renew_hold(self, account_id: str, holder: str, until: float) -> None:
-        self._database.run(_RENEW, of_id=account_id, of_holder=holder, until=until)
+        None if another process has it, if the pair is revoked, or if there is a newer one.
+        """
+        values = {"of_id": account_id, "of_version": version, "holder": holder, "now": now, "until": until}
+        return self._opened(self._database.row(_ACQUIRE, **values))
+
+    def extend(self, account_id: str, holder: str, until: float) -> None:
+        """The holder has the right to refresh until ``until``, unless it has given it back."""
+        self._database.run(_EXTEND, of_id=account_id, of_holder=holder, until=until)
 
     def save(
         self, account_id: str, version: int, access_token: str, refresh_token: str, expires_at: float | None
     ) -> bool:
-        """Puts the next pair in the place of ``version`` and ends the hold; False where another pair is there."""
+        """Replaces ``version`` of the pair by the next one, and gives back the right to refresh.
+
+        False if another pair has replaced it already.
+        """
         pair = self._sealed(access_token, refresh_token)
         which = {"of_id": account_id, "of_version": version}
         return self._database.run(_SAVE, **which, version=version + 1, expires_at=expires_at, **pair) > 0
 
-    def save_trouble(self, account_id: str, version: int, trouble: str, dead: bool) -> None:
-        """The refresh of ``version`` failed; its hold ends."""
-        self._database.run(_SAVE_TROUBLE, of_id=account_id, of_version=version, trouble=trouble, dead=dead)
+    def save_error(self, account_id: str, version: int, error: str, revoked: bool) -> None:
+        """The refresh of ``version`` failed. Gives back the right to refresh."""
+        self._database.run(_SAVE_ERROR, of_id=account_id, of_version=version, trouble=error, dead=revoked)
 
     def _sealed(self, access_token: str | None, refresh_token: str | None) -> dict[str, str | None]:
         return {"access_token": self._vault.seal(access_token), "refresh_token": self._vault.seal(refresh_token)}
@@ -190,4 +193,4 @@ class TokenRows:
             return None
         opened: dict[str, Any] = {name: self._vault.open(row[name]) for name in ("access_token", "refresh_token")}
         # SQLite has no booleans of its own.
-        return TokenRow(**{**row, **opened, "dead": bool(row["dead"])})
+        return TokenRow(**{**row, **opened, "revoked": bool(row["revoked"])})

@@ -1,13 +1,18 @@
-"""How the tables came to be as they are: applied in order, each once.
+"""Creates the tables and brings those of older gateways up to date: migrations are applied in order, each once.
 
-Written in words that every database of ours understands, and not by means of the tables of the other files:
-those change, and a migration that has been released is never edited.
+They are written in SQL that both databases understand, and not with the declarations in ``tables``: those change, but
+a migration that has been released is never edited. A change here needs the same change in ``tables``.
 """
+
+import logging
 
 import sqlalchemy as sa
 
 from app.store.database import Database, Transaction
 from app.store.errors import StoreUnusable
+from app.store.tables import schema_version
+
+log = logging.getLogger(__name__)
 
 _FIRST_TABLES = (
     "CREATE TABLE accounts (id VARCHAR NOT NULL PRIMARY KEY, last_turn BIGINT NOT NULL)",
@@ -70,14 +75,20 @@ _API_KEYS = (
     "CREATE INDEX api_key_uses_of_a_key ON api_key_uses (digest, began_at)",
 )
 
-_MIGRATIONS = (_FIRST_TABLES, _TOKENS, _KEPT, _LEASES, _API_KEYS)
+# In the order in which they are applied. The number of the last one is the version of the database.
+_MIGRATIONS = {
+    "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
+    "token pairs, constants": _TOKENS,
+    "cache": _KEPT,
+    "leases, queue, cooldowns, transcripts, idempotent answers": _LEASES,
+    "API keys": _API_KEYS,
+}
 
 # How many migrations this gateway knows.
 VERSION = len(_MIGRATIONS)
 
-_schema = sa.table("schema_version", sa.column("version", sa.Integer))
-_FIND_VERSION = sa.select(sa.func.max(_schema.c.version).label("version"))
-_ADD_VERSION = sa.insert(_schema).values(version=sa.bindparam("version"))
+_FIND_VERSION = sa.select(sa.func.max(schema_version.c.version).label("version"))
+_ADD_VERSION = sa.insert(schema_version).values(version=sa.bindparam("version"))
 
 
 def migrate(database: Database) -> None:
@@ -85,16 +96,21 @@ def migrate(database: Database) -> None:
 
     Raises StoreUnusable where a newer gateway has been there.
     """
-    database.exclusively(_migrate)
+    applied = database.in_exclusive_transaction(_migrate)
+    if applied:
+        log.info("database_migrated version=%d applied=%r", VERSION, applied)
 
 
-def _migrate(tx: Transaction) -> None:
+def _migrate(tx: Transaction) -> list[str]:
+    """Returns the names of the migrations that were applied."""
     tx.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
     row = tx.row(_FIND_VERSION)
     version = row["version"] or 0 if row else 0
     if version > VERSION:
         raise StoreUnusable(f"DATABASE_URL: the database has version {version}, this gateway knows {VERSION}")
-    for number, migration in enumerate(_MIGRATIONS[version:], start=version + 1):
-        for sql in migration:
+    missing = list(_MIGRATIONS.items())[version:]
+    for number, (_, statements) in enumerate(missing, start=version + 1):
+        for sql in statements:
             tx.execute(sql)
         tx.run(_ADD_VERSION, version=number)
+    return [name for name, _ in missing]

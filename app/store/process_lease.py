@@ -1,84 +1,89 @@
-"""That this process is alive, said again and again in the store.
+"""The lease that says that this process is alive. A heartbeat renews it in the database.
 
-What a process holds there (leases, places in the line, conversations, answers that are being recorded) counts with
-others for as long as its presence does: a killed process frees everything after one ``lease_s``, a stopped one at
-once. Must never know what is held.
+Whatever a process holds there (leases of accounts, places in the queue, conversations, idempotent answers) is valid
+for others while the process's own lease is: a killed process frees all of it after ``lease_s``, a stopped one at
+once. Knows nothing of what is held.
 """
 
 import atexit
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 
+from app.concurrency.periodic import Periodic, every
 from app.store import Store, StoreError, Transaction
 
 log = logging.getLogger(__name__)
 
-# How often what dead processes left behind is swept up.
-_SWEEP_EVERY_S = 30.0
+# How often the leftovers of dead processes are deleted. Seconds.
+_CLEAN_EVERY_S = 30.0
 
 
-class Presence:
-    """``id`` names the process. Renewed by a thread from the first use on."""
+class ProcessLease:
+    """The lease of this process, for ``lease_s`` seconds and renewed three times as often. ``id``: of the process."""
 
     def __init__(self, store: Store, lease_s: float) -> None:
         self._store = store
         self._lease_s = lease_s
         self.id = store.database.process_id
-        self._left = threading.Event()
-        # A beat that is under way must not come after the end.
-        self._speaking = threading.Lock()
-        self._owed: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._has_expired = False
+        # A renewal that is under way must not be committed after the lease was ended.
+        self._writing = threading.Lock()
+        self._to_retry: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._heartbeats: list[Periodic] = []
 
-    def begin(self) -> None:
-        """From here on the process counts as alive. Raises what the store raises."""
-        self._beat()
-        self._store.database.first_on_return(self._keep)
-        threading.Thread(target=self._run, name="presence", daemon=True).start()
-        atexit.register(self.leave)
+    def __repr__(self) -> str:
+        return f"<ProcessLease {self.id}{', expired' if self._has_expired else ''}>"
 
-    def give_back(self, release: Callable[[], object]) -> None:
-        """Calls ``release``, which frees something in the store; again and again later where the store fails."""
+    def start(self) -> None:
+        """From here on the process is alive. Raises StoreError."""
+        self._renew()
+        self._store.database.on_reconnect(self._extend_all)
+        first_after_s = self._lease_s / 3
+        self._heartbeats = [
+            every(self._lease_s / 3, self._renew_and_retry, "process-lease", first_after_s=first_after_s),
+            every(_CLEAN_EVERY_S, self._delete_leftovers, "process-leftovers", first_after_s=first_after_s),
+        ]
+        atexit.register(self.expire_now)
+
+    def run_or_retry(self, release: Callable[[], object]) -> None:
+        """Calls ``release``, which frees something in the database. If that fails, it is called again later."""
         try:
             release()
         except StoreError:
-            log.exception("something that this process held could not be given back; it will be tried again")
-            self.owe(release)
+            log.exception("release_failed retry_in_s=%.0f", self._lease_s / 3)
+            self.retry_later(release)
 
-    def owe(self, release: Callable[[], object]) -> None:
-        """Calls ``release`` a little later, as ``give_back`` does: for those who need not wait for it."""
-        self._owed.put(release)
+    def retry_later(self, release: Callable[[], object]) -> None:
+        """Calls ``release`` with the next heartbeat, as ``run_or_retry`` does."""
+        self._to_retry.put(release)
 
-    def leave(self) -> None:
-        """Everything that the process holds is free."""
-        self._left.set()
-        try:
-            with self._speaking:
-                self._store.processes.leave(self.id)
-        except StoreError:
-            log.warning("the end of this process could not be noted; what it held is free in %.0f s", self._lease_s)
-
-    def _beat(self) -> None:
-        with self._speaking:
-            if not self._left.is_set():
-                self._store.processes.beat(self.id, self._lease_s)
-
-    def _keep(self, tx: Transaction, since: float) -> None:
-        # While the database was away nobody could say that it lives, and whoever is back first would find all others
-        # dead.
-        self._store.processes.keep(tx, since, self._store.database.now() + self._lease_s)
-
-    def _run(self) -> None:
-        swept_at = 0.0
-        while not self._left.wait(self._lease_s / 3):
+    def expire_now(self) -> None:
+        """Frees everything that the process holds. Safe to call again."""
+        for heartbeat in self._heartbeats:
+            heartbeat.stop()
+        with self._writing:
+            self._has_expired = True
             try:
-                self._beat()
-                for _ in range(self._owed.qsize()):
-                    self.give_back(self._owed.get())
-                if time.monotonic() - swept_at > _SWEEP_EVERY_S:
-                    swept_at = time.monotonic()
-                    self._store.processes.sweep(self._store.database.now())
-            except Exception:  # the edge of the thread: without it, others would take what this process holds
-                log.exception("the presence of this process could not be renewed")
+                self._store.processes.expire(self.id)
+            except StoreError as e:
+                log.warning("process_lease_not_ended error=%s expires_in_s=%.0f", e, self._lease_s)
+
+    def _renew(self) -> None:
+        with self._writing:
+            if not self._has_expired:
+                self._store.processes.renew(self.id, self._lease_s)
+
+    def _renew_and_retry(self) -> None:
+        self._renew()
+        for _ in range(self._to_retry.qsize()):
+            self.run_or_retry(self._to_retry.get())
+
+    def _delete_leftovers(self) -> None:
+        self._store.processes.delete_leftovers(self._store.database.now())
+
+    def _extend_all(self, tx: Transaction, since: float) -> None:
+        # While the database was unavailable nobody could renew a lease. Without this, the first process that
+        # reconnects would find all others dead.
+        self._store.processes.extend_all(tx, since, self._store.database.now() + self._lease_s)

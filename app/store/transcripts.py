@@ -1,38 +1,29 @@
-"""What was said in conversations, where it is to be kept; sealed as tokens are. Must never know what it is for."""
+"""What was said in conversations, sealed by ``vault``. Written only where transcripts are switched on."""
 
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
 from app.store.database import Database, Transaction
+from app.store.tables import transcripts
 from app.store.vault import Vault
 
-_transcripts = sa.table(
-    "transcripts",
-    sa.column("owner", sa.String),
-    sa.column("conversation_id", sa.String),
-    sa.column("turn", sa.Integer),
-    sa.column("line", sa.Integer),
-    sa.column("role", sa.String),
-    sa.column("text", sa.Text),
-)
-
 _P = sa.bindparam
-_THIS = (_transcripts.c.owner == _P("of_owner"), _transcripts.c.conversation_id == _P("of_id"))
+_OF_CONVERSATION = (transcripts.c.owner == _P("of_owner"), transcripts.c.conversation_id == _P("of_id"))
 
-_ADD = sa.insert(_transcripts).values({column: _P(column.name) for column in _transcripts.c})
-_CUT = sa.delete(_transcripts).where(
-    *_THIS, _transcripts.c.turn == _P("turn"), _transcripts.c.line >= _P("first_line")
+_ADD = sa.insert(transcripts).values({column: _P(column.name) for column in transcripts.c})
+_DELETE_FROM = sa.delete(transcripts).where(
+    *_OF_CONVERSATION, transcripts.c.turn == _P("turn"), transcripts.c.line >= _P("first_line")
 )
 _READ = (
-    sa.select(_transcripts.c.role, _transcripts.c.text)
-    .where(*_THIS)
-    .order_by(_transcripts.c.turn, _transcripts.c.line)
+    sa.select(transcripts.c.role, transcripts.c.text)
+    .where(*_OF_CONVERSATION)
+    .order_by(transcripts.c.turn, transcripts.c.line)
 )
 
 
 class TranscriptRows:
-    """The table of transcripts: one row per message."""
+    """The table ``transcripts``: one row per message."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
@@ -47,8 +38,8 @@ class TranscriptRows:
         messages: Sequence[tuple[str, str]],
         first_line: int,
     ) -> None:
-        """Messages of one turn, role and text, in order: they replace what may be there from this line on."""
-        tx.run(_CUT, of_owner=owner, of_id=conversation_id, turn=turn, first_line=first_line)
+        """Stores messages of one turn, each (role, text), in order. They replace the lines from ``first_line`` on."""
+        tx.run(_DELETE_FROM, of_owner=owner, of_id=conversation_id, turn=turn, first_line=first_line)
         for line, (role, text) in enumerate(messages, first_line):
             tx.run(
                 _ADD,
@@ -61,6 +52,6 @@ class TranscriptRows:
             )
 
     def read(self, owner: str, conversation_id: str) -> list[tuple[str, str]]:
-        """All messages of a conversation: role and text, in order. Raises WrongSecret where one cannot be opened."""
+        """All messages of a conversation, each (role, text), in order. Raises WrongSecret if one cannot be opened."""
         rows = self._database.rows(_READ, of_owner=owner, of_id=conversation_id)
         return [(row["role"], self._vault.open(row["text"]) or "") for row in rows]

@@ -1,7 +1,7 @@
-"""Tokens at rest: sealed with GATEWAY_SECRET where that is set, left readable where it is not.
+"""Encryption of tokens and transcripts in the database, with GATEWAY_SECRET. Without it they are stored readable.
 
-Fernet of the `cryptography` package (AES-128-CBC with HMAC-SHA256; https://github.com/fernet/spec), its key made
-from the secret with scrypt and a salt that belongs to the database. Must never know what a token is for.
+Fernet of the `cryptography` package (AES-128-CBC with HMAC-SHA256, https://github.com/fernet/spec). The key is
+derived from the secret with scrypt and a salt that belongs to the database.
 """
 
 import base64
@@ -13,17 +13,18 @@ _SEALED = "fernet1:"
 
 
 class WrongSecret(Exception):
-    """What is sealed cannot be opened with this GATEWAY_SECRET, or with none."""
+    """A sealed text cannot be opened with this GATEWAY_SECRET, or with none."""
 
 
 class Vault:
-    """Seals and opens short texts. Without a secret, sealing does nothing."""
+    """Seals and opens short texts. Without a secret, a text is sealed by leaving it as it is."""
 
     def __init__(self, secret: str | None, salt: bytes) -> None:
-        self._fernet = None if not secret else Fernet(base64.urlsafe_b64encode(_stretch(secret, salt)))
+        self._fernet = None if not secret else Fernet(base64.urlsafe_b64encode(_derive_key(secret, salt)))
 
     @property
     def seals(self) -> bool:
+        """Whether there is a secret."""
         return self._fernet is not None
 
     def seal(self, text: str | None) -> str | None:
@@ -32,7 +33,7 @@ class Vault:
         return _SEALED + self._fernet.encrypt(text.encode()).decode()
 
     def open(self, text: str | None) -> str | None:
-        """Raises WrongSecret. A text that was never sealed is given back as it is."""
+        """Raises WrongSecret. A text that was never encrypted is returned as it is."""
         if text is None or not text.startswith(_SEALED):
             return text
         if self._fernet is None:
@@ -43,6 +44,6 @@ class Vault:
             raise WrongSecret("the database holds tokens that were sealed with another GATEWAY_SECRET") from None
 
 
-def _stretch(secret: str, salt: bytes) -> bytes:
-    # 16 MiB and some 50 ms, once per start: makes guessing a short secret expensive.
+def _derive_key(secret: str, salt: bytes) -> bytes:
+    # 16 MiB and about 50 ms, once per start: makes it expensive to guess a short secret.
     return Scrypt(salt=salt, length=32, n=2**14, r=8, p=1).derive(secret.encode())

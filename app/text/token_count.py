@@ -13,7 +13,7 @@ import re
 import unicodedata
 from itertools import accumulate
 
-from app.concurrency.yielding import with_pauses
+from app.concurrency.yielding import yielding_every
 
 _ZERO_WIDTH_JOINER = "\u200d"
 
@@ -70,7 +70,7 @@ def estimate(text: str) -> int:
     """Tokens of ``text``; at least 1 unless it is empty."""
     meter = Meter()
     # 15 MB take up to 18 s, a part of them 20 ms.
-    for at in with_pauses(range(0, len(text), _PART), 1):
+    for at in yielding_every(range(0, len(text), _PART), 1):
         meter.add(text[at : at + _PART])
     return meter.tokens
 

@@ -5,13 +5,12 @@ account tokens of Kimi, nor how much a key may ask: that is ``allowance``'s.
 """
 
 import hashlib
-import hmac
 import logging
 import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.errors import NotAuthorized
@@ -42,10 +41,11 @@ class ApiKeys:
 
     def __init__(self, given: Sequence[str], added: Callable[[], Sequence[KeyRow]]) -> None:
         """``given``: the keys of the settings. ``added``: looks up the others, raises StoreError."""
-        self._given = [digest_of(key) for key in given]
+        self._given = frozenset(digest_of(key) for key in given)
         self._look_up = added
-        self._added: Sequence[KeyRow] | None = None
-        self._looked_at = 0.0
+        # By digest.
+        self._added: Mapping[str, KeyRow] | None = None
+        self._loaded_at = self._looked_at = 0.0
         self._looking = threading.Lock()
 
     def find(self, key: str | None, is_local: bool) -> Known:
@@ -60,39 +60,39 @@ class ApiKeys:
             return Known(_EVERYBODY)
         if not key:
             raise NotAuthorized("no API key: send 'Authorization: Bearer <a key of this gateway>'")
+        # Looked up and not compared in constant time: how long a digest takes to be found says nothing about a key.
         digest = digest_of(key)
-        # Every key is compared, in constant time, so that the time taken tells nothing.
-        is_given = any([hmac.compare_digest(digest, known) for known in self._given])  # noqa: C419  # no early end
-        rows = [row for row in added if hmac.compare_digest(digest, row.digest)]
         owner = "key_" + digest[:32]
-        if is_given:
+        if digest in self._given:
             return Known(owner)
-        if not rows:
+        row = added.get(digest)
+        if row is None:
             raise NotAuthorized("Incorrect API key provided: this gateway does not know it")
-        (row,) = rows
         if row.revoked_at is not None:
             raise NotAuthorized(f"Incorrect API key provided: '{row.name}' was revoked")
         if row.expires_at is not None and row.expires_at <= time.time():
             raise NotAuthorized(f"Incorrect API key provided: '{row.name}' has expired")
         return Known(owner, row)
 
-    def _fresh(self) -> Sequence[KeyRow]:
-        """The keys that were added, as they were at most a moment ago; older where the database is away."""
+    def _fresh(self) -> Mapping[str, KeyRow]:
+        """The keys that were added, by digest, as they were at most a moment ago; older where the database fails."""
         if self._added is not None and time.monotonic() - self._looked_at < _FRESH_S:
             return self._added
         # One thread looks, the others go on with what is known, if anything is.
         if self._looking.acquire(blocking=self._added is None):
             try:
-                self._added = self._look_up()
-            except StoreError:
+                self._added = {row.digest: row for row in self._look_up()}
+                self._loaded_at = time.monotonic()
+            except StoreError as e:
                 # What is not known cannot be refused or let in.
                 if self._added is None:
                     raise
-                log.warning("the API keys could not be looked up; those known before go on to count")
+                age_s = time.monotonic() - self._loaded_at
+                log.warning("api_keys_not_reloaded error=%s list_age_s=%.0f", e.driver_error, age_s)
             finally:
                 self._looked_at = time.monotonic()
                 self._looking.release()
-        return self._added or ()
+        return self._added or {}
 
 
 def make_key() -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from app.errors import KeyLimited
 from app.store import KeyRow, Store
 from app.store.api_keys import Usage
-from app.store.process_lease import Presence
+from app.store.process_lease import ProcessLease
 
 _WINDOW_S = 60.0
 # Retry-After where another request of the key must end first: how long that takes is not known. Seconds.
@@ -32,10 +32,10 @@ class Admission:
 class RateLimits:
     """Counts the requests of all keys that have limits. Requests of a killed process count until its lease ends."""
 
-    def __init__(self, store: Store, presence: Presence, longest_s: float) -> None:
+    def __init__(self, store: Store, process_lease: ProcessLease, longest_s: float) -> None:
         """``longest_s``: a request that runs longer than this is counted as lost."""
         self._store = store
-        self._presence = presence
+        self._process_lease = process_lease
         self._longest_s = longest_s
 
     def admit(self, key: KeyRow) -> Admission:
@@ -44,14 +44,16 @@ class RateLimits:
         # Where only requests per minute are counted, nothing is written at the end of one.
         ends_at = 0.0 if key.at_once is None else now + self._longest_s
         usage, fits = self._store.keys.begin_use(
-            key, use_id, since=now - _WINDOW_S, process_id=self._presence.id, now=now, ends_at=ends_at
+            key, use_id, since=now - _WINDOW_S, process_id=self._process_lease.id, now=now, ends_at=ends_at
         )
         headers = _headers(key, usage, now, fits)
         if not fits:
             return Admission(headers, _refusal(key, usage, now), lambda: None)
         if key.at_once is None:
             return Admission(headers, None, lambda: None)
-        return Admission(headers, None, lambda: self._presence.give_back(lambda: self._store.keys.end_use(use_id)))
+        return Admission(
+            headers, None, lambda: self._process_lease.run_or_retry(lambda: self._store.keys.end_use(use_id))
+        )
 
 
 def _headers(key: KeyRow, usage: Usage, now: float, counted: bool) -> dict[str, str]:

@@ -463,6 +463,25 @@ def test_a_client_that_leaves_the_line_frees_its_place(running: Running, simulat
 
 
 @BOTH_DATABASES
+def test_the_queue_is_served_again_after_it_could_not_be_read(
+    running: Running, simulator: Simulator, database: str
+) -> None:
+    simulator.knobs(gate="long", gate_after=1)
+    settings: dict[str, Any] = {"KIMI_TOKENS": mint("alice"), "ACCOUNT_MAX_STREAMS": "1", "QUEUE_WAIT_S": "30"}
+    with running.gateway(simulator.url, **settings) as gateway, ThreadPoolExecutor(1) as pool:
+        with gateway.say("first", stream=True) as first:
+            simulator.wait("gate_waiting:long", equals=1)
+            second = pool.submit(gateway.say, "second")
+            wait_until("it waits", lambda: tables(gateway, "line") == [1])
+            gateway.database.execute("UPDATE line SET accounts = '{' || accounts")
+            wait_until("it fails", lambda: "background_work_failed work=account-queue" in gateway.log())
+            gateway.database.execute("UPDATE line SET accounts = substr(accounts, 2)")
+            simulator.open_gate("long")
+            assert read_stream(first).finish_reason == "stop"
+        assert second.result().ok
+
+
+@BOTH_DATABASES
 def test_a_killed_gateway_gives_back_what_it_held(running: Running, simulator: Simulator, database: str) -> None:
     simulator.knobs(gate="dead", gate_after=1)
     settings: dict[str, Any] = {"KIMI_TOKENS": mint("alice"), "ACCOUNT_MAX_STREAMS": "1", "LEASE_S": "2"}

@@ -21,6 +21,7 @@ from tests.running import (
     frame,
     mint,
     read_stream,
+    wait_until,
 )
 
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -403,6 +404,18 @@ def test_readiness_needs_a_writable_store(running: Running, simulator: Simulator
         assert response.status_code == 500 and response.json()["error"]["code"] == "internal_error"
 
 
+def test_readiness_blames_the_database_only_for_its_own_failures(running: Running, simulator: Simulator) -> None:
+    token = f"alice={mint('alice', kind='refresh')}"
+    with running.gateway(simulator.url, KIMI_TOKENS=token) as gateway:
+        wait_until("it is ready", lambda: gateway.get("/readyz").ok)
+        # The database works; that this row is gone is a fault of whoever runs or writes the gateway.
+        gateway.database.execute("DELETE FROM tokens")
+        ready = gateway.get("/readyz")
+        (problem,) = ready.json()["problems"]
+        assert ready.status_code == 503 and "the gateway itself failed" in problem and "database" not in problem
+        assert "readiness_check_failed" in gateway.log() and "Traceback" in gateway.log()
+
+
 @BOTH_MODES
 def test_a_refusal_that_calls_itself_a_stream_is_read(blunt: Gateway, simulator: Simulator, stream: bool) -> None:
     for headers in ({"Content-Type": "text/plain"}, {}, {"Content-Type": "text/event-stream"}):
@@ -440,6 +453,20 @@ def test_sdks_are_told_not_to_repeat_what_kimi_has_heard(quick: Gateway, simulat
     assert quick.say("hello").headers["x-should-retry"] == "false"
     simulator.knobs(fail="http_500", fail_at="create")
     assert "x-should-retry" not in quick.say("hello").headers
+
+
+@pytest.mark.parametrize("server", ["gevent", "gthread"])
+def test_each_log_line_of_an_answer_has_the_id_of_its_request(
+    running: Running, simulator: Simulator, server: str
+) -> None:
+    """Also those of its attempts, which are made in another thread."""
+    simulator.knobs(fail="http_429", fail_at="turn", fail_times=2)
+    with running.gateway(simulator.url, server=server) as gateway:
+        response = gateway.say("hello")
+        assert response.ok
+        lines = [line for line in gateway.log().splitlines() if " app.answers." in line]
+        assert len(lines) >= 3
+        assert [line for line in lines if f"[{response.headers['x-request-id']}]" not in line] == []
 
 
 @pytest.mark.parametrize(("seconds", "is_repeated"), [(1, True), (600, False)])

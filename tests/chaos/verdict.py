@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from app.accounts.scheduling import LONGEST_REST_S
+from app.accounts.scheduling import MAX_COOLDOWN_S
 from tests.chaos.clients import Chatter
 from tests.chaos.havoc import start
 from tests.chaos.ledger import Conversation, Ledger, Seen, Taken
@@ -49,7 +49,7 @@ class Verdict:
             lambda: self._site.sql(living, now=time.time())[0]["n"] == expected,
             LEASE_S + 30,
         )
-        longest = time.time() + LONGEST_REST_S * 1.2
+        longest = time.time() + MAX_COOLDOWN_S * 1.2
         if self._site.sql("SELECT 1 FROM rests WHERE until > :longest", longest=longest):
             self._ledger.wrong("an account rests for longer than any account may")
 

@@ -13,12 +13,12 @@ from app.store.clock import Clock
 
 measured = threading.Event()
 others = []
-clock = Clock(lambda: measured.set() or 0.0, fresh_s=-1)
+clock = Clock(lambda: measured.set() or 0.0, max_age_s=-1)
 measured.clear()
 gevent.spawn(others.append, "ran")
 clock.now()
 assert not others, "somebody else ran while the time was asked for"
-assert measured.wait(30), "the distance was not measured again"
+assert measured.wait(30), "the offset was not measured again"
 assert others
 """
 

@@ -187,7 +187,7 @@ def test_a_restart_of_the_database_fails_no_request(
             turns = {name: talk.result() for name, talk in talks.items()}
         assert [answer.text for answer in answers if not answer.ok] == []
         assert {name: gateway.get(f"/v1/chat/completions/{name}").json()["turns"] for name in turns} == turns
-        assert "the database is back" in gateway.log()
+        assert "database_available" in gateway.log()
     assert len({turn.chat for turn in simulator.turns()}) == 4
 
 
@@ -219,7 +219,7 @@ def test_who_finds_the_database_back_first_takes_nothing_from_the_others(
             wait_until("it counts no longer", lambda: time.time() > until)
             cluster.start()
             # The first look was meant for a moment before.
-            wait_until("it waits on", lambda: other.log().partition("the database is back")[2].count(waits) > 1)
+            wait_until("it waits on", lambda: other.log().partition("database_available")[2].count(waits) > 1)
             frozen.close()
             simulator.open_gate("long")
             assert read_stream(first).finish_reason == "stop"
@@ -265,7 +265,7 @@ def test_a_gateway_waits_for_a_database_that_is_still_starting(
     cluster.stop()
     with running.gateway(simulator.url, database=database) as gateway, ThreadPoolExecutor(1) as pool:
         early = pool.submit(gateway.say, "hello")
-        wait_until("it waits", lambda: "the database is away" in gateway.log())
+        wait_until("it waits", lambda: "database_unavailable" in gateway.log())
         cluster.start()
         assert early.result().ok
 
@@ -279,7 +279,7 @@ def test_a_worker_that_is_replaced_while_the_database_is_away_comes_back(
         cluster.stop()
         (worker,) = gateway.process.children()
         os.kill(worker, signal.SIGKILL)
-        wait_until("another one waits", lambda: gateway.log().count("the database is away") >= 1)
+        wait_until("another one waits", lambda: gateway.log().count("database_unavailable") >= 1)
         late = pool.submit(gateway.say, "hello")
         cluster.start()
         assert late.result().ok

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from app.store import Store
 from app.upstreams.kimi.model_table import KimiModels
 from tests.running import (
     CANARY,
@@ -240,6 +241,16 @@ def test_the_catalogue_adds_models_and_survives_without_kimi(running: Running, s
     with running.gateway(simulator.url, database=database) as gateway:
         assert "k2d6-agent" in offered(gateway)
         assert not simulator.requests("GetAvailableModels")
+
+
+def test_a_catalogue_that_cannot_be_read_is_asked_for_again(running: Running, simulator: Simulator) -> None:
+    database = running.new_database()
+    Store(database.url).close()
+    database.execute("INSERT INTO kept VALUES ('offers', '[{', 1e12)")
+    with running.gateway(simulator.url, database=database) as gateway:
+        wait_until("the catalogue is there", lambda: gateway.get("/v1/models/k2d6-agent").ok)
+        assert "catalogue_unreadable" in gateway.log() and "Traceback" not in gateway.log()
+    assert database.execute("SELECT 1 FROM kept WHERE value LIKE '[{%}]'")
 
 
 @pytest.mark.parametrize(

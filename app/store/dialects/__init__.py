@@ -1,6 +1,6 @@
-"""Statements that SQLite and PostgreSQL spell differently. How each is opened: ``sqlite`` and ``postgresql``.
+"""Statements that SQLite and PostgreSQL spell differently. ``sqlite`` and ``postgresql`` say how each is opened.
 
-Must never know a table, nor what a statement is for.
+Knows no table.
 """
 
 import json
@@ -17,12 +17,12 @@ Insert = Callable[[sa.TableClause], Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PerDialect:
-    """A statement that is spelled alike and made of different classes for each kind of database."""
+    """A statement that SQLAlchemy builds from a different ``insert`` for each dialect."""
 
     build: Callable[[Insert], sa.ClauseElement]
 
-    def made_for(self, dialect: str) -> sa.ClauseElement:
-        """For the dialect of this name. Only what is in use is loaded: a start is waited for."""
+    def build_for(self, dialect: str) -> sa.ClauseElement:
+        """The statement for ``sqlite`` or ``postgresql``. Imports only the dialect in use, for a fast start."""
         if dialect == "postgresql":
             from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
@@ -40,10 +40,10 @@ def per_dialect(build: Callable[[Insert], sa.ClauseElement]) -> PerDialect:
 Statement = sa.ClauseElement | PerDialect
 
 
-class one_of(sa.ColumnElement[bool]):  # reads as a function of SQLAlchemy's, and is used as one
-    """``column`` is one of the texts in the parameter ``name``, which is made with ``listed``.
+class one_of(sa.ColumnElement[bool]):  # in lower case, because it is used as SQLAlchemy's functions are
+    """Whether ``column`` is one of the texts in the parameter ``name``, whose value is made with ``listed``.
 
-    Not SQLAlchemy's IN, whose SQL changes with the number of values and must be made anew for every call.
+    Not SQLAlchemy's IN: its SQL depends on the number of values, so it would be compiled at every call.
     """
 
     inherit_cache = False
@@ -55,17 +55,17 @@ class one_of(sa.ColumnElement[bool]):  # reads as a function of SQLAlchemy's, an
 
 
 def listed(texts: Sequence[str]) -> str:
-    """The value for ``one_of``."""
+    """The value for ``one_of``: a JSON list."""
     return json.dumps(list(texts))
 
 
 @compiles(one_of, "sqlite")
 def _one_of_in_sqlite(element: one_of, compiler: SQLCompiler, **options: Any) -> str:
     column, texts = compiler.process(element.column, **options), compiler.process(element.texts, **options)
-    return f"{column} IN (SELECT value FROM json_each({texts}))"  # noqa: S608  # both were made by SQLAlchemy
+    return f"{column} IN (SELECT value FROM json_each({texts}))"  # noqa: S608  # SQLAlchemy made both
 
 
 @compiles(one_of, "postgresql")
 def _one_of_in_postgresql(element: one_of, compiler: SQLCompiler, **options: Any) -> str:
     column, texts = compiler.process(element.column, **options), compiler.process(element.texts, **options)
-    return f"{column} IN (SELECT json_array_elements_text(CAST({texts} AS JSON)))"  # as above
+    return f"{column} IN (SELECT json_array_elements_text(CAST({texts} AS JSON)))"

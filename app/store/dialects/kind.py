@@ -1,4 +1,4 @@
-"""What ``database`` must be told about a kind of database."""
+"""What ``database`` needs to know about a kind of database."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,24 +8,26 @@ import sqlalchemy as sa
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class DatabaseKind:
     """One kind of database.
 
-    ``open_engine`` gets the URL and whether what is written must have reached the disk; each statement of its
-    connections is a transaction of its own until ``begin_exclusively``, which waits until it is the only one.
-    ``clock`` asks for the Unix seconds, None where the clock is this machine's.
-    ``storable`` makes values fit for it.
-    ``may_be_away``: it is a server, which may be out of reach for a while; a file is only locked, and not for long.
-    ``is_passing`` gets a driver's error, whether it came from opening a connection, and whether the connection was
-    lost. True: the error comes from the moment and not from the statement, which is worth repeating for
-    ``patience_s`` with pauses between these two. Seconds.
+    ``open_engine(url, durable)``: on its connections each statement is a transaction of its own. ``durable``: a
+    commit returns only when the data is on the disk.
+    ``begin_exclusive``: SQL that opens a transaction and waits until no other such transaction is open.
+    ``clock``: a query for the Unix seconds of the database; None if the clock is this machine's.
+    ``adapt_values``: replaces what the database cannot store.
+    ``is_server``: it may be unreachable for a while; a file is only locked, and not for long.
+    ``is_transient(error, is_connecting, is_lost)``: whether the same statement may succeed later. The arguments: a
+    driver's error; whether it was raised while a connection was opened; whether the connection was lost.
+    ``retry_for_s``: how long a transient failure is retried, in seconds.
+    ``retry_every_s``: the shortest and the longest pause between two tries, in seconds.
     """
 
     open_engine: Callable[[sa.URL, bool], sa.Engine]
-    begin_exclusively: str
+    begin_exclusive: str
     clock: sa.ClauseElement | None
-    storable: Callable[[dict[str, Any]], dict[str, Any]]
-    may_be_away: bool
-    is_passing: Callable[[Exception, bool, bool], bool]
-    patience_s: float
-    pause_s: tuple[float, float]
+    adapt_values: Callable[[dict[str, Any]], dict[str, Any]]
+    is_server: bool
+    is_transient: Callable[[Exception, bool, bool], bool]
+    retry_for_s: float
+    retry_every_s: tuple[float, float]

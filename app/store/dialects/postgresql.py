@@ -1,8 +1,8 @@
 """PostgreSQL over psycopg 3: one server for any number of gateways.
 
-psycopg works together with gevent by itself, as long as gevent has patched before it is imported
-(https://www.psycopg.org/psycopg3/docs/advanced/async.html#gevent-support): gunicorn's workers see to that.
-Error classes: https://www.postgresql.org/docs/current/errcodes-appendix.html.
+psycopg works together with gevent by itself if gevent has patched before psycopg is imported
+(https://www.psycopg.org/psycopg3/docs/advanced/async.html#gevent-support). gunicorn's workers take care of that.
+Error codes: https://www.postgresql.org/docs/current/errcodes-appendix.html.
 """
 
 import re
@@ -10,16 +10,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.store.dialects.kind import Kind
+from app.store.dialects.kind import DatabaseKind
 
-# Connections per process. PostgreSQL allows 100 by default and keeps 3 for its administrator, so that
-# 19 workers, of however many gateways, find room. A statement takes about a millisecond: more would wait there.
+# Connections per process. PostgreSQL allows 100 by default and reserves 3 for its administrator, so there is room for
+# 19 workers, of however many gateways. A statement takes about a millisecond: more connections would wait there.
 _POOL_SIZE = 3
 _POOL_OVERFLOW = 2
 # How long a statement waits for one of them. Seconds.
 _POOL_WAIT_S = 15.0
 
-# A machine that vanished is noticed, and does not keep what it had locked.
+# A client that has vanished is noticed, and its locks are released.
 _CONNECTION = {
     "connect_timeout": "5",
     "keepalives_idle": "10",
@@ -30,10 +30,10 @@ _CONNECTION = {
 }
 _SESSION = "-c lock_timeout=10s -c idle_in_transaction_session_timeout=10s"
 
-# Any number that is ours; locks of other databases of the same server are other locks.
+# Any number, the same for all gateways. Advisory locks belong to one database of a server.
 _LOCK = 5_204_613_377
 
-_PASSING = {
+_TRANSIENT = {
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
     "55P03",  # lock_not_available
@@ -42,9 +42,9 @@ _PASSING = {
     "57P03",  # cannot_connect_now
 }
 
-# libpq gives no error class for a connection that was refused. Only makes a wrong setting fail at once: where the
-# server speaks another language, it fails after the wait for a server that is still starting.
-_NEVER = re.compile(r"authentication failed|does not exist|no pg_hba\.conf entry|no password supplied")
+# libpq gives no error code if a connection was refused. This only makes a wrong setting fail at once: for a server
+# whose messages are in another language, the same failure comes after all retries.
+_PERMANENT = re.compile(r"authentication failed|does not exist|no pg_hba\.conf entry|no password supplied")
 
 
 def _open_engine(url: sa.URL, durable: bool) -> sa.Engine:  # noqa: ARG001  # a commit is always on the server's disk
@@ -63,29 +63,29 @@ def _open_engine(url: sa.URL, durable: bool) -> sa.Engine:  # noqa: ARG001  # a 
     )
 
 
-def _storable(values: dict[str, Any]) -> dict[str, Any]:
-    """Its texts hold no NUL, which Kimi or a client may well have sent."""
+def _adapt_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Replaces NUL, which a text of PostgreSQL cannot hold. Kimi or a client may have sent it."""
     return {
         name: value.replace("\0", "\ufffd") if isinstance(value, str) else value for name, value in values.items()
     }
 
 
-def _is_passing(error: Exception, is_connecting: bool, is_lost: bool) -> bool:
+def _is_transient(error: Exception, is_connecting: bool, is_lost: bool) -> bool:
     # Imported here because this file is loaded also where SQLite is used.
     from psycopg import OperationalError
 
-    if is_lost or getattr(error, "sqlstate", None) in _PASSING:
+    if is_lost or getattr(error, "sqlstate", None) in _TRANSIENT:
         return True
-    return is_connecting and isinstance(error, OperationalError) and not _NEVER.search(str(error))
+    return is_connecting and isinstance(error, OperationalError) and not _PERMANENT.search(str(error))
 
 
-POSTGRESQL = Kind(
+POSTGRESQL = DatabaseKind(
     open_engine=_open_engine,
-    begin_exclusively=f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})",
+    begin_exclusive=f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})",
     clock=sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS FLOAT) AS now"),
-    storable=_storable,
-    may_be_away=True,
-    is_passing=_is_passing,
-    patience_s=15.0,
-    pause_s=(0.05, 0.25),
+    adapt_values=_adapt_values,
+    is_server=True,
+    is_transient=_is_transient,
+    retry_for_s=15.0,
+    retry_every_s=(0.05, 0.25),
 )

@@ -1,4 +1,4 @@
-"""SQLite: one private file, in WAL mode (https://sqlite.org/wal.html), for the workers of one machine."""
+"""SQLite: one private file in WAL mode (https://sqlite.org/wal.html) for the workers of one machine."""
 
 import logging
 import os
@@ -9,11 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.store.dialects.kind import Kind
+from app.store.dialects.kind import DatabaseKind
 
 log = logging.getLogger(__name__)
 
-# SQLITE_BUSY: another process writes; SQLITE_LOCKED: another connection of this process
+# SQLITE_BUSY: another process writes. SQLITE_LOCKED: another connection of this process does
 # (https://sqlite.org/rescode.html).
 _LOCKED = (5, 6)
 
@@ -27,7 +27,7 @@ def _open_engine(url: sa.URL, durable: bool) -> sa.Engine:
         skip_autocommit_rollback=True,
         hide_parameters=True,
         paramstyle="named",
-        # SQLite waits in C: a gevent worker would stand still with all its streams. So it hardly ever does.
+        # SQLite waits for a lock in C, which would stop a gevent worker with all its streams. So it hardly waits.
         connect_args={"timeout": 0.01},
     )
     sa.event.listen(engine, "connect", partial(_on_connect, durable=durable))
@@ -35,36 +35,37 @@ def _open_engine(url: sa.URL, durable: bool) -> sa.Engine:
 
 
 def _create_private(path: Path) -> None:
-    """The file exists and only its owner can read it, before anything is written into it."""
+    """Creates the file, readable by its owner only, before anything is written into it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        log.warning("other users of this machine may read the database file; chmod 600 it")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        log.warning("database_file_not_private mode=%04o advice=%r", mode, "other users may read it; chmod 600 it")
 
 
 def _on_connect(dbapi: Any, _record: Any, *, durable: bool) -> None:
     cursor = dbapi.cursor()
-    # Kept in the file; switching to it may fail at once where another process is just opening it.
+    # WAL mode is kept in the file. Switching to it may fail while another process opens the file; that is retried.
     cursor.execute("PRAGMA journal_mode=WAL")
-    # NORMAL in WAL mode: nothing is lost when a process is killed; a power cut may lose the last moment.
+    # NORMAL in WAL mode: a killed process loses nothing; a power cut may lose the last commits.
     cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-    # What is deleted, or sealed since, does not stay readable in the file.
+    # What is deleted or overwritten does not stay readable in the file.
     cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()
 
 
-def _is_passing(error: Exception, is_connecting: bool, is_lost: bool) -> bool:  # noqa: ARG001  # only the code counts
-    # The extended codes (SQLITE_BUSY_SNAPSHOT …) hold the primary one in their last byte.
+def _is_transient(error: Exception, is_connecting: bool, is_lost: bool) -> bool:  # noqa: ARG001  # only the code counts
+    # Extended result codes (SQLITE_BUSY_SNAPSHOT …) have the primary code in their last byte.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOCKED
 
 
-SQLITE = Kind(
+SQLITE = DatabaseKind(
     open_engine=_open_engine,
-    begin_exclusively="BEGIN IMMEDIATE",
+    begin_exclusive="BEGIN IMMEDIATE",
     clock=None,
-    storable=lambda values: values,
-    may_be_away=False,
-    is_passing=_is_passing,
-    patience_s=10.0,
-    pause_s=(0.002, 0.02),
+    adapt_values=lambda values: values,
+    is_server=False,
+    is_transient=_is_transient,
+    retry_for_s=10.0,
+    retry_every_s=(0.002, 0.02),
 )

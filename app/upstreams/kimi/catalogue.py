@@ -5,14 +5,13 @@ know how it is asked for.
 """
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Sequence
 
 import orjson
 
+from app.concurrency.periodic import every
 from app.errors import GatewayError
-from app.store import Store, StoreError
+from app.store import Store
 from app.upstreams.kimi.model_table import KimiModels, Offer, encode_offers, parse_offers
 
 log = logging.getLogger(__name__)
@@ -37,31 +36,34 @@ class Catalogue:
     def start(self) -> None:
         """Offers what the store has, and starts the thread that keeps it fresh."""
         self._load()
-        threading.Thread(target=self._run, name="catalogue", daemon=True).start()
+        every(_LOOK_EVERY_S, self._refresh, "catalogue")
 
-    def _run(self) -> None:
-        while True:
+    def _refresh(self) -> None:
+        self._load()
+        now = self._store.database.now()
+        if now - self._known_at > _FRESH_S and now - self._tried_at > _RETRY_S:
+            self._tried_at = now
             try:
-                self._load()
-                now = self._store.database.now()
-                if now - self._known_at > _FRESH_S and now - self._tried_at > _RETRY_S:
-                    self._tried_at = now
-                    self._ask(now)
+                self._ask(now)
             except GatewayError as e:
                 log.info("Kimi's list of models could not be had: %s", e.message)
-            except StoreError:
-                log.exception("Kimi's list of models could not be kept")
-            time.sleep(_LOOK_EVERY_S)
 
     def _ask(self, now: float) -> None:
         offers = self._fetch()
-        self._store.facts.keep(_NAME, orjson.dumps(encode_offers(offers)).decode(), now)
+        self._store.facts.put(_NAME, orjson.dumps(encode_offers(offers)).decode(), now)
         self._learn(offers, now)
 
     def _load(self) -> None:
-        kept = self._store.facts.kept(_NAME)
-        if kept is not None and kept[1] > self._known_at:
-            self._learn(parse_offers(orjson.loads(kept[0])), kept[1])
+        kept = self._store.facts.get(_NAME)
+        if kept is None or kept[1] <= self._known_at:
+            return
+        try:
+            entries = orjson.loads(kept[0])
+        except orjson.JSONDecodeError:
+            # Asked for anew, which replaces it.
+            log.warning("catalogue_unreadable bytes=%d", len(kept[0]))
+            return
+        self._learn(parse_offers(entries), kept[1])
 
     def _learn(self, offers: Sequence[Offer], known_at: float) -> None:
         self._known_at = known_at

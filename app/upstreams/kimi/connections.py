@@ -26,7 +26,7 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util import Retry, Timeout
 
 from app.concurrency.background import Cancellation
-from app.concurrency.watchdog import CLOCK
+from app.concurrency.watchdog import Watchdog
 from app.upstreams.kimi.socket_reader import ReadSide
 
 # Connections that are kept open between requests; more are opened when needed, never waited for.
@@ -82,17 +82,18 @@ class Exchange:
                 self._sock.settimeout(seconds)
 
     @contextlib.contextmanager
-    def streaming(self) -> Iterator[None]:
-        """From now on the clock looks whether something comes within ``read_s``, instead of a timer for each read."""
+    def streaming(self, watchdog: Watchdog) -> Iterator[None]:
+        """From now on the watchdog checks whether something comes within ``read_s``, instead of a timer for each
+        read."""
         self.limit(None)
-        CLOCK.watch(self)
+        watchdog.watch(self)
         try:
             yield
         finally:
-            CLOCK.forget(self)
+            watchdog.forget(self)
 
-    def look(self, now: float) -> None:
-        """Called by the clock."""
+    def check(self, now: float) -> None:
+        """Called by the watchdog."""
         if self.reads != self._seen:
             self._seen, self._quiet_since = self.reads, now
         elif now - self._quiet_since > self.read_s:

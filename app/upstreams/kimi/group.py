@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from app.concurrency.watchdog import Watchdog
 from app.errors import AccountRejected, GatewayError
 from app.settings.config import Config
 from app.store import Store
@@ -20,7 +21,7 @@ _SWITCHED_ON = {
 }
 
 
-def build(config: Config, tap: Tap | None = None) -> UpstreamGroup:
+def build(config: Config, watchdog: Watchdog, tap: Tap | None) -> UpstreamGroup:
     """The protocols that KIMI_PROTOCOL leaves switched on. ``tap`` sees their wire."""
     http = KimiHttp(
         config.kimi_base_url,
@@ -31,6 +32,7 @@ def build(config: Config, tap: Tap | None = None) -> UpstreamGroup:
             read_s=max(config.first_event_timeout_s, config.idle_timeout_s) + 30,
         ),
         tap,
+        watchdog,
     )
     models = KimiModels(switched_on=_SWITCHED_ON[config.kimi_protocol])
     connect = KimiConnect(http, models)

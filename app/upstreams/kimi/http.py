@@ -17,6 +17,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from urllib3.response import BaseHTTPResponse
 
 from app.concurrency.background import Cancellation
+from app.concurrency.watchdog import Watchdog
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.upstreams import Tap
 from app.upstreams.account import Account
@@ -72,8 +73,12 @@ _TIMEOUTS = (requests.Timeout, ConnectTimeoutError, ReadTimeoutError, TimeoutErr
 class KimiHttp:
     """Requests to one site, over one pool of connections shared by all accounts of this process."""
 
-    def __init__(self, base_url: str, timeouts: Timeouts, tap: Tap | None = None) -> None:
+    def __init__(
+        self, base_url: str, timeouts: Timeouts, tap: Tap | None = None, watchdog: Watchdog | None = None
+    ) -> None:
+        """``watchdog``: that of the process, for streams; short calls need none."""
         self.base_url = base_url
+        self._watchdog = watchdog or Watchdog()
         self._timeouts = timeouts
         self._tap = tap
         self._transport = Transport(base_url, timeouts.connect_s)
@@ -119,7 +124,7 @@ class KimiHttp:
             if self._tap is not None:
                 self._tap("response", _head(str(response.status_code), response.headers))
                 response.raw = _Tapped(response.raw, self._tap)
-            with exchange.streaming():
+            with exchange.streaming(self._watchdog):
                 yield Stream(response, exchange)
 
     @contextlib.contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Generator, Sequence
 
 from app.chat import ChatRequest, Event, Finished, ImagePart, Message, Model, Options, Started, TextDelta
 from app.concurrency.background import Cancellation
+from app.concurrency.watchdog import Watchdog
 from app.settings.config import Config
 from app.upstreams import PreparedTurn, Resume, Supports, Tap, UpstreamGroup
 from app.upstreams.account import Account
@@ -42,5 +43,5 @@ class Parrot:
         pass
 
 
-def build(_config: Config, _tap: Tap | None) -> UpstreamGroup:
+def build(_config: Config, _watchdog: Watchdog, _tap: Tap | None) -> UpstreamGroup:
     return UpstreamGroup([Parrot()])

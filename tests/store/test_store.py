@@ -1,30 +1,33 @@
-"""The store by itself, on both databases: what a failure looks like to its users."""
+"""The store by itself, on both databases: what a failure looks like to its users, and that the tables are
+those that are declared."""
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from app.store import Store, StoreError, StoreUnavailable, StoreUnusable
 from app.store.database import Database
-from tests import databases
+from app.store.tables import METADATA
 from tests.running import BOTH_DATABASES, ON_POSTGRESQL, Running
+from tests.running import Database as AnyDatabase
 
 _NO_SUCH_TABLE = sa.text("SELECT 1 FROM no_such_table")
 _ONE = sa.text("SELECT 1 AS one")
 
 
 @pytest.fixture
-def fresh(running: Running, database: str) -> databases.Database:
+def fresh(running: Running, database: str) -> AnyDatabase:
     """An empty database of the kind that the test runs on."""
     return running.new_database()
 
 
 @pytest.fixture
-def opened(fresh: databases.Database) -> Iterator[Database]:
+def opened(fresh: AnyDatabase) -> Iterator[Database]:
     with closing(Database(fresh.url)) as opened:
         yield opened
 
@@ -44,7 +47,7 @@ def test_a_statement_that_fails_is_a_store_error_that_is_not_retried(opened: Dat
 def test_an_exception_of_the_work_leaves_the_store_as_it_is(opened: Database, database: str) -> None:
     empty: dict[str, int] = {}
     with pytest.raises(KeyError):
-        opened.exclusively(lambda tx: empty["missing"])
+        opened.in_exclusive_transaction(lambda tx: empty["missing"])
 
 
 def test_a_locked_file_is_a_transient_error(tmp_path: Path) -> None:
@@ -57,17 +60,17 @@ def test_a_locked_file_is_a_transient_error(tmp_path: Path) -> None:
 
 @ON_POSTGRESQL
 def test_a_lost_connection_is_a_transient_error_of_work_that_may_have_run(
-    opened: Database, fresh: databases.Database, database: str
+    opened: Database, fresh: AnyDatabase, database: str
 ) -> None:
     fresh.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'kimi-gateway'")
     with pytest.raises(StoreError) as caught:
-        opened.run_at_once(_ONE)
+        opened.run_without_retries(_ONE)
     assert (caught.value.is_transient, caught.value.is_unreachable, caught.value.may_have_run) == (True, True, True)
     assert opened.row(_ONE) == {"one": 1}
 
 
 @ON_POSTGRESQL
-def test_a_database_that_does_not_exist_is_unusable(fresh: databases.Database, database: str) -> None:
+def test_a_database_that_does_not_exist_is_unusable(fresh: AnyDatabase, database: str) -> None:
     with pytest.raises(StoreUnusable, match="does not exist") as caught:
         Database(fresh.url.replace(fresh.name, "no_such_database"))
     assert not isinstance(caught.value, StoreUnavailable)
@@ -85,3 +88,38 @@ def test_a_file_of_something_else_is_unusable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable, match=r"cannot be opened \(DatabaseError: file is not a database\)") as caught:
         Store(f"sqlite:///{tmp_path}/notes.txt")
     assert not isinstance(caught.value, StoreUnavailable)
+
+
+def _schema(url: str) -> dict[str, Any]:
+    """All tables of a database: columns with type, nullability and default; primary key; indexes."""
+    engine = sa.create_engine(url)
+    with closing(engine.connect()) as connection:
+        inspector = sa.inspect(connection)
+        found = {
+            table: {
+                "columns": {
+                    column["name"]: (str(column["type"]), column["nullable"], column["default"])
+                    for column in inspector.get_columns(table)
+                },
+                "primary key": inspector.get_pk_constraint(table)["constrained_columns"],
+                "indexes": {
+                    index["name"]: (index["column_names"], index["unique"]) for index in inspector.get_indexes(table)
+                },
+                "unique": inspector.get_unique_constraints(table),
+                "foreign keys": inspector.get_foreign_keys(table),
+            }
+            for table in inspector.get_table_names()
+        }
+    engine.dispose()
+    return found
+
+
+@BOTH_DATABASES
+def test_migrations_make_the_tables_that_are_declared(running: Running, fresh: AnyDatabase, database: str) -> None:
+    Store(fresh.url).close()
+    declared = running.new_database()
+    engine = sa.create_engine(declared.url)
+    METADATA.create_all(engine)
+    engine.dispose()
+    assert _schema(fresh.url) == _schema(declared.url)
+    assert set(_schema(fresh.url)) == set(METADATA.tables)

@@ -1,0 +1,194 @@
+"""All tables of the database, declared once. ``migrations`` creates them; a test compares the two.
+
+The names in quotes are those of the database and never change. Some are older than the words that Python uses: the
+variable then says what the table holds today. Times are Unix seconds. Knows no statement and no policy.
+"""
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData()
+
+# How many migrations have been applied: the highest number counts.
+schema_version = sa.Table("schema_version", METADATA, sa.Column("version", sa.Integer, nullable=False))
+
+# The Kimi accounts, as all workers know them.
+accounts = sa.Table(
+    "accounts",
+    METADATA,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("last_turn", sa.BigInteger, nullable=False),  # number of its latest stream, counted over all accounts
+    sa.Column("next_at", sa.Float, nullable=False, server_default=sa.text("0")),  # earliest start of its next stream
+    sa.Column("refused", sa.String),  # digest of the token that Kimi has rejected
+)
+
+# The newest token pair of each account that is refreshed.
+tokens = sa.Table(
+    "tokens",
+    METADATA,
+    sa.Column("account_id", sa.String, primary_key=True),
+    sa.Column(
+        "source", sa.String, nullable=False
+    ),  # digest of the KIMI_TOKENS entry that the chain of pairs began with
+    sa.Column("version", sa.Integer, nullable=False),  # number of the pair in its chain; grows with every change
+    sa.Column("access_token", sa.Text),  # sealed
+    sa.Column("refresh_token", sa.Text),  # sealed
+    sa.Column("expires_at", sa.Float),  # of the access token
+    sa.Column("trouble", sa.String),  # why the last refresh failed
+    sa.Column("dead", sa.Boolean, nullable=False),  # Kimi refuses the refresh token
+    sa.Column("holder", sa.String, nullable=False),  # random id of the process that may refresh it
+    sa.Column("held_until", sa.Float, nullable=False),
+)
+
+# Processes that count as alive. What a process holds in other tables is valid until then.
+processes = sa.Table(
+    "processes",
+    METADATA,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("until", sa.Float, nullable=False),
+)
+
+# Streams that run on an account.
+leases = sa.Table(
+    "leases",
+    METADATA,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("process_id", sa.String, nullable=False),
+    sa.Column("account_id", sa.String, nullable=False),
+    sa.Column("scope", sa.String, nullable=False),  # the model
+    sa.Column("is_probe", sa.Boolean, nullable=False),  # the first stream after a cooldown
+    sa.Column("waited", sa.Boolean, nullable=False),  # it was granted to a request in the queue
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("ends_at", sa.Float, nullable=False),
+)
+
+# Requests that wait for an account.
+queue = sa.Table(
+    "line",
+    METADATA,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("process_id", sa.String, nullable=False),
+    sa.Column("owner", sa.String, nullable=False),  # the API key
+    sa.Column("scope", sa.String, nullable=False),  # the model
+    sa.Column("accounts", sa.Text, nullable=False),  # JSON: account id → digest of its token
+    sa.Column("place", sa.BigInteger, nullable=False),  # its position; several requests may share one
+    sa.Column("joined_at", sa.Float, nullable=False),
+    sa.Column("ends_at", sa.Float, nullable=False),
+)
+
+# Accounts, or models of them, that get no requests for a while after a failure.
+cooldowns = sa.Table(
+    "rests",
+    METADATA,
+    sa.Column("account_id", sa.String, primary_key=True),
+    sa.Column("scope", sa.String, primary_key=True),  # a model, or "" for the whole account
+    sa.Column("until", sa.Float, nullable=False),
+    sa.Column("strikes", sa.Integer, nullable=False),  # failures in a row
+)
+
+conversations = sa.Table(
+    "conversations",
+    METADATA,
+    sa.Column("owner", sa.String, primary_key=True),  # the API key
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("account_id", sa.String),
+    sa.Column("upstream", sa.String),
+    sa.Column("chat_id", sa.String),  # of Kimi; NULL until there is a chat
+    sa.Column("message_id", sa.String),  # of Kimi's last message in it
+    sa.Column("system_digest", sa.String),  # digest of the instructions that Kimi has read
+    sa.Column("turns", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+    sa.Column("holder", sa.String, nullable=False),  # random id of the turn that has the conversation
+    sa.Column("held_until", sa.Float, nullable=False),
+    sa.Column("process_id", sa.String, nullable=False, server_default=""),  # of the holder
+    sa.Index("conversations_by_age", "updated_at"),
+)
+
+# What was said in conversations, one row per message. Empty unless transcripts are switched on.
+transcripts = sa.Table(
+    "transcripts",
+    METADATA,
+    sa.Column("owner", sa.String, primary_key=True),
+    sa.Column("conversation_id", sa.String, primary_key=True),
+    sa.Column("turn", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("line", sa.Integer, primary_key=True, autoincrement=False),  # number of the message in its turn
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),  # sealed
+)
+
+# Kimi chats that are to be deleted.
+pending_deletions = sa.Table(
+    "litter",
+    METADATA,
+    sa.Column("upstream", sa.String, primary_key=True),
+    sa.Column("chat_id", sa.String, primary_key=True),
+    sa.Column("account_id", sa.String, nullable=False),
+    sa.Column("due_at", sa.Float, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+)
+
+# Answers to requests with an Idempotency-Key.
+idempotent_answers = sa.Table(
+    "recordings",
+    METADATA,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("request", sa.String, nullable=False),  # a digest
+    sa.Column("process_id", sa.String, nullable=False),  # of the holder
+    sa.Column("holder", sa.String, nullable=False),  # random id of the request that began the answer
+    sa.Column("content", sa.Text),  # sealed; NULL until the answer is complete
+    sa.Column("begun_at", sa.Float, nullable=False),
+    sa.Index("recordings_by_age", "begun_at"),
+)
+
+# API keys that were added by command. A revoked key stays.
+api_keys = sa.Table(
+    "api_keys",
+    METADATA,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float),
+    sa.Column("revoked_at", sa.Float),
+    sa.Column("per_minute", sa.Integer),  # requests in any minute; NULL for any number
+    sa.Column("at_once", sa.Integer),  # requests at the same time; NULL for any number
+)
+
+# Requests of API keys that have limits, kept while they run or are in the window of a minute.
+api_key_uses = sa.Table(
+    "api_key_uses",
+    METADATA,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False),  # of the key
+    sa.Column("process_id", sa.String, nullable=False),
+    sa.Column("began_at", sa.Float, nullable=False),
+    sa.Column("ends_at", sa.Float, nullable=False),  # the request runs until then at the latest
+    sa.Index("api_key_uses_of_a_key", "digest", "began_at"),
+)
+
+# Values that never change once written.
+constants = sa.Table(
+    "facts",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+# Values that are replaced by newer ones.
+cache = sa.Table(
+    "kept",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("kept_at", sa.Float, nullable=False),
+)
+
+# Frames and events of an upstream that this gateway does not know, counted.
+unrecognised = sa.Table(
+    "unrecognised",
+    METADATA,
+    sa.Column("upstream", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, primary_key=True),
+    sa.Column("times", sa.Integer, nullable=False),
+    sa.Column("last_seen_at", sa.Float, nullable=False),
+)

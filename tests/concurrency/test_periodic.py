@@ -1,0 +1,119 @@
+"""Background work that is done again and again: what fails is logged once and called again."""
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from app.concurrency.periodic import every
+from app.conversations.chat_cleanup import ChatCleanup
+from app.store import PendingDeletion, Store
+from app.store.process_lease import ProcessLease
+from tests.running import SqliteDatabase, wait_until
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(f"sqlite:///{tmp_path}/x.db")) as store:
+        yield store
+
+
+def test_work_that_raises_is_logged_once_and_called_again(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[int] = []
+    done = threading.Event()
+
+    def work() -> None:
+        calls.append(len(calls))
+        if len(calls) < 3:
+            raise KeyError(f"call {len(calls)}")
+        done.set()
+
+    with caplog.at_level(logging.ERROR, "app"), ExitStack() as stack:
+        stack.callback(every(0.01, work, "broken-work").stop)
+        assert done.wait(30)
+    failures = [record for record in caplog.records if record.getMessage().startswith("background_work_failed")]
+    assert [str(cast(tuple[object, object], record.exc_info)[1]) for record in failures] == ["'call 1'", "'call 2'"]
+    assert all("work=broken-work" in record.getMessage() for record in failures)
+
+
+# What raises is followed by a call that does not, in a worker's world.
+_UNDER_GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import threading
+from app.concurrency.periodic import every
+
+done, calls = threading.Event(), []
+
+def work():
+    calls.append(1)
+    if len(calls) == 1:
+        raise KeyError("x")
+    done.set()
+
+every(0, work, "broken-work")
+assert done.wait(30), "it was not called again"
+"""
+
+
+def test_work_that_raises_is_called_again_under_gevent() -> None:
+    done = subprocess.run([sys.executable, "-c", _UNDER_GEVENT], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_work_chooses_its_next_pause_which_wake_ends_and_stop_makes_the_last() -> None:
+    calls = threading.Semaphore(0)
+
+    def work() -> float:
+        calls.release()
+        return 600.0
+
+    periodic = every(0.01, work, "slow-work")
+    assert calls.acquire(timeout=30)
+    assert not calls.acquire(timeout=0.1)
+    periodic.wake()
+    assert calls.acquire(timeout=30)
+    periodic.stop()
+    wait_until("its thread ends", lambda: "slow-work" not in [thread.name for thread in threading.enumerate()])
+    assert not calls.acquire(blocking=False)
+
+
+def test_a_chat_that_cannot_be_deleted_for_a_reason_of_ours_keeps_no_other_from_it(store: Store) -> None:
+    """More failures than there are threads that delete."""
+    deleted = threading.Event()
+
+    def delete(row: PendingDeletion) -> None:
+        if row.chat_id != "good":
+            raise KeyError(row.chat_id)
+        deleted.set()
+
+    cleanup = ChatCleanup(store, ["kimi"], ["alice"], delete, keep_s=60)
+    for chat_id in [*(f"bad-{number}" for number in range(9)), "good"]:
+        cleanup.note("kimi", chat_id, "alice")
+        cleanup.discard("kimi", chat_id, "alice")
+    assert deleted.wait(30)
+
+
+def test_a_process_stays_alive_whatever_it_fails_to_give_back(store: Store, tmp_path: Path) -> None:
+    process_lease = ProcessLease(store, lease_s=0.3)
+    process_lease.start()
+    failed = threading.Event()
+
+    def release() -> None:
+        failed.set()
+        raise KeyError("release")
+
+    process_lease.retry_later(release)
+    assert failed.wait(30)
+    database = SqliteDatabase(tmp_path / "x.db")
+    ((until,),) = database.execute("SELECT until FROM processes")
+    renewed = "SELECT 1 FROM processes WHERE until > "
+    wait_until("it is renewed", lambda: database.execute(f"{renewed}{until}"))
+    process_lease.expire_now()
+    assert database.execute("SELECT * FROM processes") == []
