@@ -156,7 +156,7 @@ def _build_gateway(
         ConversationLimits(
             wait_s=config.conversation_wait_s,
             longest_s=longest_s,
-            most=config.max_conversations,
+            max_count=config.max_conversations,
             max_age_s=config.conversation_max_age_days * 86_400 or None,
             keep_transcripts=config.store_transcripts,
         ),

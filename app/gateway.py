@@ -119,9 +119,9 @@ class Gateway:
     def forget_conversation(self, caller: Caller, conversation_id: str) -> None:
         """Forgets the conversation and has its Kimi chat deleted. Raises UnknownConversation, ConversationBusy."""
         row = self._conversations.find(caller.owner, conversation_id)
-        with self._conversations.hold(caller, conversation_id, row.model, Cancellation()) as hold:
-            hold.forget = hold.forget_chat = True
-        self._discard_chat(hold.row)
+        with self._conversations.lease(caller, conversation_id, row.model, Cancellation()) as lease:
+            lease.forget = lease.forget_chat = True
+        self._discard_chat(lease.row)
 
     # Health and background work
 
@@ -132,7 +132,7 @@ class Gateway:
     def problems(self) -> list[str]:
         """Why no chat could be served now; empty where one could."""
         try:
-            self._accounts.look_again()
+            self._accounts.reload()
             self._store.check_writable()
             return [] if self._accounts.has_usable() else self._accounts.problems()
         except StoreError as e:
@@ -144,9 +144,9 @@ class Gateway:
     def start_background_work(self) -> None:
         """Deletes chats that a killed worker left, conversations that were not used for too long, and kept answers
         that are too old."""
-        self._cleanup.sweep()
-        self._idempotent.tidy()
-        self._conversations.watch_age(self._discard_chat)
+        self._cleanup.start()
+        self._idempotent.start_expiry()
+        self._conversations.start_expiry(self._discard_chat)
 
     def _discard_chat(self, row: ConversationRow) -> None:
         if row.chat_id is not None and row.upstream is not None and row.account_id is not None:

@@ -42,7 +42,7 @@ class _Worker:
             self.store, self.process_lease, Limits(0, 0.0), max_waiting=500, wait_s=30.0, longest_s=1800.0
         )
         limits = ConversationLimits(
-            wait_s=15.0, longest_s=1800.0, most=10_000_000, max_age_s=None, keep_transcripts=False
+            wait_s=15.0, longest_s=1800.0, max_count=10_000_000, max_age_s=None, keep_transcripts=False
         )
         self.conversations = Conversations(self.store, self.process_lease, limits)
 
@@ -52,11 +52,11 @@ class _Worker:
 
     def turn(self, conversation_id: str) -> None:
         """All that the store has to do with the first turn of a conversation."""
-        with self.conversations.hold(_CALLER, conversation_id, "k2", Cancellation()) as hold:
+        with self.conversations.lease(_CALLER, conversation_id, "k2", Cancellation()) as held:
             lease = self.leases.lease(_ACCOUNTS, "k2", _CALLER.owner, Cancellation())
-            if hold.is_new:
-                hold.save_chat(lease.account_id, "kimi_rest", "k2", uuid.uuid4().hex, None)
-            hold.complete("k2", None, "digest", (), "", counts=True)
+            if held.is_new:
+                held.save_chat(lease.account_id, "kimi_rest", "k2", uuid.uuid4().hex, None)
+            held.complete("k2", None, "digest", (), "", counts=True)
             self.leases.release(lease)
 
     def chat(self) -> None:

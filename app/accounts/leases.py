@@ -106,12 +106,12 @@ class Leases:
         self._process_lease.run_or_retry(lambda: self._store.leases.release(lease.id))
         self._serve_soon()
 
-    def rest(self, lease: Lease, scope: str, base_s: float, told_s: float | None) -> float:
-        """The account failed: it cools down for ``told_s``, or from ``base_s`` on longer with each failure in a row.
+    def cool_down(self, lease: Lease, scope: str, base_s: float, asked_s: float | None) -> float:
+        """The account failed: it cools down for ``asked_s``, or from ``base_s`` on longer with each failure in a row.
         Returns the seconds.
         """
         return self._store.database.in_exclusive_transaction(
-            lambda tx: self._cool_down(tx, lease.account_id, scope, base_s, told_s, self._store.database.now())
+            lambda tx: self._cool_down(tx, lease.account_id, scope, base_s, asked_s, self._store.database.now())
         )
 
     def recovered(self, lease: Lease) -> None:
@@ -163,7 +163,7 @@ class Leases:
         if available_at is None:
             raise AccountRejected("Kimi does not accept the token any more; paste a new one into KIMI_TOKENS")
         if available_at - now > self._wait_s:
-            raise self._refusal(ticket.accounts, "every account rests after a failure", available_at - now)
+            raise self._refusal(ticket.accounts, "every account is cooling down after a failure", available_at - now)
         if len(queue) > self._max_waiting:
             raise self._refusal(ticket.accounts, "too many requests wait already", _RETRY_AFTER_S)
         store.enqueue(tx, ticket, self._process_lease.id, now, now + self._wait_s + 60)
@@ -231,12 +231,12 @@ class Leases:
             self._grant(tx, scheduling.assign(accounts, queue, self._limits, now), now)
 
     def _cool_down(
-        self, tx: Transaction, account_id: str, scope: str, base_s: float, told_s: float | None, now: float
+        self, tx: Transaction, account_id: str, scope: str, base_s: float, asked_s: float | None, now: float
     ) -> float:
         before = self._store.leases.cooldown(tx, account_id, scope) or Cooldown(0.0, 0)
         # A stream that fails during a cooldown began before it: that is the same failure, noticed again.
         failures = before.failures if before.until > now else before.failures + 1
-        until = max(now + scheduling.cooldown_s(failures, base_s, told_s), before.until)
+        until = max(now + scheduling.cooldown_s(failures, base_s, asked_s), before.until)
         self._store.leases.set_cooldown(tx, account_id, scope, Cooldown(until, failures))
         return until - now
 

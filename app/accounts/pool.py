@@ -1,7 +1,8 @@
-"""Whose turn it is, and with which token: fairness over the configured Kimi accounts.
+"""The configured accounts, each with a token that works: their credentials in use, and when a token is renewed.
 
-An account with a refresh token is renewed ahead of its expiry and after a rejection; its newest pair lives in
-the store, where every worker finds it. Must never know how a token is sent or refreshed, nor any SQL text.
+The token of an account with a refresh token is renewed ahead of its expiry and after a rejection. The newest pair is
+in the store, where every worker finds it. Which account serves a request is decided in ``leases``. Must never know
+how a token is sent or refreshed.
 """
 
 import contextlib
@@ -20,48 +21,47 @@ from app.upstreams.account import Account, describe_expiry, duration, when
 
 log = logging.getLogger(__name__)
 
-# A token is renewed when a third of its life is left, but not earlier than this before its end. Seconds.
-_EARLIEST_S = 300.0
-# A token that ends within this time is not used for a new request.
-_TOO_LATE_S = 1.0
-# How long a request waits for a renewal, whoever does it, and how often it looks. Long enough for the second service
-# to answer where the first is silent, short enough to try another account afterwards (FAILOVER_S). Seconds.
+# A token is renewed when a third of its life is left, but not earlier than this before its expiry. Seconds.
+_RENEW_AHEAD_S = 300.0
+# A token that expires within this time is not used for a new request. Seconds.
+_MIN_REMAINING_S = 1.0
+# How long a request waits for a renewal, by whatever process, and how often it looks. Long enough for the second
+# service to answer where the first is silent, short enough to try another account afterwards (FAILOVER_S). Seconds.
 _WAIT_S = 25.0
 _LOOK_EVERY_S = 0.1
-# The longest sleep of the thread that renews ahead of time; it also notices what other workers did.
-_DOZE_S = 60.0
+# The longest pause of the thread that renews ahead of time: it also sees what other workers have renewed. Seconds.
+_MAX_SLEEP_S = 60.0
 
-_IN_VAIN = "the renewed token does not work, or has expired already: is this machine's clock right?"
+_RENEWAL_USELESS = "the renewed token does not work, or has expired already: is this machine's clock right?"
 
 
 class Accounts:
-    """The configured accounts. Which one is next is decided in the store, and so fair over all workers.
-
-    ``renew(account_id, version, wait_s)`` refreshes that version of a pair and has the next one stored when it
-    returns, or the trouble, unless that takes longer than ``wait_s``; it may be called by several processes at once
-    and is done by one.
-    """
+    """The configured accounts. Safe for threads."""
 
     def __init__(
         self, credentials: Sequence[Credential], store: Store, renew: Callable[[str, int, float], None] | None = None
     ) -> None:
+        """``renew(account_id, version, wait_s)``: refreshes token pair ``version`` in another process. Returns when
+        the new pair, or the error, is in the store, or after ``wait_s`` seconds. Concurrent calls are safe: one of
+        them refreshes.
+        """
         self._credentials = {credential.id: credential for credential in credentials}
         self._store = store
         self._renew = renew
-        # What this process last saw of the store's pairs: the store is asked again when one no longer serves.
+        # Account id → the pair that this process last read. The store is asked again when a token no longer works.
         self._rows: dict[str, TokenRow] = {}
-        # What keeps this process from seeing them any more.
-        self._sealed: dict[str, str] = {}
+        # Account id → why this process cannot read the pair.
+        self._unreadable: dict[str, str] = {}
         self._locks = {credential.id: threading.Lock() for credential in credentials}
-        # By account: renewals ahead of time that failed one after another.
+        # Account id → renewals ahead of time that failed in a row.
         self._failures = dict.fromkeys(self._credentials, 0)
         store.accounts.add(list(self._credentials))
         for c in credentials:
             if c.refresh_token is not None:
                 store.tokens.begin(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
-                self._look(c.id)
+                self._reload(c.id)
         for sentence in (*self.problems(), *self.warnings()):
-            log.warning("%s", sentence)
+            log.warning("account_needs_attention reason=%s", sentence)
 
     @property
     def ids(self) -> list[str]:
@@ -70,25 +70,25 @@ class Accounts:
     def keep_fresh(self) -> None:
         """Starts renewing ahead of expiry, in the background, for as long as the process lives."""
         for account_id in self._rows:
-            every(_DOZE_S, partial(self._renew_ahead, account_id), f"renewal-of-{account_id}")
+            every(_MAX_SLEEP_S, partial(self._renew_ahead, account_id), f"renewal-of-{account_id}")
 
     def usable(self) -> dict[str, str]:
-        """The accounts that may be asked, with the digests of their tokens; AccountRejected says what to do where
-        there is none."""
+        """Account id → digest of its token, for the accounts that may be used. Raises AccountRejected, which says
+        what to do, where there is none."""
         usable = {c.id: c.source for c in self._credentials.values() if self._problem(c) is None}
         if not usable:
             raise AccountRejected("no usable Kimi account. " + " ".join(self.problems()))
         return usable
 
     def usable_accounts(self) -> Iterator[Account]:
-        """Those that may be asked, each with a token that works; those whose token cannot be renewed now are left
-        out."""
+        """The accounts that may be used, each with a token that works. Those whose token cannot be renewed now are
+        left out."""
         for account_id in self._credentials:
             with contextlib.suppress(AccountRejected, RenewalFailed):
                 yield self.fresh(self.get(account_id))
 
-    def only(self, account_id: str) -> dict[str, str]:
-        """The account that a conversation belongs to, in the form of ``usable``.
+    def require(self, account_id: str) -> dict[str, str]:
+        """The account of a conversation, in the form of ``usable``.
 
         Raises ConversationLost where it is not configured any more, AccountRejected where it cannot be used.
         """
@@ -96,13 +96,13 @@ class Accounts:
         return {account_id: self._credentials[account_id].source}
 
     def refused_token(self, account_id: str) -> str | None:
-        """The digest of a token that Kimi has rejected and that only a new one can replace; None where the account
-        is refreshed."""
+        """The digest of the account's token, which Kimi has rejected; None where the gateway renews that token
+        itself."""
         credential = self._credentials[account_id]
         return credential.source if credential.refresh_token is None else None
 
     def get(self, account_id: str) -> Account:
-        """Raises as ``only``."""
+        """Raises as ``require``."""
         credential = self._credentials.get(account_id)
         if credential is None:
             raise ConversationLost(
@@ -114,17 +114,17 @@ class Accounts:
             raise AccountRejected(problem)
         return self._account(credential)
 
-    def is_dead(self, account_id: str) -> bool:
+    def is_revoked(self, account_id: str) -> bool:
         """Whether Kimi refuses the account's refresh token."""
         row = self._rows.get(account_id)
         return row is not None and row.revoked
 
     def fresh(self, account: Account) -> Account:
-        """The account with a token that has not expired; waits for a renewal where one is needed.
+        """The account with a token that has not expired. Waits for a renewal where one is needed.
 
-        Raises AccountRejected where Kimi refuses to renew, RenewalFailed where it cannot be asked or does not answer.
+        Raises AccountRejected where Kimi refuses to renew, RenewalFailed where Kimi cannot be reached or is silent.
         """
-        if not account.renewable or _serves(account.token, account.expires_at, None):
+        if not account.renewable or _works(account.token, account.expires_at, None):
             return account
         return self._renewed(account.id, None)
 
@@ -132,11 +132,11 @@ class Accounts:
         """The account with another token than the one that Kimi has just rejected. Raises as ``fresh``."""
         return self._renewed(account.id, account.token)
 
-    def look_again(self) -> None:
-        """Takes over what other processes have stored meanwhile."""
+    def reload(self) -> None:
+        """Reads what other processes have stored meanwhile."""
         for account_id in list(self._rows):
             with contextlib.suppress(RenewalFailed):
-                self._look(account_id)
+                self._reload(account_id)
 
     def problems(self) -> list[str]:
         """A sentence for each account that cannot be used, saying what to do."""
@@ -157,7 +157,7 @@ class Accounts:
                 )
             row = self._rows.get(c.id)
             if row is not None and row.revoked and self._problem(c) is None and row.expires_at is not None:
-                sentences.append(f"{_dead(c, row)} The access token works until {when(row.expires_at)}.")
+                sentences.append(f"{_revoked(c, row)} The access token works until {when(row.expires_at)}.")
         return sentences
 
     def has_usable(self) -> bool:
@@ -168,7 +168,7 @@ class Accounts:
         row = self._rows.get(c.id)
         if row is not None:
             works = row.access_token is not None and (row.expires_at is None or row.expires_at > now)
-            why = _dead(c, row) if row.revoked else self._sealed.get(c.id)
+            why = _revoked(c, row) if row.revoked else self._unreadable.get(c.id)
             return None if works else why
         if c.expires_at is not None and c.expires_at <= now:
             return describe_expiry(c.label, c.expires_at)
@@ -179,40 +179,42 @@ class Accounts:
         token, expires_at = (row.access_token, row.expires_at) if row else (c.access_token, c.expires_at)
         return Account(c.id, c.label, token or "", expires_at, row is not None, c.user_id, c.device_id, c.session_id)
 
-    def _look(self, account_id: str) -> TokenRow:
-        """Raises RenewalFailed where the pair has been sealed by a gateway with another secret than this one's."""
+    def _reload(self, account_id: str) -> TokenRow:
+        """Raises RenewalFailed where a gateway with another secret has sealed the pair."""
         try:
             row = self._store.tokens.find(account_id)
         except WrongSecret as e:
             label = self._credentials[account_id].label
-            self._sealed[account_id] = f"{label}: {e}; every gateway on this database needs the same one: restart."
-            raise RenewalFailed(self._sealed[account_id]) from None
-        self._sealed.pop(account_id, None)
-        assert row is not None, "put was not called"
+            self._unreadable[account_id] = (
+                f"{label}: {e}; every gateway on this database needs the same one, then a restart."
+            )
+            raise RenewalFailed(self._unreadable[account_id]) from None
+        self._unreadable.pop(account_id, None)
+        assert row is not None, "begin was not called"
         self._rows[account_id] = row
         return row
 
     def _renewed(self, account_id: str, rejected: str | None) -> Account:
-        """One renewal for all requests of this process that need it; others take what it brought, or its failure."""
+        """One renewal for all requests of this process that need it: they share its result, or its failure."""
         label, lock = self._credentials[account_id].label, self._locks[account_id]
         deadline = time.monotonic() + _WAIT_S
-        began = self._look(account_id)
+        began = self._reload(account_id)
         if not lock.acquire(timeout=_WAIT_S):
             raise RenewalFailed(f"{label}: the token was not renewed in time")
         try:
-            row = self._look(account_id)
-            while not _serves(row.access_token, row.expires_at, rejected):
+            row = self._reload(account_id)
+            while not _works(row.access_token, row.expires_at, rejected):
                 if row.revoked:
-                    raise AccountRejected(_dead(self._credentials[account_id], row))
+                    raise AccountRejected(_revoked(self._credentials[account_id], row))
                 if _has_failed_since(began, row):
                     raise RenewalFailed(f"{label}: the token could not be renewed ({row.last_error})")
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise RenewalFailed(f"{label}: the token was not renewed in time")
                 self._let_renew(row, left_s)
-                old, row = row, self._look(account_id)
-                if _was_in_vain(old, row, rejected):
-                    raise RenewalFailed(f"{label}: {_IN_VAIN}")
+                old, row = row, self._reload(account_id)
+                if _was_useless(old, row, rejected):
+                    raise RenewalFailed(f"{label}: {_RENEWAL_USELESS}")
             return self._account(self._credentials[account_id])
         finally:
             lock.release()
@@ -224,31 +226,31 @@ class Accounts:
             time.sleep(_LOOK_EVERY_S)
 
     def _renew_ahead(self, account_id: str) -> float:
-        """Renews the account's token if that is due; returns the seconds until the next look at it."""
+        """Renews the account's token if that is due. Returns the seconds until the next check."""
         # Counted as a failure until it is known to be none.
         self._failures[account_id] += 1
         try:
             wait_s = self._renew_if_due(account_id)
         except (RenewalFailed, StoreError) as e:
-            log.warning("renewal_failed account=%r error=%s", self._credentials[account_id].label, e)
+            log.warning("renewal_failed account=%s error=%s", account_id, e)
             wait_s = None
         if wait_s is None:
             wait_s = _retry_in_s(self._failures[account_id])
         else:
             self._failures[account_id] = 0
-        return max(_LOOK_EVERY_S, min(wait_s, _DOZE_S))
+        return max(_LOOK_EVERY_S, min(wait_s, _MAX_SLEEP_S))
 
     def _renew_if_due(self, account_id: str) -> float | None:
         """The seconds until the next renewal is due; None where a renewal failed."""
-        row = self._look(account_id)
-        # Nothing can be done for a dead one; it is looked at in case it gets another token.
-        wait_s = _DOZE_S if row.revoked else _until_renewal(row)
+        row = self._reload(account_id)
+        # A revoked token cannot be renewed. It is checked again in case the account gets another one.
+        wait_s = _MAX_SLEEP_S if row.revoked else _until_renewal(row)
         if wait_s > 0:
             return wait_s
-        self._let_renew(row, _DOZE_S)
-        old, row = row, self._look(account_id)
-        if _was_in_vain(old, row, None):
-            log.warning("%s: %s", self._credentials[account_id].label, _IN_VAIN)
+        self._let_renew(row, _MAX_SLEEP_S)
+        old, row = row, self._reload(account_id)
+        if _was_useless(old, row, None):
+            log.warning("renewal_useless account=%s error=%s", account_id, _RENEWAL_USELESS)
             return None
         return None if row.last_error else 0.0
 
@@ -259,39 +261,40 @@ def _refusal(c: Credential, refused: Mapping[str, str]) -> str | None:
     return f"{c.label}: Kimi does not accept the token any more; paste a new one into KIMI_TOKENS and restart."
 
 
-def _dead(c: Credential, row: TokenRow) -> str:
+def _revoked(c: Credential, row: TokenRow) -> str:
     return (
         f"{c.label}: Kimi refuses the refresh token ({row.last_error}); log in again, paste the new one and restart."
     )
 
 
-def _serves(token: str | None, expires_at: float | None, rejected: str | None) -> bool:
-    return bool(token) and token != rejected and (expires_at is None or expires_at > time.time() + _TOO_LATE_S)
+def _works(token: str | None, expires_at: float | None, rejected: str | None) -> bool:
+    return bool(token) and token != rejected and (expires_at is None or expires_at > time.time() + _MIN_REMAINING_S)
 
 
-def _was_in_vain(old: TokenRow, row: TokenRow, rejected: str | None) -> bool:
-    """Whether a renewal succeeded and brought what does not serve: again and again would bring no better."""
+def _was_useless(old: TokenRow, row: TokenRow, rejected: str | None) -> bool:
+    """Whether a renewal succeeded and brought a token that does not work: another one would do the same."""
     renewed = row.version > old.version and row.access_token is not None
-    return renewed and not _serves(row.access_token, row.expires_at, rejected)
+    return renewed and not _works(row.access_token, row.expires_at, rejected)
 
 
 def _has_failed_since(began: TokenRow, row: TokenRow) -> bool:
-    """Whether a renewal has failed between two looks: there is trouble, and its hold has ended, or come and gone."""
+    """Whether a renewal has failed between two reads: there is an error, and the right to renew was taken and given
+    back."""
     ended = row.held_until == 0 and (row.holder, row.held_until) != (began.holder, began.held_until)
     return ended and row.last_error is not None
 
 
 def _until_renewal(row: TokenRow) -> float:
-    """Seconds until the pair should be renewed, different in each worker so that they do not all ask at once."""
+    """Seconds until the pair should be renewed, at random so that the workers do not all ask at once."""
     if row.access_token is None:
         return 0.0
     if row.expires_at is None:
-        return _DOZE_S
+        return _MAX_SLEEP_S
     left_s = row.expires_at - time.time()
-    ahead_s = min(_EARLIEST_S, (read_lifetime(row.access_token) or _EARLIEST_S) / 3) * random.uniform(0.7, 1.3)
+    ahead_s = min(_RENEW_AHEAD_S, (read_lifetime(row.access_token) or _RENEW_AHEAD_S) / 3) * random.uniform(0.7, 1.3)
     return left_s - ahead_s
 
 
 def _retry_in_s(failures: int) -> float:
-    """Bounded before it is a float: a service that is away for a day fails more often than a float has powers."""
-    return min(_DOZE_S, 2.0 ** min(failures, 6) * random.uniform(0.5, 1.5))
+    """The exponent is bounded: a service that is away for a day fails more often than a float can be doubled."""
+    return min(_MAX_SLEEP_S, 2.0 ** min(failures, 6) * random.uniform(0.5, 1.5))

@@ -1,11 +1,11 @@
 """Renews the tokens of one account, in a process of its own: ``python -m app.accounts.renewal ACCOUNT VERSION``.
 
 Why a process: between the moment when Kimi has rotated a refresh token and the moment when the new one is in
-the store, a kill loses the account for good. A worker may be killed at any time (by the system, by gunicorn, by
-a person); this process belongs to nobody's process group, ignores the signals that stop a gateway, lives for
-about a second and does nothing else. docs/tokens.md says what that proves and what it does not.
+the store, a kill loses the login for good. A worker may be killed at any time (by the system, by gunicorn, by
+a person). This process has a session of its own, ignores the signals that stop a gateway, lives for about a
+second and does nothing else. docs/tokens.md says what that proves and what it does not.
 
-Knows the order hold → ask → store. Must never know how Kimi is asked, nor SQL text.
+Knows the order: acquire the right to renew, ask, store. Must never know how Kimi is asked.
 """
 
 import logging
@@ -30,25 +30,23 @@ from app.upstreams.kimi.token_refresh import KimiAuth, TokenPair
 
 log = logging.getLogger(__name__)
 
-# Nobody else renews the account meanwhile; a process that is killed gives it back after so long. Seconds.
+# How long the right to renew lasts, unless it is extended: after a kill another process may renew then. Seconds.
 _HOLD_S = 9.0
 
-# How long a database may be away that a renewed pair is to be stored in. Seconds.
+# How long storing a renewed pair is tried while the database is unavailable, and how often. Seconds.
 _SAVE_S = 3600.0
-
-# How often that is tried, and how long whoever takes over waits for it. Seconds.
 _SAVE_EVERY_S = 1.0
-_LATE_S = 2.0
+
+# How long a process that takes the right over waits first: its predecessor may still store a pair. Seconds.
+_PREDECESSOR_S = 2.0
 
 
 def renew_in_a_process(account_id: str, version: int, wait_s: float) -> None:
-    """Starts the process and waits for its end, or for ``wait_s``: then it goes on alone. What came of it is in the
-    store.
-
-    Raises RenewalFailed where the system has no process to give.
+    """Starts the process and waits for its end, for ``wait_s`` seconds at most; it then goes on alone. The new pair,
+    or the error, is in the store. Raises RenewalFailed where no process can be started.
     """
     root = Path(__file__).parent.parent.parent
-    # Servers that embed Python are their own sys.executable.
+    # Where a server embeds Python, sys.executable is that server.
     python = Path(sys.prefix) / "bin" / "python3"
     path = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH")) if part)
     interpreter = str(python if python.exists() else sys.executable)
@@ -64,7 +62,7 @@ def renew_in_a_process(account_id: str, version: int, wait_s: float) -> None:
     try:
         process.wait(wait_s)
     except subprocess.TimeoutExpired:
-        # Never ended from here. Somebody has to take note of its end, or the system keeps its entry.
+        # It is never killed. Its exit must be waited for, or a zombie stays.
         threading.Thread(target=process.wait, name="renewal", daemon=True).start()
 
 
@@ -79,11 +77,11 @@ def main() -> None:
     before, now = store.tokens.find(account_id), store.database.now()
     row = store.tokens.acquire(account_id, version, holder, now, now + _HOLD_S)
     if row is None:
-        return  # somebody else does it, or has done it
+        return  # another process renews it, or has renewed it
     every(_HOLD_S / 3, lambda: _keep_hold(store, account_id, holder), "renewal-hold", first_after_s=_HOLD_S / 3)
     if before is not None and before.held_until > 0:
-        # Whoever had it was killed, or has the next pair and found no database to store it in, until now.
-        time.sleep(_LATE_S)
+        # The process that had the right was killed, or it has a new pair that it could not store until now.
+        time.sleep(_PREDECESSOR_S)
         row = store.tokens.find(account_id)
         if row is None or row.version != version:
             return
@@ -109,18 +107,19 @@ def _renew(config: Config, store: Store, row: TokenRow) -> None:
     try:
         pair = auth.refresh(account)
     except UpstreamError as e:
-        dead = isinstance(e, AccountRejected)
-        log.log(logging.ERROR if dead else logging.WARNING, "%s: not renewed: %s", credential.label, e.message)
-        store.tokens.save_error(row.account_id, row.version, e.message, dead)
+        revoked = isinstance(e, AccountRejected)
+        level = logging.ERROR if revoked else logging.WARNING
+        log.log(level, "token_not_renewed account=%s label=%r error=%s", row.account_id, credential.label, e.message)
+        store.tokens.save_error(row.account_id, row.version, e.message, revoked)
         return
-    # Stored before anybody can use it: the only place where it is handed on is the store.
-    if _saved(store, row, pair, credential.label):
-        log.info("%s: renewed", credential.label)
+    # It is stored before it can be used: workers read tokens from the store and from nowhere else.
+    if _saved(store, row, pair):
+        log.info("token_renewed account=%s label=%r", row.account_id, credential.label)
 
 
-def _saved(store: Store, row: TokenRow, pair: TokenPair, label: str) -> bool:
-    """Whether ``pair`` follows ``row`` now. Tried for as long as that may help: nobody else has what Kimi has just
-    given, and the one before it is worth nothing any more."""
+def _saved(store: Store, row: TokenRow, pair: TokenPair) -> bool:
+    """Whether ``pair`` has replaced ``row``. Tried for an hour: nobody else has the new pair, and the old one is
+    invalid."""
     expires_at = read_expiry(pair.access_token)
     deadline = time.monotonic() + _SAVE_S
     while True:
@@ -129,7 +128,7 @@ def _saved(store: Store, row: TokenRow, pair: TokenPair, label: str) -> bool:
         except StoreError as e:
             if time.monotonic() > deadline:
                 raise
-            log.error("%s: the renewed token could not be stored, which is tried again (%s)", label, e.driver_error)
+            log.error("token_not_stored account=%s retry_in_s=%.0f error=%s", row.account_id, _SAVE_EVERY_S, e)
         time.sleep(_SAVE_EVERY_S)
 
 

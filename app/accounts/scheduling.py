@@ -109,12 +109,12 @@ def earliest_available_at(accounts: Sequence[AccountState], ticket: Ticket) -> f
     return min(ends, default=None)
 
 
-def cooldown_s(failures: int, base_s: float, told_s: float | None) -> float:
+def cooldown_s(failures: int, base_s: float, asked_s: float | None) -> float:
     """How long an account cools down after its ``failures``-th failure in a row.
 
-    ``told_s``: what Kimi has asked for, if anything. Otherwise ``base_s``, doubled with each failure.
+    ``asked_s``: what Kimi has asked for, if anything. Otherwise ``base_s``, doubled with each failure.
     """
-    if told_s is not None:
-        return max(_MIN_COOLDOWN_S, told_s) * random.uniform(1.0, 1.05)
+    if asked_s is not None:
+        return max(_MIN_COOLDOWN_S, asked_s) * random.uniform(1.0, 1.05)
     cap_s = min(MAX_COOLDOWN_S, max(_MIN_CAP_S, base_s))
     return min(cap_s, base_s * 2.0 ** min(failures - 1, 20)) * random.uniform(1.0, 1.2)

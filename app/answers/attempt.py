@@ -31,7 +31,7 @@ from app.chat import (
 )
 from app.concurrency.background import Cancellation
 from app.conversations.chat_cleanup import ChatCleanup
-from app.conversations.conversations import Hold
+from app.conversations.conversations import ConversationLease
 from app.errors import AccountRejected, ConversationTaken, ProtocolUnavailable, UpstreamError
 from app.store import StoreError
 from app.upstreams import Resume, Upstream
@@ -64,17 +64,17 @@ class Attempt:
         turn: TurnState,
         plan: Plan,
         lease: Lease,
-        hold: Hold | None,
+        conversation: ConversationLease | None,
         cancellation: Cancellation,
         emit: Emit,
     ) -> None:
-        """``hold``: the conversation of the turn. ``emit`` takes the events, and raises Cancelled where nobody wants
-        them any more."""
+        """``conversation``: the conversation of the turn. ``emit`` takes the events, and raises Cancelled where
+        nobody wants them any more."""
         self._services = services
         self._turn = turn
         self._plan = plan
         self._lease = lease
-        self._hold = hold
+        self._conversation = conversation
         self._cancellation = cancellation
         self._emit = emit
         self._account = services.accounts.get(lease.account_id)
@@ -118,9 +118,9 @@ class Attempt:
             return
         name, account_id, cleanup = self._upstream.name, self._account.id, self._services.cleanup
         if self._is_temporary():
-            if self._hold is None or not self.finished:
+            if self._conversation is None or not self.finished:
                 cleanup.discard(name, self.chat_id, account_id)
-        elif self._hold is not None and self._hold.is_new and not self.finished:
+        elif self._conversation is not None and self._conversation.is_new and not self.finished:
             # The first turn of a conversation failed: the conversation never began.
             try:
                 cleanup.note(name, self.chat_id, account_id)
@@ -183,7 +183,7 @@ class Attempt:
     def _remember(self, event: Event) -> None:
         """Called before the event is emitted. By class and not by pattern: this happens for each token."""
         if event.__class__ is TextDelta:
-            if self._hold is not None:
+            if self._conversation is not None:
                 self._text.append(event.text)
         elif event.__class__ is Finished:
             self._finish()
@@ -198,50 +198,50 @@ class Attempt:
         is_new = event.chat_id != self.chat_id
         self.chat_id, self._message_id = event.chat_id, event.message_id
         self._turn.reached_upstream = True
-        if self._hold is not None and self._hold.is_new:
-            self._save_chat(self._hold)
+        if self._conversation is not None and self._conversation.is_new:
+            self._save_chat(self._conversation)
         elif is_new and self._is_temporary():
             self._services.cleanup.note(self._upstream.name, event.chat_id, self._account.id)
 
     def _finish(self) -> None:
         # Yield first: a store call blocks the whole gevent worker, so let out what the client already has coming.
         time.sleep(0)
-        if self._hold is not None:
-            self._complete(self._hold)
+        if self._conversation is not None:
+            self._complete(self._conversation)
         self.finished = True
         self._services.leases.release(self._lease)
 
-    def _complete(self, hold: Hold) -> None:
+    def _complete(self, conversation: ConversationLease) -> None:
         """The conversation has one more turn. Raises ConversationTaken."""
         plan, request = self._plan, self._turn.request
-        if plan.resume is None and not hold.is_new:
-            is_ours = self._save_chat(hold)
+        if plan.resume is None and not conversation.is_new:
+            is_ours = self._save_chat(conversation)
             if is_ours and self.chat_id is not None:
                 # From here on it is the conversation's, whatever becomes of this process.
                 self._services.cleanup.keep(self._upstream.name, self.chat_id)
         try:
-            hold.complete(
+            conversation.complete(
                 request.model,
                 self._message_id,
                 plan.system_digest,
                 plan.new_messages,
                 "".join(self._text),
                 # The turn that it repairs may have been forgotten meanwhile.
-                counts=not request.repairs_last_turn or hold.row.turns == 0,
+                counts=not request.repairs_last_turn or conversation.row.turns == 0,
             )
         except ConversationTaken:
             # The other request may be using this chat.
             self.keep_chat()
             raise
 
-    def _save_chat(self, hold: Hold) -> bool:
+    def _save_chat(self, conversation: ConversationLease) -> bool:
         assert self.chat_id is not None, "only what was started can be saved"
         model = self._turn.request.model
-        return hold.save_chat(self._account.id, self._upstream.name, model, self.chat_id, self._message_id)
+        return conversation.save_chat(self._account.id, self._upstream.name, model, self.chat_id, self._message_id)
 
     def _is_temporary(self) -> bool:
         """Whether the chat goes unless it is said to stay: that of a stateless turn, and the one that is to replace
         the lost chat of a conversation."""
         if self._plan.resume is not None:
             return False
-        return not self._services.keep_chats if self._hold is None else not self._hold.is_new
+        return not self._services.keep_chats if self._conversation is None else not self._conversation.is_new

@@ -89,8 +89,8 @@ class IdempotentAnswers:
         replay.wait(self._commit_after_s if commit else None)
         return replay
 
-    def tidy(self) -> None:
-        """Drops, from now on and in the background, what is older than a day."""
+    def start_expiry(self) -> None:
+        """Starts to delete, in the background, what is older than a day."""
         every(_SWEEP_EVERY_S, self._drop_expired, "idempotency-expiry")
 
     def _record(self, cipher: "_AnswerCipher", caller: Caller, open_one: Open) -> Answer:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from app.accounts.pool import Accounts
 from app.answers.answer import AnswerInfo
 from app.chat import ChatRequest, Message
-from app.conversations.conversations import Hold, what_is_new
+from app.conversations.conversations import ConversationLease, unsent_messages
 from app.errors import (
     AccountRejected,
     ChatUnknown,
@@ -51,51 +51,56 @@ class Planner:
         self._router = router
         self._accounts = accounts
 
-    def plan(self, request: ChatRequest, hold: Hold | None, info: AnswerInfo) -> Plan:
-        """``hold``: the conversation, None for a stateless request. ``info`` learns where a history came from.
+    def plan(self, request: ChatRequest, conversation: ConversationLease | None, info: AnswerInfo) -> Plan:
+        """``conversation``: the conversation, None for a stateless request. ``info`` learns where a history came
+        from.
 
         Raises:
             InvalidRequest: if there is nothing to say, or the model cannot continue the chat.
             ConversationBusy: if the conversation has another number of turns than the request expects.
             ConversationLost, AccountRejected: if the conversation cannot continue, saying what to do.
         """
-        if hold is None:
+        if conversation is None:
             return self._new_chat(request, request.messages, ())
-        row = hold.row
+        row = conversation.row
         if request.after_turn not in (None, row.turns):
             raise ConversationBusy("another turn of this conversation came in between", retry_after_s=1)
-        new, digest = what_is_new(row, request.messages)
+        new, digest = unsent_messages(row, request.messages)
         if row.chat_id is None or row.account_id is None or row.upstream is None:
             return replace(self._new_chat(request, new, new), system_digest=digest)
         upstreams = self._router.for_chat(row.upstream, request.model, row.model)
         try:
-            accounts = self._accounts.only(row.account_id)
+            accounts = self._accounts.require(row.account_id)
         except (ConversationLost, AccountRejected) as e:
-            return self.rebuild(request, hold, e, info)
+            return self.rebuild(request, conversation, e, info)
         _check_text(new, request)
         prepared = upstreams[0].prepare(request, new)
         return Plan(new, upstreams, prepared, accounts, Resume(row.chat_id, row.message_id), new, digest)
 
-    def rebuild(self, request: ChatRequest, hold: Hold, error: GatewayError, info: AnswerInfo) -> Plan:
+    def rebuild(
+        self, request: ChatRequest, conversation: ConversationLease, error: GatewayError, info: AnswerInfo
+    ) -> Plan:
         """The conversation in a new chat, with the history that its client has sent or that was kept.
 
         Raises ``error``, or ConversationLost, if there is no history.
         """
-        new, digest = what_is_new(hold.row, request.messages)
-        history, source = self._history(request, hold, new)
+        new, digest = unsent_messages(conversation.row, request.messages)
+        history, source = self._history(request, conversation, new)
         if not history:
             raise _without_history(error)
         info.rebuilt_from = source
         log.warning("conversation_rebuilt source=%s reason=%s", source, error.message)
         return replace(self._new_chat(request, history, new), system_digest=digest)
 
-    def _history(self, request: ChatRequest, hold: Hold, new: Sequence[Message]) -> tuple[Sequence[Message], str]:
+    def _history(
+        self, request: ChatRequest, conversation: ConversationLease, new: Sequence[Message]
+    ) -> tuple[Sequence[Message], str]:
         """All that was said, this turn included, and where it comes from; empty if it cannot be had."""
         if any(message.role == "assistant" for message in request.messages):
             return request.messages, "history"
-        if hold.row.turns == 0:
+        if conversation.row.turns == 0:
             return request.messages, "request"
-        transcript = hold.transcript()
+        transcript = conversation.transcript()
         return ((*transcript, *new) if transcript else ()), "transcript"
 
     def _new_chat(self, request: ChatRequest, messages: Sequence[Message], new: Sequence[Message]) -> Plan:

@@ -84,7 +84,7 @@ class _StructuredAnswer(Answer):
     def _certain(self, text: str, end: Finished) -> Iterator[Sequence[Event]]:
         json, problem = self._judge(text)
         if problem is not None and _is_whole(end):
-            log.info("an answer was not the JSON that was asked for (%s); it is sent back", problem.rule)
+            log.info("json_answer_repaired rule=%s", problem.rule)
             text, end = yield from self._mended(text, problem)
             json, problem = self._judge(text)
             if problem is not None and _is_whole(end):

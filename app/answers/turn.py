@@ -1,6 +1,6 @@
 """A turn, from the queue of its conversation to its end.
 
-    hold the conversation → plan → lease an account → attempt → done, or what ``failover`` says
+    lease the conversation → plan → lease an account → attempt → done, or what ``failover`` says
 
 Runs in the background (``concurrency.background``), so that whoever shows the answer is never blocked. Must never
 know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
@@ -18,7 +18,7 @@ from app.answers.failover import Failure
 from app.answers.plan import Plan, Planner
 from app.answers.turn_state import TurnState
 from app.concurrency.background import Cancellation, Cancelled
-from app.conversations.conversations import Conversations, Hold
+from app.conversations.conversations import ConversationLease, Conversations
 from app.errors import AccountLimited, AccountRejected, GatewayError, NoAccountFree, UpstreamError
 from app.store import Store, StoreError
 from app.store.leases import WHOLE_ACCOUNT
@@ -63,8 +63,10 @@ class Turns:
             if request.conversation_id is None:
                 _Run(self, turn, None, cancellation, emit).run()
                 return
-            with self._conversations.hold(turn.caller, request.conversation_id, request.model, cancellation) as hold:
-                _Run(self, turn, hold, cancellation, emit).run()
+            with self._conversations.lease(
+                turn.caller, request.conversation_id, request.model, cancellation
+            ) as lease:
+                _Run(self, turn, lease, cancellation, emit).run()
         finally:
             self._count_unrecognised(turn)
 
@@ -81,13 +83,18 @@ class _Run:
     """The attempts of one turn."""
 
     def __init__(
-        self, turns: Turns, turn: TurnState, hold: Hold | None, cancellation: Cancellation, emit: Emit
+        self,
+        turns: Turns,
+        turn: TurnState,
+        conversation: ConversationLease | None,
+        cancellation: Cancellation,
+        emit: Emit,
     ) -> None:
         self._planner = turns._planner
         self._services = turns._services
         self._policy = turns._policy
         self._turn = turn
-        self._hold = hold
+        self._conversation = conversation
         self._cancellation = cancellation
         self._emit = emit
         self._deadline = time.monotonic() + self._policy.failover_s
@@ -99,7 +106,7 @@ class _Run:
 
     def run(self) -> None:
         turn = self._turn
-        plan: Plan | None = self._planner.plan(turn.request, self._hold, turn.info)
+        plan: Plan | None = self._planner.plan(turn.request, self._conversation, turn.info)
         while plan is not None:
             turn.is_queued = True
             turn.reached_upstream = plan.resume is not None
@@ -128,21 +135,28 @@ class _Run:
         """The plan where no account can be had. Raises what the client is told."""
         if self._last_error is not None:
             raise _with_wait(self._last_error, error) from error
-        if isinstance(error, AccountRejected) and self._hold is not None and plan.resume is not None:
-            return self._planner.rebuild(self._turn.request, self._hold, error, self._turn.info)
+        if isinstance(error, AccountRejected) and self._conversation is not None and plan.resume is not None:
+            return self._planner.rebuild(self._turn.request, self._conversation, error, self._turn.info)
         raise error
 
     def _attempt(self, plan: Plan, lease: Lease) -> Plan | None:
         """One attempt; None when the turn is done, else the plan of the next attempt. Raises what ends the turn."""
         attempt: Attempt | None = None
         try:
-            attempt = Attempt(self._services, self._turn, plan, lease, self._hold, self._cancellation, self._emit)
+            attempt = Attempt(
+                self._services, self._turn, plan, lease, self._conversation, self._cancellation, self._emit
+            )
             attempt.run()
             return None
         except Cancelled:
             # The client left. A chat that was opened for a new conversation stays, to continue in.
-            if self._hold is not None and self._hold.is_new and attempt is not None and attempt.chat_id is not None:
-                self._hold.forget = False
+            if (
+                self._conversation is not None
+                and self._conversation.is_new
+                and attempt is not None
+                and attempt.chat_id is not None
+            ):
+                self._conversation.forget = False
                 attempt.keep_chat()
             raise
         except UpstreamError as e:
@@ -182,8 +196,8 @@ class _Run:
         if step is failover.GIVE_UP:
             raise error
         self._was_repeated = self._was_repeated or step.backs_off
-        if step is failover.REBUILD and self._hold is not None:
-            plan = self._planner.rebuild(turn.request, self._hold, error, turn.info)
+        if step is failover.REBUILD and self._conversation is not None:
+            plan = self._planner.rebuild(turn.request, self._conversation, error, turn.info)
         log.info(
             "attempt_failed attempt=%d account=%s next=1 error=%s", turn.attempts, lease.account_id, error.message
         )
@@ -196,7 +210,7 @@ class _Run:
             cooldown = self._charge_rejection(error, lease)
         if cooldown is not None:
             scope = lease.scope if cooldown.model_only else WHOLE_ACCOUNT
-            seconds = self._services.leases.rest(lease, scope, cooldown.base_s, cooldown.exactly_s)
+            seconds = self._services.leases.cool_down(lease, scope, cooldown.base_s, cooldown.exactly_s)
             log.warning(
                 "account_cooldown account=%s model=%s seconds=%.0f error=%s",
                 lease.account_id,
@@ -214,7 +228,7 @@ class _Run:
             self._services.leases.refuse(lease.account_id, digest)
             log.warning("account_rejected account=%s until=new_token error=%s", lease.account_id, error.message)
             return None
-        if accounts.is_dead(lease.account_id):
+        if accounts.is_revoked(lease.account_id):
             return None
         # Its token was renewed and rejected again. The cause is unknown and may pass.
         return failover.Cooldown(failover.LIMITED_COOLDOWN_S)

@@ -1,8 +1,8 @@
-"""Kimi chats that nobody needs any more, and the threads that delete them.
+"""Deletes Kimi chats that are not needed any more.
 
-Every stateless request opens a chat that its user would find in the chat list of kimi.com. It is noted in
-the store when it is opened and deleted after the answer; a worker that is killed in between leaves the note,
-and any worker finds it later. Must never know how a chat is deleted.
+Every stateless request opens a chat that its user would find in the chat list of kimi.com. The chat is noted in the
+store when it is opened, and deleted after the answer. If a worker is killed in between, the note stays, and any
+worker finds it later. Must never know how a chat is deleted.
 """
 
 import logging
@@ -16,21 +16,19 @@ from app.store import PendingDeletion, Store
 
 log = logging.getLogger(__name__)
 
-# Deletions at once per process: enough to keep up with its answers, few enough to be polite.
+# Deletions at the same time per process: enough to keep up with its answers, few enough to be polite.
 _DELETERS = 4
-# The wait after a first failure; it doubles with each, up to a day, and after more than five days a chat is given up.
+# The wait after a first failure. It doubles with each failure up to a day; after more than five days the gateway
+# gives up. Seconds.
 _RETRY_AFTER_S = 60.0
-_LONGEST_RETRY_S = 86_400.0
+_MAX_RETRY_S = 86_400.0
 _MAX_TRIES = 16
-# How often the notes that other, killed workers left are looked for.
+# How often notes that are due are looked for: those of killed workers, and those of failed deletions. Seconds.
 _SWEEP_EVERY_S = 60.0
 
 
 class ChatCleanup:
-    """``delete`` deletes one chat or raises GatewayError; ``keep_s`` is how long a running answer may last.
-
-    The notes of other upstreams and accounts than these stay until they are switched on again.
-    """
+    """Notes chats and deletes them in the background. One object per process."""
 
     def __init__(
         self,
@@ -40,6 +38,9 @@ class ChatCleanup:
         delete: Callable[[PendingDeletion], None],
         keep_s: float,
     ) -> None:
+        """``upstreams``, ``account_ids``: notes of others stay until those are switched on again. ``delete``: deletes
+        one chat, or raises GatewayError. ``keep_s``: no answer runs longer.
+        """
         self._store = store
         self._upstreams = upstreams
         self._account_ids = account_ids
@@ -50,11 +51,11 @@ class ChatCleanup:
         self._deleters: list[Periodic] = []
 
     def note(self, upstream: str, chat_id: str, account_id: str) -> None:
-        """A chat that will have to go, at the latest when its answer must have ended."""
+        """Notes a chat for deletion, at the latest when its answer must have ended. Raises StoreError."""
         self._store.pending_deletions.add(upstream, chat_id, account_id, self._store.database.now() + self._keep_s)
 
     def discard(self, upstream: str, chat_id: str, account_id: str) -> None:
-        """A noted chat can go now; the caller does not wait for it."""
+        """Deletes a noted chat now, in the background."""
         if upstream not in self._upstreams:
             return
         self._queue.put(PendingDeletion(upstream, chat_id, account_id, tries=1))
@@ -63,32 +64,32 @@ class ChatCleanup:
                 self._deleters.append(every(0, self._delete_next, "chat-deleter"))
 
     def keep(self, upstream: str, chat_id: str) -> None:
-        """A noted chat is needed after all."""
+        """A noted chat is needed after all. Raises StoreError."""
         self._store.pending_deletions.delete(upstream, chat_id)
 
-    def sweep(self) -> None:
-        """Looks for notes that are due, now and for as long as the process lives."""
+    def start(self) -> None:
+        """Starts to look for notes that are due."""
         every(_SWEEP_EVERY_S, self._delete_due, "chat-cleanup")
 
     def _delete_next(self) -> None:
-        # Where this fails, the note stays, and the sweep comes by again.
-        self._remove_or_put_off(self._queue.get())
+        # If this fails, the note stays and is found when it is due.
+        self._delete_or_postpone(self._queue.get())
 
     def _delete_due(self) -> None:
         now = self._store.database.now()
         again_at = now + _RETRY_AFTER_S
         while row := self._store.pending_deletions.claim(self._upstreams, self._account_ids, now, again_at):
-            self._remove_or_put_off(row)
+            self._delete_or_postpone(row)
 
-    def _remove_or_put_off(self, row: PendingDeletion) -> None:
+    def _delete_or_postpone(self, row: PendingDeletion) -> None:
         try:
             self._delete(row)
         except GatewayError as e:
             if row.tries < _MAX_TRIES:
-                log.info("a Kimi chat could not be deleted yet: %s", e.message)
-                wait_s = min(_LONGEST_RETRY_S, _RETRY_AFTER_S * 2.0 ** (row.tries - 1))
+                wait_s = min(_MAX_RETRY_S, _RETRY_AFTER_S * 2.0 ** (row.tries - 1))
                 again_at = self._store.database.now() + wait_s
                 self._store.pending_deletions.postpone(row.upstream, row.chat_id, row.tries, again_at)
+                log.info("chat_not_deleted account=%s retry_in_s=%.0f error=%s", row.account_id, wait_s, e.message)
                 return
-            log.warning("a Kimi chat stays in the chat list of its account: %s", e.message)
+            log.warning("chat_not_deleted account=%s tries=%d error=%s", row.account_id, row.tries, e.message)
         self._store.pending_deletions.delete(row.upstream, row.chat_id)

@@ -1,7 +1,7 @@
-"""Which upstream chat continues this conversation, and who may say something in it now.
+"""Which Kimi chat continues a conversation, and which request may use it now.
 
-A conversation belongs to the API key that opened it (``owner``) and to the Kimi account that holds its
-chat. Must never know any upstream's JSON, nor SQL text.
+A conversation belongs to the API key that opened it (``owner``) and to the Kimi account that holds its chat. One turn
+at a time has its lease. Must never know any upstream's JSON.
 """
 
 import hashlib
@@ -30,19 +30,19 @@ log = logging.getLogger(__name__)
 
 # How often a waiting turn looks whether the conversation is free. Seconds.
 _LOOK_EVERY_S = 0.1
-# How long the number of a key's conversations is believed without counting again, seconds, while it is so far below
-# what is allowed: other workers make some, too.
+# How long the number of a key's conversations is trusted without counting again (seconds), while it is this far below
+# the limit: other workers open conversations, too.
 _COUNT_EVERY_S = 10.0
-_WELL_BELOW = 1000
-# How often conversations that are too old are looked for, and how many are forgotten at once.
-_AGE_EVERY_S = 600.0
-_AGE_BATCH = 100
-# Where in the transcript of a turn its second half begins: behind all that can be said in the first.
-_MENDED_LINE = 1_000_000
+_FAR_BELOW_LIMIT = 1000
+# How often conversations that are too old are looked for (seconds), and how many are deleted in one transaction.
+_EXPIRE_EVERY_S = 600.0
+_EXPIRE_BATCH = 100
+# The line of a turn's transcript where its second half begins, behind everything that the first half can hold.
+_REPAIR_LINE = 1_000_000
 
 
-class Hold:
-    """One turn's exclusive right to a conversation; ends with exactly one of ``complete`` and ``release``."""
+class ConversationLease:
+    """One turn's exclusive right to a conversation. Ends with exactly one of ``complete`` and ``release``."""
 
     def __init__(
         self, row: ConversationRow, store: Store, process_lease: ProcessLease, *, keep_transcript: bool
@@ -52,10 +52,13 @@ class Hold:
         self._process_lease = process_lease
         self._keep_transcript = keep_transcript
         self._open = True
-        # Whether the conversation goes with a turn that is not completed: it never really began.
+        # ``release`` deletes the conversation: its first turn was not completed, so it never began.
         self.forget = row.chat_id is None
-        # Whether its chat is then to be deleted, too.
+        # ``release`` then has its chat deleted, too.
         self.forget_chat = False
+
+    def __repr__(self) -> str:
+        return f"<ConversationLease {self.row.id} turns={self.row.turns}{'' if self._open else ' ended'}>"
 
     @property
     def is_new(self) -> bool:
@@ -63,19 +66,19 @@ class Hold:
         return self.row.chat_id is None
 
     def save_chat(self, account_id: str, upstream: str, model: str, chat_id: str, message_id: str | None) -> bool:
-        """Remembers the upstream chat, before anything of its answer is known: a killed worker loses nothing. False
-        where another turn has the conversation now."""
+        """Stores which chat continues the conversation, before anything of its answer is known: a kill loses nothing.
+        False where another turn has the conversation now."""
         return self._save(
             account_id=account_id, upstream=upstream, model=model, chat_id=chat_id, message_id=message_id
         )
 
     def transcript(self) -> tuple[Message, ...]:
-        """What was said so far, where it was kept and can be read."""
+        """What was said so far; empty where it was not kept, or cannot be decrypted."""
         try:
             lines = self._store.transcripts.read(self.row.owner, self.row.id)
         except WrongSecret:
-            # Found here and not at the start: whoever changes the secret loses what it sealed, and nothing else.
-            log.warning("what was kept of a conversation is of no use: its GATEWAY_SECRET is not set any more")
+            # A start does not check transcripts: a changed secret loses what it sealed, and nothing else.
+            log.warning("transcript_unreadable reason=it was sealed with another GATEWAY_SECRET")
             return ()
         return tuple(
             text_message(role, text)  # type: ignore[arg-type]  # only what ``complete`` has written
@@ -87,15 +90,15 @@ class Hold:
         model: str,
         message_id: str | None,
         system_digest: str,
-        said: Sequence[Message],
+        new_messages: Sequence[Message],
         answer: str,
         *,
         counts: bool,
     ) -> None:
-        """The turn has been answered in full, and the conversation is free.
+        """The answer is complete, and the conversation is free.
 
-        ``said``: what was new in it. ``counts``: else it belongs to the one before. Raises ConversationTaken where
-        another turn took the conversation over.
+        ``counts``: this was a turn of its own, and not the second half of the last one. Raises ConversationTaken
+        where another turn took the conversation over.
         """
         if not self._open:
             return
@@ -108,8 +111,8 @@ class Hold:
             "held_until": 0.0,
         }
         if self._keep_transcript:
-            lines = [(m.role, m.text) for m in said] + [("assistant", answer)]
-            turn, first = (self.row.turns, 0) if counts else (self.row.turns - 1, _MENDED_LINE)
+            lines = [(m.role, m.text) for m in new_messages] + [("assistant", answer)]
+            turn, first = (self.row.turns, 0) if counts else (self.row.turns - 1, _REPAIR_LINE)
             saved = self._store.database.in_exclusive_transaction(
                 lambda tx: self._save_with_transcript(tx, values, turn, lines, first)
             )
@@ -118,13 +121,14 @@ class Hold:
         self._open = False
         if not saved:
             raise ConversationTaken(
-                "this turn was out of touch with the database for so long that another one took its conversation over"
+                "this request lost the database connection and its lease expired; another request now owns the "
+                "conversation"
             )
 
     def _save_with_transcript(
         self, tx: Transaction, values: dict[str, object], turn: int, lines: Sequence[tuple[str, str]], first: int
     ) -> bool:
-        """Both or neither: what a turn said that had lost the conversation is no part of it."""
+        """Both or neither: a turn that lost the conversation leaves nothing in its transcript."""
         row = self.row
         if not self._store.conversations.save_in(tx, row.owner, row.id, row.holder, **values):
             return False
@@ -132,16 +136,16 @@ class Hold:
         return True
 
     def release(self) -> None:
-        """The turn was not completed: the conversation is as it was, or gone where it is to be forgotten."""
+        """The turn was not completed: the conversation is as it was, or deleted (``forget``). Safe to call again."""
         if not self._open:
             return
         self._open = False
         if self.forget:
-            self._process_lease.run_or_retry(lambda: self._store.database.in_exclusive_transaction(self._drop))
+            self._process_lease.run_or_retry(lambda: self._store.database.in_exclusive_transaction(self._delete))
         else:
             self._process_lease.run_or_retry(lambda: self._save(held_until=0.0))
 
-    def _drop(self, tx: Transaction) -> None:
+    def _delete(self, tx: Transaction) -> None:
         row = self._store.conversations.delete(tx, self.row.owner, self.row.id, self.row.holder)
         if row is not None and self.forget_chat:
             _note_chat(self._store, tx, row)
@@ -152,40 +156,46 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class ConversationLimits:
-    """``wait_s``: for an earlier turn; ``longest_s``: after which a hold ends, whoever has it; ``most``: per key;
-    ``max_age_s``: without a turn (None: for ever). ``keep_transcripts``: so that a lost chat can be rebuilt."""
-
+    # How long a turn waits for an earlier one.
     wait_s: float
+    # When a lease ends, even if it was not released.
     longest_s: float
-    most: int
+    # Conversations per API key.
+    max_count: int
+    # How long a conversation is kept without a turn; None: for ever.
     max_age_s: float | None
+    # Keep what is said, so that a conversation whose chat is lost can be rebuilt.
     keep_transcripts: bool
 
 
 class Conversations:
-    """All conversations of all keys. A hold lives in the store for as long as the process that has it."""
+    """The conversations of all API keys. A lease is valid while the process that has it lives."""
 
     def __init__(self, store: Store, process_lease: ProcessLease, limits: ConversationLimits) -> None:
         self._store = store
         self._process_lease = process_lease
         self._limits = limits
-        # By owner: how many it had at a (monotonic) time, and how many it has made here since.
+        # Owner → when its conversations were last counted (monotonic), and that count plus those opened here since.
         self._counts: dict[str, tuple[float, int]] = {}
 
     @contextmanager
-    def hold(self, caller: Caller, conversation_id: str, model: str, cancellation: Cancellation) -> Iterator[Hold]:
-        """Takes the conversation for one turn, waiting for an earlier turn of it to end.
+    def lease(
+        self, caller: Caller, conversation_id: str, model: str, cancellation: Cancellation
+    ) -> Iterator[ConversationLease]:
+        """The conversation for one turn, after an earlier turn of it has ended.
 
-        Raises ConversationBusy when the wait was in vain, TooManyConversations where it would be one too many,
-        and Cancelled.
+        Raises:
+            ConversationBusy: if the earlier turn did not end in time.
+            TooManyConversations: if it would be a new one above the limit.
+            Cancelled
         """
-        hold = self._hold(caller.owner, conversation_id, model, cancellation)
+        lease = self._acquire(caller.owner, conversation_id, model, cancellation)
         try:
-            yield hold
+            yield lease
         finally:
-            hold.release()
+            lease.release()
 
-    def _hold(self, owner: str, conversation_id: str, model: str, cancellation: Cancellation) -> Hold:
+    def _acquire(self, owner: str, conversation_id: str, model: str, cancellation: Cancellation) -> ConversationLease:
         deadline = time.monotonic() + self._limits.wait_s
         holder = uuid.uuid4().hex
         while True:
@@ -195,14 +205,15 @@ class Conversations:
                 owner, conversation_id, model, holder, self._process_lease.id, now, until
             )
             if row is not None:
-                hold = Hold(row, self._store, self._process_lease, keep_transcript=self._limits.keep_transcripts)
-                self._check_count(hold)
-                return hold
+                keep = self._limits.keep_transcripts
+                lease = ConversationLease(row, self._store, self._process_lease, keep_transcript=keep)
+                self._check_count(lease)
+                return lease
             if time.monotonic() >= deadline:
                 raise ConversationBusy(
                     "another turn of this conversation is still running; wait for its end", retry_after_s=5
                 )
-            log.debug("a turn waits for an earlier one of its conversation")
+            log.debug("conversation_busy waiting=1")
             cancellation.sleep(_LOOK_EVERY_S)
 
     def find(self, owner: str, conversation_id: str) -> ConversationRow:
@@ -215,40 +226,40 @@ class Conversations:
         """Whether a turn of it runs now."""
         return self._store.conversations.is_held(row, self._store.database.now())
 
-    def watch_age(self, forget: Callable[[ConversationRow], None]) -> None:
-        """Forgets, from now on and in the background, what nobody has used for too long."""
+    def start_expiry(self, forget: Callable[[ConversationRow], None]) -> None:
+        """Starts to delete conversations that were not used for too long. ``forget`` is called for each."""
         max_age_s = self._limits.max_age_s
         if max_age_s is not None:
-            every(_AGE_EVERY_S, lambda: self._forget_unused(max_age_s, forget), "conversation-expiry")
+            every(_EXPIRE_EVERY_S, lambda: self._forget_unused(max_age_s, forget), "conversation-expiry")
 
-    def _check_count(self, hold: Hold) -> None:
-        row = hold.row
-        if not (hold.is_new and row.turns == 0):
+    def _check_count(self, lease: ConversationLease) -> None:
+        row = lease.row
+        if not (lease.is_new and row.turns == 0):
             return
         try:
             now = time.monotonic()
             counted_at, count = self._counts.get(row.owner, (0.0, 0))
             count += 1
-            if now - counted_at > _COUNT_EVERY_S or count > self._limits.most - _WELL_BELOW:
+            if now - counted_at > _COUNT_EVERY_S or count > self._limits.max_count - _FAR_BELOW_LIMIT:
                 counted_at, count = now, self._store.conversations.count(row.owner)
             self._counts[row.owner] = (counted_at, count)
-            if count > self._limits.most:
+            if count > self._limits.max_count:
                 raise TooManyConversations(
-                    f"this API key has {self._limits.most} conversations already (MAX_CONVERSATIONS); "
+                    f"this API key has {self._limits.max_count} conversations already (MAX_CONVERSATIONS); "
                     "delete some, or wait until old ones are forgotten"
                 )
         except BaseException:
-            hold.release()
+            lease.release()
             raise
 
     def _forget_unused(self, max_age_s: float, forget: Callable[[ConversationRow], None]) -> None:
         before = self._store.database.now() - max_age_s
-        while rows := self._store.database.in_exclusive_transaction(partial(self._drop_unused, before=before)):
+        while rows := self._store.database.in_exclusive_transaction(partial(self._delete_unused, before=before)):
             for row in rows:
                 forget(row)
 
-    def _drop_unused(self, tx: Transaction, before: float) -> list[ConversationRow]:
-        rows = self._store.conversations.delete_unused(tx, before, self._store.database.now(), _AGE_BATCH)
+    def _delete_unused(self, tx: Transaction, before: float) -> list[ConversationRow]:
+        rows = self._store.conversations.delete_unused(tx, before, self._store.database.now(), _EXPIRE_BATCH)
         for row in rows:
             _note_chat(self._store, tx, row)
         return rows
@@ -260,11 +271,11 @@ def _note_chat(store: Store, tx: Transaction, row: ConversationRow) -> None:
         store.pending_deletions.add_in(tx, row.upstream, row.chat_id, row.account_id, store.database.now())
 
 
-def what_is_new(row: ConversationRow, messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:
+def unsent_messages(row: ConversationRow, messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:
     """What Kimi has not read yet, and the digest of the instructions that it will then have read.
 
-    A first turn: everything. Later: what follows the last assistant message; instructions (system,
-    developer) from before that only where they differ from those that Kimi was given.
+    First turn: everything. Later turns: what follows the last assistant message; instructions (system, developer)
+    from before it only where they differ from those that Kimi has read. Raises InvalidRequest where nothing is new.
     """
     instructions = [m for m in messages if m.role in ("system", "developer")]
     digest = hashlib.sha256("\0".join(m.text for m in instructions).encode(errors="replace")).hexdigest()

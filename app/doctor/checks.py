@@ -302,7 +302,7 @@ class Doctor:
     def _find_usable(self) -> Iterator[Account]:
         """The accounts whose token serves now, as the gateway would use them."""
         if self._accounts is not None:
-            self._accounts.look_again()
+            self._accounts.reload()
         for c in self._credentials:
             if self._accounts is not None:
                 try:

@@ -193,7 +193,7 @@ def test_a_changed_entry_wins_over_the_store(running: Running, simulator: Simula
 def test_a_dead_account_is_passed_over(running: Running, simulator: Simulator) -> None:
     expired = mint("alice", -5, "refresh")
     with running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=f"{expired},{refresh('bob')}") as gateway:
-        wait_until("alice is found dead", lambda: "not renewed" in gateway.log())
+        wait_until("alice is found dead", lambda: "token_not_renewed" in gateway.log())
         wait_until("both workers know", lambda: all(gateway.say("hello").ok for _ in range(6)))
         assert gateway.get("/readyz").status_code == 200
 
@@ -203,7 +203,7 @@ def test_a_dead_account_is_seldom_looked_at(running: Running, simulator: Simulat
     """PostgreSQL counts how often a table is read, with a delay of a second: the answer takes more than two."""
     expired = mint("alice", -5, "refresh")
     with running.gateway(simulator.url, KIMI_TOKENS=f"{expired},{mint('bob')}") as gateway:
-        wait_until("alice is found dead", lambda: "not renewed" in gateway.log())
+        wait_until("alice is found dead", lambda: "token_not_renewed" in gateway.log())
         simulator.knobs(tokens=25, delay_s=0.1)
         wait_until("nobody reads its tokens while an answer comes", lambda: reads_of_tokens(gateway) == 0)
 
@@ -395,7 +395,7 @@ def test_a_renewed_pair_waits_for_a_database_that_is_away(running: Running, simu
         wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
         with closing(sqlite3.connect(gateway.database.url.removeprefix("sqlite:///"))) as other:
             other.execute("BEGIN IMMEDIATE")
-            wait_until("it has found no database", lambda: "could not be stored" in gateway.log(), timeout_s=40)
+            wait_until("it has found no database", lambda: "token_not_stored" in gateway.log(), timeout_s=40)
         wait_until("the pair is stored", lambda: version(gateway) == 2)
         assert ask(gateway, True).finish_reason == "stop"
         wait_until("nobody renews", lambda: not renewers(gateway))

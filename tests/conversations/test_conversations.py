@@ -370,7 +370,7 @@ def test_a_chat_that_cannot_be_deleted_is_given_up_after_days_only(running: Runn
             wait_until("it has been tried again", lambda: next_try(again) == (tries + 1, wait_s))  # noqa: B023  # at once
     gateway.database.execute("UPDATE litter SET due_at = 0")
     with running.gateway(simulator.url, database=gateway.database) as last:
-        wait_until("it is given up", lambda: "a Kimi chat stays in the chat list of its account" in last.log())
+        wait_until("it is given up", lambda: "chat_not_deleted" in last.log() and "tries=16" in last.log())
         wait_until("its note is gone", lambda: next_try(last) is None)
 
 
