@@ -1,1 +1,1 @@
-"""Work in the background with time limits, with and without gevent. Must never know what is worked on."""
+"""Work in the background with time limits, with and without gevent. Does not know what the work is."""
