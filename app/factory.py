@@ -17,6 +17,7 @@ from app.accounts.renewal import renew_in_a_process
 from app.accounts.scheduling import Limits
 from app.answers.attempt import AttemptServices
 from app.answers.idempotency import IdempotentAnswers
+from app.answers.json_checker import JsonChecker
 from app.answers.plan import Planner
 from app.answers.stream import AnswerTimeouts
 from app.answers.turn import RetryPolicy, Turns
@@ -162,7 +163,8 @@ def _build_gateway(
     policy = RetryPolicy(config.failover_s, config.retry_backoff_s)
     turns = Turns(Planner(router, accounts), services, conversations, store, policy)
     idempotent = IdempotentAnswers(store, presence, commit_after_s=config.commit_after_s, tick_s=timeouts.tick_s)
-    return Gateway(turns, router, accounts, conversations, cleanup, idempotent, store, timeouts)
+    checker = JsonChecker()
+    return Gateway(turns, router, accounts, conversations, cleanup, idempotent, checker, store, timeouts)
 
 
 def _delete_chat(row: LitterRow, upstreams: Mapping[str, Upstream], accounts: Accounts) -> None:
