@@ -56,10 +56,10 @@ def find_json(text: str, schema: str | None) -> dict[str, str]:
     """
     validator = None if schema is None else _compile(schema)
     nearest: dict[str, str] | None = None
-    for found in json_extraction.found(text):
-        problem = _problem(found, validator)
+    for candidate in json_extraction.candidates(text):
+        problem = _problem(candidate, validator)
         if problem is None:
-            return {"json": found.text}
+            return {"json": candidate.text}
         nearest = nearest or problem
     return nearest or {"rule": "json", "message": "it holds no complete JSON value"}
 
@@ -74,11 +74,13 @@ def _compile(schema: str) -> jsonschema_rs.Validator:
     return jsonschema_rs.Draft202012Validator(schema, **_OPTIONS)
 
 
-def _problem(found: json_extraction.Found, validator: jsonschema_rs.Validator | None) -> dict[str, str] | None:
-    value = found.value
+def _problem(
+    candidate: json_extraction.Candidate, validator: jsonschema_rs.Validator | None
+) -> dict[str, str] | None:
+    value = candidate.value
     if validator is None:
         return None if isinstance(value, dict) else {"rule": "type", "message": "it is not a JSON object"}
-    if _SURROGATE_OR_ESCAPE.search(found.text):
+    if _SURROGATE_OR_ESCAPE.search(candidate.text):
         value = _without_lone_surrogates(value)
     try:
         validator.validate(value)
@@ -86,6 +88,8 @@ def _problem(found: json_extraction.Found, validator: jsonschema_rs.Validator | 
         if isinstance(e.kind, jsonschema_rs.ValidationErrorKind.RegexEngineFailure):
             raise
         return {"rule": e.kind.name, "message": _describe(e)[:_MAX_MESSAGE_CHARS]}
+    except ValueError:
+        return {"rule": "json", "message": "it is nested too deep"}
     return None
 
 
