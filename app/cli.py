@@ -3,6 +3,7 @@
     doctor      what the doctor finds, as lines or as JSON
     keys        API keys beside those of GATEWAY_API_KEYS: add, list, revoke
     parameters  what is done with each parameter of a chat, as a table
+    version     the version of this gateway
 
 Knows the command line and how findings look. Must never know how anything is checked. Every gateway loads this file,
 so each command loads what it needs itself.
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask import Flask
 
-from app import logs
+from app import __version__, logs
 from app.settings.config import Config
 from app.store import KeyRow, Store, StoreUnusable
 from app.web.api_keys import digest_of, make_key, seconds_of
@@ -144,6 +145,12 @@ def parameters(language: "Language", of: str) -> None:
     _echo(describe(dict(zip(_ENDPOINTS, bodies, strict=True))[of], language))
 
 
+@click.command()
+def version() -> None:
+    """Prints the version of this gateway."""
+    _echo(__version__)
+
+
 @click.group()
 def keys() -> None:
     """API keys beside those of GATEWAY_API_KEYS. They are kept in the database, as digests.
@@ -233,5 +240,5 @@ def _day(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-_COMMANDS = (doctor, keys, parameters)
+_COMMANDS = (doctor, keys, parameters, version)
 _NAMES = frozenset(command.name or "" for command in _COMMANDS)

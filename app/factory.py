@@ -10,7 +10,7 @@ from typing import Protocol
 
 from flask import Blueprint, Flask
 
-from app import logs
+from app import __version__, logs
 from app.accounts.leases import Leases
 from app.accounts.pool import Accounts
 from app.accounts.renewal import renew_in_a_process
@@ -117,7 +117,8 @@ def _log_ready(config: Config) -> None:
     for credential in config.credentials:
         if credential.refresh_token is None and credential.expires_at is None:
             log.warning("%s: this token does not say when it expires; it is used as it is", credential.label)
-    log.info("ready: %d accounts at %s", len(config.credentials), config.kimi_base_url)
+    accounts = len(config.credentials)
+    log.info("ready version=%s accounts=%d upstream=%s", __version__, accounts, config.kimi_base_url)
 
 
 def _build_gateway(

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from app import __version__
 from app.settings.config import describe_settings
-from tests.running import ROOT, Running, Simulator, mint
+from tests.running import ROOT, Gateway, Running, Simulator, mint
 from tests.running.certificates import own_certificate
 from tests.running.commands import start
 from tests.running.databases import SqliteDatabase
@@ -37,7 +38,7 @@ GOOD = "a.good.token-of-enough-length"
         ({"KIMI_AUTH_URL": "https://[kimi"}, "KIMI_AUTH_URL=https://[kimi: expected an address such as"),
         ({"KIMI_AUTH_URL": "https://kimi .com"}, "KIMI_AUTH_URL=https://kimi .com: expected an address such as"),
         ({"KIMI_BASE_URL": "https://kimi\t.com"}, "expected an address such as https://www.kimi.com"),
-        # "ready: …" and errors that clients get name the address.
+        # "ready …" and errors that clients get name the address.
         *(
             ({name: url}, f"{name}: without user and password: expected an address such as https://www.kimi.com")
             for name, url in (
@@ -116,7 +117,7 @@ def test_tokens_are_taken_as_people_paste_them(running: Running, simulator: Simu
     with running.gateway(simulator.url, KIMI_TOKENS=pasted) as gateway:
         for _ in range(3):
             assert gateway.say("hello").ok
-        assert "ready: 3 accounts" in gateway.log()
+        assert " accounts=3 " in gateway.log()
     assert set(simulator.state()["accounts"]) == {"alice", "bob", "carol"}
 
 
@@ -178,6 +179,30 @@ def test_every_setting_is_documented() -> None:
         assert f"\n{name}={default or ''}\n" in example, name
         for readme in ("README.md", "README.zh-CN.md"):
             assert f"`{name}`" in (ROOT / readme).read_text(), (readme, name)
+
+
+def test_the_version_is_told_everywhere(gateway: Gateway, simulator: Simulator) -> None:
+    assert run_flask("version") == f"{__version__}\n"
+    assert gateway.get("/healthz").json() == {"status": "ok", "version": __version__}
+    assert gateway.get("/openapi.json").json()["info"]["version"] == __version__
+    assert f" ready version={__version__} accounts=3 upstream={simulator.url}\n" in gateway.log()
+    assert gateway.say("hello").ok
+    agents = {call["headers"]["user-agent"] for call in simulator.requests(simulator.turn_path)}
+    assert agents == {f"kimi-gateway/{__version__}"}
+
+
+def run_flask(*arguments: str) -> str:
+    """What a command prints, without any setting."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout
 
 
 def test_make_help_names_every_target_and_says_nothing_else() -> None:
@@ -255,7 +280,7 @@ def test_settings_and_database_are_the_gateways_wherever_it_is_started(tmp_path:
     (tmp_path / "host.py").write_text(code)
     env = f"KIMI_TOKENS={GOOD}\nKIMI_BASE_URL=http://127.0.0.1:9\nKIMI_AUTH_URL=http://127.0.0.1:9\n"
     # With the mark that Windows' editors put in front: the first setting is one, too.
-    assert "ready: 1 accounts" in run_home(home, env.encode("utf-8-sig"), [str(tmp_path / "host.py")], elsewhere)
+    assert " accounts=1 " in run_home(home, env.encode("utf-8-sig"), [str(tmp_path / "host.py")], elsewhere)
     assert (home / "data" / "gateway.db").exists() and not list(elsewhere.iterdir())
 
 
