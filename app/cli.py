@@ -2,7 +2,8 @@
 
     doctor      what the doctor finds, as lines or as JSON
     keys        API keys beside those of GATEWAY_API_KEYS: add, list, revoke
-    parameters  what is done with each parameter of a chat, as a table
+    parameters  what is done with each parameter of an endpoint, as a table in Markdown
+    settings    all settings, as a page in Markdown
     version     the version of this gateway
 
 Knows the command line and how findings look. Must never know how anything is checked. Every gateway loads this file,
@@ -23,7 +24,7 @@ import click
 from flask import Flask
 
 from app import __version__, logs
-from app.settings.config import Config
+from app.settings.config import Config, Language
 from app.store import KeyRow, Store, StoreUnusable
 from app.web.api_keys import digest_of, make_key, seconds_of
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from app.doctor.findings import Finding
     from app.doctor.trial_turn import Generation
     from app.doctor.wire_transcript import Recorder
-    from app.web.parameters import Language, Parameters
+    from app.web.parameters import Parameters
 
 
 def is_asked_for() -> bool:
@@ -146,6 +147,15 @@ def parameters(language: "Language", of: str) -> None:
 
 
 @click.command()
+@click.option("--language", type=click.Choice(["en", "zh"]), default="en")
+def settings(language: "Language") -> None:
+    """Prints all settings as a page in Markdown: docs/settings.md."""
+    from app.settings.documentation import describe
+
+    _echo(describe(language))
+
+
+@click.command()
 def version() -> None:
     """Prints the version of this gateway."""
     _echo(__version__)
@@ -240,5 +250,5 @@ def _day(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-_COMMANDS = (doctor, keys, parameters, version)
+_COMMANDS = (doctor, keys, parameters, settings, version)
 _NAMES = frozenset(command.name or "" for command in _COMMANDS)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app import __version__
-from app.settings.config import describe_settings
+from app.settings.config import Config, describe_settings
 from tests.running import ROOT, Gateway, Running, Simulator, mint
 from tests.running.certificates import own_certificate
 from tests.running.commands import start
@@ -173,12 +173,17 @@ def test_keys_are_asked_for_where_they_are_set(running: Running, simulator: Simu
         assert gateway.get("/healthz").ok and gateway.get("/readyz").ok
 
 
-def test_every_setting_is_documented() -> None:
-    example = (ROOT / ".env.example").read_text()
-    for name, default, _ in describe_settings():
-        assert f"\n{name}={default or ''}\n" in example, name
-        for readme in ("README.md", "README.zh-CN.md"):
-            assert f"`{name}`" in (ROOT / readme).read_text(), (readme, name)
+def test_the_example_of_an_env_file_has_every_setting_that_people_choose() -> None:
+    written = re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    settings = [setting for setting in describe_settings() if not setting.is_advanced]
+    assert dict(written) == {setting.name: setting.default or "" for setting in settings}
+
+
+@pytest.mark.parametrize(("language", "path"), [("en", "docs/settings.md"), ("zh", "docs/settings.zh-CN.md")])
+def test_the_page_about_settings_is_the_output_of_the_command(language: str, path: str) -> None:
+    assert run_flask("settings", "--language", language) == (ROOT / path).read_text(), (
+        "run: flask --app wsgi settings"
+    )
 
 
 def test_the_version_is_told_everywhere(gateway: Gateway, simulator: Simulator) -> None:
@@ -203,6 +208,35 @@ def run_flask(*arguments: str) -> str:
         check=True,
     )
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("site", "auth"),
+    [
+        (None, "https://auth.kimi.com"),
+        ("https://www.kimi.com", "https://auth.kimi.com"),
+        ("https://kimi.ai", "https://auth.kimi.ai"),
+        ("https://www.kimi.ai", "https://auth.kimi.ai"),
+        ("https://notkimi.ai", "https://auth.kimi.com"),
+        ("http://127.0.0.1:9", "https://auth.kimi.com"),
+    ],
+)
+def test_the_site_that_renews_tokens_follows_from_the_site(site: str | None, auth: str) -> None:
+    settings = {"KIMI_TOKENS": GOOD} | ({} if site is None else {"KIMI_BASE_URL": site})
+    assert Config.from_env(settings).kimi_auth_url == auth
+    assert Config.examine(settings).config.kimi_auth_url == auth
+    assert Config.from_env({**settings, "KIMI_AUTH_URL": "https://a.example/"}).kimi_auth_url == "https://a.example"
+
+
+def test_secrets_are_not_in_the_text_of_the_settings() -> None:
+    secrets = {
+        "KIMI_TOKENS": GOOD,
+        "GATEWAY_API_KEYS": "hidden-key",
+        "GATEWAY_SECRET": "hidden-secret",
+        "DATABASE_URL": "postgresql://u:hidden-pw@127.0.0.1/db",
+    }
+    shown = repr(Config.from_env(secrets))
+    assert not any(secret in shown for secret in (GOOD, "hidden"))
 
 
 def test_make_help_names_every_target_and_says_nothing_else() -> None:
@@ -255,7 +289,7 @@ _UNREADABLE = {
     "Latin-1": ("# Schlüssel\nPORT=0\n".encode("latin-1"), _NOT_UTF8),
     "quotes in quotes": (
         b'PORT=0\n\nGATEWAY_API_KEYS="sk-one","sk-two"\n',
-        ".env, line 2: expected NAME=value; a value with spaces, quotes or # stands in single quotes",
+        ".env, line 2: expected NAME=value; put a value with spaces, quotes or # into single quotes",
     ),
 }
 
