@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from app.chat import CitationStyle, Event, Finished, FinishReason, Options, ReasoningDelta, Source, TextDelta
 from app.text.citations import Citations
-from app.text.truncation import Budget, Stops
+from app.text.truncation import StopSequences, TokenBudget
 
 
 def shaper(options: Options, style: CitationStyle) -> "Shaper | None":
@@ -29,8 +29,8 @@ class Shaper:
 
     def __init__(self, options: Options, style: CitationStyle) -> None:
         self._citations = None if style == "off" else Citations(style)
-        self._stops = Stops(options.stop) if options.stop else None
-        self._budget = None if options.max_tokens is None else Budget(options.max_tokens)
+        self._stops = StopSequences(options.stop) if options.stop else None
+        self._budget = None if options.max_tokens is None else TokenBudget(options.max_tokens)
         self._limits = self._stops is not None or self._budget is not None
         # Of the text that was passed on, where that may be less than what Citations gave.
         self._length = 0
@@ -42,7 +42,7 @@ class Shaper:
         if self._limits or self._over:
             return False
         if event.__class__ is TextDelta:
-            return self._citations is None or self._citations.lets_pass(event.text)
+            return self._citations is None or self._citations.passes_unchanged(event.text)
         return event.__class__ is ReasoningDelta
 
     def take(self, events: Sequence[Event]) -> list[Event]:
@@ -57,7 +57,7 @@ class Shaper:
                     self._thinking(out, event)
                 case Source():
                     if self._citations is not None:
-                        self._citations.learn(event)
+                        self._citations.add_source(event)
                 case Finished():
                     out += self.rest()
                     if not self._over:
@@ -69,15 +69,15 @@ class Shaper:
     def rest(self) -> list[Event]:
         """What was held back, now that nothing follows."""
         out: list[Event] = []
-        if not self._over and self._citations is not None and (text := self._citations.rest()):
+        if not self._over and self._citations is not None and (text := self._citations.flush()):
             self._limit(out, TextDelta(text))
-        if not self._over and self._stops is not None and (text := self._stops.rest()):
+        if not self._over and self._stops is not None and (text := self._stops.flush()):
             self._spend(out, TextDelta(text))
         return out
 
     def _text(self, out: list[Event], event: TextDelta) -> None:
         if self._citations is not None:
-            event = _with_text(event, self._citations.text(event.text))
+            event = _with_text(event, self._citations.feed(event.text))
         if event.text:
             self._limit(out, event)
 
@@ -85,14 +85,14 @@ class Shaper:
         if self._stops is None:
             self._spend(out, event)
             return
-        text, stop = self._stops.take(event.text)
+        text, stop = self._stops.feed(event.text)
         if text:
             self._spend(out, _with_text(event, text))
         if stop is not None and not self._over:
             self._finish(out, "stop", stop)
 
     def _spend(self, out: list[Event], event: TextDelta) -> None:
-        allowed = event.text if self._budget is None else self._budget.text(event.text)
+        allowed = event.text if self._budget is None else self._budget.cut_text(event.text)
         if allowed:
             self._length += len(allowed)
             out.append(_with_text(event, allowed))
@@ -100,7 +100,7 @@ class Shaper:
             self._finish(out, "length")
 
     def _thinking(self, out: list[Event], event: ReasoningDelta) -> None:
-        allowed = event.text if self._budget is None else self._budget.thinking(event.text)
+        allowed = event.text if self._budget is None else self._budget.cut_thinking(event.text)
         if allowed:
             out.append(ReasoningDelta(allowed))
         if len(allowed) < len(event.text):
@@ -112,7 +112,7 @@ class Shaper:
     def _finish(self, out: list[Event], reason: FinishReason, stop_sequence: str | None = None) -> None:
         self._over = True
         if self._citations is not None:
-            out += self._citations.found(self._length if self._limits else None)
+            out += self._citations.citations(self._length if self._limits else None)
         out.append(Finished(reason, stop_sequence))
 
 
