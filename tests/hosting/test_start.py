@@ -25,7 +25,7 @@ GOOD = "a.good.token-of-enough-length"
     ("settings", "says"),
     [
         ({}, "KIMI_TOKENS is not set"),
-        ({"KIMI_TOKENS": " , "}, "KIMI_TOKENS: holds no token"),
+        ({"KIMI_TOKENS": " , "}, "KIMI_TOKENS: contains no token"),
         ({"KIMI_TOKENS": f"{GOOD},two words here"}, "KIMI_TOKENS: entry 2 is not a token"),
         ({"KIMI_TOKENS": f"a={GOOD}1,a={GOOD}2"}, "the label 'a' is used twice"),
         ({"KIMI_TOKENS": f"{GOOD},sk-something-else"}, "KIMI_TOKENS: entry 2 is an API key of the official platform"),
