@@ -84,6 +84,8 @@ class HelperProcess:
             raise
         finally:
             self._lock.release()
+        if reply.get("error") == MemoryError.__name__:
+            raise LimitExceeded
         if "error" in reply:
             raise CallFailed(reply["error"])
         return reply["result"]

@@ -15,9 +15,9 @@ import jsonschema_rs
 from app.concurrency import helper_process
 from app.text import json_extraction
 
-# For one call, in a process of its own.
+# For one call. An answer of 2.5 MB needs 0.1 s and 54 MB.
 _CPU_S = 0.5
-_MEMORY_BYTES = 1 << 30
+_MEMORY_BYTES = 256 << 20
 
 _MAX_MESSAGE_CHARS = 2000
 # Of a value that none of several schemas describes, the first flaw under so many of them is reported.
