@@ -1,7 +1,6 @@
-"""What is done to an answer on its way to the client: citations, stop sequences, a limit of tokens, in this order.
+"""Changes the events of an upstream for the client: citations, stop sequences, a limit of tokens, in this order.
 
-So stop sequences and the limit are about the text that the client gets. Stands between an upstream's events and
-those that leave the gateway; where nothing is asked for, nothing stands there. Knows no wire and no API.
+So stop sequences and the limit apply to the text that the client gets. Does not know any wire format or API.
 """
 
 from collections.abc import Sequence
@@ -12,9 +11,9 @@ from app.text.truncation import StopSequences, TokenBudget
 
 
 def shaper(options: Options, style: CitationStyle) -> "Shaper | None":
-    """None where every event would pass as it is, but for Source, which nobody would look at."""
+    """None if no event would be changed, apart from Source, which encoders ignore."""
     if style != "off" and options.format is not None:
-        # Links would be letters of somebody's data.
+        # A link would become part of the data.
         style = "annotations"
     if style == "off" and not options.stop and options.max_tokens is None:
         return None
@@ -22,8 +21,8 @@ def shaper(options: Options, style: CitationStyle) -> "Shaper | None":
 
 
 class Shaper:
-    """One answer. Its events end with Finished as soon as the answer is over, whether or not the upstream has
-    said so; what is taken after that has no effect."""
+    """Shapes one answer. Its events end with Finished as soon as the answer is over, also if the upstream goes on.
+    Events that are taken after that have no effect."""
 
     __slots__ = ("_budget", "_citations", "_length", "_limits", "_over", "_stops")
 
@@ -32,13 +31,15 @@ class Shaper:
         self._stops = StopSequences(options.stop) if options.stop else None
         self._budget = None if options.max_tokens is None else TokenBudget(options.max_tokens)
         self._limits = self._stops is not None or self._budget is not None
-        # Of the text that was passed on, where that may be less than what Citations gave.
+        # Of the text that was passed on, which may be less than what Citations returned.
         self._length = 0
         self._over = False
 
-    def lets_pass(self, event: Event) -> bool:
-        """Whether the event may go as it is; it has been seen then, and ``take`` must not get it again. That is the
-        short way for nearly every token of an answer without limits."""
+    def passes_unchanged(self, event: Event) -> bool:
+        """Whether ``take`` would return just this event, which then must not be passed to it any more.
+
+        The fast path for nearly every token of an answer without limits.
+        """
         if self._limits or self._over:
             return False
         if event.__class__ is TextDelta:
@@ -59,15 +60,15 @@ class Shaper:
                     if self._citations is not None:
                         self._citations.add_source(event)
                 case Finished():
-                    out += self.rest()
+                    out += self.flush()
                     if not self._over:
                         self._finish(out, event.reason)
                 case _:
                     out.append(event)
         return out
 
-    def rest(self) -> list[Event]:
-        """What was held back, now that nothing follows."""
+    def flush(self) -> list[Event]:
+        """The events of the text that was held back. To be called after the last event."""
         out: list[Event] = []
         if not self._over and self._citations is not None and (text := self._citations.flush()):
             self._limit(out, TextDelta(text))
@@ -104,8 +105,8 @@ class Shaper:
         if allowed:
             out.append(ReasoningDelta(allowed))
         if len(allowed) < len(event.text):
-            # What is held back of the text came before.
-            out += self.rest()
+            # The text that is held back came before.
+            out += self.flush()
             if not self._over:
                 self._finish(out, "length")
 

@@ -10,8 +10,7 @@ import sqlalchemy as sa
 
 from app.store import Store, StoreError, StoreUnavailable, StoreUnusable
 from app.store.database import Database
-from tests import databases
-from tests.running import BOTH_DATABASES, ON_POSTGRESQL, Running
+from tests.running import BOTH_DATABASES, ON_POSTGRESQL, Running, databases
 
 _NO_SUCH_TABLE = sa.text("SELECT 1 FROM no_such_table")
 _ONE = sa.text("SELECT 1 AS one")
