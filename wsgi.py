@@ -11,8 +11,8 @@ from app.store import StoreUnavailable, StoreUnusable
 
 try:
     load_env_file()
-    if cli.is_asked_for():
-        # The doctor examines wrong settings and broken databases, so it must not need good ones.
+    if cli.is_running():
+        # The doctor checks invalid settings and broken databases, so it must start with them.
         app = Flask("app")
     else:
         config = Config.from_env(os.environ)
@@ -21,7 +21,7 @@ try:
         app = create_app(config)
 except (ConfigError, StoreUnusable) as error:
     sys.stderr.write(f"kimi-gateway: {error}\n")
-    # With status 4 gunicorn gives up; with any other it starts the worker again and again, which is right where a
-    # worker is replaced while the database is away. The first start has been stopped by preflight before.
+    # With status 4 gunicorn stops. With any other it starts the worker again and again, which is right if a worker is
+    # replaced while the database is unavailable. At the first start preflight has checked the database before.
     sys.exit(1 if isinstance(error, StoreUnavailable) else 4)
 cli.register(app)

@@ -1,11 +1,12 @@
 """The commands of ``flask --app wsgi``.
 
-    doctor      what the doctor finds, as lines or as JSON
-    keys        API keys beside those of GATEWAY_API_KEYS: add, list, revoke
-    parameters  what is done with each parameter of a chat, as a table
+    doctor      find out why the gateway does not work, as lines or as JSON
+    keys        add, list and revoke API keys in the database
+    parameters  print what the parameters of an endpoint do, as a table in Markdown
+    settings    print all settings, as a page in Markdown
+    version     print the version of this gateway
 
-Knows the command line and how findings look. Must never know how anything is checked. Every gateway loads this file,
-so each command loads what it needs itself.
+Every gateway loads this file, so each command imports what it needs itself. Does not know how anything is checked.
 """
 
 import json
@@ -21,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask import Flask
 
-from app import logs
-from app.settings.config import Config
+from app import __version__, logs
+from app.settings.config import Config, Language
 from app.store import KeyRow, Store, StoreUnusable
 from app.web.api_keys import digest_of, make_key, seconds_of
 
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from app.doctor.findings import Finding
     from app.doctor.trial_turn import Generation
     from app.doctor.wire_transcript import Recorder
-    from app.web.parameters import Language, Parameters
+    from app.web.parameters import Parameters
 
 
-def is_asked_for() -> bool:
+def is_running() -> bool:
     """Whether the ``flask`` command is about to run a command of this file."""
     return click.get_current_context(silent=True) is not None and not _NAMES.isdisjoint(sys.argv[1:])
 
@@ -44,14 +45,18 @@ def register(app: Flask) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON document without anything private.")
-@click.option("--refresh", is_flag=True, help="Renew the tokens also where that is not due.")
-@click.option("--record", type=click.Path(dir_okay=False), help="Write down the wire of the tiny turns, masked.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document that contains nothing private.")
+@click.option("--refresh", is_flag=True, help="Renew the tokens, also if they are still valid for long.")
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False),
+    help="Write what was sent and received in the test turns to a file, redacted.",
+)
 def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
-    """Finds out why the gateway does not work, and says what to do.
+    """Find out why the gateway does not work, and what to do.
 
-    Sends one tiny question per protocol with your account and deletes its chat. The exit code is 1 where there is
-    a problem, else 0.
+    Asks one short question per protocol with your account and deletes its chat. The exit code is 1 if there is a
+    problem, else 0.
     """
     from app.doctor.checks import Doctor, Instruments
     from app.doctor.findings import Privacy
@@ -61,7 +66,7 @@ def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
 
     settings = Config.examine(os.environ)
     config = settings.config
-    # What goes wrong is told by the findings; only faults of ours come from the log.
+    # The findings report what is wrong; only our own errors are logged.
     logs.configure("ERROR", config.secrets)
     privacy = Privacy(config, anonymous=as_json)
 
@@ -97,11 +102,11 @@ def _write(recorder: "Recorder", path: Path, private: Sequence[str]) -> "Finding
         recorder.write(path, private)
     except LeakFound:
         return Finding(
-            "problem", "record", "not written: something private would be in it", "please report this, without it"
+            "problem", "record", "not written: it would contain something private", "please report this, without it"
         )
     except OSError as e:
-        return Finding("problem", "record", f"not written ({e.strerror})", "give a file that can be written")
-    return Finding("ok", "record", f"written to {path.name}: texts and ids are replaced, tokens are not in it")
+        return Finding("problem", "record", f"not written ({e.strerror})", "name a file that can be written")
+    return Finding("ok", "record", f"written to {path.name}: texts and ids are replaced, tokens are removed")
 
 
 def _say(finding: "Finding") -> None:
@@ -110,7 +115,7 @@ def _say(finding: "Finding") -> None:
 
 
 def _echo(line: str) -> None:
-    # A terminal of another encoding shows a question mark instead of ending the doctor.
+    # A terminal with another encoding shows a question mark. Without this the command would end with an error.
     encoding = sys.stdout.encoding or "utf-8"
     click.echo(line.encode(encoding, "replace").decode(encoding))
 
@@ -125,10 +130,10 @@ def _document(findings: Sequence["Finding"]) -> dict[str, Any]:
     }
 
 
-# The first of January of the year 10000, which datetime does not know.
+# January 1 of the year 10000, which datetime cannot represent.
 _END_OF_CALENDAR = 253_402_300_800.0
 
-# The last parts of the paths of the endpoints.
+# The paths of the endpoints, after /v1/.
 _ENDPOINTS = ("chat/completions", "completions", "responses", "messages")
 
 
@@ -136,7 +141,7 @@ _ENDPOINTS = ("chat/completions", "completions", "responses", "messages")
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en")
 @click.option("--of", type=click.Choice(_ENDPOINTS), default="chat/completions")
 def parameters(language: "Language", of: str) -> None:
-    """Prints what is done with each parameter of POST /v1/…, the endpoint being chat/completions or another one."""
+    """Print what each parameter of POST /v1/chat/completions, or of another endpoint, does."""
     from app.api import chat_completions, completions, messages, responses
     from app.web.parameters import describe
 
@@ -144,30 +149,46 @@ def parameters(language: "Language", of: str) -> None:
     _echo(describe(dict(zip(_ENDPOINTS, bodies, strict=True))[of], language))
 
 
+@click.command()
+@click.option("--language", type=click.Choice(["en", "zh"]), default="en")
+def settings(language: "Language") -> None:
+    """Print all settings as a page in Markdown: docs/settings.md."""
+    from app.settings.documentation import describe
+
+    _echo(describe(language))
+
+
+@click.command()
+def version() -> None:
+    """Print the version of this gateway."""
+    _echo(__version__)
+
+
 @click.group()
 def keys() -> None:
-    """API keys beside those of GATEWAY_API_KEYS. They are kept in the database, as digests.
+    """Manage API keys in the database, in addition to those in GATEWAY_API_KEYS.
 
-    A running gateway follows within seconds. Once a key was added, every request needs one.
+    The database contains only their digests. A running gateway applies changes within seconds. As soon as there is a
+    key, every request needs one.
     """
 
 
 @keys.command()
 @click.argument("name")
-@click.option("--expires", metavar="PERIOD", help="After so long it is refused: 45m, 12h, 30d, 2w.")
-@click.option("--per-minute", type=click.IntRange(1, 1_000_000), help="So many requests in any minute.")
-@click.option("--at-once", type=click.IntRange(1, 1_000_000), help="So many requests at the same time.")
+@click.option("--expires", metavar="PERIOD", help="The key expires after this time: 45m, 12h, 30d, 2w.")
+@click.option("--per-minute", type=click.IntRange(1, 1_000_000), help="Limit of requests in any minute.")
+@click.option("--at-once", type=click.IntRange(1, 1_000_000), help="Limit of requests at the same time.")
 def add(name: str, expires: str | None, per_minute: int | None, at_once: int | None) -> None:
-    """Makes a key called NAME and prints it, this once."""
+    """Create a key called NAME and print it. It is not shown again."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
-        raise click.BadParameter("a name is made of 1 to 64 of A-Z a-z 0-9 . _ -", param_hint="NAME")
+        raise click.BadParameter("expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", param_hint="NAME")
     period_s = None if expires is None else seconds_of(expires)
     if expires is not None and not period_s:
         raise click.BadParameter("expected a period such as 45m, 12h, 30d or 2w", param_hint="--expires")
     config, store = _store()
     now = store.database.now()
     if period_s and now + period_s >= _END_OF_CALENDAR:
-        raise click.BadParameter("too long: leave it out for a key that does not expire", param_hint="--expires")
+        raise click.BadParameter("too long: omit it for a key that does not expire", param_hint="--expires")
     key = make_key()
     row = KeyRow(digest_of(key), name, now, now + period_s if period_s else None, None, per_minute, at_once)
     if name in [given.name for given in config.api_keys] or not store.keys.add(row):
@@ -177,13 +198,13 @@ def add(name: str, expires: str | None, per_minute: int | None, at_once: int | N
 
 @keys.command("list")
 def list_keys() -> None:
-    """Lists the keys by name: never what they are."""
+    """List the names of the keys. The keys themselves are never shown."""
     config, store = _store()
     now = store.database.now()
     rows = [(given.name or "(no name)", "in GATEWAY_API_KEYS", "") for given in config.api_keys]
     rows += [(row.name, _state(row, now), _limits(row)) for row in store.keys.all()]
     if not rows:
-        _echo("no keys: programs on this machine need none, and others are refused")
+        _echo("no keys: programs on this machine need none, and all others are refused")
         return
     name_width, state_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     for name, state, limits in rows:
@@ -193,16 +214,16 @@ def list_keys() -> None:
 @keys.command()
 @click.argument("name")
 def revoke(name: str) -> None:
-    """Refuses the key called NAME from now on."""
+    """Refuse the key called NAME from now on."""
     config, store = _store()
     if name in [given.name for given in config.api_keys]:
-        raise click.ClickException(f"'{name}' stands in GATEWAY_API_KEYS: take it out there and restart")
+        raise click.ClickException(f"'{name}' is in GATEWAY_API_KEYS: remove it there and restart")
     if not store.keys.revoke(name, store.database.now()):
         raise click.ClickException(f"there is no key called '{name}'")
 
 
 def _store() -> tuple[Config, Store]:
-    """The settings as far as they concern keys, and the database."""
+    """The settings that keys need, and the database. Exits with the error if one of them cannot be used."""
     settings = Config.examine(os.environ)
     for setting in ("DATABASE_URL", "GATEWAY_API_KEYS", "GATEWAY_SECRET"):
         if setting in settings.wrong:
@@ -227,11 +248,11 @@ def _limits(row: KeyRow) -> str:
 
 
 def _day(at: float) -> str:
-    # Older versions took any period.
+    # Older versions accepted any period.
     if at >= _END_OF_CALENDAR:
         return "after the year 9999"
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-_COMMANDS = (doctor, keys, parameters)
+_COMMANDS = (doctor, keys, parameters, settings, version)
 _NAMES = frozenset(command.name or "" for command in _COMMANDS)

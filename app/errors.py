@@ -14,6 +14,7 @@
     ├─ OriginalRequestFailed                409  request   the first request with this key failed: send it again
     ├─ NoAccountFree                        429  account   all are busy or cooling down, for longer than QUEUE_WAIT_S
     ├─ ShuttingDown                         503  ours      the process stops before the answer would end
+    ├─ CheckUnavailable                     503  ours      no process could be started that checks JSON
     ├─ ClientGone                           499  request   the client has closed its connection
     └─ UpstreamError                        502  upstream
        ├─ AccountRejected                   401  account   its token is expired, revoked or banned
@@ -177,6 +178,11 @@ class NoAccountFree(GatewayError):
 class ShuttingDown(GatewayError):
     status = 503
     default_code = "server_shutting_down"
+
+
+class CheckUnavailable(GatewayError):
+    status = 503
+    default_code = "check_unavailable"
 
 
 class ClientGone(GatewayError):

@@ -10,13 +10,14 @@ from typing import Protocol
 
 from flask import Blueprint, Flask
 
-from app import logs
+from app import __version__, logs
 from app.accounts.leases import Leases
 from app.accounts.pool import Accounts
 from app.accounts.renewal import renew_in_a_process
 from app.accounts.scheduling import Limits
 from app.answers.attempt import AttemptServices
 from app.answers.idempotency import IdempotentAnswers
+from app.answers.json_checker import JsonChecker
 from app.answers.plan import Planner
 from app.answers.stream import AnswerTimeouts
 from app.answers.turn import RetryPolicy, Turns
@@ -121,7 +122,8 @@ def _log_ready(config: Config) -> None:
     for credential in config.credentials:
         if credential.refresh_token is None and credential.expires_at is None:
             log.warning("%s: this token does not say when it expires; it is used as it is", credential.label)
-    log.info("ready: %d accounts at %s", len(config.credentials), config.kimi_base_url)
+    accounts = len(config.credentials)
+    log.info("ready version=%s accounts=%d upstream=%s", __version__, accounts, config.kimi_base_url)
 
 
 def _build_gateway(
@@ -172,7 +174,8 @@ def _build_gateway(
     policy = RetryPolicy(config.failover_s, config.retry_backoff_s)
     turns = Turns(Planner(router, accounts), services, conversations, store, policy)
     idempotent = IdempotentAnswers(store, process_lease, commit_after_s=config.commit_after_s, tick_s=timeouts.tick_s)
-    return Gateway(turns, router, accounts, conversations, cleanup, idempotent, store, timeouts, watchdog)
+    checker = JsonChecker()
+    return Gateway(turns, router, accounts, conversations, cleanup, idempotent, checker, store, timeouts, watchdog)
 
 
 def _delete_chat(row: PendingDeletion, upstreams: Mapping[str, Upstream], accounts: Accounts) -> None:

@@ -9,7 +9,9 @@ import time
 from app.accounts.pool import Accounts
 from app.answers.answer import Answer
 from app.answers.idempotency import IdempotentAnswers
+from app.answers.json_checker import JsonChecker
 from app.answers.stream import AnswerTimeouts, ChatStream
+from app.answers.structured import open_structured
 from app.answers.turn import Turns
 from app.answers.turn_state import TurnState
 from app.chat import Caller, ChatRequest, Model
@@ -34,10 +36,12 @@ class Gateway:
         conversations: Conversations,
         cleanup: ChatCleanup,
         idempotent: IdempotentAnswers,
+        json_checker: JsonChecker,
         store: Store,
         timeouts: AnswerTimeouts,
         watchdog: Watchdog,
     ) -> None:
+        self.json_checker = json_checker
         self._turns = turns
         self._router = router
         self._accounts = accounts
@@ -79,10 +83,7 @@ class Gateway:
     def _open(self, request: ChatRequest, caller: Caller, commit: bool) -> Answer:
         if request.options.format is None:
             return self._begin(request, caller, commit)
-        # Not loaded at the start, which would take noticeably longer for a library that few requests need.
-        from app.answers.structured import open_structured
-
-        return open_structured(self._open_text, request, caller, commit=commit)
+        return open_structured(self._open_text, self.json_checker, request, caller, commit=commit)
 
     def _open_text(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
         stream = self._begin(request, caller, commit)

@@ -72,7 +72,7 @@ def servers(database_url: str = "") -> list[Server]:
 
 def _gateway(name: str, token: str, database_url: str) -> Server:
     # As shipped: every setting at its default, whatever a .env here says, but for these.
-    settings = {name: default or "" for name, default, _ in describe_settings()} | {
+    settings = {setting.name: setting.default or "" for setting in describe_settings()} | {
         "KIMI_TOKENS": token,
         "KIMI_BASE_URL": "{upstream}",
         "KIMI_AUTH_URL": "{upstream}",

@@ -16,9 +16,9 @@ import sys
 import threading
 import time
 import uuid
-from pathlib import Path
 
 from app import logs
+from app.concurrency.helper_process import python_command, python_environment
 from app.concurrency.periodic import every
 from app.errors import AccountRejected, RenewalFailed, UpstreamError
 from app.settings.config import Config
@@ -45,15 +45,10 @@ def renew_in_a_process(account_id: str, version: int, wait_s: float) -> None:
     """Starts the process and waits for its end, for ``wait_s`` seconds at most; it then goes on alone. The new pair,
     or the error, is in the store. Raises RenewalFailed where no process can be started.
     """
-    root = Path(__file__).parent.parent.parent
-    # Where a server embeds Python, sys.executable is that server.
-    python = Path(sys.prefix) / "bin" / "python3"
-    path = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH")) if part)
-    interpreter = str(python if python.exists() else sys.executable)
     try:
         process = subprocess.Popen(
-            [interpreter, "-m", "app.accounts.renewal", account_id, str(version)],
-            env={**os.environ, "PYTHONPATH": path},
+            python_command("app.accounts.renewal", account_id, str(version)),
+            env=python_environment(os.environ),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

@@ -157,7 +157,7 @@ class Attempt:
         with contextlib.closing(events):
             try:
                 for event in events:
-                    if shape is not None and shape.lets_pass(event):
+                    if shape is not None and shape.passes_unchanged(event):
                         remember(event)
                         emit(event)
                         continue
@@ -175,7 +175,7 @@ class Attempt:
                         # Over before Kimi has said everything: closing its stream tells it to stop.
                         return
             except UpstreamError:
-                for shaped in shape.rest() if shape is not None else ():
+                for shaped in shape.flush() if shape is not None else ():
                     remember(shaped)
                     emit(shaped)
                 raise

@@ -1,20 +1,19 @@
-"""What is done to an answer on its way to the client: citations, stop sequences, a limit of tokens, in this order.
+"""Changes the events of an upstream for the client: citations, stop sequences, a limit of tokens, in this order.
 
-So stop sequences and the limit are about the text that the client gets. Stands between an upstream's events and
-those that leave the gateway; where nothing is asked for, nothing stands there. Knows no wire and no API.
+So stop sequences and the limit apply to the text that the client gets. Does not know any wire format or API.
 """
 
 from collections.abc import Sequence
 
 from app.chat import CitationStyle, Event, Finished, FinishReason, Options, ReasoningDelta, Source, TextDelta
 from app.text.citations import Citations
-from app.text.truncation import Budget, Stops
+from app.text.truncation import StopSequences, TokenBudget
 
 
 def shaper(options: Options, style: CitationStyle) -> "Shaper | None":
-    """None where every event would pass as it is, but for Source, which nobody would look at."""
+    """None if no event would be changed, apart from Source, which encoders ignore."""
     if style != "off" and options.format is not None:
-        # Links would be letters of somebody's data.
+        # A link would become part of the data.
         style = "annotations"
     if style == "off" and not options.stop and options.max_tokens is None:
         return None
@@ -22,27 +21,29 @@ def shaper(options: Options, style: CitationStyle) -> "Shaper | None":
 
 
 class Shaper:
-    """One answer. Its events end with Finished as soon as the answer is over, whether or not the upstream has
-    said so; what is taken after that has no effect."""
+    """Shapes one answer. Its events end with Finished as soon as the answer is over, also if the upstream goes on.
+    Events that are taken after that have no effect."""
 
     __slots__ = ("_budget", "_citations", "_length", "_limits", "_over", "_stops")
 
     def __init__(self, options: Options, style: CitationStyle) -> None:
         self._citations = None if style == "off" else Citations(style)
-        self._stops = Stops(options.stop) if options.stop else None
-        self._budget = None if options.max_tokens is None else Budget(options.max_tokens)
+        self._stops = StopSequences(options.stop) if options.stop else None
+        self._budget = None if options.max_tokens is None else TokenBudget(options.max_tokens)
         self._limits = self._stops is not None or self._budget is not None
-        # Of the text that was passed on, where that may be less than what Citations gave.
+        # Of the text that was passed on, which may be less than what Citations returned.
         self._length = 0
         self._over = False
 
-    def lets_pass(self, event: Event) -> bool:
-        """Whether the event may go as it is; it has been seen then, and ``take`` must not get it again. That is the
-        short way for nearly every token of an answer without limits."""
+    def passes_unchanged(self, event: Event) -> bool:
+        """Whether ``take`` would return just this event, which then must not be passed to it any more.
+
+        The fast path for nearly every token of an answer without limits.
+        """
         if self._limits or self._over:
             return False
         if event.__class__ is TextDelta:
-            return self._citations is None or self._citations.lets_pass(event.text)
+            return self._citations is None or self._citations.passes_unchanged(event.text)
         return event.__class__ is ReasoningDelta
 
     def take(self, events: Sequence[Event]) -> list[Event]:
@@ -57,27 +58,27 @@ class Shaper:
                     self._thinking(out, event)
                 case Source():
                     if self._citations is not None:
-                        self._citations.learn(event)
+                        self._citations.add_source(event)
                 case Finished():
-                    out += self.rest()
+                    out += self.flush()
                     if not self._over:
                         self._finish(out, event.reason)
                 case _:
                     out.append(event)
         return out
 
-    def rest(self) -> list[Event]:
-        """What was held back, now that nothing follows."""
+    def flush(self) -> list[Event]:
+        """The events of the text that was held back. To be called after the last event."""
         out: list[Event] = []
-        if not self._over and self._citations is not None and (text := self._citations.rest()):
+        if not self._over and self._citations is not None and (text := self._citations.flush()):
             self._limit(out, TextDelta(text))
-        if not self._over and self._stops is not None and (text := self._stops.rest()):
+        if not self._over and self._stops is not None and (text := self._stops.flush()):
             self._spend(out, TextDelta(text))
         return out
 
     def _text(self, out: list[Event], event: TextDelta) -> None:
         if self._citations is not None:
-            event = _with_text(event, self._citations.text(event.text))
+            event = _with_text(event, self._citations.feed(event.text))
         if event.text:
             self._limit(out, event)
 
@@ -85,14 +86,14 @@ class Shaper:
         if self._stops is None:
             self._spend(out, event)
             return
-        text, stop = self._stops.take(event.text)
+        text, stop = self._stops.feed(event.text)
         if text:
             self._spend(out, _with_text(event, text))
         if stop is not None and not self._over:
             self._finish(out, "stop", stop)
 
     def _spend(self, out: list[Event], event: TextDelta) -> None:
-        allowed = event.text if self._budget is None else self._budget.text(event.text)
+        allowed = event.text if self._budget is None else self._budget.cut_text(event.text)
         if allowed:
             self._length += len(allowed)
             out.append(_with_text(event, allowed))
@@ -100,19 +101,19 @@ class Shaper:
             self._finish(out, "length")
 
     def _thinking(self, out: list[Event], event: ReasoningDelta) -> None:
-        allowed = event.text if self._budget is None else self._budget.thinking(event.text)
+        allowed = event.text if self._budget is None else self._budget.cut_thinking(event.text)
         if allowed:
             out.append(ReasoningDelta(allowed))
         if len(allowed) < len(event.text):
-            # What is held back of the text came before.
-            out += self.rest()
+            # The text that is held back came before.
+            out += self.flush()
             if not self._over:
                 self._finish(out, "length")
 
     def _finish(self, out: list[Event], reason: FinishReason, stop_sequence: str | None = None) -> None:
         self._over = True
         if self._citations is not None:
-            out += self._citations.found(self._length if self._limits else None)
+            out += self._citations.citations(self._length if self._limits else None)
         out.append(Finished(reason, stop_sequence))
 
 

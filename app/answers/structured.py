@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from app.answers.answer import Answer, AnswerInfo, merged
+from app.answers.json_checker import JsonChecker, Problem
 from app.chat import (
     HEARTBEAT,
     Caller,
@@ -26,12 +27,8 @@ from app.chat import (
     text_message,
 )
 from app.errors import GatewayError, InvalidJsonAnswer
-from app.text import json_extraction
-from app.text.json_validation import Problem, Schema
 
 log = logging.getLogger(__name__)
-
-_MAX_MESSAGE_CHARS = 2000
 
 
 class Opener(Protocol):
@@ -40,26 +37,33 @@ class Opener(Protocol):
     def __call__(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer: ...
 
 
-def open_structured(open_text: Opener, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
-    """As ``Gateway.open``, for a request with a format. Raises InvalidRequest for a schema that cannot be used."""
+def open_structured(
+    open_text: Opener, checker: JsonChecker, request: ChatRequest, caller: Caller, *, commit: bool
+) -> Answer:
+    """As ``Gateway.open``, for a request with a format."""
     wanted = request.options.format
     assert wanted is not None, "asked for text"
-    schema = None if wanted.schema is None else Schema(wanted.schema, wanted.schema_field)
-    return _StructuredAnswer(
-        open_text, replace(request, messages=_with_wish(request, wanted)), caller, schema, commit
-    )
+    request = replace(request, messages=_with_wish(request, wanted))
+    return _StructuredAnswer(open_text, checker, request, caller, wanted, commit)
 
 
 class _StructuredAnswer(Answer):
     """It raises InvalidJsonAnswer, too. The first answer is certain when it is made."""
 
     def __init__(
-        self, open_text: Opener, request: ChatRequest, caller: Caller, schema: Schema | None, commit: bool
+        self,
+        open_text: Opener,
+        checker: JsonChecker,
+        request: ChatRequest,
+        caller: Caller,
+        wanted: JsonFormat,
+        commit: bool,
     ) -> None:
         self._open_text = open_text
+        self._checker = checker
         self._request = request
         self._caller = caller
-        self._schema = schema
+        self._wanted = wanted
         self._closed = False
         self._answers = [open_text(request, caller, commit=commit)]
 
@@ -82,21 +86,21 @@ class _StructuredAnswer(Answer):
             raise e.replaced(reached_upstream=True) from e
 
     def _certain(self, text: str, end: Finished) -> Iterator[Sequence[Event]]:
-        json, problem = self._judge(text)
-        if problem is not None and _is_whole(end):
-            log.info("json_answer_repaired rule=%s", problem.rule)
-            text, end = yield from self._mended(text, problem)
-            json, problem = self._judge(text)
-            if problem is not None and _is_whole(end):
+        json = self._find_json(text)
+        if isinstance(json, Problem) and _is_whole(end):
+            log.info("json_answer_repaired rule=%s", json.rule)
+            text, end = yield from self._mended(text, json)
+            json = self._find_json(text)
+            if isinstance(json, Problem) and _is_whole(end):
                 raise InvalidJsonAnswer(
                     "Kimi did not write the JSON that was asked for, nor when it was told what is wrong "
-                    f"(rule '{problem.rule}'); ask again, ask for less, or use a model that thinks"
+                    f"(rule '{json.rule}'); ask again, ask for less, or use a model that thinks"
                 )
-        if problem is None:
+        if isinstance(json, Problem):
+            yield [*([TextDelta(text)] if text else []), end]
+        else:
             # It is whole, wherever the words behind it were cut off; but what Kimi took exception to stays that.
             yield [TextDelta(json), end if end.reason == "content_filter" else Finished("stop")]
-        else:
-            yield [*([TextDelta(text)] if text else []), end]
 
     def _listen(self, answer: Answer) -> Generator[Sequence[Event], None, tuple[str, Finished]]:
         """Passes on all but the text; gives that, and how it ended."""
@@ -125,7 +129,7 @@ class _StructuredAnswer(Answer):
         messages = (
             *self._request.messages,
             text_message("assistant", flawed),
-            text_message("user", _MEND.format(problem=_sayable(problem.message[:_MAX_MESSAGE_CHARS]))),
+            text_message("user", _MEND.format(problem=_sayable(problem.message))),
         )
         after = self._request.after_turn
         request = replace(
@@ -137,20 +141,8 @@ class _StructuredAnswer(Answer):
             answer.close()
         return (yield from self._listen(answer))
 
-    def _judge(self, text: str) -> tuple[str, Problem | None]:
-        """The JSON in it, or what is wrong with what comes nearest to it."""
-        nearest: Problem | None = None
-        for found in json_extraction.found(text):
-            problem = self._problem(found.value)
-            if problem is None:
-                return found.text, None
-            nearest = nearest or problem
-        return "", nearest or Problem("json", "it holds no complete JSON value")
-
-    def _problem(self, value: object) -> Problem | None:
-        if self._schema is not None:
-            return self._schema.problem(value)
-        return None if isinstance(value, dict) else Problem("type", "it is not a JSON object")
+    def _find_json(self, text: str) -> str | Problem:
+        return self._checker.find_json(text, self._wanted.schema, self._wanted.schema_field)
 
 
 def _is_whole(end: Finished) -> bool:

@@ -2,6 +2,7 @@
 
 from flask import Blueprint, Response
 
+from app import __version__
 from app.web.operations import Operation, object_of
 from app.web.request_context import gateway, json_response
 
@@ -10,7 +11,7 @@ blueprint = Blueprint("health", __name__)
 
 @blueprint.get("/healthz")
 def healthz() -> Response:
-    return json_response({"status": "ok"})
+    return json_response({"status": "ok", "version": __version__})
 
 
 @blueprint.get("/readyz")
@@ -24,7 +25,13 @@ def readyz() -> Response:
 
 
 OPERATIONS = (
-    Operation("get", "/healthz", "Whether the process lives", object_of(status={"const": "ok"}), is_open=True),
+    Operation(
+        "get",
+        "/healthz",
+        "Whether the process lives, and its version",
+        object_of(status={"const": "ok"}, version={"type": "string"}),
+        is_open=True,
+    ),
     Operation(
         "get",
         "/readyz",

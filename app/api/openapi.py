@@ -13,6 +13,7 @@ from flask import Blueprint, Flask, Response, current_app, render_template
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app import __version__
 from app.web.operations import Operation
 from app.web.request_context import json_response
 
@@ -67,7 +68,7 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation, bodies)
     return {
         "openapi": "3.1.1",
-        "info": {"title": "Kimi Gateway", "version": "1", "description": _ABOUT},
+        "info": {"title": "Kimi Gateway", "version": __version__, "description": _ABOUT},
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": _SECURITY},
     }

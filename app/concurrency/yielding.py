@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-# Not 0: after that gevent looks at its sockets and timers only every fifty times (gevent 26.9, CALLBACK_CHECK_COUNT).
+# Not 0: after a sleep of 0, gevent looks at its sockets and timers only every fifty times (gevent 26.9,
+# CALLBACK_CHECK_COUNT).
 _PAUSE_S = 1e-6
 
 _T = TypeVar("_T")

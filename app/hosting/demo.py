@@ -1,7 +1,4 @@
-"""`make demo`: the simulator and the gateway together, for a try without a Kimi account.
-
-Knows how to start both as processes and how to end them. Must never know what either does inside.
-"""
+"""`make demo`: starts the simulator and the gateway, to try the gateway without a Kimi account."""
 
 import os
 import signal
@@ -16,7 +13,7 @@ from urllib.request import urlopen
 
 
 def main() -> None:
-    # A terminated demo must end its processes just as an interrupted one.
+    # SIGTERM must end the child processes, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="kimi-gateway-demo-"))
@@ -44,19 +41,19 @@ def main() -> None:
 
 
 _WELCOME = """
-The demo runs: a gateway, and a simulated Kimi behind it that only pretends. Nothing leaves this machine.
+The demo is running: a gateway, and behind it a simulated Kimi. Nothing leaves this machine.
 
 Stream an answer:
 
   curl -N {url}/v1/chat/completions -d '{{"model": "k2", "stream": true,
     "messages": [{{"role": "user", "content": "Hello, who are you?"}}]}}'
 
-A conversation that is remembered (run it twice, with another question):
+A conversation that remembers earlier messages (run it twice, with another question):
 
   curl {url}/v1/chat/completions/my-talk -d '{{"model": "k2",
     "messages": [{{"role": "user", "content": "what did I say?"}}]}}'
 
-In a program: base URL {url}/v1, any API key, model k2. End it with Ctrl-C.
+In a program: base URL {url}/v1, any API key, model k2. Stop the demo with Ctrl-C.
 """
 
 
@@ -81,7 +78,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _free_port(wanted: int) -> int:
-    """The wanted port, or a free one where that is taken."""
+    """The wanted port, or another one if it is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -94,13 +91,13 @@ def _free_port(wanted: int) -> int:
 def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
     for _ in range(300):
         if process.poll() is not None:
-            sys.exit("the gateway did not start; what it printed stands above")
+            sys.exit("the gateway did not start; its output is above")
         try:
             with urlopen(url, timeout=5):
                 return
         except (URLError, OSError):
             time.sleep(0.1)
-    sys.exit("the gateway did not get ready")
+    sys.exit("the gateway did not become ready")
 
 
 if __name__ == "__main__":

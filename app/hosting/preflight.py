@@ -1,7 +1,8 @@
-"""Opens the database once before the workers do; ``gunicorn.conf.py`` runs it in a child of the server's master.
+"""Opens the database once before the workers do. ``gunicorn.conf.py`` runs this in a child of gunicorn's master.
 
-Migrations then happen in one process, and a database or a GATEWAY_SECRET that cannot be used stops the start with
-one line. A process of its own, because the master must not load what gevent has yet to patch: so must not this file.
+So the migrations run in one process, and a database or a GATEWAY_SECRET that cannot be used stops the start with one
+line. It is a separate process because the master must not import what gevent has to patch first. The master imports
+this file, so the same holds for its imports.
 """
 
 import gc
@@ -12,10 +13,10 @@ from app.settings.config import Config
 
 
 def check(config: Config) -> None:
-    """Exits with the line that says what is wrong, if anything is."""
-    # Whoever interrupts the start knows that it was interrupted.
+    """Exits with one line, if the database cannot be used."""
+    # Without a traceback, if the start is interrupted.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # It lives too shortly to have garbage.
+    # The process is too short-lived for garbage collection.
     gc.disable()
     from app.store import Store, StoreUnusable
 

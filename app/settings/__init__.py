@@ -1,1 +1,1 @@
-"""What a person has written: the environment, ``.env``, and the Kimi tokens in it."""
+"""The settings of a gateway, and the Kimi tokens in them."""

@@ -1,189 +1,355 @@
-"""The settings: names of environment variables, units, defaults, and what is invalid.
+"""All settings: the environment variables and what each means, in one table.
 
-The only file that reads the environment. Must never know who uses a value.
+Only this file reads the environment and ``.env``. gunicorn's master loads it, so it must not import anything that
+gevent has to patch first.
 """
 
-import contextlib
 import functools
 import ipaddress
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, get_args
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from app.chat import CitationStyle
+from app.settings import parsers
 from app.settings.credentials import Credential, CredentialError, parse_credentials
+from app.settings.parsers import ApiKey, Parser
 
-# Where .env is looked for, and what the path of a database begins from.
-_HOME = Path(__file__).absolute().parent.parent.parent
+Language = Literal["en", "zh"]
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used. One line: its name, what is wrong, the accepted form."""
-
-
-class _SecretFound(ValueError):
-    """A value, of a setting that is none, which holds a secret: it is not shown."""
+    """A setting that cannot be used. The text is one line: its name, what is wrong, the accepted form."""
 
 
 @dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A key that clients may send, and what its owner calls it."""
+class Setting:
+    """A row of the table."""
 
-    name: str | None
-    secret: str = field(repr=False)
+    name: str
+    """The environment variable."""
+    parser: Parser
+    default: str | None
+    """None: there is no default, the setting is required."""
+    about: str
+    about_zh: str
+    is_secret: bool
+    """The value is never shown."""
+    is_advanced: bool
+    """The default suits everybody; tests and rare cases need another value."""
 
 
-def _setting(name: str, default: str | None, about: str) -> Any:
-    secret = name in ("KIMI_TOKENS", "GATEWAY_API_KEYS", "DATABASE_URL", "GATEWAY_SECRET")
-    return field(repr=not secret, metadata={"name": name, "default": default, "about": about})
+def _setting(
+    name: str,
+    parser: Parser | Callable[[str], Any],
+    default: str | None,
+    about: str,
+    about_zh: str,
+    *,
+    secret: bool = False,
+    advanced: bool = False,
+) -> Any:
+    if not isinstance(parser, Parser):
+        parser = Parser(parser)
+    setting = Setting(name, parser, default, about, about_zh, is_secret=secret, is_advanced=advanced)
+    return field(repr=not secret, metadata={"setting": setting})
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that can be set; made by ``Config.from_env`` and never changed afterwards."""
+    """The values of all settings, made by ``Config.from_env``."""
 
     credentials: tuple[Credential, ...] = _setting(
-        "KIMI_TOKENS", None, "Kimi tokens, comma-separated; `name=token` gives one a label. Required."
+        "KIMI_TOKENS",
+        parse_credentials,
+        None,
+        "Kimi tokens (best: refresh tokens), comma-separated. `name=token` gives an account a name.",
+        "Kimi token（最好是 refresh token），用逗号分隔。`名字=token` 给账号起名。",
+        secret=True,
     )
     api_keys: tuple[ApiKey, ...] = _setting(
         "GATEWAY_API_KEYS",
+        parsers.api_keys,
         "",
-        "Keys that clients must send, comma-separated; `name=key` gives one a name. Unset, and none added by "
-        "`flask --app wsgi keys add`: any key is accepted, from this machine only.",
+        "API keys that clients must send, comma-separated. `name=key` gives a key a name. If unset, and if no key "
+        "was added with `flask --app wsgi keys add`, any key is accepted, but only from this machine.",
+        "客户端必须携带的 API key，用逗号分隔。`名字=key` 给 key 起名。不设置、也没有用 `flask --app wsgi keys add` "
+        "添加过 key 时，接受任何 key，但只限本机。",
+        secret=True,
     )
-    host: str = _setting("HOST", "127.0.0.1", "Address that gunicorn listens on.")
-    port: int = _setting("PORT", "8000", "Port that gunicorn listens on.")
-    workers: int = _setting("WEB_CONCURRENCY", "2", "gunicorn worker processes; one per core is plenty.")
+    host: str = _setting(
+        "HOST",
+        parsers.host,
+        "127.0.0.1",
+        "Address that gunicorn listens on. An address that other machines can reach requires `GATEWAY_API_KEYS`.",
+        "gunicorn 的监听地址。监听其他机器能访问的地址时，必须设置 `GATEWAY_API_KEYS`。",
+    )
+    port: int = _setting(
+        "PORT", parsers.integer(0, 65535), "8000", "Port that gunicorn listens on.", "gunicorn 的监听端口。"
+    )
+    workers: int = _setting(
+        "WEB_CONCURRENCY",
+        parsers.integer(1, 256),
+        "2",
+        "Number of gunicorn worker processes. One per core is enough.",
+        "gunicorn 工作进程数。每个 CPU 核心一个就够了。",
+    )
     database_url: str = _setting(
         "DATABASE_URL",
+        parsers.database_url,
         "sqlite:///data/gateway.db",
-        "Where conversations and tokens are kept: a file, or postgresql+psycopg://user:password@host/database.",
+        "Database for conversations and renewed tokens: a SQLite file, or "
+        "`postgresql+psycopg://user:password@host/database`, which several gateways can share.",
+        "存放对话记录和续期后的 token 的数据库：SQLite 文件，或 "
+        "`postgresql+psycopg://user:password@host/database`（可供多个网关共用）。",
+        secret=True,
     )
     kimi_base_url: str = _setting(
-        "KIMI_BASE_URL", "https://www.kimi.com", "The Kimi site. https://www.kimi.ai outside mainland China."
+        "KIMI_BASE_URL",
+        parsers.http_url,
+        "https://www.kimi.com",
+        "The Kimi site. Outside mainland China: `https://www.kimi.ai`.",
+        "Kimi 站点。中国大陆以外用 `https://www.kimi.ai`。",
     )
     kimi_auth_url: str = _setting(
-        "KIMI_AUTH_URL", "https://auth.kimi.com", "Where tokens are refreshed. https://auth.kimi.ai for kimi.ai."
+        "KIMI_AUTH_URL",
+        lambda text: parsers.http_url(text) if text else "",
+        "",
+        "The site that renews tokens. If unset, it follows from `KIMI_BASE_URL`: `https://auth.kimi.ai` for kimi.ai, "
+        "else `https://auth.kimi.com`.",
+        "给 token 续期的站点。不设置时由 `KIMI_BASE_URL` 决定：kimi.ai 用 `https://auth.kimi.ai`，"
+        "其他用 `https://auth.kimi.com`。",
+        advanced=True,
     )
     gateway_secret: str | None = _setting(
-        "GATEWAY_SECRET", "", "A password of your own that seals the refreshed tokens in the database."
+        "GATEWAY_SECRET",
+        parsers.secret,
+        "",
+        "A password of your own (at least 12 characters) that encrypts the tokens in the database.",
+        "自己定的密码（至少 12 个字符），用来加密数据库里的 token。",
+        secret=True,
     )
     kimi_protocol: str = _setting(
         "KIMI_PROTOCOL",
+        parsers.choice("auto", "sse", "connect"),
         "auto",
-        "auto, sse (the older protocol only) or connect (the newer only).",
+        "Which of Kimi's two protocols are used: both, only the older one (`sse`) or only the newer one (`connect`). "
+        "Each has its own models.",
+        "使用 Kimi 两代协议中的哪些：两代都用、只用旧的（`sse`）或只用新的（`connect`）。每一代有自己的模型。",
     )
     keep_chats: bool = _setting(
-        "KIMI_KEEP_CHATS", "0", "1 keeps the Kimi chats of stateless requests instead of deleting them."
+        "KIMI_KEEP_CHATS",
+        parsers.switch(),
+        "0",
+        "`1` keeps the Kimi chats of stateless requests. By default they are deleted after the answer.",
+        "设为 `1` 会保留无状态请求产生的 Kimi 会话。默认在回答结束后删除。",
     )
     heartbeat_s: float = _setting(
-        "HEARTBEAT_S", "15", "Seconds of silence after which a waiting client is sent an SSE comment."
+        "HEARTBEAT_S",
+        parsers.seconds(0.1, 3600),
+        "15",
+        "Seconds of silence after which an SSE comment is sent to a waiting client.",
+        "沉默多少秒后，给等待中的客户端发一行 SSE 注释（心跳）。",
     )
     commit_after_s: float = _setting(
         "COMMIT_AFTER_S",
+        parsers.seconds(0.05, 3600),
         "10",
-        "Seconds without an answer after which a stream's headers go out all the same.",
+        "Seconds to wait for the start of an answer before the headers of a stream are sent. After that an error can "
+        "only be an event in the stream.",
+        "流式请求最多等待多少秒，还没有回答也先把响应头发出去。此后出错只能作为流中的事件返回。",
+        advanced=True,
     )
-    connect_timeout_s: float = _setting("CONNECT_TIMEOUT_S", "10", "Seconds to wait for a connection to Kimi.")
+    connect_timeout_s: float = _setting(
+        "CONNECT_TIMEOUT_S",
+        parsers.seconds(0.1, 600),
+        "10",
+        "Seconds to wait for a connection to Kimi.",
+        "连接 Kimi 的时限，秒。",
+        advanced=True,
+    )
     first_event_timeout_s: float = _setting(
-        "FIRST_EVENT_TIMEOUT_S", "120", "Seconds to wait for the first sign of an answer from Kimi."
+        "FIRST_EVENT_TIMEOUT_S",
+        parsers.seconds(0.1, 86400),
+        "120",
+        "Seconds to wait for the first event of an answer from Kimi.",
+        "等待 Kimi 第一个事件的时限，秒。",
+        advanced=True,
     )
     idle_timeout_s: float = _setting(
-        "IDLE_TIMEOUT_S", "120", "Seconds of complete silence in the middle of an answer."
+        "IDLE_TIMEOUT_S",
+        parsers.seconds(0.1, 86400),
+        "120",
+        "Seconds of complete silence from Kimi in the middle of an answer, after which the answer fails.",
+        "回答中途 Kimi 完全没有动静，超过多少秒视为失败。",
     )
-    total_timeout_s: float = _setting("TOTAL_TIMEOUT_S", "1800", "Seconds that one answer may take in all.")
+    total_timeout_s: float = _setting(
+        "TOTAL_TIMEOUT_S",
+        parsers.seconds(0.1, 86400),
+        "1800",
+        "Seconds that a whole answer may take.",
+        "一次回答的总时限，秒。",
+    )
     max_continuations: int = _setting(
-        "MAX_CONTINUATIONS", "3", "How often an answer that Kimi cut at its length limit is continued."
+        "MAX_CONTINUATIONS",
+        parsers.integer(0, 100),
+        "3",
+        "How often an answer is continued that Kimi cut at its length limit.",
+        "回答被 Kimi 的长度上限截断时，最多续写几次。",
+        advanced=True,
     )
     account_max_streams: int = _setting(
-        "ACCOUNT_MAX_STREAMS", "2", "Answers that one Kimi account gives at the same time; 0: any number."
+        "ACCOUNT_MAX_STREAMS",
+        parsers.integer(0, 1000),
+        "2",
+        "Answers that one Kimi account gives at the same time. `0`: no limit.",
+        "一个 Kimi 账号同时进行的回答数。`0`：不限。",
     )
     account_min_interval_s: float = _setting(
-        "ACCOUNT_MIN_INTERVAL_S", "0", "Seconds, with some chance added, between two turns of one account."
+        "ACCOUNT_MIN_INTERVAL_S",
+        parsers.seconds(0, 3600),
+        "0",
+        "Least number of seconds between the starts of two turns of one account. A random extra is added.",
+        "同一账号两轮之间至少间隔多少秒（会随机加长一些）。",
     )
     queue_wait_s: float = _setting(
-        "QUEUE_WAIT_S", "30", "Seconds that a request waits for a free account before it is told 429."
+        "QUEUE_WAIT_S",
+        parsers.seconds(0, 3600),
+        "30",
+        "Seconds that a request waits for a free account before it fails with status 429.",
+        "没有空闲账号时，请求最多排队多少秒，之后返回 429。",
     )
     queue_max: int = _setting(
-        "QUEUE_MAX", "500", "Requests that may wait for an account, all together; one more is told 429 at once."
+        "QUEUE_MAX",
+        parsers.integer(0, 100_000),
+        "500",
+        "Requests that may wait for a free account, in all workers together. Further ones fail at once with status "
+        "429.",
+        "所有工作进程合计，最多允许多少个请求排队。再多立即返回 429。",
+        advanced=True,
     )
     failover_s: float = _setting(
-        "FAILOVER_S", "60", "Seconds after which a request that has failed is not tried on another account."
+        "FAILOVER_S",
+        parsers.seconds(0, 3600),
+        "60",
+        "Seconds during which a failed request is tried again on other accounts.",
+        "请求失败后，在多少秒之内还会换账号重试。",
     )
     retry_backoff_s: float = _setting(
-        "RETRY_BACKOFF_S", "1", "Seconds, more or less, before the one new try where Kimi as a whole has failed."
+        "RETRY_BACKOFF_S",
+        parsers.seconds(0, 60),
+        "1",
+        "Seconds, approximately, before the single retry after a failure of Kimi that no account caused.",
+        "Kimi 整体出错（与账号无关）时，大约隔多少秒重试一次。",
+        advanced=True,
     )
     max_conversations: int = _setting(
-        "MAX_CONVERSATIONS", "10000", "Conversations that one API key may have; a new one more is told 429."
+        "MAX_CONVERSATIONS",
+        parsers.integer(1, 100_000_000),
+        "10000",
+        "Conversations that one API key may have. Further ones are rejected with status 429.",
+        "每个 API key 最多有多少个对话。再多返回 429。",
     )
     conversation_max_age_days: float = _setting(
         "CONVERSATION_MAX_AGE_DAYS",
+        parsers.number(0, 36_500),
         "0",
-        "Days without a turn after which a conversation and its Kimi chat are deleted; 0: never.",
+        "Days without a turn after which a conversation and its Kimi chat are deleted. `0`: never.",
+        "对话多少天没有新消息，就连同 Kimi 会话一起删除。`0`：永不。",
     )
     store_transcripts: bool = _setting(
         "STORE_TRANSCRIPTS",
+        parsers.switch(),
         "0",
-        "1 keeps what was said in conversations, sealed, so that one whose Kimi chat is lost can go on. "
-        "Needs GATEWAY_SECRET.",
+        "`1` stores the messages of conversations, encrypted with `GATEWAY_SECRET`, so that a conversation can "
+        "continue after its Kimi chat was lost.",
+        "设为 `1` 会保存对话内容（用 `GATEWAY_SECRET` 加密），Kimi 会话丢失后对话仍可继续。",
     )
     citations: CitationStyle = _setting(
         "CITATIONS",
+        parsers.choice(*get_args(CitationStyle)),
         "both",
-        "What a reference to a web page becomes: annotations, markdown (a link in the text), both, or off "
-        "(Kimi's own markers).",
+        "How references to web pages are returned: as annotations, as links in the text (`markdown`), as both, or as "
+        "Kimi's own markers (`off`).",
+        "网页引用的形式：注解（`annotations`）、正文里的链接（`markdown`）、两者都有（`both`），"
+        "或保留 Kimi 的原始标记（`off`）。",
     )
     conversation_wait_s: float = _setting(
         "CONVERSATION_WAIT_S",
+        parsers.seconds(0, 600),
         "15",
-        "Seconds that a turn waits for an earlier turn of its conversation before it is told 409.",
+        "Seconds that a turn waits for an earlier turn of its conversation before it fails with status 409.",
+        "同一对话上一轮还没结束时，最多等多少秒，之后返回 409。",
+        advanced=True,
     )
     lease_s: float = _setting(
-        "LEASE_S", "10", "Seconds after which everything that a killed worker held is free again."
+        "LEASE_S",
+        parsers.seconds(0.5, 600),
+        "10",
+        "Seconds after which the leases of a killed worker expire: its accounts, conversations and places in the "
+        "queue become free.",
+        "工作进程被强杀后，多少秒后它占用的账号、对话和排队位置被释放。",
+        advanced=True,
     )
-    max_body_bytes: int = _setting("MAX_BODY_BYTES", "16777216", "Largest request body, in bytes.")
+    max_body_bytes: int = _setting(
+        "MAX_BODY_BYTES",
+        parsers.integer(1024, 1 << 31),
+        "16777216",
+        "Size limit of a request body, in bytes.",
+        "请求体的最大字节数。",
+    )
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS",
+        parsers.origins,
         "*",
-        "Origins whose pages may call the gateway from a browser, comma-separated; without GATEWAY_API_KEYS only "
-        "those named here and those of this machine are served.",
+        "Origins of the web pages that may call the gateway from a browser, comma-separated. Without "
+        "`GATEWAY_API_KEYS` only the origins that are named here and those of this machine are served.",
+        "哪些来源的网页可以在浏览器里直接调用网关，用逗号分隔。没有设置 `GATEWAY_API_KEYS` 时，"
+        "只服务这里列出的来源和本机。",
     )
     strict_params: bool = _setting(
-        "STRICT_PARAMS", "0", "1 refuses parameters that have no effect here instead of naming them in a header."
+        "STRICT_PARAMS",
+        parsers.switch(),
+        "0",
+        "`1` refuses parameters that have no effect here. By default they are named in the response header "
+        "`x-ignored-params`.",
+        "设为 `1` 会拒绝在这里不起作用的参数。默认只在响应头 `x-ignored-params` 中列出它们。",
     )
-    log_level: str = _setting("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
+    log_level: str = _setting(
+        "LOG_LEVEL", parsers.choice("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "Log level.", "日志级别。"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.kimi_auth_url:
+            object.__setattr__(self, "kimi_auth_url", _auth_url_for(self.kimi_base_url))
 
     @property
     def secrets(self) -> list[str]:
-        """Everything that must never be seen."""
+        """Every text that must never be shown."""
         tokens = [token for credential in self.credentials for token in credential.secrets]
         own = [self.gateway_secret] if self.gateway_secret else []
-        return [*tokens, *(key.secret for key in self.api_keys), *own, *_passwords(self.database_url)]
+        return [*tokens, *(key.secret for key in self.api_keys), *own, *parsers.passwords_in(self.database_url)]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Config":
-        """Reads and checks every setting; raises ConfigError for the first that cannot be used."""
-        values = {f.name: _read(env, f.metadata["name"], f.metadata["default"], f.name) for f in fields(cls)}
-        config = cls(**values)
+        """Reads all settings. Raises ConfigError: for the first one that cannot be used."""
+        config = cls(**{field: _read(env, setting) for field, setting in _settings()})
         config.check_bind([config.host])
         config.check_transcripts()
         return config
 
     @classmethod
     def examine(cls, env: Mapping[str, str]) -> "Examination":
-        """Reads every setting as ``from_env`` does, and says all that is wrong with them; raises nothing."""
+        """Reads all settings as ``from_env`` does, and reports all errors instead of raising the first one."""
         values: dict[str, Any] = {}
         wrong: dict[str, str] = {}
-        for f in fields(cls):
-            name, default = f.metadata["name"], f.metadata["default"]
+        for field_name, setting in _settings():
             try:
-                values[f.name] = _read(env, name, default, f.name)
+                values[field_name] = _read(env, setting)
             except ConfigError as e:
-                wrong[name] = str(e)
-                values[f.name] = () if default is None else _read({}, name, default, f.name)
+                wrong[setting.name] = str(e)
+                values[field_name] = () if setting.default is None else _read({}, setting)
         config = cls(**values)
         if "GATEWAY_API_KEYS" not in wrong:
             try:
@@ -195,18 +361,20 @@ class Config:
                 config.check_transcripts()
             except ConfigError as e:
                 wrong["STORE_TRANSCRIPTS"] = str(e)
-        # GATEWAY_INTERFACE belongs to CGI.
-        known = {"GATEWAY_INTERFACE", *(f.metadata["name"] for f in fields(cls))}
+        # GATEWAY_INTERFACE is a variable of CGI.
+        known = {"GATEWAY_INTERFACE", *(setting.name for _, setting in _settings())}
         unknown = sorted(name for name in env if name.startswith(("KIMI_", "GATEWAY_")) and name not in known)
         return Examination(config, wrong, tuple(unknown))
 
     def check_transcripts(self) -> None:
-        """Refuses to keep message text where anybody could read it."""
+        """Raises ConfigError: if messages would be stored without encryption."""
         if self.store_transcripts and not self.gateway_secret:
-            raise ConfigError("STORE_TRANSCRIPTS=1 keeps message text, which GATEWAY_SECRET must seal: set it, too")
+            raise ConfigError(
+                "STORE_TRANSCRIPTS=1 stores messages, which are encrypted with GATEWAY_SECRET: set it too"
+            )
 
     def check_bind(self, hosts: list[str]) -> None:
-        """Refuses to listen beyond this machine when any key would be accepted."""
+        """Raises ConfigError: if other machines could reach one of ``hosts`` and no API key were required."""
         for host in hosts:
             if not self.api_keys and not is_loopback(host):
                 raise ConfigError(
@@ -217,19 +385,19 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """``config`` has the default in the place of each setting that cannot be used (KIMI_TOKENS: none).
-
-    ``wrong``: a sentence for each of those, by name. ``unknown``: what is set, looks like ours, and is not.
-    """
+    """What ``Config.examine`` found."""
 
     config: Config
+    """With the default of each setting that cannot be used (KIMI_TOKENS: no credentials)."""
     wrong: Mapping[str, str]
+    """The error of each setting that cannot be used, by name."""
     unknown: tuple[str, ...]
+    """Variables that are named like settings of ours and are none."""
 
 
 @functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
-    """Whether an address (or the name localhost) can be reached from this machine only."""
+    """Whether only this machine can reach an address, or the name localhost."""
     if host.lower() == "localhost":
         return True
     try:
@@ -241,16 +409,17 @@ def is_loopback(host: str) -> bool:
 
 
 def load_env_file() -> None:
-    """Puts the settings of ``.env`` into the environment, where they are not yet; raises ConfigError.
+    """Sets the environment variables of ``.env`` that are not set yet. Raises ConfigError: if it cannot be read.
 
-    The file is the nearest one, from the folder of the gateway upwards.
+    The file is searched for in the folder of the application and in those above it.
     """
-    # A process that renews a token inherits the environment and is to start quickly.
+    # Not loaded above: the process that renews a token inherits the environment, and should start quickly.
     from dotenv import load_dotenv
     from dotenv.parser import parse_stream
 
-    # Not left to dotenv: where the server is no Python program (mod_wsgi, uWSGI) it looks in the working directory.
-    file = next((file for folder in (_HOME, *_HOME.parents) if (file := folder / ".env").is_file()), None)
+    # dotenv's own search starts in the working directory if the server is not a Python program (mod_wsgi, uWSGI).
+    folders = (parsers.HOME, *parsers.HOME.parents)
+    file = next((file for folder in folders if (file := folder / ".env").is_file()), None)
     if file is None:
         return
     try:
@@ -258,233 +427,39 @@ def load_env_file() -> None:
             bad = [binding.original.line for binding in parse_stream(lines) if binding.error]
         if bad:
             raise ConfigError(
-                f".env, line {bad[0]}: expected NAME=value; a value with spaces, quotes or # stands in single quotes"
+                f".env, line {bad[0]}: expected NAME=value; put a value with spaces, quotes or # into single quotes"
             )
         load_dotenv(file)
     except OSError as e:
         raise ConfigError(f".env cannot be read: {e.strerror}") from None
     except ValueError:
-        # UnicodeDecodeError is one; of UTF-16 without its mark come zero bytes, which no environment takes.
+        # A UnicodeDecodeError; or a zero byte, which no environment accepts, of UTF-16 without a byte order mark.
         raise ConfigError(".env is not UTF-8: save .env as UTF-8") from None
 
 
-def describe_settings() -> list[tuple[str, str | None, str]]:
-    """Name, default (None: required) and meaning of every setting, in order of the documentation."""
-    return [(f.metadata["name"], f.metadata["default"], f.metadata["about"]) for f in fields(Config)]
+def describe_settings() -> list[Setting]:
+    """All settings, in the order of the documentation."""
+    return [setting for _, setting in _settings()]
 
 
-def _read(env: Mapping[str, str], name: str, default: str | None, key: str) -> Any:
-    text = env.get(name, "").strip() or default
+def _settings() -> Iterator[tuple[str, Setting]]:
+    """The field of Config and the row of the table, of each setting."""
+    return ((f.name, f.metadata["setting"]) for f in fields(Config))
+
+
+def _read(env: Mapping[str, str], setting: Setting) -> Any:
+    text = env.get(setting.name, "").strip() or setting.default
     if text is None:
-        raise ConfigError(f"{name} is not set: paste at least one Kimi token (README, 'Get a token')")
+        raise ConfigError(f"{setting.name} is not set: paste at least one Kimi token (README, 'Get a token')")
     try:
-        return _PARSERS[key](text)
+        return setting.parser.parse(text)
     except CredentialError as e:
-        raise ConfigError(f"{name}: {e}") from None
+        raise ConfigError(f"{setting.name}: {e}") from None
     except ValueError as e:
-        shown = "" if key in _SECRET or isinstance(e, _SecretFound) else f"={text}"
-        raise ConfigError(f"{name}{shown}: {e}") from None
+        shown = "" if setting.is_secret or isinstance(e, parsers.HiddenValueError) else f"={text}"
+        raise ConfigError(f"{setting.name}{shown}: {e}") from None
 
 
-def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
-    return _number(lowest, highest, "a number of seconds")
-
-
-def _number(lowest: float, highest: float, what: str = "a number") -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not lowest <= value <= highest:
-            raise ValueError(f"expected {what} from {lowest:g} to {highest:g}")
-        return value
-
-    return parse
-
-
-def _integer(lowest: int, highest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"-?[0-9]+", text) or not lowest <= int(text) <= highest:
-            raise ValueError(f"expected a whole number from {lowest} to {highest}")
-        return int(text)
-
-    return parse
-
-
-def _switch(text: str) -> bool:
-    if text.lower() in ("1", "true", "yes", "on"):
-        return True
-    if text.lower() in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("expected 1 or 0")
-
-
-def _http_url(text: str) -> str:
-    if "@" in text:
-        raise _SecretFound("without user and password: expected an address such as https://www.kimi.com")
-    try:
-        parts = urlsplit(text)
-        # Only who asks for the port is told that it cannot be one.
-        complete = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        complete = False
-    # urlsplit takes white space for a part of the name, or drops it.
-    if not complete or parts.query or parts.fragment or re.search(r"\s", text):
-        raise ValueError("expected an address such as https://www.kimi.com")
-    return text.rstrip("/")
-
-
-def _protocol(text: str) -> str:
-    if text.lower() not in ("auto", "sse", "connect"):
-        raise ValueError("expected auto, sse or connect")
-    return text.lower()
-
-
-def _citations(text: str) -> str:
-    if text.lower() not in get_args(CitationStyle):
-        raise ValueError("expected annotations, markdown, both or off")
-    return text.lower()
-
-
-def _database_url(text: str) -> str:
-    if re.match(r"sqlite:///(?!:memory:).+", text):
-        # Where the server runs in another folder it is the same file.
-        return text if text.startswith("sqlite:////") else f"sqlite:///{_HOME}/{text.removeprefix('sqlite:///')}"
-    # What providers of databases hand out names no driver; there is one here.
-    url = re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", text)
-    complete = False
-    if url.startswith("postgresql+psycopg://"):
-        parts = _split_as_sqlalchemy_does(url)
-        with contextlib.suppress(ValueError):
-            has_host = parts.hostname or "host" in parse_qs(parts.query)
-            has_port = parts.port != 0 and not parts.netloc.endswith(":")
-            complete = bool(re.match("/+[^/]", parts.path) and has_host and has_port)
-    if not complete:
-        raise ValueError("expected sqlite:///path/to/file.db or postgresql+psycopg://user:password@host/database")
-    return url
-
-
-# The host begins behind the first "@" (sqlalchemy.engine.url), for urlsplit behind the last one before a slash.
-_SQLALCHEMY_SPLITS = re.compile(
-    r"[^:]+://(?:[^:/]*(?::(?P<password>[^@]*))?@)?(?:\[(?P<ipv6>[^/?]+)\]|(?P<host>[^/:?]+))?"
-)
-
-
-def _split_as_sqlalchemy_does(url: str) -> SplitResult:
-    """The parts of the URL of a server; raises ValueError where SQLAlchemy would find another password or host.
-
-    It would tell a part of the password as the name of a host that is not found. It cannot be asked itself:
-    gunicorn's master reads the settings, and must not load what gevent has yet to patch.
-    """
-    theirs = _SQLALCHEMY_SPLITS.match(url)
-    try:
-        # For SQLAlchemy there is no fragment.
-        parts = urlsplit(url, allow_fragments=False)
-        host = parts.hostname
-    except ValueError:
-        # Its text may have the password in it.
-        theirs = None
-    if (
-        theirs is None
-        or (theirs["password"] or "") != (parts.password or "")
-        or (theirs["ipv6"] or theirs["host"] or "").lower() != (host or "")
-    ):
-        raise ValueError(
-            "in the user name and the password, write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, "
-            "[ as %5B, ] as %5D and % as %25"
-        )
-    return parts
-
-
-def _passwords(database_url: str) -> list[str]:
-    """The password in the URL: as it is, and as it is written there."""
-    parts = urlsplit(database_url, allow_fragments=False)
-    written = [parts.password or "", *parse_qs(parts.query).get("password", [])]
-    return [password for text in written if text for password in dict.fromkeys((text, unquote(text)))]
-
-
-def _keys(text: str) -> tuple[ApiKey, ...]:
-    keys = tuple(_key(entry) for entry in (part.strip() for part in text.split(",")) if entry)
-    if any(not key.secret.isascii() or not key.secret.isprintable() or " " in key.secret for key in keys):
-        raise ValueError("a key is made of printable ASCII characters without spaces")
-    names = [key.name for key in keys if key.name]
-    if len(names) > len(set(names)):
-        raise ValueError("two keys have the same name")
-    return keys
-
-
-def _key(entry: str) -> ApiKey:
-    # The "=" at the end of a key in Base64 does not make a name of the key.
-    named = re.fullmatch(r"([A-Za-z0-9._-]{1,64})=(.*[^=].*)", entry)
-    return ApiKey(named[1], named[2]) if named else ApiKey(None, entry)
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(origin for origin in (part.strip().rstrip("/") for part in text.split(",")) if origin)
-    # No name has a bracket or a star in it: flask-cors would take it for a pattern.
-    if any(
-        origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+-]*://[A-Za-z0-9._-]+(:[0-9]+)?", origin)
-        for origin in origins
-    ):
-        raise ValueError("expected * or origins such as https://chat.example.com, comma-separated")
-    return origins
-
-
-def _secret(text: str) -> str | None:
-    if text and len(text) < 12:
-        raise ValueError("expected at least 12 characters; `openssl rand -hex 32` makes a good one")
-    return text or None
-
-
-def _host(text: str) -> str:
-    if not re.fullmatch(r"\[?[0-9A-Za-z.:_-]+\]?", text):
-        raise ValueError("expected an address such as 127.0.0.1, 0.0.0.0 or ::")
-    # gunicorn wants IPv6 addresses in brackets.
-    return f"[{text}]" if ":" in text and not text.startswith("[") else text
-
-
-def _log_level(text: str) -> str:
-    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise ValueError("expected DEBUG, INFO, WARNING or ERROR")
-    return text.upper()
-
-
-_SECRET = ("credentials", "api_keys", "database_url", "gateway_secret")
-
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "credentials": parse_credentials,
-    "api_keys": _keys,
-    "host": _host,
-    "port": _integer(0, 65535),
-    "workers": _integer(1, 256),
-    "database_url": _database_url,
-    "kimi_base_url": _http_url,
-    "kimi_auth_url": _http_url,
-    "gateway_secret": _secret,
-    "kimi_protocol": _protocol,
-    "keep_chats": _switch,
-    "heartbeat_s": _seconds(0.1, 3600),
-    "commit_after_s": _seconds(0.05, 3600),
-    "connect_timeout_s": _seconds(0.1, 600),
-    "first_event_timeout_s": _seconds(0.1, 86400),
-    "idle_timeout_s": _seconds(0.1, 86400),
-    "total_timeout_s": _seconds(0.1, 86400),
-    "max_continuations": _integer(0, 100),
-    "account_max_streams": _integer(0, 1000),
-    "account_min_interval_s": _seconds(0, 3600),
-    "queue_wait_s": _seconds(0, 3600),
-    "queue_max": _integer(0, 100_000),
-    "failover_s": _seconds(0, 3600),
-    "retry_backoff_s": _seconds(0, 60),
-    "max_conversations": _integer(1, 100_000_000),
-    "conversation_max_age_days": _number(0, 36_500),
-    "store_transcripts": _switch,
-    "citations": _citations,
-    "conversation_wait_s": _seconds(0, 600),
-    "lease_s": _seconds(0.5, 600),
-    "max_body_bytes": _integer(1024, 1 << 31),
-    "cors_origins": _origins,
-    "strict_params": _switch,
-    "log_level": _log_level,
-}
+def _auth_url_for(base_url: str) -> str:
+    host = urlsplit(base_url).hostname or ""
+    return "https://auth.kimi.ai" if f".{host}".endswith(".kimi.ai") else "https://auth.kimi.com"

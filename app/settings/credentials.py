@@ -1,8 +1,8 @@
-"""What a person pasted into KIMI_TOKENS, understood without asking anybody.
+"""Parses KIMI_TOKENS, in the forms in which people paste tokens.
 
-Knows the forms of a Kimi secret and the claims of its JWT: ``kimi-protocol.md`` 1.5 and 2.1
-(HS512 JWTs; ``typ`` access or refresh; ``iat``; ``exp``; ``sub``; ``device_id``; ``ssid``). The signature is
-not checked: only Kimi can. Must never know how a token is sent, kept or chosen.
+The forms of Kimi's tokens and the claims in them: ``kimi-protocol.md`` 1.5 and 2.1 (HS512 JWTs; ``typ`` access or
+refresh; ``iat``; ``exp``; ``sub``; ``device_id``; ``ssid``). The signature is not checked, only Kimi can do that.
+Does not know how a token is sent, stored or chosen.
 """
 
 import base64
@@ -15,41 +15,41 @@ from typing import Any
 
 import orjson
 
-# A label and its entry; a cookie, whose name may be longer. The `=` at the end of Base64 makes a name of nothing.
+# A label and its entry; a cookie, whose name may be longer. What precedes the `=` at the end of Base64 is no label.
 _LABELLED = re.compile(r"([A-Za-z0-9_.-]{1,32})\s*=\s*(?!=)(.+)", re.DOTALL)
 _COOKIE = re.compile(r"[^\s=;,]+\s*=\s*[^\s=]")
 
 
 class CredentialError(ValueError):
-    """An entry that cannot be a Kimi secret. The text names the entry and never shows it."""
+    """An entry that cannot be a Kimi token. The text contains the number of the entry, not the entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """One account as it was configured: an access token, a refresh token, or both.
-
-    ``id`` is stable as long as it is the same Kimi user, and safe to log; ``label`` is for people;
-    ``expires_at`` and ``refresh_expires_at`` are in Unix seconds, None where the token does not say.
-    """
+    """One configured account: an access token, a refresh token, or both."""
 
     id: str
+    """The same for all tokens of one Kimi user. Can be logged."""
     label: str
+    """The name of the account, for people."""
     access_token: str | None = field(default=None, repr=False)
     refresh_token: str | None = field(default=None, repr=False)
     expires_at: float | None = None
+    """When the access token expires, in Unix seconds; None if it does not say so."""
     refresh_expires_at: float | None = None
+    """As ``expires_at``, of the refresh token."""
     user_id: str | None = field(default=None, repr=False)
     device_id: str | None = field(default=None, repr=False)
     session_id: str | None = field(default=None, repr=False)
 
     @property
     def source(self) -> str:
-        """A digest that changes with the entry."""
+        """A digest of the configured token: a new one means that the user has changed the setting."""
         return hashlib.sha256((self.refresh_token or self.access_token or "").encode()).hexdigest()
 
     @property
     def hint(self) -> str:
-        """The label and the last four characters: enough for its owner, useless to others."""
+        """The label and the last four characters of the token, by which its owner recognises it."""
         return f"{self.label} (…{(self.refresh_token or self.access_token or '')[-4:]})"
 
     @property
@@ -58,23 +58,23 @@ class Credential:
 
 
 def parse_credentials(text: str) -> tuple[Credential, ...]:
-    """KIMI_TOKENS → credentials in order; raises CredentialError with the number of the bad entry.
+    """The credentials in KIMI_TOKENS, in order. Raises CredentialError: for the first entry that is not a token.
 
-    Entries are separated by commas; ``name=entry`` labels one. An entry is an access token, a refresh token,
+    Entries are separated by commas; ``name=entry`` gives one a label. An entry is an access token, a refresh token,
     a cookie (``kimi-auth=...``, alone or among others), or the JSON of the browser's local storage
-    (``{"access_token": ..., "refresh_token": ...}``). White space, quotes and ``Bearer `` are taken off.
-    Several entries of one Kimi user are one account: a refresh token counts before an access token, and of
-    two of a kind the one that lives longer.
+    (``{"access_token": ..., "refresh_token": ...}``). White space, quotes and ``Bearer `` around it are removed.
+    Several entries of one Kimi user are one account: a refresh token is preferred to an access token, and of two of a
+    kind the one that expires later.
     """
     entries = [entry for entry in (_clean(part) for part in _split(text)) if entry]
     if not entries:
-        raise CredentialError("holds no token; paste at least one (README, 'Get a token')")
+        raise CredentialError("contains no token; paste at least one (README, 'Get a token')")
     credentials: dict[str, Credential] = {}
     labels: dict[str, str] = {}
     for number, entry in enumerate(entries, start=1):
         credential = _parse_entry(entry, number)
         other = credentials.get(credential.id)
-        if other is not None and _worth(other) >= _worth(credential):
+        if other is not None and _preference(other) >= _preference(credential):
             continue
         if labels.setdefault(credential.label, credential.id) != credential.id:
             raise CredentialError(f"the label '{credential.label}' is used twice")
@@ -83,7 +83,7 @@ def parse_credentials(text: str) -> tuple[Credential, ...]:
 
 
 def read_claims(token: str) -> dict[str, Any]:
-    """The claims of a JWT, unverified; empty for anything that is not one."""
+    """The claims of a JWT, not verified; empty if the token is not a JWT."""
     parts = token.split(".")
     if len(parts) != 3 or not token.startswith("eyJ"):
         return {}
@@ -95,27 +95,27 @@ def read_claims(token: str) -> dict[str, Any]:
 
 
 def read_expiry(token: str) -> float | None:
-    """When a JWT expires, in Unix seconds; None where it does not say."""
+    """When a JWT expires, in Unix seconds; None if it does not say so."""
     return _number(read_claims(token), "exp")
 
 
 def read_lifetime(token: str) -> float | None:
-    """How long a JWT is valid in all, in seconds; None where it does not say."""
+    """The lifetime of a JWT, in seconds; None if it does not say so."""
     claims = read_claims(token)
     issued_at, expires_at = _number(claims, "iat"), _number(claims, "exp")
     return None if issued_at is None or expires_at is None else expires_at - issued_at
 
 
-def _worth(credential: Credential) -> tuple[bool, float]:
+def _preference(credential: Credential) -> tuple[bool, float]:
     refreshable = credential.refresh_token is not None
     return refreshable, (credential.refresh_expires_at if refreshable else credential.expires_at) or 0.0
 
 
 def _split(text: str) -> Iterator[str]:
-    """The entries: cut at commas, but not at those inside JSON or inside the value of a cookie."""
+    """The entries: split at commas, except those in JSON and those in the value of a cookie."""
     entry: list[str] = []
     for piece in _pieces(text):
-        if entry and (_ends_entry(entry[-1]) or _begins_entry(piece)):
+        if entry and (_ends_entry(entry[-1]) or _starts_entry(piece)):
             yield from _joined(entry)
             entry = []
         entry.append(piece)
@@ -123,7 +123,7 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cut at all commas, but not at those inside JSON."""
+    """The text, split at commas except those in JSON."""
     depth, start = 0, 0
     for index, character in enumerate(text):
         if character in "{[":
@@ -137,15 +137,15 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _ends_entry(piece: str) -> bool:
-    """Whether a comma behind it is in no cookie's value: there is none in a token, and none behind a semicolon."""
+    """Whether a comma after ``piece`` ends the entry: it is neither in a token nor directly after a semicolon."""
     is_token = re.search(r"kimi-auth|\beyJ|\bcpmt_", piece.rpartition(";")[2], re.IGNORECASE)
     return is_token is not None or piece.rstrip(" \t\r\n\"'").endswith(";")
 
 
-def _begins_entry(piece: str) -> bool:
-    """Whether what follows a comma in cookies can be an entry of its own, maybe a mistyped one.
+def _starts_entry(piece: str) -> bool:
+    """Whether ``piece``, which follows a comma among cookies, can be an entry, possibly a mistyped one.
 
-    Numbers alone are none: Baidu's Hm_lvt_… (1.3) is a list of times.
+    A number is not one: the value of Baidu's cookie Hm_lvt_… (1.3) is a list of times.
     """
     piece = _clean(piece)
     first, more, _ = piece.partition(";")
@@ -154,10 +154,10 @@ def _begins_entry(piece: str) -> bool:
 
 
 def _joined(pieces: list[str]) -> list[str]:
-    """The pieces of cookies as the one entry that they are; others as they came."""
+    """The pieces joined to one entry if they are cookies, else the pieces."""
     entry = _clean(",".join(pieces))
-    is_torn = _looks_like_cookies(entry) and "=" in entry.partition(";")[0] and entry.count("kimi-auth") == 1
-    return [entry] if is_torn else pieces
+    is_split = _looks_like_cookies(entry) and "=" in entry.partition(";")[0] and entry.count("kimi-auth") == 1
+    return [entry] if is_split else pieces
 
 
 def _parse_entry(entry: str, number: int) -> Credential:
@@ -173,17 +173,17 @@ def _parse_entry(entry: str, number: int) -> Credential:
 
 
 def _is_label(entry: str, rest: str) -> bool:
-    """Whether what stands before the first ``=``, in front of ``rest``, is a label: it may be a cookie's name."""
+    """Whether the name before ``=`` and ``rest`` is a label, and not the name of a cookie."""
     if not _looks_like_cookies(entry):
         return True
     if rest.startswith("{"):
         return "kimi-auth" not in rest
-    # `home=theme=dark; …`. Cookies of analytics begin with an underscore, and some have an `=` in their value.
+    # `home=theme=dark; …` has one. Cookies of analytics start with an underscore, and some contain `=`.
     return not entry.startswith("_") and _COOKIE.match(rest.partition(";")[0]) is not None
 
 
 def _tokens_in(entry: str, number: int) -> Sequence[str]:
-    """The tokens of one entry, whatever its form."""
+    """The tokens of one entry."""
     if entry.startswith("{"):
         return _tokens_in_storage(entry, number)
     if _looks_like_cookies(entry):
@@ -195,7 +195,7 @@ def _tokens_in(entry: str, number: int) -> Sequence[str]:
 
 
 def _tokens_in_storage(entry: str, number: int) -> Sequence[str]:
-    """Of local storage: plain strings; a refresh token was also seen as an array of its three parts (2.1)."""
+    """Of local storage: strings; a refresh token was also observed as an array of its three parts (2.1)."""
     try:
         storage = orjson.loads(entry)
     except ValueError:
@@ -219,8 +219,8 @@ def _looks_like_cookies(entry: str) -> bool:
 def _checked(token: str, number: int) -> str:
     if token.startswith("sk-"):
         raise CredentialError(
-            f"entry {number} is an API key of the official platform; what is needed is the token of a login at "
-            "Kimi's site (README, 'Get a token')"
+            f"entry {number} is an API key of the official platform; paste the token of a login at Kimi's site "
+            "instead (README, 'Get a token')"
         )
     if not re.fullmatch(r"[A-Za-z0-9_.=+/~-]{8,}", token):
         raise CredentialError(
@@ -239,18 +239,18 @@ def _with_token(credential: Credential, token: str) -> Credential:
     credential = replace(
         credential,
         user_id=credential.user_id or _text(claims, "sub"),
-        # A device id was seen in the refresh token only (1.3).
+        # A device id was observed in refresh tokens only (1.3).
         device_id=credential.device_id or _text(claims, "device_id"),
         session_id=credential.session_id or _text(claims, "ssid"),
     )
-    # Opaque refresh tokens begin with cpmt_ (1.5); any other opaque word is used as an access token.
+    # Opaque refresh tokens start with cpmt_ (1.5). Any other opaque word is used as an access token.
     if claims.get("typ") == "refresh" or token.startswith("cpmt_"):
         return replace(credential, refresh_token=token, refresh_expires_at=read_expiry(token))
     return replace(credential, access_token=token, expires_at=read_expiry(token))
 
 
 def _clean(entry: str) -> str:
-    """Takes off what people paste around a token, in whatever order it comes."""
+    """Removes what people paste together with a token, in any order."""
     before = None
     while entry != before:
         before = entry
@@ -264,7 +264,7 @@ def _text(claims: dict[str, Any], name: str) -> str | None:
     value = claims.get(name)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    # These become request headers: nothing but plain characters may pass.
+    # These become request headers: only plain characters are safe.
     return value if isinstance(value, str) and re.fullmatch(r"[\w.:@-]{1,128}", value, re.ASCII) else None
 
 
@@ -272,5 +272,5 @@ def _number(claims: dict[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    # Beyond these limits it is no date that a calendar could show.
+    # A date that datetime can show.
     return float(value) if 0 <= value < 1e11 else None

@@ -1,4 +1,4 @@
-"""Pure text: what several messages become, how many tokens it is, where it ends, what is cited, which JSON is in it.
+"""Pure text: prompts, token counts, the end of an answer, citations, JSON.
 
-Does no input or output. Must never know an account, a request of HTTP, or an upstream.
+No input or output. Does not know accounts, HTTP requests or upstreams.
 """

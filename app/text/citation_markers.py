@@ -1,13 +1,13 @@
-"""Finds Kimi's citation markers in a text that comes in any pieces (``kimi-protocol.md`` 3.7, 5.6, Q29).
+"""Finds Kimi's citation markers in a text that comes in pieces (``kimi-protocol.md`` 3.7, 5.6, Q29).
 
     [^3^]                                       both generations until 2025: the number of a page
-    <d>cite<d>web_search:1#5<d>                 since 2026: the place of a page in a search, between delimiters,
-    <d>web_search:1#0:~:text=a quote<d>         of which U+1F6E0, U+1F3A8, U+E3A0 and U+E3A8 were seen
+    <d>cite<d>web_search:1#5<d>                 since 2026: the position of a page in a search, between delimiters,
+    <d>web_search:1#0:~:text=a quote<d>         of which U+1F6E0, U+1F3A8, U+E3A0 and U+E3A8 were observed
 
-Of the second form one stripped example was published, so it is read generously: any of the delimiters, one to
-three of them, ``cite`` or none, several pages in a row. What only looks like a marker is text: a footnote of
-Markdown (``[^1]``), a picture of a tool, and everything inside Markdown's code, blocks and spans. Text is held
-back only while it can still become a marker. Knows Markdown's code, and not what a marker refers to.
+Only one incomplete example of the second form was published, so many variants of it are accepted: any of the
+delimiters, one to three of them, with or without ``cite``, several pages in a row. Not markers are footnotes of
+Markdown (``[^1]``), a tool emoji in a sentence, and anything inside code blocks and code spans of Markdown. Text is
+held back only while it may become a marker. Does not know what a marker refers to.
 """
 
 import re
@@ -22,42 +22,45 @@ _PLACE = f"{_NAME}:[0-9]{{1,4}}#[0-9]{{1,4}}"
 _ELEMENT = f"{_D}{{1,3}}(?:cite{_D}?)?{_PLACE}(?::~:text={_QUOTE}(?={_D}))?"
 
 
-def _begun(word: str) -> str:
-    """A pattern for every beginning of ``word``, the empty one and the whole included."""
-    return f"(?:{word[0]}{_begun(word[1:])})?" if word else ""
+def _start_of(word: str) -> str:
+    """A pattern for the first characters of ``word``: any number of them, also none and all."""
+    return f"(?:{word[0]}{_start_of(word[1:])})?" if word else ""
 
 
-_BEGUN_ELEMENT = "|".join(
+_PARTIAL_ELEMENT = "|".join(
     (
-        f"{_D}{{1,3}}{_begun('cite')}",
+        f"{_D}{{1,3}}{_start_of('cite')}",
         f"{_D}{{1,3}}(?:cite{_D}?)?{_NAME}(?::[0-9]{{0,4}})?",
         f"{_D}{{1,3}}(?:cite{_D}?)?{_NAME}:[0-9]{{1,4}}#[0-9]{{0,4}}",
         f"{_D}{{1,3}}cite{_D}",
-        f"{_D}{{1,3}}(?:cite{_D}?)?{_PLACE}{_begun(':~:text=')}",
+        f"{_D}{{1,3}}(?:cite{_D}?)?{_PLACE}{_start_of(':~:text=')}",
         f"{_D}{{1,3}}(?:cite{_D}?)?{_PLACE}:~:text={_QUOTE}",
     )
 )
 _MARKER = re.compile(rf"\[\^(?P<number>[0-9]{{1,4}})\^\]|(?:{_ELEMENT})+{_D}?")
-_BEGUN_MARKER = re.compile(rf"(?:\[(?:\^(?:[0-9]{{1,4}}\^?)?)?|(?:{_ELEMENT})*(?:{_BEGUN_ELEMENT}))\Z")
+_PARTIAL_MARKER = re.compile(rf"(?:\[(?:\^(?:[0-9]{{1,4}}\^?)?)?|(?:{_ELEMENT})*(?:{_PARTIAL_ELEMENT}))\Z")
 _PLACES = re.compile(f"{_D}(?:cite)?({_PLACE})")
 
-# Where something may begin: code, a line, a marker.
+# The characters that may start code, a line or a marker.
 _find_special = re.compile("`+|~+|\n|[\\[\ue3a0\ue3a8\U0001f6e0\U0001f3a8]").search
-# What may stand before a fence in its line: quotation, a list.
+# What may precede a fence in its line: block quotes, list items.
 _BEFORE_FENCE = re.compile(r"[ \t>*+\-0-9.)]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """``refs``: the pages that it names, at least one. ``certain``: no text would hold it by itself."""
+    """A citation marker in the text."""
 
     raw: str
+    """As Kimi wrote it."""
     refs: tuple[str, ...]
-    certain: bool
+    """The pages that it refers to, at least one."""
+    is_certain: bool
+    """Nobody writes such a text by hand."""
 
 
 class Markers:
-    """One text. What comes out, markers and texts in order, is what went in, less the end that is held back."""
+    """Splits one text into texts and markers. Nothing is lost, except what is held back until ``flush``."""
 
     __slots__ = ("_code", "_held")
 
@@ -65,19 +68,22 @@ class Markers:
         self._held = ""
         self._code = _Code()
 
-    def may_be_in(self, piece: str) -> bool:
-        """False where ``split`` would give the piece as it is; the piece has been seen then."""
+    def passes_unchanged(self, piece: str) -> bool:
+        """Whether ``split`` would return just this piece, which then must not be passed to it any more.
+
+        The fast path for nearly every piece of an answer.
+        """
         if self._held or _find_special(piece):
-            return True
+            return False
         if not self._code.is_within_line:
             self._code.plain(piece)
-        return False
+        return True
 
     def split(self, piece: str) -> list[str | Marker]:
         return self._split(piece, final=False)
 
-    def rest(self) -> list[str | Marker]:
-        """What was held back, now that nothing follows."""
+    def flush(self) -> list[str | Marker]:
+        """What was held back. To be called after the last piece."""
         return self._split("", final=True) if self._held else []
 
     def _split(self, piece: str, *, final: bool) -> list[str | Marker]:
@@ -91,8 +97,8 @@ class Markers:
                     code.ticks(special.group())
                 case "\n":
                     code.newline()
-                case _ if code.ends_before_marker():
-                    if not final and _BEGUN_MARKER.match(text, at):
+                case _ if code.allows_marker():
+                    if not final and _PARTIAL_MARKER.match(text, at):
                         self._held = text[at:]
                         text = text[:at]
                         break
@@ -109,13 +115,15 @@ class Markers:
 def _marker(found: re.Match[str]) -> Marker:
     number = found["number"]
     if number is not None:
-        return Marker(found.group(), (str(int(number)),), certain=False)
-    return Marker(found.group(), tuple(dict.fromkeys(_PLACES.findall(found.group()))), certain=True)
+        return Marker(found.group(), (str(int(number)),), is_certain=False)
+    return Marker(found.group(), tuple(dict.fromkeys(_PLACES.findall(found.group()))), is_certain=True)
 
 
 class _Code:
-    """Whether a text that is told piece by piece is inside Markdown's code now. A span that nothing closes ends
-    with its paragraph."""
+    """Whether the current position in a text is inside code of Markdown.
+
+    A code span that is not closed ends with its paragraph.
+    """
 
     def __init__(self) -> None:
         self._fence = ""
@@ -124,7 +132,7 @@ class _Code:
         self._ticks = ""
         self._line_begins = True
         self._line_is_blank = True
-        # More plain text would change nothing.
+        # In the middle of a line, where more plain text changes nothing.
         self.is_within_line = False
 
     def plain(self, text: str) -> None:
@@ -139,7 +147,7 @@ class _Code:
         self.is_within_line = not self._line_begins and not self._line_is_blank
 
     def ticks(self, ticks: str) -> None:
-        """Back-ticks or tildes, maybe more of those that came last."""
+        """Back-ticks or tildes, possibly the continuation of those in the last piece."""
         if self._ticks and self._ticks[0] != ticks[0]:
             self._end_ticks()
         self._ticks += ticks
@@ -152,8 +160,8 @@ class _Code:
         self._line_begins = self._line_is_blank = True
         self._is_fence_line = self.is_within_line = False
 
-    def ends_before_marker(self) -> bool:
-        """Something that may be a marker comes; whether it is outside of code."""
+    def allows_marker(self) -> bool:
+        """Whether the next character, which may start a marker, is outside of code."""
         self._end_ticks()
         self._line_begins = self._line_is_blank = False
         return not self._fence and not self._span
@@ -164,7 +172,7 @@ class _Code:
             return
         begins, self._line_begins, self._line_is_blank = self._line_begins, False, False
         if self._fence and self._is_fence_line and ticks[0] == self._fence[0] == "`":
-            # The line that seemed to open a block holds a span.
+            # More back-ticks in the line that seemed to open a block: they close a code span.
             self._span, self._fence = len(self._fence), ""
         if self._fence:
             if begins and ticks.startswith(self._fence):

@@ -1,9 +1,9 @@
-"""Markers in the text become citations: annotations, Markdown links, or both.
+"""Turns the citation markers of a text into annotations, links of Markdown, or both.
 
-The offsets of a citation count characters of the text that the client is given. A marker whose page is known
-becomes a link, or is taken out and its citation covers the sentence before it. One whose page is not known: where
-pages were found it is Kimi's, and is taken out; where none were, ``[^1^]`` is taken for what somebody wrote and
-stays. Either way its place is remembered, for a page that is told later. No text waits for a page. Knows no wire.
+A marker whose page is known becomes a link. Without links it is removed, and its citation covers the sentence before
+it. A marker whose page is not known is removed if any page is known, because then it is Kimi's. Otherwise ``[^1^]``
+stays, because it may be part of what was asked for. Its position is kept in both cases: the page may become known
+later. Text never waits for a page. Does not know any wire format.
 """
 
 import re
@@ -11,20 +11,20 @@ import re
 from app.chat import Citation, CitationStyle, Source
 from app.text.citation_markers import Marker, Markers
 
-# What is remembered of the text, to find where the sentence began that a marker closes.
+# How much of the text is kept, to find the start of the sentence that a marker ends.
 _MAX_SENTENCE_CHARS = 400
-# In how many pieces, before they are made one: each is a string of its own, and there are as many lists as streams.
+# How many pieces are kept before they are joined, which costs time; each of them costs memory, in every stream.
 _MAX_RECENT = 32
 _SENTENCE_END = re.compile(r"[。！？!?；\n]+[”』」)）]*|\.(?=\s)")
-# Between the round brackets of a Markdown link, in a cell of a table.
+# Characters that would end the address of a link of Markdown, or the cell of a table that it is in.
 _NOT_IN_A_LINK = re.compile(r"[\s()<>\"'\\`|\[\]*_]")
 _MAX_SOURCES = 1000
 
 
 class Citations:
-    """One answer. ``text`` and ``rest`` give what the client is to see."""
+    """The citations of one answer. Offsets count characters of the text that ``feed`` and ``flush`` return."""
 
-    __slots__ = ("_annotates", "_length", "_links", "_markers", "_numbers", "_places", "_recent", "_sources")
+    __slots__ = ("_annotates", "_length", "_links", "_markers", "_numbers", "_spans", "_recent", "_sources")
 
     def __init__(self, style: CitationStyle) -> None:
         self._links = style in ("markdown", "both")
@@ -32,42 +32,44 @@ class Citations:
         self._markers = Markers()
         self._sources: dict[str, Source] = {}
         self._numbers: dict[str, int] = {}
-        # ref, and the offsets of what rests on it
-        self._places: list[tuple[str, int, int]] = []
+        # For each citation: the ref of its page, and the start and end of the text that cites it.
+        self._spans: list[tuple[str, int, int]] = []
         self._length = 0
-        # The latest pieces of the text, enough for a sentence.
+        # The last pieces of the text, enough for a sentence.
         self._recent: list[str] = []
 
-    def learn(self, source: Source) -> None:
+    def add_source(self, source: Source) -> None:
         if len(self._sources) < _MAX_SOURCES:
             self._sources[source.ref] = source
 
-    def lets_pass(self, piece: str) -> bool:
-        """Whether the piece may be shown as it is; it has been seen then."""
-        if self._markers.may_be_in(piece):
+    def passes_unchanged(self, piece: str) -> bool:
+        """Whether ``feed`` would return just this piece, which then must not be passed to it any more."""
+        if not self._markers.passes_unchanged(piece):
             return False
         self._remember(piece)
         return True
 
-    def text(self, piece: str) -> str:
-        return piece if self.lets_pass(piece) else self._show(self._markers.split(piece))
+    def feed(self, piece: str) -> str:
+        """The text for the client, without what is held back because it may be the start of a marker."""
+        return piece if self.passes_unchanged(piece) else self._render(self._markers.split(piece))
 
-    def rest(self) -> str:
-        return self._show(self._markers.rest())
+    def flush(self) -> str:
+        """The text that was held back. To be called after the last piece."""
+        return self._render(self._markers.flush())
 
-    def found(self, length: int | None) -> list[Citation]:
-        """What the text rests on, or the first ``length`` characters of it."""
+    def citations(self, length: int | None) -> list[Citation]:
+        """The citations in the text; if ``length`` is given, in its first ``length`` characters."""
         if not self._annotates:
             return []
         length = self._length if length is None else length
-        known = ((self._sources.get(ref), start, end) for ref, start, end in self._places if end <= length)
-        citations = [Citation(page.url, page.title, start, end) for page, start, end in known if page is not None]
-        return list(dict.fromkeys(citations))
+        known = ((self._sources.get(ref), start, end) for ref, start, end in self._spans if end <= length)
+        found = [Citation(page.url, page.title, start, end) for page, start, end in known if page is not None]
+        return list(dict.fromkeys(found))
 
-    def _show(self, parts: list[str | Marker]) -> str:
+    def _render(self, parts: list[str | Marker]) -> str:
         shown = []
         for part in parts:
-            text = part if isinstance(part, str) else self._show_marker(part)
+            text = part if isinstance(part, str) else self._render_marker(part)
             if text:
                 shown.append(text)
                 self._remember(text)
@@ -79,22 +81,22 @@ class Citations:
         if len(self._recent) > _MAX_RECENT:
             self._recent = ["".join(self._recent)[-_MAX_SENTENCE_CHARS:]]
 
-    def _show_marker(self, marker: Marker) -> str:
-        if not marker.certain and not self._sources:
-            self._places += [(ref, self._length, self._length + len(marker.raw)) for ref in marker.refs]
+    def _render_marker(self, marker: Marker) -> str:
+        if not marker.is_certain and not self._sources:
+            self._spans += [(ref, self._length, self._length + len(marker.raw)) for ref in marker.refs]
             return marker.raw
         shown = ""
         for ref in marker.refs:
             page = self._sources.get(ref)
             if page is None or not self._links:
-                self._places.append((ref, self._sentence_start(), self._length))
+                self._spans.append((ref, self._sentence_start(), self._length))
                 continue
             if not shown and self._recent and self._recent[-1].endswith(("!", "\\")):
-                # Together with that, a link would be a picture or no link at all.
+                # "![" starts an image, and "\[" is no link.
                 shown = " "
             start = self._length + len(shown)
             shown += self._link(page)
-            self._places.append((ref, start, self._length + len(shown)))
+            self._spans.append((ref, start, self._length + len(shown)))
         return shown
 
     def _link(self, page: Source) -> str:
@@ -103,7 +105,7 @@ class Citations:
         return f"[{number}]({url})"
 
     def _sentence_start(self) -> int:
-        """Where the sentence began that the text ends with now, as far as it is remembered."""
+        """The start of the last sentence of the text, as far as the text is kept."""
         tail = "".join(self._recent)[-_MAX_SENTENCE_CHARS:]
         sentence = tail.rstrip()
         ends = list(_SENTENCE_END.finditer(sentence))

@@ -1,5 +1,6 @@
-"""Finds the JSON in what a model wrote, although it was asked for nothing else: a fence around it, words before
-and after it. What is found is given as it was written, byte for byte. Knows JSON and Markdown's fences.
+"""Finds JSON in an answer that should be nothing but JSON, and often has a code fence or a sentence around it.
+
+JSON is returned as it was written and never repaired. Knows JSON and the fences of Markdown.
 """
 
 import itertools
@@ -9,128 +10,87 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-# How many places are tried: in an answer that is JSON and some words, the first few are enough.
+# How many fences, and how many brackets outside of fences, are tried.
 _MAX_PLACES = 50
-_MAX_DEPTH = 200
 
-_FENCED = re.compile(r"(?:^|\n)[ \t]*+(```++|~~~++)[ \t]*+(?:json[a-z0-9]*+)?+[ \t]*+\n", re.IGNORECASE)
-_BEGINNING = re.compile(r"[\[{]")
-_BLANK = re.compile(r"[ \t\r\n]*")
-# What begins a value, and hardly a word in brackets: an object's first name, what can be in a list.
-_BEGUN = re.compile(
+_FENCE = re.compile(r"(?:^|\n)[ \t]*+(```++|~~~++)[ \t]*+(?:json[a-z0-9]*+)?+[ \t]*+\n", re.IGNORECASE)
+_BRACKET = re.compile(r"[\[{]")
+_SPACE = re.compile(r"[ \t\r\n]*")
+# A bracket that starts a JSON value, which may be invalid or cut off, and not a remark in a sentence: {} or the first
+# name of an object; a list of objects, lists or strings.
+_VALUE_START = re.compile(
     r"""\{\s*+(?: \} | (?P<quote>["'])(?:(?!(?P=quote))[^\\\n]|\\.)*+(?P=quote)\s*+: | [\w$]++\s*+: )
     | \[\s*+(?: [\[{] | "(?:[^"\\\n]|\\.)*+(?:"\s*+[,\]:]|$) )""",
     re.VERBOSE,
 )
-_NUMBERS = re.compile(r"\[\s*+(?:-?\d|true\b|false\b|null\b)")
-# The last signs before a line that begins with a bracket, and that bracket.
-_NEW_LINE = re.compile(r"(\S{1,2})\s*\n([\[{])")
-_STRING_OR_BRACKET = re.compile(r"\"(?:[^\"\\]|\\.)*+\"?+|[\[\]{}]", re.DOTALL)
+# A bracket at the start of a line, and what the line before it ends with.
+_LINE_START = re.compile(r"(\S{1,2})\s*\n([\[{])")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Candidate:
     """A JSON value, and the text that it was written as."""
 
     text: str
     value: Any
 
 
-def found(text: str) -> Iterator[Found]:
-    """The values in ``text``, the most likely first: all of it, what fences hold, the first that is complete, …
+def candidates(text: str) -> Iterator[Candidate]:
+    """The JSON values in ``text``, the most likely one first.
 
-    Objects and lists are found anywhere, other values only where they stand alone. What stands within a value that
-    was begun and is broken or cut off is only a part of what was meant, and is not found.
+    1. All of the text, or
+    2. what stands in a code fence, and then
+    3. objects and lists between words. A part of a value that is invalid or cut off is never one of them: it would
+       be something else than the answer.
     """
-    whole = _at(text, _skip(text, 0))
-    if whole is not None and _skip(text, whole[1]) == len(text):
+    whole = _decode(text, _skip_space(text, 0))
+    if whole is not None and _skip_space(text, whole[1]) == len(text):
         yield whole[0]
         return
-    for fence in itertools.islice(_FENCED.finditer(text), _MAX_PLACES):
-        inside = _at(text, _skip(text, fence.end()))
-        if inside is not None and text.startswith(fence[1], _skip(text, inside[1])):
+    for fence in itertools.islice(_FENCE.finditer(text), _MAX_PLACES):
+        inside = _decode(text, _skip_space(text, fence.end()))
+        if inside is not None and text.startswith(fence[1], _skip_space(text, inside[1])):
             yield inside[0]
     at = 0
     for _ in range(_MAX_PLACES):
-        beginning = _BEGINNING.search(text, at)
-        if beginning is None:
+        bracket = _BRACKET.search(text, at)
+        if bracket is None:
             return
-        here = _at(text, beginning.start())
-        if here is not None:
-            yield here[0]
-            at = here[1]
-        elif _is_begun(text, beginning.start()):
-            at = _behind(text, beginning.start())
+        value = _decode(text, bracket.start())
+        if value is not None:
+            yield value[0]
+            at = value[1]
+        elif _VALUE_START.match(text, bracket.start()):
+            at = _next_value(text, bracket.start())
         else:
-            # A bracket in a sentence.
-            at = beginning.end()
+            at = bracket.end()
 
 
-def _is_begun(text: str, at: int) -> bool:
-    """Whether a bracket that begins no value was meant to begin one."""
-    if _BEGUN.match(text, at):
-        return True
-    if not _NUMBERS.match(text, at):
-        return False
-    try:
-        _DECODER.raw_decode(text, at)
-    except json.JSONDecodeError as e:
-        # "[1 of 3]", "[0, 1)".
-        return not (text[e.pos : e.pos + 1].isalpha() or text.startswith(")", e.pos))
-    except (ValueError, RecursionError):
-        pass
-    return True
-
-
-def _skip(text: str, at: int) -> int:
-    blank = _BLANK.match(text, at)
-    return blank.end() if blank is not None else at
-
-
-def _behind(text: str, at: int) -> int:
-    """Where the brackets are closed again that are opened there. Where they are not: where another value is begun at
-    the start of a line, and not as a part of this one; or the end."""
-    depth = 0
-    for token in _STRING_OR_BRACKET.finditer(text, at):
-        if token[0] in "[{":
-            depth += 1
-        elif token[0] in "]}":
-            depth -= 1
-        if depth == 0:
-            return token.end()
-    for line in _NEW_LINE.finditer(text, at):
+def _next_value(text: str, at: int) -> int:
+    """Where, after an invalid value at ``at``, the next one may start: at a line that does not continue it."""
+    for line in _LINE_START.finditer(text, at):
         if not line[1].endswith(("[", "{", ",", '":')):
             return line.start(2)
     return len(text)
 
 
-def _at(text: str, at: int) -> tuple[Found, int] | None:
-    """The value that begins there, and where it ends."""
+def _skip_space(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    return space.end() if space is not None else at
+
+
+def _decode(text: str, at: int) -> tuple[Candidate, int] | None:
+    """The value that starts there, and where it ends."""
     try:
         value, end = _DECODER.raw_decode(text, at)
     except (ValueError, RecursionError):
         return None
-    if _depth(value) > _MAX_DEPTH:
-        return None
-    return Found(text[at:end], value), end
+    return Candidate(text[at:end], value), end
 
 
-def _depth(value: Any) -> int:
-    """How deep a value is nested, without recursion; it stops counting where that is too deep."""
-    depth, level = 0, [value]
-    while level and depth <= _MAX_DEPTH:
-        depth += 1
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    return depth
-
-
-def _no_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+# Python's own accepts NaN and Infinity.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -1,180 +1,118 @@
-"""Whether a JSON value is what a schema describes, found out in bounded time and without the network.
+"""Whether a JSON Schema is valid, and whether an answer contains JSON that it describes.
 
-The schema is a stranger's: references that lead out of it are not followed, and every step looks at the clock,
-because a few nested references or one pattern can ask for more work than there is time. Knows JSON Schema.
+Schemas come from clients and answers from a model, so the work may be arbitrarily large: a few nested references or
+one pattern are enough. ``answers.json_checker`` runs this module in a process of its own, with limits. jsonschema-rs
+reads drafts 4, 6, 7, 2019-09 and 2020-12, and ECMA 262's regular expressions; ``format`` is not checked.
 """
 
-import math
+import json
 import re
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
 from typing import Any
 
-import jsonschema
-import orjson
-import referencing
-import regex
-from jsonschema.validators import extend, validator_for
-from referencing.exceptions import Unresolvable
+import jsonschema_rs
 
-from app.errors import InvalidRequest
+from app.concurrency import helper_process
+from app.text import json_extraction
 
-# For all that is checked against one schema: so long nobody else is served by the same worker.
-_LIMIT_S = 0.5
-_MAX_DEPTH = 100
-# So large, in characters, a pattern may become when it is compiled: some milliseconds.
-_MAX_PATTERN = 10_000
+# For one call. An answer of 2.5 MB needs 0.1 s and 54 MB.
+_CPU_S = 0.5
+_MEMORY_BYTES = 256 << 20
 
-# Keywords whose values map names, not keywords, to schemas.
-_NAMING = frozenset({"properties", "$defs", "definitions", "dependentSchemas"})
+_MAX_MESSAGE_CHARS = 2000
+# Of a value that none of several schemas describes, the first flaw under so many of them is reported.
+_MAX_BRANCHES = 5
 
-
-# A character (escaped, or one of a class), a group, a quantifier.
-_TOKEN = re.compile(
-    r"""
-    (?P<open>\( (?: \? (?: [:=!] | <[=!] | P?<\w+> | [aimsu]+: | (?P<hides>) ) )? )
-    | \{ (?P<least>\d+) (?P<most>,\d*)? \} | \{,\d+\} | [*+?]
-    | \[ \^? \]? (?: \\. | [^\]\\] )* \]?
-    | \\. | .
-    """,
-    re.DOTALL | re.VERBOSE,
-)
+_OPTIONS: dict[str, Any] = {
+    # Nothing is fetched, whatever a reference names.
+    "offline": True,
+    "validate_formats": False,
+    # Its own limit would be an error of the answer. _CPU_S comes first.
+    "pattern_options": jsonschema_rs.FancyRegexOptions(backtrack_limit=sys.maxsize),
+}
+# The kind of the errors of references, which are found when a schema is compiled.
+_REFERENCE = "$ref"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_OR_ESCAPE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 
 
-# Flags for all of it, which some libraries write first.
-_FLAGS = re.compile(r"^\(\?[aimsu]+\)")
+def find_flaw(schema: str) -> str | None:
+    """What is wrong with a JSON Schema, for a sentence after the name of its field; None where it can be used."""
+    try:
+        _compile(schema)
+    except jsonschema_rs.ValidationError as e:
+        if e.kind.name == _REFERENCE:
+            return " refers to something that is not in it: only references within the schema ('#…') are followed"
+        return f"{_path(e.instance_path)} is not valid in a JSON Schema"
+    except ValueError:
+        return " is nested too deep"
+    return None
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """``rule`` is the keyword of the schema that is broken; ``message`` says how, and shows the value."""
+def find_json(text: str, schema: str | None) -> dict[str, str]:
+    """The JSON in ``text`` that ``schema`` describes (None: any object), or the flaw of what comes nearest to it.
 
-    rule: str
-    message: str
+    ``{"json": as it was written}``, or ``{"rule": keyword of the schema, "message": "path: what is wrong there"}``.
+    """
+    validator = None if schema is None else _compile(schema)
+    nearest: dict[str, str] | None = None
+    for candidate in json_extraction.candidates(text):
+        problem = _problem(candidate, validator)
+        if problem is None:
+            return {"json": candidate.text}
+        nearest = nearest or problem
+    return nearest or {"rule": "json", "message": "it holds no complete JSON value"}
 
 
-class _TooLong(Exception):
-    pass
-
-
-class Schema:
-    """A JSON Schema. Raises InvalidRequest for one that cannot be worked with."""
-
-    def __init__(self, text: str, asked_in: str) -> None:
-        """``asked_in``: the field that it came in."""
-        schema = orjson.loads(text)
-        self._asked_in = asked_in
-        _check_keywords(schema, asked_in)
-        kind = validator_for(schema, default=jsonschema.Draft202012Validator)
-        timed = {name: self._timed(check) for name, check in kind.VALIDATORS.items()}
-        with_limits: Any = extend
-        bounded = with_limits(kind, {**timed, "pattern": self._pattern})
-        # An empty registry: without it jsonschema would fetch what a reference names.
-        self._validator = bounded(schema, registry=referencing.Registry())
-        self._deadline = 0.0
-        self._budget_s = _LIMIT_S
-        self._patterns: dict[str, Any] = {}
-
-    def problem(self, value: Any) -> Problem | None:
-        """The most telling way in which ``value`` is not what is described. Raises InvalidRequest where that
-        cannot be found out."""
-        began = time.monotonic()
-        self._deadline = began + self._budget_s
-        try:
-            error = jsonschema.exceptions.best_match(self._validator.iter_errors(value))
-        except (_TooLong, TimeoutError, RecursionError):
-            raise self._unusable("is too much work to check an answer against") from None
-        except Unresolvable:
-            raise self._unusable("refers to something that is not in it") from None
-        except regex.error:
-            raise self._unusable("holds a pattern that is no regular expression") from None
-        except InvalidRequest:
+def _compile(schema: str) -> jsonschema_rs.Validator:
+    try:
+        return jsonschema_rs.validator_for(schema, **_OPTIONS)
+    except jsonschema_rs.ValidationError as e:
+        if e.kind.name != _REFERENCE:
             raise
-        except Exception as e:  # noqa: BLE001  # jsonschema takes a schema at its word; what it raises shows the answer
-            raise self._unusable(f"cannot be checked against this answer ({type(e).__name__})") from None
-        finally:
-            self._budget_s -= time.monotonic() - began
-        return None if error is None else Problem(str(error.validator), f"{error.json_path}: {error.message}")
-
-    def _timed(self, check: Any) -> Any:
-        def timed(*arguments: Any) -> Any:
-            self._left_s()
-            return check(*arguments)
-
-        return timed
-
-    def _left_s(self) -> float:
-        left_s = self._deadline - time.monotonic()
-        if left_s <= 0:
-            raise _TooLong
-        return left_s
-
-    def _pattern(self, _validator: Any, pattern: str, value: Any, _schema: Any) -> Iterator[Any]:
-        # Python's own regular expressions cannot be given a limit.
-        if isinstance(value, str) and self._compiled(pattern).search(value, timeout=self._left_s()) is None:
-            yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
-
-    def _compiled(self, pattern: str) -> Any:
-        if pattern not in self._patterns:
-            size = _size(_FLAGS.sub("", pattern))
-            if size is None:
-                raise self._unusable("holds a pattern with something that JSON Schema's patterns do not have")
-            if size > _MAX_PATTERN:
-                raise self._unusable("holds a pattern that repeats too much")
-            # Not kept beyond this answer: strangers may have thousands.
-            self._patterns[pattern] = regex.compile(pattern, cache_pattern=False)
-        return self._patterns[pattern]
-
-    def _unusable(self, why: str) -> InvalidRequest:
-        return _unusable(why, self._asked_in)
+    # Either $schema names a draft that is not known, and the latest one is assumed; or this raises the same error.
+    return jsonschema_rs.Draft202012Validator(schema, **_OPTIONS)
 
 
-def _size(pattern: str) -> float | None:
-    """How large a regular expression becomes when it is compiled, in characters: a repetition is written out, once
-    more where it has no end, and that takes time which cannot be limited. None for what may hide some, like comments:
-    ECMA's expressions have none of that."""
-    # Of the groups that are open: what is in them so far, and the last thing, which a quantifier would repeat.
-    open_groups: list[tuple[float, float]] = []
-    done, last = 0.0, 0.0
-    for token in _TOKEN.finditer(pattern):
-        if (least := token["least"]) is not None:
-            # Of a group that need not be there, one is written, too.
-            last *= max(1, int(least) + (token["most"] is not None))
-        elif token[0] == "+":
-            last *= 2
-        elif token["open"]:
-            if token["hides"] is not None:
-                return None
-            open_groups.append((done + last, 0.0))
-            done, last = 0.0, 0.0
-        elif token[0] == ")" and open_groups:
-            done, last = open_groups.pop()[0], done + last + 1
-        else:
-            done, last = done + last, 1.0
-        if done + last > _MAX_PATTERN:
-            return math.inf
-    return done + last + sum(outer for outer, _ in open_groups)
+def _problem(
+    candidate: json_extraction.Candidate, validator: jsonschema_rs.Validator | None
+) -> dict[str, str] | None:
+    value = candidate.value
+    if validator is None:
+        return None if isinstance(value, dict) else {"rule": "type", "message": "it is not a JSON object"}
+    if _SURROGATE_OR_ESCAPE.search(candidate.text):
+        value = _without_lone_surrogates(value)
+    try:
+        validator.validate(value)
+    except jsonschema_rs.ValidationError as e:
+        if isinstance(e.kind, jsonschema_rs.ValidationErrorKind.RegexEngineFailure):
+            raise
+        return {"rule": e.kind.name, "message": _describe(e)[:_MAX_MESSAGE_CHARS]}
+    except ValueError:
+        return {"rule": "json", "message": "it is nested too deep"}
+    return None
 
 
-def _check_keywords(schema: Any, asked_in: str) -> None:
-    """Raises InvalidRequest for what is nested too deep, and for patterns of names: OpenAI does not take them
-    either, and jsonschema tries them without a limit."""
-    depth, level = 0, [(schema, False)]
-    while level:
-        depth += 1
-        if depth > _MAX_DEPTH:
-            raise _unusable("is nested too deep", asked_in)
-        inner: list[tuple[Any, bool]] = []
-        for value, has_names in level:
-            if isinstance(value, dict):
-                if not has_names and "patternProperties" in value:
-                    raise _unusable("uses patternProperties, which is not supported", asked_in)
-                inner += [(item, not has_names and name in _NAMING) for name, item in value.items()]
-            elif isinstance(value, list):
-                inner += [(item, False) for item in value]
-        level = inner
+def _without_lone_surrogates(value: Any) -> Any:
+    """``value`` with another character for each half of a surrogate pair: Rust's strings have none."""
+    # These are at the end of the last private plane, one for each, so that different names stay different.
+    text = _SURROGATE.sub(lambda half: chr(ord(half[0]) - 0xD800 + 0x10F800), json.dumps(value, ensure_ascii=False))
+    return json.loads(text)
 
 
-def _unusable(why: str, asked_in: str) -> InvalidRequest:
-    return InvalidRequest(f"the JSON Schema for the answer {why}", code="unusable_schema", param=asked_in)
+def _describe(error: jsonschema_rs.ValidationError) -> str:
+    """Where in the answer the error is, and what it is; for a choice of schemas, why none of them fits."""
+    described = f"{'$' + _path(error.instance_path)}: {error.message}"
+    branches = [branch[0] for branch in getattr(error.kind, "context", []) if branch]
+    if not branches:
+        return described
+    reasons = "; or ".join(_describe(first) for first in branches[:_MAX_BRANCHES])
+    return f"{described} ({reasons})"
+
+
+def _path(steps: list[str | int]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+
+
+if __name__ == "__main__":
+    helper_process.serve({"find_flaw": find_flaw, "find_json": find_json}, cpu_s=_CPU_S, memory_bytes=_MEMORY_BYTES)

@@ -1,8 +1,8 @@
-"""Several messages → the one text that Kimi reads.
+"""Several messages become the one text that Kimi reads, because Kimi's web interface has one input box.
 
-Kimi's web interface has one input box: system text, earlier turns and the question must share it. A single
-user message goes through untouched. Everything else is laid out in sections whose headings carry a code that
-is drawn anew for each request, so that no text inside can pretend to be a heading. Knows no JSON of any API.
+A single user message stays as it is. Anything else becomes a text of sections. Each heading contains a code that is
+drawn anew for each request, so that no message can contain a line that looks like a heading. Does not know the JSON
+of any API.
 """
 
 import secrets
@@ -12,10 +12,10 @@ from app.chat import Message
 
 
 def flatten(messages: Sequence[Message]) -> str:
-    """One text that holds every message, whole and in order."""
+    """One text that contains every message, whole and in order."""
     if len(messages) == 1 and _is_plain(messages[0]):
         return messages[0].text
-    code = _code_absent_from(messages)
+    code = _unused_code(messages)
     sections = [f"[{code} {_heading(m)}]\n{_body(m)}" for m in messages]
     return "\n".join(
         [
@@ -33,7 +33,8 @@ def _is_plain(message: Message) -> bool:
     return message.role == "user" and not message.name
 
 
-def _code_absent_from(messages: Sequence[Message]) -> str:
+def _unused_code(messages: Sequence[Message]) -> str:
+    """A code that no message contains."""
     while True:
         code = secrets.token_hex(6)
         if not any(code in text for m in messages for text in m.texts):

@@ -1,12 +1,13 @@
-"""How many tokens a text may be: a guess, because Kimi tells no numbers and no tokenizer is shipped.
+"""Estimates how many tokens a text has. Kimi reports no numbers, and no tokenizer is shipped.
 
-A text is taken as runs of characters of one kind, as tokenizers take it, and each character costs what its place
-in its run is worth: the first six letters of a word make one token with the space before it, a Chinese character
-is worth a little more than half of one. The costs were fitted to the vocabulary of Qwen, the nearest to Kimi's
-that can be had, with digits by threes as Kimi takes them; ``bench/tokens`` shows how near they come.
+A text is split into runs of characters of one kind, as tokenizers do, and each character costs something that
+depends on its position in its run: the first six letters of a word are one token together with the space before
+them, a Chinese character is a little more than half a token. The costs were fitted to the vocabulary of Qwen, the
+nearest to Kimi's that is public, with digits in groups of three as in Kimi's. ``bench/tokens`` shows how near the
+estimates are.
 
-No cost depends on what follows, so the guess for a text that grows never shrinks, and is the same in whatever
-pieces the text comes. Knows no tokenizer.
+No cost depends on the characters that follow. So the estimate of a text that grows never shrinks, and it is the same
+in whatever pieces the text comes.
 """
 
 import re
@@ -17,10 +18,11 @@ from app.concurrency.yielding import yielding_every
 
 _ZERO_WIDTH_JOINER = "\u200d"
 
-# Kind of character, as a pattern of its runs → the cost in thousandths of a token of the first, second, …
-# character of a run; every further one costs what the last one given does. Each character is of one kind.
+# For each kind of character: the pattern of its runs, and the costs of the first, second, … character of a run in
+# thousandths of a token. All further characters cost as much as the last one in the list. Each character is of
+# exactly one kind.
 _KINDS: tuple[tuple[str, tuple[int, ...]], ...] = (
-    # Small letters begin a word, or go on with it after a capital or an accented letter.
+    # Small letters at the start of a word, and after a capital or an accented letter.
     ("(?<![A-Z\u00c0-\u024f])[a-z]+", (590, 0, 0, 0, 0, 0, 230, 150)),
     ("[a-z]+", (360, 0, 0, 0, 0, 0, 450, 300)),
     ("[A-Z]+", (220, 0, 0, 0, 450, 220)),
@@ -29,22 +31,22 @@ _KINDS: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"[\r\n]+", (390, 470, 50)),
     ("[0-9]+", (*(1000, 0, 0) * 20, 333)),
     (r"[\t\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+", (770, 600, 60)),
-    # Chinese, the punctuation beside it, Japanese, Korean, Greek and Cyrillic, accented Latin.
+    # Chinese, East Asian punctuation, Japanese, Korean, Greek and Cyrillic, accented Latin.
     ("[\u3400-\u9fff\uf900-\ufaff]+", (1080, 520, 850, 550)),
     ("[\u00b7\u2010-\u2027\u3000-\u303f\uff00-\uffef]+", (940, 860, 830)),
     ("[\u3040-\u30ff]+", (950, 420, 400, 500)),
     ("[\uac00-\ud7a3]+", (900, 540, 550, 600)),
     ("[\u0370-\u052f]+", (400, 110, 290, 300, 150, 200, 300, 400, 300)),
     ("[\u00c0-\u024f]+", (1650, 800)),
-    # What only changes the character before it: accents, joiners, the form of a picture.
+    # Characters that only change the one before them: accents, joiners, variation selectors.
     ("[\u0300-\u036f\u200d\ufe00-\ufe0f]+", (0,)),
-    # Beyond the first plane: emoji above all.
+    # Beyond the first plane: mostly emoji.
     ("[\U00010000-\U0010ffff]+", (1500, 1300)),
     # Everything else: other scripts, symbols.
     ("[\u0080-\U0010ffff]", (950,)),
 )
 _RUN = re.compile("|".join(f"({pattern})" for pattern, _ in _KINDS))
-# A small letter at the beginning of a piece goes on with what the last one ended in: kind of that → its own kind.
+# The kind of small letters at the start of a piece, by the kind of the last character of the piece before.
 _WORD, _REST_OF_WORD, _CAPITALS, _ACCENTED = 1, 2, 3, 14
 _IN_A_WORD = {
     _WORD: _WORD,
@@ -53,21 +55,21 @@ _IN_A_WORD = {
     _ACCENTED: _REST_OF_WORD,
 }
 _TABLE_LENGTH = 64
-# How many characters are counted at a time.
+# How many characters are counted before other requests can run.
 _PART = 16_384
 _COSTS = [(0,)] + [(0, *accumulate((*costs, *[costs[-1]] * _TABLE_LENGTH)[:_TABLE_LENGTH])) for _, costs in _KINDS]
 _TAILS = [0] + [costs[-1] for _, costs in _KINDS]
 
 
 def _cost(kind: int, length: int) -> int:
-    """Of the first ``length`` characters of a run."""
+    """The cost of the first ``length`` characters of a run."""
     if length <= _TABLE_LENGTH:
         return _COSTS[kind][length]
     return _COSTS[kind][_TABLE_LENGTH] + (length - _TABLE_LENGTH) * _TAILS[kind]
 
 
 def estimate(text: str) -> int:
-    """Tokens of ``text``; at least 1 unless it is empty."""
+    """The number of tokens of ``text``; at least 1 unless it is empty."""
     meter = Meter()
     # 15 MB take up to 18 s, a part of them 20 ms.
     for at in yielding_every(range(0, len(text), _PART), 1):
@@ -76,17 +78,18 @@ def estimate(text: str) -> int:
 
 
 class Meter:
-    """Counts a text that comes in pieces: ``tokens`` is the estimate of all of them joined."""
+    """Counts the tokens of a text that comes in pieces."""
 
     __slots__ = ("_cost", "_kind", "_length")
 
     def __init__(self) -> None:
         self._cost = 0
-        # The run that the text ends in: the next piece may go on with it.
+        # The run at the end of the text, which the next piece may continue.
         self._kind = self._length = 0
 
     @property
     def tokens(self) -> int:
+        """The estimate for all pieces joined."""
         return -(-self._cost // 1000) or (1 if self._kind else 0)
 
     def add(self, piece: str) -> None:
@@ -101,9 +104,9 @@ class Meter:
         self._cost, self._kind, self._length = total, kind, length
 
     def add_up_to(self, piece: str, most: int) -> int:
-        """Adds as much of the beginning of ``piece`` as ``most`` tokens in all allow; how many characters that is.
+        """Adds the start of ``piece``, as far as there are ``most`` tokens in all. Returns the number of characters.
 
-        No character is parted from what belongs to it, an accent, a joined picture, as far as ``piece`` goes.
+        The cut is not between a character and its accent, nor inside a joined emoji, as far as ``piece`` shows.
         """
         before = (self._cost, self._kind, self._length)
         self.add(piece)
@@ -115,18 +118,18 @@ class Meter:
             self.add(piece[fits])
             fits += 1
         fits -= 1
-        while fits > 0 and _belong_together(piece, fits):
+        while fits > 0 and _is_inside_character(piece, fits):
             fits -= 1
         self._cost, self._kind, self._length = before
         self.add(piece[:fits])
         return fits
 
 
-def _belong_together(text: str, at: int) -> bool:
-    """Whether what stands before ``at`` and what stands behind make one character for the eye."""
+def _is_inside_character(text: str, at: int) -> bool:
+    """Whether the characters before and after ``at`` are displayed as one."""
     left, right = text[at - 1], text[at]
     if "\U0001f1e6" <= right <= "\U0001f1ff":
-        # The letters of flags, which come in pairs.
+        # Two regional indicator letters are a flag.
         letters = len(text[:at]) - len(text[:at].rstrip(_FLAG_LETTERS))
         return letters % 2 == 1
     return (

@@ -94,7 +94,7 @@ def test_cookies_are_understood(running: Running, simulator: Simulator, cookies:
         for _ in range(4):
             assert ask(gateway, True).finish_reason == "stop"
         log = gateway.log()
-    assert "ready: 4 accounts" in log
+    assert " accounts=4 " in log
     for label in ("account 1", "home", "work", "account 4"):
         assert f"{label}: this access token works for" in log
     assert set(simulator.state()["accounts"]) == {"alice", "bob", "carol", "dave"}

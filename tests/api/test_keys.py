@@ -129,14 +129,14 @@ def test_the_first_key_closes_an_open_gateway_and_revoking_it_does_not_open_it(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["add", "a b"], "a name is made of"),
+        (["add", "a b"], "expected 1 to 64 of the characters"),
         (["add", "mine"], "there is a key called 'mine' already"),
         (["add", "ann", "--expires", "soon"], "expected a period such as"),
         (["add", "ann", "--expires", "0d"], "expected a period such as"),
-        (["add", "ann", "--expires", "999999w"], "leave it out for a key that does not expire"),
+        (["add", "ann", "--expires", "999999w"], "omit it for a key that does not expire"),
         (["add", "ann", "--per-minute", "0"], "is not in the range"),
         (["revoke", "nobody"], "there is no key called 'nobody'"),
-        (["revoke", "mine"], "take it out there"),
+        (["revoke", "mine"], "remove it there"),
     ],
 )
 def test_a_command_that_cannot_be_done_says_why(tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -147,7 +147,7 @@ def test_a_command_that_cannot_be_done_says_why(tmp_path: Path, arguments: list[
 def test_commands_need_no_token_but_a_database(tmp_path: Path) -> None:
     assert run_keys(SqliteDatabase(tmp_path / "x.db"), "list") == (
         0,
-        "no keys: programs on this machine need none, and others are refused",
+        "no keys: programs on this machine need none, and all others are refused",
     )
     code, said = run_keys(SqliteDatabase(tmp_path / "x.db"), "list", DATABASE_URL="nonsense")
     assert code != 0 and "DATABASE_URL" in said and "Traceback" not in said

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 import pytest
 import requests
 
@@ -50,7 +50,7 @@ def test_the_schema_of_a_body_says_what_the_validation_does(
     gateway: Gateway, simulator: Simulator, document: dict[str, Any]
 ) -> None:
     content = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]
-    validator = jsonschema.Draft202012Validator({**document, **content["application/json"]["schema"]})
+    validator = jsonschema_rs.Draft202012Validator({**document, **content["application/json"]["schema"]})
     good: dict[str, Any] = {"model": gateway.model, "messages": [{"role": "user", "content": CANARY}]}
     right: list[dict[str, Any]] = [{}, {"temperature": 2}, {"stop": ["a"]}, {"thinking": {"type": "auto"}}, {"x": 1}]
     for more in right:
@@ -99,7 +99,7 @@ def test_answers_and_failures_are_as_described(
         response = getattr(gateway, method)(path, **arguments)
         described = document["paths"][path][method]["responses"][str(response.status_code)]
         schema = described["content"]["application/json"]["schema"]
-        jsonschema.Draft202012Validator({**document, **schema}).validate(response.json())
+        jsonschema_rs.Draft202012Validator({**document, **schema}).validate(response.json())
 
 
 def test_the_page_shows_everything_and_loads_nothing(gateway: Gateway, document: dict[str, Any]) -> None:

@@ -175,7 +175,7 @@ def test_what_a_gateway_had_been_sent_when_it_was_killed_is_not_repeated(
                 said.result()
         assert (lost.value.status_code, lost.value.code) == (502, "gateway_lost")
         assert "not known" in lost.value.message and "Retry-After" not in lost.value.response.headers
-        wait_until("another worker runs", lambda: gateway.log().count(" ready: ") == 2)
+        wait_until("another worker runs", lambda: gateway.log().count(" ready version=") == 2)
     assert [turn.text.count("only once") for turn in simulator.turns()] == [0, 1]
 
 
@@ -249,7 +249,7 @@ def test_nginx_has_files_for_all_its_connections_where_the_system_allows_few(tmp
 def test_nginx_waits_for_as_long_as_a_whole_answer_may_take() -> None:
     """Two turns, each with a time of its own: JSON that Kimi got wrong is sent back to it once."""
     (waits_s,) = re.findall(r"proxy_read_timeout (\d+)s;", (DEPLOY / "nginx.conf").read_text())
-    (total_s,) = [default for name, default, _ in describe_settings() if name == "TOTAL_TIMEOUT_S"]
+    (total_s,) = [setting.default for setting in describe_settings() if setting.name == "TOTAL_TIMEOUT_S"]
     assert int(waits_s) > 2 * int(total_s or 0)
 
 
@@ -257,7 +257,7 @@ def test_compose_starts_what_was_tried_here() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     services = compose["services"]
     assert set(services) == {"gateway-1", "gateway-2", "nginx", "postgres"}
-    known = {name for name, *_ in describe_settings()}
+    known = {setting.name for setting in describe_settings()}
     for name in ("gateway-1", "gateway-2"):
         assert set(services[name]["environment"]) <= known
         assert f"server {name}:8000" in (DEPLOY / "nginx.conf").read_text()

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from app.settings.config import describe_settings
-from tests.running import ROOT, Running, Simulator, mint
+from app import __version__
+from app.settings.config import Config, describe_settings
+from tests.running import ROOT, Gateway, Running, Simulator, mint
 from tests.running.certificates import own_certificate
 from tests.running.commands import start
 from tests.running.databases import SqliteDatabase
@@ -24,7 +25,7 @@ GOOD = "a.good.token-of-enough-length"
     ("settings", "says"),
     [
         ({}, "KIMI_TOKENS is not set"),
-        ({"KIMI_TOKENS": " , "}, "KIMI_TOKENS: holds no token"),
+        ({"KIMI_TOKENS": " , "}, "KIMI_TOKENS: contains no token"),
         ({"KIMI_TOKENS": f"{GOOD},two words here"}, "KIMI_TOKENS: entry 2 is not a token"),
         ({"KIMI_TOKENS": f"a={GOOD}1,a={GOOD}2"}, "the label 'a' is used twice"),
         ({"KIMI_TOKENS": f"{GOOD},sk-something-else"}, "KIMI_TOKENS: entry 2 is an API key of the official platform"),
@@ -37,7 +38,7 @@ GOOD = "a.good.token-of-enough-length"
         ({"KIMI_AUTH_URL": "https://[kimi"}, "KIMI_AUTH_URL=https://[kimi: expected an address such as"),
         ({"KIMI_AUTH_URL": "https://kimi .com"}, "KIMI_AUTH_URL=https://kimi .com: expected an address such as"),
         ({"KIMI_BASE_URL": "https://kimi\t.com"}, "expected an address such as https://www.kimi.com"),
-        # "ready: …" and errors that clients get name the address.
+        # "ready …" and errors that clients get name the address.
         *(
             ({name: url}, f"{name}: without user and password: expected an address such as https://www.kimi.com")
             for name, url in (
@@ -116,7 +117,7 @@ def test_tokens_are_taken_as_people_paste_them(running: Running, simulator: Simu
     with running.gateway(simulator.url, KIMI_TOKENS=pasted) as gateway:
         for _ in range(3):
             assert gateway.say("hello").ok
-        assert "ready: 3 accounts" in gateway.log()
+        assert " accounts=3 " in gateway.log()
     assert set(simulator.state()["accounts"]) == {"alice", "bob", "carol"}
 
 
@@ -172,12 +173,70 @@ def test_keys_are_asked_for_where_they_are_set(running: Running, simulator: Simu
         assert gateway.get("/healthz").ok and gateway.get("/readyz").ok
 
 
-def test_every_setting_is_documented() -> None:
-    example = (ROOT / ".env.example").read_text()
-    for name, default, _ in describe_settings():
-        assert f"\n{name}={default or ''}\n" in example, name
-        for readme in ("README.md", "README.zh-CN.md"):
-            assert f"`{name}`" in (ROOT / readme).read_text(), (readme, name)
+def test_the_example_of_an_env_file_has_every_setting_that_people_choose() -> None:
+    written = re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    settings = [setting for setting in describe_settings() if not setting.is_advanced]
+    assert dict(written) == {setting.name: setting.default or "" for setting in settings}
+
+
+@pytest.mark.parametrize(("language", "path"), [("en", "docs/settings.md"), ("zh", "docs/settings.zh-CN.md")])
+def test_the_page_about_settings_is_the_output_of_the_command(language: str, path: str) -> None:
+    assert run_flask("settings", "--language", language) == (ROOT / path).read_text(), (
+        "run: flask --app wsgi settings"
+    )
+
+
+def test_the_version_is_told_everywhere(gateway: Gateway, simulator: Simulator) -> None:
+    assert run_flask("version") == f"{__version__}\n"
+    assert gateway.get("/healthz").json() == {"status": "ok", "version": __version__}
+    assert gateway.get("/openapi.json").json()["info"]["version"] == __version__
+    assert f" ready version={__version__} accounts=3 upstream={simulator.url}\n" in gateway.log()
+    assert gateway.say("hello").ok
+    agents = {call["headers"]["user-agent"] for call in simulator.requests(simulator.turn_path)}
+    assert agents == {f"kimi-gateway/{__version__}"}
+
+
+def run_flask(*arguments: str) -> str:
+    """What a command prints, without any setting."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("site", "auth"),
+    [
+        (None, "https://auth.kimi.com"),
+        ("https://www.kimi.com", "https://auth.kimi.com"),
+        ("https://kimi.ai", "https://auth.kimi.ai"),
+        ("https://www.kimi.ai", "https://auth.kimi.ai"),
+        ("https://notkimi.ai", "https://auth.kimi.com"),
+        ("http://127.0.0.1:9", "https://auth.kimi.com"),
+    ],
+)
+def test_the_site_that_renews_tokens_follows_from_the_site(site: str | None, auth: str) -> None:
+    settings = {"KIMI_TOKENS": GOOD} | ({} if site is None else {"KIMI_BASE_URL": site})
+    assert Config.from_env(settings).kimi_auth_url == auth
+    assert Config.examine(settings).config.kimi_auth_url == auth
+    assert Config.from_env({**settings, "KIMI_AUTH_URL": "https://a.example/"}).kimi_auth_url == "https://a.example"
+
+
+def test_secrets_are_not_in_the_text_of_the_settings() -> None:
+    secrets = {
+        "KIMI_TOKENS": GOOD,
+        "GATEWAY_API_KEYS": "hidden-key",
+        "GATEWAY_SECRET": "hidden-secret",
+        "DATABASE_URL": "postgresql://u:hidden-pw@127.0.0.1/db",
+    }
+    shown = repr(Config.from_env(secrets))
+    assert not any(secret in shown for secret in (GOOD, "hidden"))
 
 
 def test_make_help_names_every_target_and_says_nothing_else() -> None:
@@ -230,7 +289,7 @@ _UNREADABLE = {
     "Latin-1": ("# Schlüssel\nPORT=0\n".encode("latin-1"), _NOT_UTF8),
     "quotes in quotes": (
         b'PORT=0\n\nGATEWAY_API_KEYS="sk-one","sk-two"\n',
-        ".env, line 2: expected NAME=value; a value with spaces, quotes or # stands in single quotes",
+        ".env, line 2: expected NAME=value; put a value with spaces, quotes or # into single quotes",
     ),
 }
 
@@ -255,7 +314,7 @@ def test_settings_and_database_are_the_gateways_wherever_it_is_started(tmp_path:
     (tmp_path / "host.py").write_text(code)
     env = f"KIMI_TOKENS={GOOD}\nKIMI_BASE_URL=http://127.0.0.1:9\nKIMI_AUTH_URL=http://127.0.0.1:9\n"
     # With the mark that Windows' editors put in front: the first setting is one, too.
-    assert "ready: 1 accounts" in run_home(home, env.encode("utf-8-sig"), [str(tmp_path / "host.py")], elsewhere)
+    assert " accounts=1 " in run_home(home, env.encode("utf-8-sig"), [str(tmp_path / "host.py")], elsewhere)
     assert (home / "data" / "gateway.db").exists() and not list(elsewhere.iterdir())
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 import requests
 from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -61,5 +61,5 @@ def _validate(schema: str, body: Any) -> None:
 
 
 @cache
-def _validator(schema: str) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{schema}", **_PUBLISHED})
+def _validator(schema: str) -> jsonschema_rs.Validator:
+    return jsonschema_rs.Draft202012Validator({"$ref": f"#/components/schemas/{schema}", **_PUBLISHED})

@@ -46,7 +46,9 @@ class Gateway:
     def wait_for_workers(self) -> None:
         """Until every worker has been started, or the start has failed."""
         wait_until(
-            "all workers run", lambda: self.log().count(" ready: ") >= self.workers or not self.process.runs, 60
+            "all workers run",
+            lambda: self.log().count(" ready version=") >= self.workers or not self.process.runs,
+            60,
         )
 
     def chat(self, body: dict[str, Any], conversation: str | None = None, **arguments: Any) -> requests.Response:

@@ -16,6 +16,7 @@ import requests
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
+from app import __version__
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _JSON = "application/json"
 
-_USER_AGENT = "kimi-gateway/0.1"
+_USER_AGENT = f"kimi-gateway/{__version__}"
 
 # The media type of Connect's streams; a call that has it says which version of Connect it speaks.
 CONNECT_STREAM = "application/connect+json"

@@ -1,0 +1,71 @@
+"""Checks JSON Schemas, and whether answers contain the JSON that they describe, in a process of its own.
+
+Says which errors of a check are the client's, and in which words. Knows no keyword of JSON Schema.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from app.concurrency.helper_process import CallFailed, HelperProcess, HelperUnavailable, LimitExceeded
+from app.errors import CheckUnavailable, InvalidRequest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why an answer is not what was asked for."""
+
+    rule: str
+    """The keyword of the schema that it breaks; ``json`` where it contains no JSON."""
+    message: str
+    """Where and how it breaks the rule. Shows the value: for Kimi, never for a log."""
+
+
+class _NotChecked(Exception):
+    """The text completes "it …" or "the schema …"."""
+
+
+class JsonChecker:
+    """``app.text.json_validation`` in a helper process, which the first request that needs it starts."""
+
+    def __init__(self) -> None:
+        self._helper = HelperProcess("app.text.json_validation")
+
+    def check_schema(self, schema: str, field: str) -> None:
+        """Raises InvalidRequest, naming ``field``: if the text is not a JSON Schema that can be used here."""
+        try:
+            flaw = self._call("find_flaw", schema)
+        except _NotChecked as e:
+            flaw = f" {e}"
+        if flaw is not None:
+            raise _unusable(f"{field}{flaw}", field)
+
+    def find_json(self, text: str, schema: str | None, field: str) -> str | Problem:
+        """The JSON in ``text``, as it was written, that ``schema`` describes (None: any object).
+
+        Raises InvalidRequest, naming ``field``: if the schema takes too much work to check the text against it.
+        """
+        try:
+            found = self._call("find_json", text, schema)
+        except _NotChecked as e:
+            if schema is None:
+                return Problem("json", f"it {e}")
+            raise _unusable(f"{field}: comparing the answer with this JSON Schema {e}", field) from None
+        return found["json"] if "json" in found else Problem(found["rule"], found["message"])
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        try:
+            return self._helper.call(function, *arguments)
+        except LimitExceeded:
+            raise _NotChecked("takes too much time or memory") from None
+        except CallFailed as e:
+            raise _NotChecked(f"is not possible ({e})") from None
+        except HelperUnavailable as e:
+            log.error("JSON could not be checked: %s", e)
+            raise CheckUnavailable("the JSON could not be checked; try again later") from e
+
+
+def _unusable(message: str, field: str) -> InvalidRequest:
+    return InvalidRequest(message, code="unusable_schema", param=field)

@@ -1,0 +1,196 @@
+"""The accepted forms of settings: a text becomes a value, or an error that says what is expected.
+
+Does not know the name of any setting.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+# Paths of SQLite files are relative to the folder of the application, wherever it is started.
+HOME = Path(__file__).absolute().parent.parent.parent
+
+
+class HiddenValueError(ValueError):
+    """The value contains a secret although its setting is not one: it must not be shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parser:
+    """``parse`` raises ValueError: if the text is not accepted. ``values``: what is accepted, for a table."""
+
+    parse: Callable[[str], Any]
+    values: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key that clients may send."""
+
+    name: str | None
+    secret: str = field(repr=False)
+
+
+def number(lowest: float, highest: float, what: str = "a number") -> Parser:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        # Also false for nan.
+        if not lowest <= value <= highest:
+            raise ValueError(f"expected {what} from {lowest:g} to {highest:g}")
+        return value
+
+    return Parser(parse, f"{lowest:g} … {highest:g}")
+
+
+def seconds(lowest: float, highest: float) -> Parser:
+    return number(lowest, highest, "a number of seconds")
+
+
+def integer(lowest: int, highest: int) -> Parser:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]+", text) or not lowest <= int(text) <= highest:
+            raise ValueError(f"expected a whole number from {lowest} to {highest}")
+        return int(text)
+
+    return Parser(parse, f"{lowest} … {highest}")
+
+
+def choice(*choices: str) -> Parser:
+    """One of the words, which are all in upper case or all in lower case, written in either."""
+    change_case = str.upper if choices[0].isupper() else str.lower
+
+    def parse(text: str) -> str:
+        if change_case(text) not in choices:
+            raise ValueError(f"expected {', '.join(choices[:-1])} or {choices[-1]}")
+        return change_case(text)
+
+    return Parser(parse, ", ".join(f"`{word}`" for word in choices))
+
+
+def switch() -> Parser:
+    def parse(text: str) -> bool:
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off"):
+            return False
+        raise ValueError("expected 1 or 0")
+
+    return Parser(parse, "`0`, `1`")
+
+
+def http_url(text: str) -> str:
+    if "@" in text:
+        raise HiddenValueError("without user and password: expected an address such as https://www.kimi.com")
+    try:
+        parts = urlsplit(text)
+        # An invalid port raises ValueError when it is read.
+        complete = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        complete = False
+    # urlsplit keeps white space in the host, or removes it.
+    if not complete or parts.query or parts.fragment or re.search(r"\s", text):
+        raise ValueError("expected an address such as https://www.kimi.com")
+    return text.rstrip("/")
+
+
+def database_url(text: str) -> str:
+    """With the path of a SQLite file made absolute, or with the driver that is installed for PostgreSQL."""
+    if re.match(r"sqlite:///(?!:memory:).+", text):
+        return text if text.startswith("sqlite:////") else f"sqlite:///{HOME}/{text.removeprefix('sqlite:///')}"
+    # The URLs that database providers hand out name no driver.
+    url = re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", text)
+    complete = False
+    if url.startswith("postgresql+psycopg://"):
+        parts = _split_as_sqlalchemy_does(url)
+        with contextlib.suppress(ValueError):
+            has_host = parts.hostname or "host" in parse_qs(parts.query)
+            has_port = parts.port != 0 and not parts.netloc.endswith(":")
+            complete = bool(re.match("/+[^/]", parts.path) and has_host and has_port)
+    if not complete:
+        raise ValueError("expected sqlite:///path/to/file.db or postgresql+psycopg://user:password@host/database")
+    return url
+
+
+# The host begins after the first "@" (sqlalchemy.engine.url); for urlsplit it begins after the last one before a
+# slash.
+_SQLALCHEMY_SPLITS = re.compile(
+    r"[^:]+://(?:[^:/]*(?::(?P<password>[^@]*))?@)?(?:\[(?P<ipv6>[^/?]+)\]|(?P<host>[^/:?]+))?"
+)
+
+
+def _split_as_sqlalchemy_does(url: str) -> SplitResult:
+    """The parts of the URL of a server.
+
+    Raises ValueError: if SQLAlchemy would read another password or host. It would show a part of the password as the
+    name of a host that cannot be found. SQLAlchemy itself cannot be asked: gunicorn's master reads the settings, and
+    must not load what gevent has yet to patch.
+    """
+    theirs = _SQLALCHEMY_SPLITS.match(url)
+    try:
+        # SQLAlchemy knows no fragment.
+        parts = urlsplit(url, allow_fragments=False)
+        host = parts.hostname
+    except ValueError:
+        # Its text may contain the password.
+        theirs = None
+    if (
+        theirs is None
+        or (theirs["password"] or "") != (parts.password or "")
+        or (theirs["ipv6"] or theirs["host"] or "").lower() != (host or "")
+    ):
+        raise ValueError(
+            "in the user name and the password, write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, "
+            "[ as %5B, ] as %5D and % as %25"
+        )
+    return parts
+
+
+def passwords_in(url: str) -> list[str]:
+    """The password in the URL of a database: decoded, and as it is written there."""
+    parts = urlsplit(url, allow_fragments=False)
+    written = [parts.password or "", *parse_qs(parts.query).get("password", [])]
+    return [password for text in written if text for password in dict.fromkeys((text, unquote(text)))]
+
+
+def api_keys(text: str) -> tuple[ApiKey, ...]:
+    keys = tuple(_api_key(entry) for entry in (part.strip() for part in text.split(",")) if entry)
+    if any(not key.secret.isascii() or not key.secret.isprintable() or " " in key.secret for key in keys):
+        raise ValueError("a key is made of printable ASCII characters without spaces")
+    names = [key.name for key in keys if key.name]
+    if len(names) > len(set(names)):
+        raise ValueError("two keys have the same name")
+    return keys
+
+
+def _api_key(entry: str) -> ApiKey:
+    # What stands before the "=" at the end of a Base64 key is not a name.
+    named = re.fullmatch(r"([A-Za-z0-9._-]{1,64})=(.*[^=].*)", entry)
+    return ApiKey(named[1], named[2]) if named else ApiKey(None, entry)
+
+
+def origins(text: str) -> tuple[str, ...]:
+    found = tuple(origin for origin in (part.strip().rstrip("/") for part in text.split(",")) if origin)
+    # A bracket or a star would make flask-cors read a pattern.
+    if any(o != "*" and not re.fullmatch(r"[a-z][a-z0-9+-]*://[A-Za-z0-9._-]+(:[0-9]+)?", o) for o in found):
+        raise ValueError("expected * or origins such as https://chat.example.com, comma-separated")
+    return found
+
+
+def secret(text: str) -> str | None:
+    if text and len(text) < 12:
+        raise ValueError("expected at least 12 characters; `openssl rand -hex 32` makes a good one")
+    return text or None
+
+
+def host(text: str) -> str:
+    if not re.fullmatch(r"\[?[0-9A-Za-z.:_-]+\]?", text):
+        raise ValueError("expected an address such as 127.0.0.1, 0.0.0.0 or ::")
+    # gunicorn expects IPv6 addresses in brackets.
+    return f"[{text}]" if ":" in text and not text.startswith("[") else text
