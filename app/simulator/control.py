@@ -13,6 +13,8 @@ from app.simulator.http1 import Reply, json_reply
 from app.simulator.knobs import BadKnob
 from app.simulator.replies import parse_scripted
 from app.simulator.simulation import Exchange, Simulation
+from app.simulator.tokens import check, mint
+from app.simulator.world import Message
 
 
 class _Refused(Exception):
@@ -133,6 +135,23 @@ async def _forget_requests(exchange: Exchange, _: str) -> Reply:
     return json_reply({})
 
 
+async def _add_chats(exchange: Exchange, _: str) -> Reply:
+    """Chats that an earlier simulator had. What was said in them is not known, only how they end."""
+    world = exchange.sim.world
+    for fields in exchange.request.json_object()["chats"]:
+        chat_id, generation, last = str(fields["id"]), fields["generation"], str(fields.get("last_message") or "")
+        if generation not in ("sse", "connect"):
+            raise _Refused(f"generation: expected sse or connect, got {generation!r}")
+        if chat_id in world.chats:
+            raise _Refused(f"there is a chat {chat_id!r} already")
+        owner = world.account(check(mint(str(fields["account"]))))
+        chat = world.new_chat(owner, "Untitled Chat", generation, chat_id)
+        if last:
+            chat.add(Message(last, "", "assistant"))
+    exchange.sim.bell.ring()
+    return json_reply({"chats": len(world.chats)})
+
+
 async def _knobs(exchange: Exchange, _: str) -> Reply:
     return json_reply(dataclasses.asdict(exchange.sim.knobs))
 
@@ -176,6 +195,7 @@ _CALLS: dict[tuple[str, str], Callable[[Exchange, str], Awaitable[Reply]]] = {
     ("GET", "requests"): _requests,
     ("DELETE", "requests"): _forget_requests,
     ("GET", "turns"): _turns,
+    ("POST", "chats"): _add_chats,
     ("GET", "knobs"): _knobs,
     ("POST", "knobs"): _turn_knobs,
     ("POST", "reset"): _reset,
