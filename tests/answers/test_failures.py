@@ -51,7 +51,7 @@ FAULTS: dict[str, Expected] = {
     "json_200": (401, "authentication_error", None, "KIMI_TOKENS", {"fail_code": "auth.token.invalid"}),
     "bad_request": (502, "server_error", "upstream_error", "400", {}),
     "model_422": (502, "server_error", "upstream_protocol_error", "model", {}),
-    "empty": (502, "server_error", "upstream_error", "without a word", {}),
+    "empty": (502, "server_error", "upstream_error", "without any text", {}),
     "empty_close": (502, "server_error", "upstream_error", "before the end", {}),
     "silent_headers": (504, "server_error", "timeout", "in time", {}),
     "silent_body": (504, "server_error", "timeout", "silent", {}),

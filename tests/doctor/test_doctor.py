@@ -388,7 +388,7 @@ def test_a_clock_that_is_wrong_is_named(surgery: Surgery, ahead_s: float, mark: 
         ({"fail": "forbidden_html", "fail_at": "create"}, "perhaps a bot wall", "try another network"),
         ({"fail": "html_200"}, "perhaps a bot wall", "a bot wall, or Kimi has changed its protocol"),
         ({"fail": "redirect", "fail_at": "create"}, "redirects to kimi.invalid", "see the line on the site"),
-        ({"fail": "empty"}, "without a word", "the account may be limited"),
+        ({"fail": "empty"}, "without any text", "the account may be limited"),
         ({"fail": "empty_close"}, "before the end of the answer", "see the line on the site"),
         ({"fail": "silent_body"}, "no complete answer within 1 s", "try again"),
         ({"profile": "connect-2026"}, "does not serve Kimi's SSE protocol", "see the line on the site"),

@@ -1,7 +1,7 @@
-"""Kimi's own list of models: asked for in the background, kept in the store, offered beside our table.
+"""Kimi's own list of models: fetched in the background, kept in the store, added to our table.
 
-No request ever waits for it, and without it nothing is missing but the models that only it knows. Must never
-know how it is asked for.
+No request waits for it. Without it only the models are missing that our table does not know. Must never know how it
+is fetched.
 """
 
 import logging
@@ -24,7 +24,7 @@ _LOOK_EVERY_S = 60.0
 
 
 class Catalogue:
-    """``fetch`` asks Kimi or raises GatewayError; what it says is told to ``models``."""
+    """``fetch`` asks Kimi, or raises GatewayError. ``models`` learns what it returns."""
 
     def __init__(self, store: Store, models: KimiModels, fetch: Callable[[], Sequence[Offer]]) -> None:
         self._store = store
@@ -46,7 +46,7 @@ class Catalogue:
             try:
                 self._ask(now)
             except GatewayError as e:
-                log.info("Kimi's list of models could not be had: %s", e.message)
+                log.info("catalogue_not_fetched error=%s", e.message)
 
     def _ask(self, now: float) -> None:
         offers = self._fetch()

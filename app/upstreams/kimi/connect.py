@@ -44,7 +44,7 @@ from app.upstreams.account import Account
 from app.upstreams.kimi import envelope
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.http import CONNECT_STREAM, KimiHttp, Reply
-from app.upstreams.kimi.json_frames import Halves, Reader, added
+from app.upstreams.kimi.json_frames import Reader, SurrogateJoiner, suffix_after
 from app.upstreams.kimi.model_table import ConnectForm, KimiModels, Offer, parse_offers
 from app.upstreams.kimi.sources import sources_of_ref, sources_of_tool
 
@@ -111,13 +111,13 @@ class KimiConnect:
             raise
         except RequestRefused as e:
             # As far as is known, only a request of a form that Kimi does not take any more (E19).
-            log.warning("Kimi refuses a request for %s: %s", turn.request.model, e.code or "invalid_argument")
+            log.warning("request_refused model=%s code=%s", turn.request.model, e.code or "invalid_argument")
             raise
         raise UpstreamUnavailable(f"{account.label}: Kimi closed the connection before the end of the answer")
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
         reply = self._http.call("POST", _DELETE_CHAT, account, orjson.dumps({"chat_id": chat_id}))
-        if not kimi_errors.agrees(reply):
+        if not kimi_errors.succeeded(reply):
             error = self._refusal(reply, account)
             if not isinstance(error, ChatUnknown):
                 raise error
@@ -132,7 +132,7 @@ class KimiConnect:
 
     def _refusal(self, reply: Reply, account: Account) -> UpstreamError:
         """What a chat that Kimi does not know gets is told in Connect's words; a path that is gone has none."""
-        if reply.status in (404, 405, 410) and not kimi_errors.names_itself(reply):
+        if reply.status in (404, 405, 410) and not kimi_errors.is_known_error(reply):
             return ProtocolUnavailable(
                 f"{account.label}: {self._http.base_url} does not serve Kimi's Connect protocol "
                 f"(status {reply.status}); check KIMI_BASE_URL and KIMI_PROTOCOL"
@@ -162,7 +162,7 @@ class _Told:
         self._blocks: dict[str, list[str]] = {}
         self._last: str | None = None
         self._reader = reader
-        self._halves = Halves(reader)
+        self._halves = SurrogateJoiner(reader)
 
     def append(self, block_id: str, text: str) -> str:
         """What is to be passed on. Raises _Rewrite."""
@@ -185,7 +185,7 @@ class _Told:
         return self.append(self._last or "", self._added(shown, said))
 
     def rest(self) -> str:
-        return self._halves.rest()
+        return self._halves.flush()
 
     @property
     def said(self) -> str:
@@ -196,7 +196,7 @@ class _Told:
         if text.startswith(old):
             return text[len(old) :]
         # The old text may hold, in two halves, a pair that the new one holds whole.
-        new = added(text, old) if self._reader.odd else None
+        new = suffix_after(text, old) if self._reader.saw_lone_surrogate else None
         if new is None:
             raise _Rewrite
         return new
@@ -292,7 +292,7 @@ class _Answer:
                 self._spoke = True
                 yield kind(half)
         if not self._spoke:
-            raise kimi_errors.wordless(self.account)
+            raise kimi_errors.empty_answer(self.account)
         if not self._complete:
             raise UpstreamUnavailable(f"{self.account.label}: Kimi ended the stream before the end of the answer")
         self.reason = "stop"

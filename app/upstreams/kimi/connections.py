@@ -1,8 +1,10 @@
-"""Connections to one site: how they are opened, kept, checked and ended, between requests' adapter and the socket.
+"""Connections to one site: how they are opened, kept, checked and aborted, between requests' adapter and the socket.
 
-What ``requests.Session`` would do beside sending is not wanted here (cookies of one account for another, redirects,
-the environment's proxies, netrc and certificate bundles) and was more than half of the cost of a short call, so the
-adapter is used as it is. Certificates are verified as requests verifies them. Must never know what a request means.
+``requests.Session`` does more than is wanted here (cookies of one account for another, redirects, proxies, netrc and
+certificate bundles of the environment), and that was more than half of the cost of a short call; so the adapter is
+used directly. Certificates are verified as requests verifies them. This file and ``socket_reader`` override insides
+of requests, urllib3 and http.client; tests/upstreams fail where a new version of those changes them. Must never know
+what a request means.
 """
 
 import contextlib
@@ -29,13 +31,13 @@ from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
 from app.upstreams.kimi.socket_reader import ReadSide
 
-# Connections that are kept open between requests; more are opened when needed, never waited for.
+# Connections that are kept open between requests. More are opened when needed: a request never waits for one.
 _POOL_SIZE = 1000
 
-# What is tried again is decided elsewhere.
+# ``answers.failover`` decides what is tried again.
 _NO_RETRIES = Retry(False)
 
-# A request up to this size leaves in one piece, head and body.
+# A request up to this size is sent in one piece, head and body.
 _ONE_PIECE_BYTES = 65536
 
 
@@ -44,12 +46,12 @@ class Unwritable(Exception):
 
 
 class Exchange:
-    """One request and its answer: which work it belongs to, and which connection it runs over."""
+    """One request and its response: whose work it is, and which connection it uses."""
 
     def __init__(self, cancellation: Cancellation, read_s: float) -> None:
         self.cancellation = cancellation
         self.read_s = read_s
-        # Whoever reads a stream counts here what has come.
+        # Counted up by the reader of a stream with each piece.
         self.reads = 0
         self.timed_out = False
         self._connection: _Owned | None = None
@@ -59,24 +61,24 @@ class Exchange:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a connection was had, so that something may have been sent."""
+        """Whether there was a connection, so that something may have been sent."""
         return self._connection is not None
 
     def begin(self, connection: "_Owned", sock: socket.socket) -> None:
         self._connection = connection
-        # A connection lets go of its socket where the answer ends with it.
+        # A connection drops its socket where the response ends with it.
         self._sock = sock
         self.cancellation.attach(self.abort)
 
     def abort(self) -> None:
-        """Closes the connection under the reader's hands, unless it already serves another exchange."""
+        """Ends the connection while its reader blocks on it, unless it already serves another exchange."""
         if self._sock is not None and self._connection is not None and self._connection.owner is self:
             with contextlib.suppress(OSError):
                 # The plain method: that of SSLSocket would first drop the TLS state that the reader is using.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def limit(self, seconds: float | None) -> None:
-        """What still blocks on the connection gives up after ``seconds``."""
+        """A read or write that blocks on the connection fails after ``seconds``."""
         if self._sock is not None:
             with contextlib.suppress(OSError):
                 self._sock.settimeout(seconds)
@@ -101,8 +103,8 @@ class Exchange:
             self.abort()
 
     def check_end(self) -> None:
-        """Whether the end of an answer is its own: a body without chunks that is cut off by us ends like any other.
-        Raises Cancelled where the work was called off, TimeoutError where nothing came any more."""
+        """Called at the end of a body: one without HTTP chunks that we cut ends like any other. Raises Cancelled
+        where the work was called off, TimeoutError where nothing came any more."""
         self.cancellation.check()
         if self.timed_out:
             raise TimeoutError
@@ -123,23 +125,23 @@ class Transport:
     def send(
         self, method: str, path: str, headers: dict[str, str], body: bytes | None, exchange: Exchange
     ) -> requests.Response:
-        """The response, its body not yet read. ``path`` and header names are written as they are to be sent.
+        """The response; its body is not yet read. ``path`` and header names are sent as they are.
 
         Raises exceptions of requests, urllib3 and http.client, OSError, Unwritable, and Cancelled.
         """
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, self._base_url + path, body
-        # Nobody looks a name up in it; what is sent is written as it stands here.
+        # Only iterated, so a plain dict will do.
         request.headers = cast("CaseInsensitiveDict[str]", headers)
         with self._sent(method, headers, body, exchange) as timeout:
-            # Its stub knows no ready-made Timeout, its code does.
+            # The stub does not accept a Timeout, the code does.
             return self._adapter.send(request, stream=True, timeout=cast(Any, timeout))
 
     @contextlib.contextmanager
     def call(
         self, method: str, path: str, headers: dict[str, str], body: bytes | None, exchange: Exchange
     ) -> Iterator[BaseHTTPResponse]:
-        """The same for an answer that is not streamed, where nothing of requests' is of use. Raises as ``send``."""
+        """The same for a response that is not streamed, without requests' part. Raises as ``send``."""
         pool = self._adapter.pool
         with self._sent(method, headers, body, exchange) as timeout:
             response = pool.urlopen(
@@ -156,7 +158,7 @@ class Transport:
         try:
             yield response
         finally:
-            # A connection whose answer was read to its end is kept already.
+            # A connection whose response was read to its end is in the pool already.
             response.close()
             response.release_conn()
 
@@ -164,7 +166,7 @@ class Transport:
     def _sent(
         self, method: str, headers: dict[str, str], body: bytes | None, exchange: Exchange
     ) -> Iterator[Timeout]:
-        """Around the sending for an exchange; gives its time limits."""
+        """Around the sending for an exchange; yields its time limits."""
         exchange.cancellation.check()
         if body is not None or method != "GET":
             headers["Content-Length"] = str(len(body or b""))
@@ -174,18 +176,18 @@ class Transport:
         except ValueError as e:
             if isinstance(e, requests.RequestException | HTTPError):
                 raise
-            # http.client looks at what it is to write: a token, say, that Kimi gave us and that is no header.
+            # http.client checks what it writes: a token from Kimi may not be a valid header.
             raise Unwritable(type(e).__name__) from e
         finally:
             _exchange.reset(token)
 
 
-# The exchange that the current thread (or greenlet) sends for.
+# The exchange of the current thread (or greenlet) while it sends: urllib3 has no parameter for it.
 _exchange: ContextVar[Exchange | None] = ContextVar("kimi_exchange", default=None)
 
 
 class _Owned:
-    """A connection that knows its exchange; a mixin, because urllib3's connections know only their socket."""
+    """A connection that knows its exchange. A mixin for urllib3's two connection classes."""
 
     owner: Exchange | None = None
     sock: socket.socket | None
@@ -193,9 +195,9 @@ class _Owned:
 
     @property
     def is_connected(self) -> bool:
-        """Whether a kept connection is still good: nothing has come over it, not even its end.
+        """Whether a kept connection can be used: nothing has come over it, not even its end.
 
-        By looking, not with poll as urllib3 does, which sets up and tears down a watcher of the event loop.
+        By peeking, and not with poll as urllib3 does, which sets up and removes a watcher of the event loop.
         """
         sock = self.sock
         if sock is None:
@@ -219,7 +221,7 @@ class _Owned:
         if self.sock is None:
             self.connect()  # type: ignore[attr-defined]  # of the classes that this is mixed into
         if self.owner is not None and self.sock is not None:
-            # The time limit for a connection ends here: a long text over a slow line may take longer to send.
+            # The limit for connecting ends here: a long text over a slow line may take longer to send.
             self.sock.settimeout(self.owner.read_s)
             self.owner.begin(self, self.sock)
         self._held = []
@@ -231,7 +233,7 @@ class _Owned:
             self.send(piece)
 
     def send(self, data: Any) -> None:
-        """Head and body come separately from http.client; as two packets, they are two wakeups at the other end."""
+        """http.client sends head and body separately. As two packets they would wake the other end twice."""
         if self._held is None:
             super().send(data)  # type: ignore[misc]
         else:
@@ -251,10 +253,10 @@ class _HTTPSConnection(_Owned, HTTPSConnection):
     response_class = _Response
 
 
-class _Kept:
-    """The connections that wait to be used again, the last one first, in the words of ``queue.LifoQueue``.
+class _IdleConnections:
+    """The connections that wait to be used again, the last one first, with the methods of ``queue.LifoQueue``.
 
-    Nobody ever waits for one, so it needs no locks: those were seven for each request.
+    A request never waits for one, so there are no locks: those were seven for each request.
     """
 
     def __init__(self, maxsize: int) -> None:
@@ -278,16 +280,16 @@ class _Kept:
 
 class _HTTPPool(HTTPConnectionPool):
     ConnectionCls = _HTTPConnection
-    QueueCls = cast(Any, _Kept)
+    QueueCls = cast(Any, _IdleConnections)
 
 
 class _HTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
-    QueueCls = cast(Any, _Kept)
+    QueueCls = cast(Any, _IdleConnections)
 
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter for one site: what it finds out anew for each request is found out once."""
+    """requests' adapter for one site: what it looks up for each request is looked up once."""
 
     def __init__(self, base_url: str) -> None:
         site = urlsplit(base_url)
@@ -313,17 +315,17 @@ class _Adapter(HTTPAdapter):
         return self.pool
 
     def cert_verify(self, *_: Any, **__: Any) -> None:
-        """Done when the pool was made."""
+        """Done once, when the pool is made."""
 
     def request_url(self, request: requests.PreparedRequest, _: Mapping[str, str] | None) -> str:
         assert request.url is not None
         return request.url[self._origin_chars :]
 
     def build_response(self, req: requests.PreparedRequest, resp: BaseHTTPResponse) -> requests.Response:
-        """Without cookies, and without a guess at the encoding of what is read as bytes."""
+        """Without cookies, and without a guess at the encoding of bytes."""
         response = requests.Response()
         response.status_code = resp.status
-        # As good a mapping for names in any case as requests' own, without a copy.
+        # Case-insensitive like requests' own mapping, without a copy.
         response.headers = cast("CaseInsensitiveDict[str]", resp.headers)
         response.raw = resp
         response.url = req.url or ""

@@ -16,12 +16,12 @@ _END_OF_STREAM = 0x02
 
 _PREFIX = struct.Struct(">BI")
 
-# Observed frames are mostly well under 1 KiB (kimi-protocol.md 5.1): more than this is no chat any more.
+# Observed frames are mostly well under 1 KiB (kimi-protocol.md 5.1).
 MAX_BYTES = 8 << 20
 
 
 class Envelope(NamedTuple):
-    """One payload, decompressed. A stream without an envelope that is ``last`` was cut."""
+    """One payload, decompressed. A stream that ends without a ``last`` envelope was cut."""
 
     payload: bytes
     last: bool
@@ -32,7 +32,7 @@ def encode(payload: bytes) -> bytes:
 
 
 class Decoder:
-    """Bytes, however they were cut → envelopes. One object per stream."""
+    """Bytes, cut anywhere, become envelopes. One object per stream."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -44,7 +44,7 @@ class Decoder:
 
         Raises UpstreamProtocolError as soon as a prefix declares what cannot be read.
         """
-        # Mostly a chunk is an envelope, and nothing of it has to be copied.
+        # Mostly a chunk is one envelope, and nothing has to be copied.
         data: bytes | bytearray = chunk
         if self._begun:
             self._begun += chunk
@@ -78,7 +78,7 @@ class Decoder:
             )
 
     def _decompress(self, payload: bytes) -> bytes:
-        """gzip, the one codec that Connect prescribes; none was asked for, so any other is refused."""
+        """gzip is the one codec that Connect prescribes. We ask for none, so any other is refused."""
         gzip = zlib.decompressobj(wbits=31)
         try:
             plain = gzip.decompress(payload, self._max_bytes)
@@ -91,7 +91,7 @@ class Decoder:
         if not gzip.eof:
             raise UpstreamProtocolError(f"an envelope of {len(payload)} bytes holds only part of its gzip data")
         if gzip.unused_data:
-            # A second member, or no gzip at all: text could be in it, and half of an envelope is no answer.
+            # A second member, or something else. It may hold text, so it is not dropped.
             raise UpstreamProtocolError(
                 f"an envelope of {len(payload)} bytes goes on for {len(gzip.unused_data)} after its gzip data"
             )

@@ -1,6 +1,6 @@
 """What Kimi's failures mean: the table of ``kimi-protocol.md`` section 7, one row per signal.
 
-Knows statuses, error types, Connect's codes and reasons, and whom to blame; must never know paths, bodies of
+Knows statuses, error types, Connect's codes and reasons, and who is to blame. Must never know paths, bodies of
 requests, or who retries.
 """
 
@@ -32,12 +32,12 @@ from app.errors import (
 )
 from app.upstreams.account import Account, describe_expiry
 from app.upstreams.kimi.http import Reply
-from app.upstreams.kimi.json_frames import whole
+from app.upstreams.kimi.json_frames import join_surrogates
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What one signal becomes. ``says`` is our sentence; Kimi's own words follow it in brackets."""
+    """What one signal becomes. ``says`` is our sentence; Kimi's own words follow in brackets."""
 
     error: type[UpstreamError]
     says: str
@@ -91,8 +91,8 @@ _BY_ERROR_TYPE = {
 # Texts that were seen beside no error type that is certain (E8, E14).
 _BY_TEXT = {"发送频率过高": _BUSY, "匿名聊天使用次数超过": _ANONYMOUS}
 
-# Statuses that speak for themselves, where the body names no error type that we know (E6, E20, E21). 413 is HTTP's
-# own: the body is too large, for Kimi or for a proxy before it.
+# Statuses, where the body names no error type that we know (E6, E20, E21). 413 is HTTP's own: the body is too large
+# for Kimi or for a proxy before it.
 _BY_STATUS = {
     401: _TOKEN,
     403: _Row(AccountForbidden, "Kimi refuses this account or this address (perhaps a bot wall)"),
@@ -103,7 +103,7 @@ _BY_STATUS = {
     429: _LIMITED,
 }
 
-# `reason` of the Connect generation: the published ones (E2, E15, E17). All others speak through their code.
+# `reason` of the Connect generation: the published ones (E2, E15, E17). For all others the code counts.
 _BY_REASON = {
     "REASON_INVALID_AUTH_TOKEN": _TOKEN,
     "REASON_SERVER_OVERLOADED_FOR_FREE_USER": _Row(
@@ -144,13 +144,13 @@ _SPENT = {"quota", "credit", "credits"}
 _MODERATION = {"moderation", "moderated", "sensitive", "censor", "censored"}
 _MODERATION_STARTS = ("content.", "reason_content_")
 
-# The longest wait that is believed.
-_LONGEST_WAIT_S = 86_400.0
+# A Retry-After longer than this is cut. Seconds.
+_MAX_WAIT_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What an error says in either generation's shape; empty where it does not."""
+    """What an error says, in the shape of either protocol; empty where it says nothing."""
 
     error_type: str = ""
     code: str = ""
@@ -193,20 +193,20 @@ def refusal(reply: Reply, account: Account, site: str) -> UpstreamError:
     )
 
 
-def names_itself(reply: Reply) -> bool:
-    """Whether the service itself refused, in words that we know: then it is there."""
+def is_known_error(reply: Reply) -> bool:
+    """Whether the service itself refused, in words that we know: then it serves this path."""
     return _row(_read(reply.body)) is not None
 
 
-def agrees(reply: Reply) -> bool:
-    """Whether the service has done what it was asked for: a bot wall shows its page, and Kimi tells an error (3.10),
-    with status 200, too."""
+def succeeded(reply: Reply) -> bool:
+    """Whether the service has done what it was asked for. A bot wall sends its page, and Kimi an error (3.10), with
+    status 200, too."""
     return 200 <= reply.status < 300 and not reply.is_page and not _read(reply.body).name
 
 
-def is_of_kimi(reply: Reply) -> bool:
+def is_kimis_own(reply: Reply) -> bool:
     """Whether the service itself refused, also in words that are new to us: an ``error_type`` is Kimi's own, and
-    Connect's codes are all known. A status, a page or a text may come from whatever stands in between."""
+    Connect's codes are all known. A status, a page or a text may come from a proxy in between."""
     said = _read(reply.body)
     return _row(said) is not None or bool(said.error_type)
 
@@ -215,7 +215,7 @@ def in_stream(error: object, account: Account) -> UpstreamError | None:
     """The error for one that came in the stream, of either generation: an ``error`` event, an end-of-stream
     error, an exception. None where it says that the answer was moderated."""
     said = _understand(error)
-    row = _special(said)
+    row = _by_detail(said)
     if row is None and _is_moderation(said):
         return None
     row = row or _BY_CODE.get(said.code)
@@ -226,21 +226,21 @@ def in_stream(error: object, account: Account) -> UpstreamError | None:
     )
 
 
-def wordless(account: Account) -> UpstreamError:
+def empty_answer(account: Account) -> UpstreamError:
     """The error for an answer that Kimi calls complete and that holds nothing (E23)."""
     return AnswerEmpty(
-        f"{account.label}: Kimi ended the answer without a word, as it does with accounts that it slows down; "
+        f"{account.label}: Kimi ended the answer without any text, as it does with accounts that it slows down; "
         "try again later, or with another account"
     )
 
 
 def _row(said: _Said) -> _Row | None:
-    # As in a stream, moderation goes before codes, which say less.
-    return _special(said) or (_MODERATED if _is_moderation(said) else _BY_CODE.get(said.code))
+    # As in a stream, moderation counts before codes, which say less.
+    return _by_detail(said) or (_MODERATED if _is_moderation(said) else _BY_CODE.get(said.code))
 
 
-def _special(said: _Said) -> _Row | None:
-    """What is known more precisely than a code tells."""
+def _by_detail(said: _Said) -> _Row | None:
+    """What says more than a code: a type, a reason, a text."""
     row = _BY_ERROR_TYPE.get(said.error_type) or _BY_REASON.get(said.reason) or _by_text(said.text)
     if row is None and said.code == "resource_exhausted" and _SPENT & (_words(said) | set(said.text.lower().split())):
         return _QUOTA
@@ -312,7 +312,7 @@ def _understand(error: object) -> _Said:
         error_type=_name(fields.get("error_type")),
         code=_name(fields.get("code")),
         reason=_name(fields.get("reason")) or _name(debug.get("reason")),
-        text=whole(next((text for text in texts if isinstance(text, str) and text), "")),
+        text=join_surrogates(next((text for text in texts if isinstance(text, str) and text), "")),
     )
 
 
@@ -330,7 +330,7 @@ def _by_text(text: str) -> _Row | None:
 
 
 def _quoted(text: str, account: Account) -> str:
-    """Fit for a client and for a line of the log: Kimi, or what stands before it, may repeat what it was sent."""
+    """Kimi's words, fit for a client and for one line of the log: they may repeat what was sent, the token too."""
     text = (text.replace(account.token, "[secret]") if account.token else text)[:200]
     shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return f" (Kimi says: {shown})" if shown else ""
@@ -340,11 +340,11 @@ def _retry_after(reply: Reply) -> float | None:
     """In seconds, a day at most; HTTP allows seconds and a date."""
     value = reply.headers.get("Retry-After", "")
     if value.isascii() and value.isdigit():
-        return min(float(value), _LONGEST_WAIT_S)
+        return min(float(value), _MAX_WAIT_S)
     try:
         at = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
-    # "-0000" is UTC, too, and Python calls it no zone at all.
+    # "-0000" is UTC, too; Python gives it no time zone.
     seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - time.time()
-    return min(max(0.0, seconds), _LONGEST_WAIT_S)
+    return min(max(0.0, seconds), _MAX_WAIT_S)

@@ -1,6 +1,6 @@
-"""The only outgoing door to Kimi: headers, timeouts, how answers are read; foreign exceptions become ours.
+"""Requests to Kimi: headers, timeouts, and how bodies are read. Exceptions of libraries become ours here.
 
-Headers: ``kimi-protocol.md`` 1.3. The connections are ``kimi_transport``'s. Must never know what a body means.
+Headers: ``kimi-protocol.md`` 1.3. How connections are made: ``connections``. Must never know what a body means.
 """
 
 import contextlib
@@ -30,23 +30,23 @@ _JSON = "application/json"
 
 _USER_AGENT = f"kimi-gateway/{__version__}"
 
-# The media type of Connect's streams; a call that has it says which version of Connect it speaks.
+# The media type of Connect's streams. A request with it names the version of Connect.
 CONNECT_STREAM = "application/connect+json"
 
 # After its last event a stream is read to its real end, so that the connection can be used again.
 _DRAIN_S = 1.0
 _DRAIN_BYTES = 65536
 
-# The most that one read of a body without chunks gives.
+# The size of one read of a body without HTTP chunks.
 _READ_BYTES = 65536
 
-# How much of a body is read that is wanted as a whole: more than any answer of Kimi's short calls.
+# The most that is read of a body that is wanted as a whole: more than any reply of Kimi's short calls.
 _WHOLE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer. ``headers`` are case-insensitive; ``media_type`` is lower case, without parameters."""
+    """A whole response. ``headers`` are case-insensitive. ``media_type`` is lower case, without parameters."""
 
     status: int
     media_type: str
@@ -55,13 +55,13 @@ class Reply:
 
     @property
     def is_page(self) -> bool:
-        """A web page, as bot walls show one, whatever it calls itself."""
+        """A web page, as bot walls send one, whatever its media type says."""
         return "html" in self.media_type or self.body.lstrip()[:1] == b"<"
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: for a connection, for a whole short call, and between two bytes of a stream."""
+    """Seconds: to connect, for a whole short call, and between two bytes of a stream."""
 
     connect_s: float
     call_s: float
@@ -72,7 +72,7 @@ _TIMEOUTS = (requests.Timeout, ConnectTimeoutError, ReadTimeoutError, TimeoutErr
 
 
 class KimiHttp:
-    """Requests to one site, over one pool of connections shared by all accounts of this process."""
+    """Requests to one site, over one pool of connections that all accounts of this process share."""
 
     def __init__(
         self, base_url: str, timeouts: Timeouts, tap: Tap | None = None, watchdog: Watchdog | None = None
@@ -99,7 +99,10 @@ class KimiHttp:
         authorize: bool = True,
         timeout_s: float | None = None,
     ) -> Reply:
-        """One short request and its whole answer, whatever its status; ``headers`` come beside the usual ones."""
+        """One short request and its whole response, whatever the status. ``headers`` are added to the usual ones.
+
+        Raises UpstreamUnavailable, UpstreamTimeout, Cancelled.
+        """
         exchange = Exchange(cancellation or Cancellation(), self._timeouts.call_s if timeout_s is None else timeout_s)
         more = {**(_bearer(account) if authorize else {}), **(headers or {})}
         with (
@@ -116,7 +119,7 @@ class KimiHttp:
     def stream(
         self, path: str, account: Account, body: bytes, media_type: str, cancellation: Cancellation
     ) -> Iterator["Stream"]:
-        """One POST whose answer is read as it comes."""
+        """One POST whose response is read as it comes. Raises as ``call``, also while the stream is read."""
         exchange = Exchange(cancellation, self._timeouts.read_s)
         with (
             self._asked("POST", path, account, media_type, body, exchange, _bearer(account)) as headers,
@@ -139,7 +142,7 @@ class KimiHttp:
         exchange: Exchange,
         more: Mapping[str, str],
     ) -> Iterator[dict[str, str]]:
-        """Around a request and the reading of its answer: gives all its headers, translates what goes wrong."""
+        """Around a request and the reading of its response: yields all headers, translates exceptions."""
         headers = _headers(account.device_id, account.session_id, account.user_id, media_type, self.base_url)
         if self._tap is not None:
             self._tap("request", _head(f"{method} {path}", headers) + (body or b""))
@@ -151,7 +154,7 @@ class KimiHttp:
 
 
 class Stream:
-    """An answer that is still coming. A refusal (``ok`` is False) is read with ``whole``."""
+    """A response that is still coming. A refusal (``ok`` is False) is read with ``whole``."""
 
     def __init__(self, response: requests.Response, exchange: Exchange) -> None:
         self._response = response
@@ -171,8 +174,8 @@ class Stream:
     def lines(self) -> Iterator[bytes]:
         """Lines without their ends, each as soon as its end has come.
 
-        Of the chunk sizes of ``iter_lines`` only these two stream (measured: performance.md 2): None yields
-        what one HTTP chunk brought, but waits for the end of a body that is not chunked; there it is 1.
+        Only two chunk sizes of ``iter_lines`` stream (measured: performance.md 2). None yields what one HTTP chunk
+        brought, but waits for the end of a body without HTTP chunks; there the size is 1.
         """
         size = None if getattr(self._response.raw, "chunked", False) else 1
         exchange = self._exchange
@@ -182,10 +185,10 @@ class Stream:
         exchange.check_end()
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes as they come, not cut by anything that they mean.
+        """The bytes as they come, cut anywhere.
 
-        ``iter_content(None)`` yields what one HTTP chunk brought, but waits for the end of a body that is not
-        chunked; there ``read1`` yields what there is (measured: performance.md 2).
+        ``iter_content(None)`` yields what one HTTP chunk brought, but waits for the end of a body without HTTP
+        chunks; there ``read1`` yields what is available (measured: performance.md 2).
         """
         exchange = self._exchange
         for chunk in self._pieces():
@@ -204,7 +207,7 @@ class Stream:
         """Reads what may follow the last event, for a moment, so that the connection can be used again."""
         self._exchange.limit(_DRAIN_S)
         deadline, size = time.monotonic() + _DRAIN_S, 0
-        # A failure here concerns nobody: the answer is complete, the connection is closed instead of kept.
+        # A failure does not matter here: the answer is complete, and the connection is closed instead of kept.
         with contextlib.suppress(requests.RequestException, HTTPError, HTTPException, OSError):
             for chunk in self._response.raw.stream(1024, decode_content=True):
                 size += len(chunk)
@@ -213,7 +216,7 @@ class Stream:
 
 
 class _Tapped:
-    """The body of a response, shown to a tap piece by piece as it is read."""
+    """The body of a response; the tap sees each piece as it is read."""
 
     def __init__(self, raw: Any, tap: Tap) -> None:
         self._raw = raw
@@ -250,7 +253,7 @@ def _bearer(account: Account) -> dict[str, str]:
 def _headers(
     device_id: str | None, session_id: str | None, user_id: str | None, media_type: str, base_url: str
 ) -> Mapping[str, str]:
-    """What all requests of an account have in common."""
+    """The headers that all requests of an account share."""
     headers = {
         "Content-Type": media_type,
         "Accept": "*/*",
@@ -277,7 +280,7 @@ def _media_type(headers: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def _translated(account: Account, base_url: str, exchange: Exchange) -> Iterator[None]:
-    """Exceptions of requests, urllib3, http.client and the socket → ours. Texts name the site, not the path."""
+    """Exceptions of requests, urllib3, http.client and the socket become ours. Texts name the site, not the path."""
     try:
         yield
     except Unwritable as e:
@@ -300,7 +303,7 @@ def _error_of(e: Exception, account: Account, base_url: str, exchange: Exchange)
 
 
 def _reason(error: BaseException) -> str:
-    """The name of the innermost cause: what went wrong, without addresses or ids."""
+    """The class name of the innermost cause, which shows no address and no id."""
     while error.__cause__ is not None or error.__context__ is not None:
         inner = error.__cause__ or error.__context__
         if inner is None or inner is error:

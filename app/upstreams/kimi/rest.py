@@ -35,7 +35,7 @@ from app.upstreams import PreparedTurn, Resume, Supports
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.http import KimiHttp, Reply, Stream
-from app.upstreams.kimi.json_frames import Halves, Reader, dump, mended
+from app.upstreams.kimi.json_frames import Reader, SurrogateJoiner, dump, without_lone_surrogates
 from app.upstreams.kimi.model_table import KimiModels, SseForm
 from app.upstreams.kimi.sources import sources_of_cards, sources_of_search
 from app.upstreams.kimi.sse import Decoder
@@ -90,7 +90,7 @@ class KimiRest:
             except UpstreamError as e:
                 if answer.said_something or not continued:
                     raise
-                log.warning("an answer that Kimi cut at its length limit was not continued: %s", e.message)
+                log.warning("continuation_failed error=%s", e.message)
             if answer.reason is None:
                 if answer.said_something or not continued:
                     raise UpstreamUnavailable(
@@ -106,10 +106,10 @@ class KimiRest:
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
         reply = self._http.call("DELETE", f"/api/chat/{chat_id}", account)
-        if not kimi_errors.agrees(reply):
+        if not kimi_errors.succeeded(reply):
             error = kimi_errors.refusal(reply, account, self._http.base_url)
             # The path names the chat: a 404 without a word says that it is gone. A page may be a bot wall's.
-            if not isinstance(error, ChatUnknown) or (reply.is_page and not kimi_errors.names_itself(reply)):
+            if not isinstance(error, ChatUnknown) or (reply.is_page and not kimi_errors.is_known_error(reply)):
                 raise error
 
     def _create_chat(self, account: Account, cancellation: Cancellation) -> str:
@@ -154,7 +154,7 @@ class KimiRest:
                     if is_last or not answer.may_continue:
                         yield from answer.rest()
                         if answer.reason == "stop" and not answer.said_something and not answer.continues:
-                            raise kimi_errors.wordless(account)
+                            raise kimi_errors.empty_answer(account)
                         yield Finished(answer.reason)
                     stream.drain()
                     return
@@ -196,12 +196,12 @@ class _Answer:
     _length: bool = False
     _json: Reader = field(default_factory=Reader)
     # One for each kind of text: the two take turns, and a half waits for the next delta of its own kind.
-    _text: Halves = field(init=False)
-    _thinking: Halves = field(init=False)
+    _text: SurrogateJoiner = field(init=False)
+    _thinking: SurrogateJoiner = field(init=False)
 
     def __post_init__(self) -> None:
-        self._text = Halves(self._json)
-        self._thinking = Halves(self._json)
+        self._text = SurrogateJoiner(self._json)
+        self._thinking = SurrogateJoiner(self._json)
 
     @property
     def may_continue(self) -> bool:
@@ -216,7 +216,7 @@ class _Answer:
     def rest(self) -> Iterator[Event]:
         """What still waits for its other half when nothing more comes, each in its own kind."""
         for kind, halves in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
-            if half := halves.rest():
+            if half := halves.flush():
                 self.said_something = True
                 yield kind(half)
 
@@ -251,7 +251,7 @@ class _Answer:
         return (HEARTBEAT,)
 
     def _delta(
-        self, kind: type[TextDelta] | type[ReasoningDelta], halves: Halves, frame: dict[str, Any]
+        self, kind: type[TextDelta] | type[ReasoningDelta], halves: SurrogateJoiner, frame: dict[str, Any]
     ) -> tuple[Event, ...]:
         text = frame.get("text")
         if not isinstance(text, str):
@@ -266,8 +266,8 @@ class _Answer:
         frame = {"event": "[DONE]"} if payload == b"[DONE]" else self._json.load(payload)
         if not isinstance(frame, dict):
             return {"event": "(no object)"}
-        if self._json.odd and frame.get("event") not in ("cmpl", "k1"):
-            return dict(mended(frame))
+        if self._json.saw_lone_surrogate and frame.get("event") not in ("cmpl", "k1"):
+            return dict(without_lone_surrogates(frame))
         return frame
 
 

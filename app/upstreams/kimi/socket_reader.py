@@ -1,10 +1,10 @@
-"""A connection's socket as the file that http.client reads: a little ahead, and not asked for what cannot be there.
+"""The file that http.client reads a connection through: small read-ahead, and a wait before a read that would block.
 
-Who reads a stream has mostly just been given all that there was. gevent's sockets try again all the same, are told
-that there is nothing, and wait then: for each token a call into the kernel and an exception. Here the reader waits
-first, where its last reading left room: an eighth of a token's cost (docs/performance.md). TLS changes nothing about
-that: a reading that leaves room has emptied its record, and nothing of the next one has been taken from the kernel.
-Works without gevent, too. Knows sockets and gevent's loop.
+The reader of a stream has mostly just read everything that was there. gevent's sockets try to read again all the
+same, fail, and only then wait: for each token one system call and one exception. Here the reader waits first if its
+last read did not fill the buffer, which saves an eighth of a token's cost (docs/performance.md). That is right for
+TLS, too: a read that does not fill the buffer has emptied its record, and nothing of the next one has left the
+kernel. Works without gevent, too. Knows sockets and gevent's loop.
 """
 
 import io
@@ -12,8 +12,7 @@ import socket
 import sys
 from typing import Any, Literal
 
-# What is read from the kernel at once: some ten tokens. http.client's own 8 KB would be held as long as a stream is
-# open.
+# Read at once: some ten tokens. http.client's own 8 KB would be kept for as long as a stream is open.
 _READ_AHEAD_BYTES = 2048
 
 # https://www.gevent.org/api/gevent.hub.html: of the events of a loop's ``io``, "something can be read".
@@ -21,7 +20,7 @@ _READABLE = 1
 
 
 class ReadSide:
-    """Stands for a socket where a file to read is made of it and nothing else: http.client.HTTPResponse does so."""
+    """What http.client.HTTPResponse needs of a socket: it makes a file of it, and nothing else."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -31,13 +30,13 @@ class ReadSide:
 
 
 class _Source(io.RawIOBase):
-    """``file``: the socket's own, which keeps it open for as long as this is."""
+    """``file``: the socket's own file, which keeps the socket open while this object lives."""
 
     def __init__(self, sock: socket.socket, file: io.RawIOBase) -> None:
         self._sock = sock
         self._file = file
         self._hub = _hub_of(sock)
-        # Nothing more was there when it was last read.
+        # The last read did not fill the buffer.
         self._is_drained = False
         self._watch: Any = None
 
@@ -45,14 +44,14 @@ class _Source(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        # A time limit is kept by the socket itself.
+        # A socket with a time limit waits by itself.
         if self._is_drained and self._hub is not None and self._sock.gettimeout() is None:
             if self._watch is None:
                 self._watch = self._hub.loop.io(self._sock.fileno(), _READABLE)
             self._hub.wait(self._watch)
         self._is_drained = False
         came = self._sock.recv_into(buffer)
-        # Not at the end: after TLS's own, nothing need ever come from the kernel.
+        # Not after the end: after the end of TLS, the kernel may never report anything.
         self._is_drained = 0 < came < len(buffer)
         return came
 
@@ -65,7 +64,7 @@ class _Source(io.RawIOBase):
 
 
 def _hub_of(sock: socket.socket) -> Any:
-    """gevent's, where the socket is one of gevent's; else None. Where nobody has loaded gevent, this must not."""
+    """gevent's hub, if the socket is one of gevent's; else None. Does not import gevent by itself."""
     if "gevent.socket" not in sys.modules:
         return None
     import gevent.socket

@@ -1,7 +1,6 @@
-"""A page that Kimi found, as both generations describe it (``kimi-protocol.md`` 3.4, 3.5, 3.7, 5.3, 5.6) → Source.
+"""Pages that Kimi has found, as both protocols describe them (``kimi-protocol.md`` 3.4, 3.5, 3.7, 5.3, 5.6) → Source.
 
-What is not fit to be linked to is left out: an address goes into what clients show. Must never know which frame
-it came in.
+An address that cannot safely be a link is left out, because clients show it. Must never know which frame it came in.
 """
 
 import re
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.chat import Source
-from app.upstreams.kimi.json_frames import whole
+from app.upstreams.kimi.json_frames import join_surrogates
 
 _ADDRESS = re.compile(r"https?://[^\s\x00-\x20\x7f]{1,2000}", re.IGNORECASE)
 _REF = re.compile(r"[\w:#.-]{1,64}", re.ASCII)
@@ -24,9 +23,9 @@ def source(ref: object, page: object) -> Source | None:
     ref = str(ref) if type(ref) is int else ref
     if not isinstance(ref, str) or not _REF.fullmatch(ref):
         return None
-    if not isinstance(url, str) or not _ADDRESS.fullmatch(url := whole(url)):
+    if not isinstance(url, str) or not _ADDRESS.fullmatch(url := join_surrogates(url)):
         return None
-    title = whole(title) if isinstance(title, str) else ""
+    title = join_surrogates(title) if isinstance(title, str) else ""
     return Source(ref, url, " ".join(title.split())[:_MAX_TITLE_CHARS] or url)
 
 
@@ -34,23 +33,23 @@ def sources_of_search(msg: object) -> Iterator[Source]:
     """``search_plus.msg``: one page per ``get_res``. That its running number is the one in ``[^n^]`` is inferred:
     the site asks ``rag-refs`` for it, whose answers look the same."""
     if isinstance(msg, dict) and msg.get("type") == "get_res":
-        yield from _only(source(msg.get("successNum"), msg))
+        yield from _if_any(source(msg.get("successNum"), msg))
 
 
 def sources_of_cards(cards: object) -> Iterator[Source]:
-    """``ref_docs.ref_cards``: only their ``url`` is known for certain, so a number they have counts, and else
-    their order does."""
+    """``ref_docs.ref_cards``: only their ``url`` is certain. A card's own number counts, else its place in the
+    list."""
     for place, card in enumerate(cards if isinstance(cards, list) else (), start=1):
         if isinstance(card, dict):
             number = card.get("ref_id")
-            yield from _only(source(place if number is None else number, card))
+            yield from _if_any(source(place if number is None else number, card))
 
 
 def sources_of_ref(ref: dict[str, Any]) -> Iterator[Source]:
     """A ``ref`` frame of the K2 era: its id is the number in ``[^n^]``."""
     search = ref.get("search")
     if isinstance(search, dict):
-        yield from _only(source(ref.get("id") or search.get("id"), search.get("base")))
+        yield from _if_any(source(ref.get("id") or search.get("id"), search.get("base")))
 
 
 def sources_of_tool(tool: object) -> Iterator[Source]:
@@ -59,9 +58,9 @@ def sources_of_tool(tool: object) -> Iterator[Source]:
     for content in contents if isinstance(contents, list) else ():
         result = content.get("searchResult") if isinstance(content, dict) else None
         if isinstance(result, dict):
-            yield from _only(source(result.get("refIndex"), result.get("base")))
+            yield from _if_any(source(result.get("refIndex"), result.get("base")))
 
 
-def _only(found: Source | None) -> Iterator[Source]:
+def _if_any(found: Source | None) -> Iterator[Source]:
     if found is not None:
         yield found

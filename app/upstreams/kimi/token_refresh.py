@@ -1,7 +1,7 @@
-"""The two ways to trade a refresh token for a new pair (``kimi-protocol.md`` 2.3, 2.4; L3, L4 of 12).
+"""The two ways to exchange a refresh token for a new pair (``kimi-protocol.md`` 2.3, 2.4; L3, L4 of 12).
 
-R2 at the account service comes first, R1 at the site is the fall-back. Each use of a refresh token may be its
-last: the caller keeps what comes back before it uses it. Must never know where tokens are kept.
+R2 at the account service comes first, R1 at the site is the fall-back. A refresh token may work only once: the caller
+stores the new pair before it uses it. Must never know where tokens are kept.
 """
 
 from collections.abc import Callable
@@ -21,22 +21,22 @@ _R1 = "/api/auth/token/refresh"
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """``refresh_token`` is the one to use next: the old one where Kimi sent none."""
+    """``refresh_token``: the next one to use; the old one where Kimi sent none."""
 
     access_token: str = field(repr=False)
     refresh_token: str = field(repr=False)
 
 
 class KimiAuth:
-    """Refreshes at both services; ``account.token`` is the refresh token in all calls here."""
+    """Refreshes at both services. ``account.token`` is the refresh token in all calls here."""
 
     def __init__(self, auth: KimiHttp, site: KimiHttp) -> None:
         self._auth = auth
         self._site = site
 
     def refresh(self, account: Account) -> TokenPair:
-        """The next pair. AccountRejected where a service refuses the token and none accepts it; another
-        UpstreamError where that could not be found out."""
+        """The next pair. Raises AccountRejected where Kimi refuses the token, another UpstreamError where that is not
+        certain."""
         refused: AccountRejected | None = None
         unclear: UpstreamError | None = None
         for attempt in (self._r2, self._r1):
@@ -46,7 +46,7 @@ class KimiAuth:
                 refused = refused or e
             except UpstreamError as e:
                 unclear = unclear or e
-        # A refusal of one and silence of the other is no verdict: the silent one may accept the token yet.
+        # One service refuses and the other is silent: the silent one may still accept the token.
         raise unclear or refused or UpstreamUnavailable("no refresh service is configured")
 
     def _r2(self, account: Account) -> TokenPair:
@@ -65,7 +65,7 @@ def _pair(reply: Reply, account: Account, base_url: str) -> TokenPair:
     access, refresh = _first(fields, _ACCESS_NAMES), _first(fields, _REFRESH_NAMES)
     if reply.status == 200 and access is not None:
         return TokenPair(access, refresh or account.token)
-    if reply.status in (400, 401, 403) and _is_verdict(reply):
+    if reply.status in (400, 401, 403) and _is_final(reply):
         raise AccountRejected(f"{base_url} answered {reply.status}")
     if reply.status == 200:
         raise UpstreamUnavailable(f"{base_url} answered without a token")
@@ -73,13 +73,13 @@ def _pair(reply: Reply, account: Account, base_url: str) -> TokenPair:
     raise UpstreamUnavailable(f"{base_url} answered {reply.status}", retry_after_s=error.retry_after_s)
 
 
-def _is_verdict(reply: Reply) -> bool:
-    """Whether Kimi itself refuses the token: a verdict is for ever, and a CDN or a proxy answers 403, too.
+def _is_final(reply: Reply) -> bool:
+    """Whether Kimi itself refuses the token. That is final, and a CDN or a proxy answers 403, too.
 
-    Seen were 401 for expired and for already rotated tokens (E1, E3), and 400 with banned accounts (E4), of which
-    nobody kept the body: an empty JSON object is taken for one.
+    Seen were 401 for expired and for already rotated tokens (E1, E3), and 400 for banned accounts (E4) with a body
+    that was not published: an empty JSON object counts as one.
     """
-    return kimi_errors.is_of_kimi(reply) or (reply.status == 400 and reply.body.strip() == b"{}")
+    return kimi_errors.is_kimis_own(reply) or (reply.status == 400 and reply.body.strip() == b"{}")
 
 
 # 2.3 and 2.4: the camelCase of the account service, the snake_case of the site, and an older name.
