@@ -196,7 +196,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """The upstream tells the user something about this answer. ``kind`` is our word: ``model-degraded``."""
+    """The upstream has something to say to the user about this answer. ``kind`` is our word: ``model-degraded``."""
 
     kind: str
 

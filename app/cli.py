@@ -58,7 +58,7 @@ def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
     Asks one short question per protocol with your account and deletes its chat. The exit code is 1 if there is a
     problem, else 0.
     """
-    from app.doctor.checks import Doctor, Instruments
+    from app.doctor.checks import Doctor, DoctorOptions
     from app.doctor.findings import Privacy
     from app.doctor.trial_turn import Generation
     from app.doctor.wire_transcript import Recorder
@@ -76,7 +76,7 @@ def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
 
     recorder = Recorder() if record is not None else None
     findings = []
-    for finding in Doctor(settings, privacy, Instruments(upstreams, refresh, recorder)).findings():
+    for finding in Doctor(settings, privacy, DoctorOptions(upstreams, refresh, recorder)).findings():
         findings.append(finding)
         if not as_json:
             _say(finding)

@@ -1,6 +1,6 @@
 """What is logged and how: one line per event on standard error, with the request's id, without secrets.
 
-Must never know message text: nobody hands it any.
+Must never know message text: no caller passes any.
 """
 
 import logging

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # How often the queue is served while a request of this process is in it. Seconds.
 _SERVE_EVERY_S = 0.1
-# What a client is told to wait when the end of the running streams cannot be predicted. Seconds.
+# Retry-After where the end of the running streams cannot be predicted. Seconds.
 _RETRY_AFTER_S = 5.0
 
 

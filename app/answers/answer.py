@@ -1,4 +1,4 @@
-"""What an answer is to whoever shows it, and the base of everything that plays one."""
+"""What an answer is to the code that shows it, and the base of all answers."""
 
 import itertools
 from abc import ABC, abstractmethod

@@ -69,7 +69,7 @@ class Attempt:
         emit: Emit,
     ) -> None:
         """``conversation``: the conversation of the turn. ``emit`` takes the events, and raises Cancelled where
-        nobody wants them any more."""
+        no one wants them any more."""
         self._services = services
         self._turn = turn
         self._plan = plan

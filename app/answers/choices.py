@@ -124,7 +124,7 @@ class Choices(Answer):
         )
 
     def _put(self, index: int, item: "Answer | Sequence[Event] | BaseException | None") -> None:
-        """Waits for room. Raises ClientGone where nobody reads any more."""
+        """Waits for room. Raises ClientGone where no one reads any more."""
         while not self._closed:
             try:
                 return self._queue.put((index, item), timeout=self._tick_s)

@@ -168,7 +168,7 @@ class _Recorder(Answer):
             if not batch and self._caller.is_gone():
                 raise ClientGone("the client left before the end of the answer, which is kept for a repetition")
 
-    # ``close`` does nothing: the answer goes on, for whoever repeats the request.
+    # ``close`` does nothing: the answer goes on for a repetition of the request.
 
     def _read(self) -> None:
         error: BaseException | None = None

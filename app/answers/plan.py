@@ -117,7 +117,7 @@ def _check_text(messages: Sequence[Message], request: ChatRequest) -> None:
 
 
 def _without_history(error: GatewayError) -> GatewayError:
-    """What the client is told where a conversation cannot continue: how to repair it, and what would have helped."""
+    """The error for a conversation that cannot continue: how to repair it, and what would have helped."""
     if not isinstance(error, ChatUnknown):
         return error
     return ConversationLost(

@@ -3,7 +3,7 @@ checked, and a flawed one is sent back once to be mended.
 
 Thinking flows while the answer is awaited; its text is passed on when it is certain, and is then the JSON alone, as
 the model wrote it. An answer that was cut short (at a number of tokens, at a stop sequence, by a filter) is passed on
-as it is, because its reason already says so. Wraps whoever opens answers. Knows no API and no upstream.
+as it is, because its reason already says so. Wraps the function that opens answers. Knows no API and no upstream.
 """
 
 import logging
@@ -93,7 +93,7 @@ class _StructuredAnswer(Answer):
             json = self._find_json(text)
             if isinstance(json, Problem) and _is_whole(end):
                 raise InvalidJsonAnswer(
-                    "Kimi did not write the JSON that was asked for, nor when it was told what is wrong "
+                    "Kimi did not write the JSON that was asked for, also after it was shown what is wrong "
                     f"(rule '{json.rule}'); ask again, ask for less, or use a model that thinks"
                 )
         if isinstance(json, Problem):

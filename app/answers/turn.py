@@ -2,8 +2,8 @@
 
     lease the conversation → plan → lease an account → attempt → done, or what ``failover`` says
 
-Runs in the background (``concurrency.background``), so that whoever shows the answer is never blocked. Must never
-know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
+Runs in the background (``concurrency.background``), so that the code that shows the answer is never blocked. Must
+never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 """
 
 import logging
@@ -132,7 +132,7 @@ class _Run:
         )
 
     def _plan_without_account(self, plan: Plan, error: GatewayError) -> Plan:
-        """The plan where no account can be had. Raises what the client is told."""
+        """The plan where no account is available. Raises the error for the client."""
         if self._last_error is not None:
             raise _with_wait(self._last_error, error) from error
         if isinstance(error, AccountRejected) and self._conversation is not None and plan.resume is not None:

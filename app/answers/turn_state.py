@@ -1,4 +1,4 @@
-"""A turn that runs. Its reader thread writes it, and whoever shows the answer reads it; no field needs a lock."""
+"""A turn that runs. Its reader thread writes it, the request's thread reads it, and no field needs a lock."""
 
 from dataclasses import dataclass, field
 

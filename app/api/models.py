@@ -11,7 +11,7 @@ from app.web.request_context import caller, gateway, json_response
 
 blueprint = Blueprint("models", __name__)
 
-# Clients want a number and do calculations with it; Kimi tells none, so it is the day this list was made.
+# Clients want a number and calculate with it. Kimi gives none, so it is the day on which this list was made.
 _CREATED = 1763856000
 
 

@@ -1,4 +1,4 @@
-"""Runs functions whose running time depends on somebody else's input in a child process, which can be killed.
+"""Runs functions whose running time depends on a client's input in a child process, which can be killed.
 
 Under gevent all streams of a worker share one thread, and neither Python code nor a C extension that holds the GIL
 can be interrupted there. In a thread of its own pure Python code delays every other stream by some 8 ms at each step;

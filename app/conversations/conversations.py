@@ -266,7 +266,7 @@ class Conversations:
 
 
 def _note_chat(store: Store, tx: Transaction, row: ConversationRow) -> None:
-    """Notes the chat of a conversation for deletion as that is forgotten: nobody would find it later."""
+    """Notes the chat of a conversation for deletion as that is forgotten: it could not be found later."""
     if row.chat_id is not None and row.upstream is not None and row.account_id is not None:
         store.pending_deletions.add_in(tx, row.upstream, row.chat_id, row.account_id, store.database.now())
 

@@ -1,7 +1,7 @@
-"""The checks, in an order in which each can rely on those before it; what cannot be checked is said to be so.
+"""The checks, in an order in which each can rely on those before it. What cannot be checked is reported as skipped.
 
-Changes nothing that normal running would not change: it may create the database, renew a token that is due, and
-open one chat per generation, which it deletes. Must never know how findings are shown.
+Changes nothing that the gateway itself would not change: it may create the database, renew a token that is due, and
+open one chat per protocol, which it deletes. Must never know how findings are shown.
 """
 
 import logging
@@ -18,7 +18,7 @@ from app.accounts.pool import Accounts
 from app.accounts.renewal import renew_in_a_process
 from app.doctor import sites
 from app.doctor.findings import Finding, Mark, Privacy, database_name, database_path
-from app.doctor.sites import Knock
+from app.doctor.sites import Probe
 from app.doctor.trial_turn import Generation, Outcome, take_turn
 from app.doctor.wire_transcript import Recorder
 from app.errors import (
@@ -39,11 +39,11 @@ from app.upstreams.kimi.http import KimiHttp, Timeouts
 
 log = logging.getLogger(__name__)
 
-# Expiry is judged by our clock, and a token may live 900 s.
+# Expiry is decided by this machine's clock, and a token may live for 900 s. Seconds.
 _SKEW_S = 30.0
-# How many unknown things are shown.
+# How many unrecognised frames are shown.
 _SHOWN_KINDS = 20
-# A tiny turn that takes longer is no answer.
+# A trial turn that takes longer has failed. Seconds.
 _TURN_S = 60.0
 
 _NEW_LOGIN = "log in again in a private window, paste the new refresh_token into KIMI_TOKENS, restart (README)"
@@ -63,20 +63,20 @@ _ADVICE: list[tuple[type[UpstreamError], str]] = [
         "a bot wall, or Kimi has changed its protocol: update the gateway, or open an issue with --json and --record",
     ),
     (AnswerEmpty, "the account may be limited: try later, or with another account"),
-    (UpstreamError, "see the line on the site; if that is well, update the gateway or open an issue with --json"),
+    (UpstreamError, "see the line on the site; if that is ok, update the gateway or open an issue with --json"),
 ]
 
 
 @runtime_checkable
 class _Catalogued(Protocol):
-    """An upstream that can ask Kimi which models there are."""
+    """An upstream with a catalogue of models at Kimi."""
 
     def offers(self, account: Account) -> Sequence[object]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Instruments:
-    """How the doctor gets at Kimi. ``upstreams`` is called once, with what sees their wire, or None."""
+class DoctorOptions:
+    """``upstreams`` makes the upstreams, with a recorder that sees their wire, or None. Called once."""
 
     upstreams: Callable[[Recorder | None], Sequence[Generation]]
     refresh: bool = False
@@ -86,16 +86,16 @@ class Instruments:
 class Doctor:
     """One examination. ``findings`` are given as they are made."""
 
-    def __init__(self, settings: Examination, privacy: Privacy, instruments: Instruments) -> None:
+    def __init__(self, settings: Examination, privacy: Privacy, options: DoctorOptions) -> None:
         self._settings = settings
         self._config = settings.config
         self._wrong = settings.wrong
         self._privacy = privacy
-        self._instruments = instruments
+        self._options = options
         self._credentials = privacy.credentials(settings.config.credentials)
         self._store: Store | None = None
         self._accounts: Accounts | None = None
-        self._site: Knock | None = None
+        self._site: Probe | None = None
         self._usable: list[Account] = []
 
     def findings(self) -> Iterator[Finding]:
@@ -109,7 +109,7 @@ class Doctor:
             ("turn", self._check_turns),
             ("unknown", self._check_unrecognised),
         ):
-            for finding in _survived(check, findings()):
+            for finding in _guarded(check, findings()):
                 yield self._privacy.clean(finding)
 
     # settings
@@ -191,7 +191,7 @@ class Doctor:
         if count:
             yield Finding("ok", "keys", f"takes {count} API key(s)")
         elif added:
-            # A key that was ever added counts, so that revoking the last one opens nothing.
+            # A key that was ever added counts: revoking the last one does not open the gateway.
             found = "takes no request: every key was revoked or has expired"
             yield Finding("problem", "keys", found, "flask --app wsgi keys add NAME")
         else:
@@ -238,7 +238,7 @@ class Doctor:
 
     def _check_sites(self) -> Iterator[Finding]:
         refreshable = any(c.refresh_token for c in self._credentials)
-        knocks = []
+        probes = []
         for check, setting, url, call in (
             ("site", "KIMI_BASE_URL", self._config.kimi_base_url, sites.SITE_CALL),
             ("auth", "KIMI_AUTH_URL", self._config.kimi_auth_url, sites.AUTH_CALL),
@@ -247,17 +247,17 @@ class Doctor:
                 yield Finding("skipped", check, f"not checked: {setting} is wrong")
                 continue
             http = KimiHttp(url, Timeouts(self._config.connect_timeout_s, 15.0, 15.0))
-            knocked = sites.knock(http, call)
+            probe = sites.probe(http, call)
             http.close()
-            knocks.append(knocked)
-            found = sites.describe(check, setting, http, knocked, "ok" if check == "site" else "warning")
+            probes.append(probe)
+            found = sites.describe(check, setting, http, probe, "ok" if check == "site" else "warning")
             if check == "site":
-                self._site = knocked
+                self._site = probe
             elif found.mark == "problem" and not refreshable:
-                # Nobody needs it: no account has a refresh token.
+                # It is not needed: no account has a refresh token.
                 found = Finding("warning", found.check, found.found, found.advice)
             yield found
-        yield from self._check_clock([k.ahead_s for k in knocks if k.ahead_s is not None])
+        yield from self._check_clock([p.ahead_s for p in probes if p.ahead_s is not None])
 
     def _check_clock(self, ahead: list[float]) -> Iterator[Finding]:
         if not ahead:
@@ -287,7 +287,7 @@ class Doctor:
         if row.revoked:
             return Finding("skipped", "refresh", f"{c.label}: not tried: Kimi has refused this token already")
         due = row.access_token is None or (row.expires_at is not None and row.expires_at <= time.time() + 1)
-        if not due and not self._instruments.refresh:
+        if not due and not self._options.refresh:
             until = "" if row.expires_at is None else f" until {when(row.expires_at)}"
             return Finding("ok", "refresh", f"{c.label}: not due{until} (--refresh does it all the same)")
         try:
@@ -300,7 +300,7 @@ class Doctor:
         return Finding("ok", "refresh", f"{c.label}: renewed; {_access('-', account.expires_at, time.time())}")
 
     def _find_usable(self) -> Iterator[Account]:
-        """The accounts whose token serves now, as the gateway would use them."""
+        """The accounts whose token works now, as the gateway would use them."""
         if self._accounts is not None:
             self._accounts.reload()
         for c in self._credentials:
@@ -319,8 +319,8 @@ class Doctor:
     # turns
 
     def _check_turns(self) -> Iterator[Finding]:
-        recorder = self._instruments.recorder
-        generations = self._instruments.upstreams(recorder)
+        recorder = self._options.recorder
+        generations = self._options.upstreams(recorder)
         reason = self._why_no_turn()
         if reason is not None:
             for generation in generations:
@@ -365,7 +365,7 @@ class Doctor:
     def _describe_turn(self, generation: Generation, outcome: Outcome, some_answered: bool) -> Iterator[Finding]:
         name, model = generation.upstream.name, generation.models[0].id
         renewed = " after its token was rejected and renewed" if outcome.renewed else ""
-        # Where another generation answers, its models can be used: this one is not what is wrong.
+        # If another protocol answers, its models can be used, and this one is no problem.
         failed: Mark = "warning" if some_answered else "problem"
         if outcome.error is not None:
             advice = next((text for kind, text in _ADVICE if isinstance(outcome.error, kind)), "")
@@ -405,15 +405,15 @@ class Doctor:
             yield Finding("ok", "unknown", "Kimi has sent nothing that this gateway does not know")
 
 
-def _survived(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
-    """A check that breaks must not take the others with it."""
+def _guarded(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """A check that raises does not end the others."""
     try:
         yield from findings
     except StoreError as e:
         found = f"the database fails in the middle of this ({e})"
         yield Finding("problem", check, found, "see what its log says, and try again")
     except Exception as e:  # a fault of ours or of an upstream: the log has the traceback
-        log.exception("the doctor failed")
+        log.exception("doctor_check_failed check=%s", check)
         yield Finding("problem", check, f"the doctor itself failed here ({type(e).__name__})", "please report this")
 
 

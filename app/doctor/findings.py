@@ -1,4 +1,4 @@
-"""What a check found, and what of it may be shown to whom. Must never know how anything is checked."""
+"""What a check found, and what of it may be shown. Must never know how anything is checked."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from app.settings.credentials import Credential
 
 Mark = Literal["ok", "warning", "problem", "skipped"]
 
-# Bearer tokens of whatever origin, and the name and password that a URL may carry.
+# Bearer tokens of any origin, and the name and password that a URL may hold.
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.?[\w-]*")
 # How libpq names a host with its address, a user, a database.
 _DATABASE_NAMES = re.compile(
@@ -23,7 +23,7 @@ _USER_INFO = re.compile(r"//[^/@\s]*@")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: ``found`` says what is so, ``advice`` what to do about it."""
+    """One line: ``found`` is what was found, ``advice`` is what to do about it."""
 
     mark: Mark
     check: str
@@ -32,10 +32,10 @@ class Finding:
 
 
 class Privacy:
-    """Takes out of texts what must not be seen. ``anonymous``: fit for a public bug report.
+    """Removes from texts what must not be shown. ``anonymous``: fit for a public bug report.
 
-    Secrets are taken out always; anonymously also labels, ids, paths, the last characters of tokens, the values
-    of wrong settings, and Kimi's own words.
+    Secrets are always removed; for a bug report also labels, ids, paths, the last characters of tokens, the values of
+    wrong settings, and Kimi's own words.
     """
 
     def __init__(self, config: Config, *, anonymous: bool) -> None:
@@ -54,7 +54,7 @@ class Privacy:
 
     @property
     def private(self) -> list[str]:
-        """What must be in no file that is given away."""
+        """What no file may hold that its owner gives away."""
         return [*self._secrets, *self._ids]
 
     def credentials(self, credentials: Sequence[Credential]) -> tuple[Credential, ...]:
@@ -76,7 +76,7 @@ class Privacy:
         text = _USER_INFO.sub("//", _JWT.sub("[secret]", text))
         if self.anonymous:
             text = self._anonymous(text)
-        # What Kimi sent may hold anything, also what a terminal would obey.
+        # Kimi's words may hold anything, also control sequences of terminals.
         return "".join(c if c.isprintable() else " " for c in text)
 
     def _anonymous(self, text: str) -> str:

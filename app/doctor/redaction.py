@@ -1,4 +1,4 @@
-"""Bytes of the wire with every text and id replaced, so that they decode as before and tell nothing.
+"""Bytes of the wire with every text and id replaced: they decode as before and reveal nothing.
 
 A text keeps its length in bytes, its white space, quotes and backslashes; every other character becomes a
 stand-in of the same UTF-8 length. An id becomes another of the same length, the same one wherever it occurs.
@@ -45,18 +45,18 @@ _BOM = b"\xef\xbb\xbf"
 _PREFIX = struct.Struct(">BI")
 
 
-def mask_text(text: str) -> str:
-    """What ``Masks.mask`` makes of a text inside JSON, for a text that has been decoded."""
+def redact_text(text: str) -> str:
+    """What ``Redactor.redact`` makes of a text inside JSON, for a text that has been decoded."""
     return "".join(_stand_in(c) for c in text)
 
 
 @dataclass(slots=True)
-class Masks:
+class Redactor:
     """Remembers which id became which; one object per recording."""
 
     _ids: dict[bytes, bytes] = field(default_factory=dict)
 
-    def mask(self, data: bytes) -> bytes:
+    def redact(self, data: bytes) -> bytes:
         """JSON, SSE, or any other text, of the same length."""
         key = b""
 
@@ -65,19 +65,19 @@ class Masks:
             if match["string"] is not None:
                 if _COLON.match(data, match.end()):
                     key = match["string"]
-                    return match[0] if _KEY.fullmatch(key) else b'"' + _mask_string(key) + match["end"]
+                    return match[0] if _KEY.fullmatch(key) else b'"' + _redact_string(key) + match["end"]
                 return b'"' + self._value(key, match["string"]) + match["end"]
             if match["digits"] is not None:
                 return b"1" * len(match[0])
             if match["word"] is not None:
                 return match[0] if match[0] in _BARE_WORDS else b"x" * len(match[0])
-            return match[0] if match.start() == 0 and match[0].startswith(_BOM) else _mask_string(match[0])
+            return match[0] if match.start() == 0 and match[0].startswith(_BOM) else _redact_string(match[0])
 
         return _TOKENS.sub(replaced, data)
 
-    def mask_envelopes(self, data: bytes) -> bytes:
+    def redact_envelopes(self, data: bytes) -> bytes:
         """Connect's frames; compressed ones are unpacked."""
-        masked, at = b"", 0
+        redacted, at = b"", 0
         while len(data) - at >= _PREFIX.size:
             flags, length = _PREFIX.unpack_from(data, at)
             payload = data[at + _PREFIX.size : at + _PREFIX.size + length]
@@ -85,10 +85,10 @@ class Masks:
             if flags & 1 and len(payload) == length:
                 flags, payload = flags & ~1, _unpacked(payload)
                 length = len(payload)
-            masked += _PREFIX.pack(flags, length) + self.mask(payload)
-        return masked + data[at:]
+            redacted += _PREFIX.pack(flags, length) + self.redact(payload)
+        return redacted + data[at:]
 
-    def mask_path(self, path: str) -> str:
+    def redact_path(self, path: str) -> str:
         """Segments that look like ids are replaced; a query is left out."""
         return "/".join(
             self._id(part.encode()).decode() if re.fullmatch(r"(?=.*[0-9])[\w-]{8,}", part, re.ASCII) else part
@@ -102,7 +102,7 @@ class Masks:
             return value
         if name.endswith(("id", "ids")) and b"\\" not in value and value.isascii():
             return value if _BLOCK.fullmatch(value) else self._id(value)
-        return value if name in ("name", "type") and _ENUM.fullmatch(value) else _mask_string(value)
+        return value if name in ("name", "type") and _ENUM.fullmatch(value) else _redact_string(value)
 
     def _id(self, value: bytes) -> bytes:
         if value not in self._ids:
@@ -110,11 +110,11 @@ class Masks:
         return self._ids[value]
 
 
-def _mask_string(data: bytes) -> bytes:
-    return _CHARACTERS.sub(_masked_character, data)
+def _redact_string(data: bytes) -> bytes:
+    return _CHARACTERS.sub(_redact_character, data)
 
 
-def _masked_character(match: re.Match[bytes]) -> bytes:
+def _redact_character(match: re.Match[bytes]) -> bytes:
     character = match[0]
     if character.startswith(b"\\u"):
         code = int(character[2:], 16)
@@ -123,10 +123,10 @@ def _masked_character(match: re.Match[bytes]) -> bytes:
         return b"\\u%04x" % ord(_stand_in(chr(code)))
     if character.startswith(b"\\"):
         return character
-    return _stand_in(character.decode("utf-8", "replace")).encode() if len(character) > 1 else _masked_byte(character)
+    return _stand_in(character.decode("utf-8", "replace")).encode() if len(character) > 1 else _redact_byte(character)
 
 
-def _masked_byte(byte: bytes) -> bytes:
+def _redact_byte(byte: bytes) -> bytes:
     return _stand_in(chr(byte[0])).encode() if byte[0] < 0x80 else b"?"
 
 

@@ -1,7 +1,6 @@
-"""How a host answers one call without any token: not at all, from elsewhere, with a page, or as it should.
+"""How a host answers one call without a token: not at all, with a redirect, with a web page, or as it should.
 
-Knows failures of names, connections and TLS, and what a bot wall looks like. Must never know what Kimi's
-answers mean.
+Knows failures of DNS, connections and TLS, and what a bot wall looks like. Must never know what Kimi's replies mean.
 """
 
 import socket
@@ -19,16 +18,16 @@ from app.errors import UpstreamError, UpstreamTimeout
 from app.upstreams.account import Account
 from app.upstreams.kimi.http import KimiHttp, Reply
 
-# A call that needs a token: without one, a site that is well refuses it in JSON.
+# Calls that need a token: without one, a healthy site refuses them in JSON.
 SITE_CALL = ("GET", "/api/user", None)
 AUTH_CALL = ("POST", "/api/account.gateway.v1.AuthService/RefreshToken", b"{}")
 
-_NOBODY = Account("", "the doctor", "", None, False, None, None, None)
+_NO_ACCOUNT = Account("", "the doctor", "", None, False, None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
-class Knock:
-    """One answer, or the reason why there is none. ``ahead_s``: how far the host's clock is before ours."""
+class Probe:
+    """One reply, or the reason why there is none. ``ahead_s``: how far the host's clock is ahead of ours."""
 
     reply: Reply | None
     error: UpstreamError | None
@@ -36,22 +35,22 @@ class Knock:
     ahead_s: float | None = None
 
 
-def knock(http: KimiHttp, call: tuple[str, str, bytes | None]) -> Knock:
+def probe(http: KimiHttp, call: tuple[str, str, bytes | None]) -> Probe:
     method, path, body = call
     asked_at, began = time.time(), time.monotonic()
     try:
-        reply = http.call(method, path, _NOBODY, body, authorize=False)
+        reply = http.call(method, path, _NO_ACCOUNT, body, authorize=False)
     except UpstreamError as e:
-        return Knock(None, e, time.monotonic() - began)
+        return Probe(None, e, time.monotonic() - began)
     took_s = time.monotonic() - began
-    return Knock(reply, None, took_s, _ahead_s(reply, asked_at + took_s / 2))
+    return Probe(reply, None, took_s, _ahead_s(reply, asked_at + took_s / 2))
 
 
-def describe(check: str, setting: str, http: KimiHttp, knocked: Knock, gone: Mark) -> Finding:
-    """``gone``: how bad it is where the host does not know the call."""
-    url, reply = http.base_url, knocked.reply
+def describe(check: str, setting: str, http: KimiHttp, probed: Probe, gone: Mark) -> Finding:
+    """``gone``: the mark where the host does not know the call."""
+    url, reply = http.base_url, probed.reply
     if reply is None:
-        found, advice = _no_answer(url, setting, knocked)
+        found, advice = _no_answer(url, setting, probed)
         return Finding("problem", check, f"{url}: {found}", advice)
     if 300 <= reply.status < 400:
         return _redirect(check, setting, url, reply)
@@ -61,7 +60,7 @@ def describe(check: str, setting: str, http: KimiHttp, knocked: Knock, gone: Mar
     if reply.status in (404, 405, 410):
         found = f"{url} can be reached, but does not know the call that was tried (status {reply.status})"
         return Finding(gone, check, found, "" if gone == "ok" else f"check {setting}")
-    # A CDN stops addresses with a few words or none, too: Kimi refuses in JSON.
+    # A CDN blocks addresses with a short text or an empty body, too. Kimi refuses in JSON.
     if reply.is_page or (reply.status == 403 and not _is_json(reply)):
         got = "a web page" if reply.is_page else "text, or nothing,"
         return Finding(
@@ -69,10 +68,10 @@ def describe(check: str, setting: str, http: KimiHttp, knocked: Knock, gone: Mar
             check,
             f"{url} answers with {got} instead of data (status {reply.status}): a bot wall, or not Kimi's API",
             f"check {setting}; open the site in a browser on this machine's network; addresses of data centres are "
-            "often stopped, so try another network",
+            "often blocked, so try another network",
         )
     status = "" if reply.status == 401 else f"status {reply.status}, "
-    return Finding("ok", check, f"{url} answers ({status}{knocked.took_s * 1000:.0f} ms)")
+    return Finding("ok", check, f"{url} answers ({status}{probed.took_s * 1000:.0f} ms)")
 
 
 def _redirect(check: str, setting: str, url: str, reply: Reply) -> Finding:
@@ -91,7 +90,7 @@ def _redirect(check: str, setting: str, url: str, reply: Reply) -> Finding:
 
 
 def _target(url: str, location: str) -> tuple[str, str] | None:
-    """The host and the base URL of where a redirect leads, which may be relative; None where it is no address."""
+    """Host and base URL of a redirect's target, which may be relative; None where it is no address."""
     try:
         target = urlsplit(urljoin(url, location))
         host, port = target.hostname, target.port
@@ -100,9 +99,9 @@ def _target(url: str, location: str) -> tuple[str, str] | None:
     return (host, f"{target.scheme}://{host}{f':{port}' if port else ''}") if host else None
 
 
-def _no_answer(url: str, setting: str, knocked: Knock) -> tuple[str, str]:
+def _no_answer(url: str, setting: str, probed: Probe) -> tuple[str, str]:
     name = urlsplit(url).hostname
-    for cause in _causes(knocked.error):
+    for cause in _causes(probed.error):
         match cause:
             case socket.gaierror():
                 return f"the name {name} cannot be resolved", f"check {setting} and this machine's DNS"
@@ -115,12 +114,12 @@ def _no_answer(url: str, setting: str, knocked: Knock) -> tuple[str, str]:
                 return "TLS fails", f"check that {setting} is an https address; a firewall may be in between"
             case ConnectionRefusedError():
                 return "the connection is refused", f"nothing listens there: check {setting}, also its port"
-    if isinstance(knocked.error, UpstreamTimeout):
+    if isinstance(probed.error, UpstreamTimeout):
         return (
-            f"no answer within {knocked.took_s:.0f} s",
+            f"no answer within {probed.took_s:.0f} s",
             "a firewall may drop the packets; note that the gateway does not use HTTP_PROXY and HTTPS_PROXY",
         )
-    innermost = [type(cause).__name__ for cause in _causes(knocked.error)][-1]
+    innermost = [type(cause).__name__ for cause in _causes(probed.error)][-1]
     return f"the connection fails ({innermost})", f"check {setting} and this machine's network"
 
 
@@ -139,7 +138,7 @@ def _is_json(reply: Reply) -> bool:
 
 def _ahead_s(reply: Reply, now: float) -> float | None:
     try:
-        # Dates have whole seconds, cut off.
+        # The date is cut to whole seconds.
         return parsedate_to_datetime(reply.headers["Date"]).timestamp() + 0.5 - now
     except (KeyError, ValueError, OverflowError):
         return None

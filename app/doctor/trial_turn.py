@@ -1,6 +1,6 @@
-"""One tiny turn, as a stateless request does it, over any upstream; its chat is deleted afterwards.
+"""One small turn, as a stateless request does it, over any upstream. Its chat is deleted afterwards.
 
-Must never know a protocol, nor who is told of the outcome.
+Must never know a protocol, nor how the outcome is shown.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class Generation:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a turn went; ``first_s`` and ``total_s`` count from its beginning."""
+    """How a turn went. ``first_s`` and ``total_s`` count from its beginning, in seconds."""
 
     content: str = ""
     reasoning: str = ""
@@ -60,7 +60,7 @@ class Outcome:
 def take_turn(
     generation: Generation, account: Account, accounts: Accounts | None, store: Store | None, limit_s: float
 ) -> Outcome:
-    """Never raises what an upstream may raise. A rejected token is renewed once, as in normal running."""
+    """Never raises what an upstream may raise. A rejected token is renewed once, as the gateway does it."""
     outcome = _attempt(generation, account, store, limit_s)
     if isinstance(outcome.error, AccountRejected) and account.renewable and accounts is not None:
         try:

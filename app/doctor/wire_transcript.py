@@ -1,4 +1,4 @@
-"""The wire of the tiny turns, written down so that it can be shown to anybody and replayed by our tests.
+"""The wire of the trial turns, recorded so that it can be published and replayed by our tests.
 
 A JSON document: for each turn what was asked and answered, in order, and what a client must make of it
 (``expected``, as in ``tests/data/wire/*.json``). Bodies are text where they are UTF-8 throughout, else base64.
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.doctor.redaction import Masks, mask_text
+from app.doctor.redaction import Redactor, redact_text
 from app.doctor.trial_turn import Outcome
 
 FORMAT = "kimi-gateway transcript 1"
 
-# Headers whose values tell nothing of a person; of the others only the names are kept.
+# Headers whose values reveal nothing of a person; of the others only the names are kept.
 _PLAIN_HEADERS = frozenset(
     {
         "content-type", "content-length", "transfer-encoding", "accept", "accept-encoding", "user-agent", "server",
@@ -30,7 +30,7 @@ _STREAMS = ("text/event-stream", "application/connect+json")
 
 
 class LeakFound(Exception):
-    """Something private is left in the transcript; it was not written."""
+    """Something private is left in the transcript, so it was not written."""
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Recorder:
     """``tap`` is given to KimiHttp; ``begin`` and ``end`` surround each turn."""
 
     _exchanges: list[_Exchange] = field(default_factory=list)
-    _masks: Masks = field(default_factory=Masks)
+    _redactor: Redactor = field(default_factory=Redactor)
     turns: list[dict[str, Any]] = field(default_factory=list)
 
     def tap(self, kind: str, data: bytes) -> None:
@@ -62,8 +62,8 @@ class Recorder:
     def end(self, upstream: str, model: str, outcome: Outcome) -> None:
         error = None if outcome.error is None else outcome.error.code
         expected = {
-            "content": mask_text(outcome.content),
-            "reasoning": mask_text(outcome.reasoning),
+            "content": redact_text(outcome.content),
+            "reasoning": redact_text(outcome.reasoning),
             "finish_reason": outcome.finish_reason,
             "error": error,
         }
@@ -86,7 +86,11 @@ class Recorder:
         head, _, body = exchange.request.partition(b"\n\n")
         line, headers = _parse(head)
         method, _, path = line.partition(" ")
-        request: dict[str, Any] = {"method": method, "path": self._masks.mask_path(path), "headers": _plain(headers)}
+        request: dict[str, Any] = {
+            "method": method,
+            "path": self._redactor.redact_path(path),
+            "headers": _plain(headers),
+        }
         request |= self._body(headers, body)
         if not exchange.response:
             return {"request": request, "response": None}
@@ -97,11 +101,11 @@ class Recorder:
     def _body(self, headers: dict[str, str], body: bytes) -> dict[str, str | bytes]:
         """As text, or as bytes, which become Base64 when they are written."""
         connect = _media_type(headers) == "application/connect+json"
-        masked = self._masks.mask_envelopes(body) if connect else self._masks.mask(body)
+        redacted = self._redactor.redact_envelopes(body) if connect else self._redactor.redact(body)
         try:
-            return {"body": masked.decode()} if not connect else {"body_base64": masked}
+            return {"body": redacted.decode()} if not connect else {"body_base64": redacted}
         except UnicodeDecodeError:
-            return {"body_base64": masked}
+            return {"body_base64": redacted}
 
 
 def _parse(head: bytes) -> tuple[str, dict[str, str]]:

@@ -88,7 +88,7 @@ class Upstream(Protocol):
         ...
 
 
-# Usable accounts with tokens that work, as long as somebody asks for another one.
+# Yields the usable accounts, one after another, each with a token that works.
 AccountSource = Callable[[], Iterator[Account]]
 
 

@@ -1,4 +1,4 @@
-"""An account as upstreams use it, and how times are told to people. Must never know where tokens are kept."""
+"""An account as upstreams use it, and how times are written for people. Must never know where tokens are kept."""
 
 import time
 from dataclasses import dataclass, field

@@ -37,7 +37,7 @@ class Router:
         return found
 
     def check(self, request: ChatRequest) -> None:
-        """Raises UnknownModel, and InvalidRequest for content that nobody who serves the model takes."""
+        """Raises UnknownModel, and InvalidRequest for content that no upstream of the model takes."""
         able = self._able(request.model)
         for message in request.messages:
             _check_parts(message, [upstream.supports for upstream in able])

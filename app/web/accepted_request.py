@@ -5,7 +5,7 @@
     3. parameters that cannot be served                 400, in strict mode also those without effect
     4. the conversation that it names                   400
     5. what it says, and what it continues              400, 404, 409   ``to_request`` of the API's body
-    6. the model, and content that nobody takes         404, 400        ``Gateway.open``
+    6. the model, and content that it cannot take        404, 400        ``Gateway.open``
 
 Must never know the fields of any one API.
 """

@@ -18,7 +18,7 @@ from app.store import KeyRow, StoreError
 
 log = logging.getLogger(__name__)
 
-# The owner of everything where no keys are configured: then nobody is told apart.
+# The owner of everything where no keys are configured: all callers are one.
 _EVERYBODY = "everybody"
 
 # How old the known keys may be: after so long an added key works, and a revoked one no longer does. Seconds.

@@ -509,11 +509,11 @@ def test_a_recording_holds_nothing_private_and_can_be_replayed(
 @pytest.mark.parametrize("case", [path.stem for path in sorted((ROOT / "tests/data/wire").glob("*.json"))])
 def test_every_wire_case_means_the_same_when_it_is_masked(case: str) -> None:
     """Length, lines and events stay; the texts of JSON do not."""
-    from app.doctor.redaction import Masks
+    from app.doctor.redaction import Redactor
 
     for path in (ROOT / "tests/data/wire").glob(f"{case}*.sse"):
         body = path.read_bytes()
-        masked = Masks().mask(body)
+        masked = Redactor().redact(body)
         assert len(masked) == len(body) and masked.count(b"\n") == body.count(b"\n")
         assert masked.count(b'"event"') == body.count(b'"event"')
         assert "南京" not in masked.decode("utf-8", "replace")
@@ -590,14 +590,14 @@ def test_envelopes_stay_envelopes_when_they_are_masked() -> None:
     import gzip
     import struct
 
-    from app.doctor.redaction import Masks
+    from app.doctor.redaction import Redactor
 
     def frame(flags: int, payload: bytes) -> bytes:
         return struct.pack(">BI", flags, len(payload)) + payload
 
     text = '{"op":"append","mask":"block.text.content","block":{"id":"text_0_0","text":{"content":"天 ok"}}}'.encode()
     chat = b'{"op":"set","chat":{"id":"0f8fad5b-d9cb-469f-a165-70867728950e","name":"weather"}}'
-    masked = Masks().mask_envelopes(
+    masked = Redactor().redact_envelopes(
         frame(0, text) + frame(1, gzip.compress(chat)) + frame(2, b"{}") + frame(0, chat)[:30]
     )
     first = text.replace("天 ok".encode(), "字 xx".encode())

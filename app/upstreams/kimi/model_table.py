@@ -93,7 +93,7 @@ _ROWS = (
         ConnectForm("SCENARIO_K2", _K2_OPTIONS, False),
         family="k2",
     ),
-    # K1.5 has no scenario that anybody has captured (SCENARIO_K1 is a guess), so it lives and ends with SSE.
+    # No capture shows a scenario of K1.5 (SCENARIO_K1 is a guess), so it is served over SSE only.
     Row("k1.5", "Kimi K1.5", SSE, SseForm("k1.5", True), family="k1.5"),
     Row("k1.5-nosearch", "Kimi K1.5, without web search", SSE, SseForm("k1.5", False), family="k1.5"),
     Row(

@@ -13,7 +13,7 @@ class Decoder:
     An event counts once its blank line has come: what a connection leaves unfinished is dropped, as the
     standard says. A blank line too many is harmless between events (requests' ``iter_lines`` reports one where
     a CRLF was cut in two); inside an event of several lines, which Kimi has never been seen to send, it is not.
-    Event names, ids and retry times are not used by anybody we talk to.
+    Kimi uses no event names, ids or retry times.
     """
 
     __slots__ = ("_began", "_data")
