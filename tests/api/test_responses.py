@@ -389,7 +389,7 @@ def test_of_two_that_go_on_from_the_same_response_one_is_told_so(running: Runnin
         one = pool.submit(respond, gateway, CANARY, previous_response_id=first)
         simulator.wait("gate:one", at_least=1)
         other = pool.submit(respond, gateway, CANARY, previous_response_id=first)
-        wait_until("the other waits", lambda: "waits for an earlier one" in gateway.log())
+        wait_until("the other waits", lambda: "conversation_busy waiting=1" in gateway.log())
         simulator.open_gate("one")
         assert one.result().ok
         error = other.result().json()["error"]
