@@ -128,9 +128,9 @@ def test_a_client_that_leaves_the_line_of_a_conversation_is_noticed(patient: Gat
     path = "/v1/chat/completions/line"
     first = RawClient(patient, True, path)
     simulator.wait("gate:line", at_least=1)
-    waited = patient.log().count("waits for an earlier one")
+    waited = patient.log().count("conversation_busy waiting=1")
     second = RawClient(patient, True, path)
-    wait_until("the second turn is in the line", lambda: patient.log().count("waits for an earlier one") > waited)
+    wait_until("the second turn is in the line", lambda: patient.log().count("conversation_busy waiting=1") > waited)
     second.leave("close")
     wait_until("it is noticed", lambda: "attempts=0" in patient.log())
     simulator.open_gate("line")

@@ -209,7 +209,7 @@ def test_who_finds_the_database_back_first_takes_nothing_from_the_others(
             simulator.wait("gate_waiting:long", equals=1)
             simulator.knobs(gate="")
             second = pool.submit(other.say, "second", "talk")
-            waits = "waits for an earlier one"
+            waits = "conversation_busy waiting=1"
             wait_until("it waits", lambda: waits in other.log())
             (worker,) = gateway.process.children()
             os.kill(worker, signal.SIGSTOP)
