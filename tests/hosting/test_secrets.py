@@ -67,5 +67,5 @@ def test_what_kimi_calls_an_event_makes_no_line_of_the_log(running: Running, sim
     simulator.script(b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events))
     with running.gateway(simulator.url, KIMI_PROTOCOL="sse") as gateway:
         assert ask(gateway, False).content == "hello"
-        wait_until("it is noted", lambda: "kind='event odd'" in gateway.log())
+        wait_until("it is noted", lambda: "kind='event odd\\n" in gateway.log())
     assert not any(line.startswith(_FORGED[:30]) for line in gateway.log().splitlines())
