@@ -408,7 +408,7 @@ def test_a_chat_is_deleted_only_where_kimi_says_so(running: Running, simulator: 
     with running.gateway(simulator.url) as gateway:
         for number, answer in enumerate(NOT_DELETED, 1):
             delete(gateway, simulator, f"not-{number}", answer)
-            wait_until(f"{answer} is seen", lambda: gateway.log().count("not be deleted yet") == number)  # noqa: B023  # at once
+            wait_until(f"{answer} is seen", lambda: gateway.log().count("chat_not_deleted ") == number)  # noqa: B023  # at once
             gateway.database.execute("UPDATE litter SET due_at = due_at + 1000000")
         assert len(notes(gateway, "tries = 1")) == len(NOT_DELETED)
         gone = [*DELETED, *([] if profile.speaks_connect else [(404, {}, b"")])]
