@@ -1,7 +1,16 @@
-"""One picture of the run: a panel per figure, a bar per server, each server in one colour throughout."""
+"""Pictures of a run: a panel per figure, a bar per server, each server in one colour.
 
+``python -m bench`` draws everything that it measured. The README shows four figures of today's protocol (Connect):
+
+    python -m bench.plot docs/bench.json docs/bench.png
+
+``docs/bench.json`` is what ``python -m bench`` has saved, or a part of it.
+"""
+
+import json
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +22,7 @@ from bench.scenarios import CPU_TOKEN, FIRST_P50, MEMORY, ONE_WAY_P99, PER_S, TO
 from bench.servers import FASTAPI, GATEWAY, NGINX, NODE
 
 _COLOURS = {NGINX: "#9aa0a6", GATEWAY: "#1a73e8", NODE: "#5f9e6e", FASTAPI: "#b5684c"}
-
+_NAMES = {NGINX: "nginx", GATEWAY: "gateway", NODE: "Node", FASTAPI: "FastAPI"}
 
 _COLUMNS = 4
 
@@ -38,9 +47,18 @@ _PANELS = (
     _Panel("burst", FIRST_P50, "300 new requests/s: first token\nms, less is better"),
 )
 
+# For people who do not know the benchmark.
+_SUMMARY = (
+    _Panel("first-token", FIRST_P50, "Time to the first token\nms (Kimi takes 5 of them), lower is better"),
+    _Panel("short", PER_S, "Short answers on one core\nper second, higher is better"),
+    _Panel("streams", CPU_TOKEN, "CPU time per token, 200 streams\nµs, lower is better"),
+    _Panel("slow", MEMORY, "Memory per stream, 2,000 streams\nKB, lower is better"),
+)
+_SUMMARY_GENERATION = "connect"
+
 
 def draw(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Panels of what was measured, generation by generation."""
+    """Draws everything that was measured, generation by generation."""
     generations = list(dict.fromkeys(outcome.generation for outcome in outcomes))
     found = {(o.generation, o.scenario): o for o in outcomes}
     panels = [panel for panel in _PANELS if any((g, panel.scenario) in found for g in generations)]
@@ -63,6 +81,28 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def draw_summary(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Draws the README's picture. Raises KeyError where a scenario was not measured."""
+    found = {o.scenario: o for o in outcomes if o.generation == _SUMMARY_GENERATION}
+    figure = Figure(figsize=(2.9 * len(_SUMMARY), 2.6))
+    for axis, panel in zip(figure.subplots(1, len(_SUMMARY)), _SUMMARY, strict=True):
+        _bars(axis, panel, found[panel.scenario])
+    figure.supxlabel(
+        "One core, one worker process. ↑: the bar is cut. –: could not hold so many streams.",
+        fontsize=8,
+        color="#555",
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def read(run: Mapping[str, object]) -> list[Outcome]:
+    """The outcomes of a run that was saved as JSON."""
+    scenarios = run["scenarios"]
+    assert isinstance(scenarios, list), "a run has a list of scenarios"
+    return [Outcome(**scenario) for scenario in scenarios]
+
+
 def _bars(axis: Axes, panel: _Panel, outcome: Outcome | None) -> None:
     axis.set_title(panel.title, fontsize=8)
     names = list(_COLOURS)
@@ -71,7 +111,9 @@ def _bars(axis: Axes, panel: _Panel, outcome: Outcome | None) -> None:
     top = 1.8 * max(
         (value for name, value in zip(names, medians, strict=True) if value and name in _TO_SCALE), default=1
     )
-    bars = axis.bar(names, [min(value or 0, top) for value in medians], color=list(_COLOURS.values()))
+    bars = axis.bar(
+        [_NAMES[name] for name in names], [min(value or 0, top) for value in medians], color=list(_COLOURS.values())
+    )
     axis.bar_label(bars, [_label(value, top) for value in medians], fontsize=7)
     axis.tick_params(labelsize=7, left=False, labelleft=False)
     axis.set_ylim(0, 1.15 * max((min(value or 0, top) for value in medians), default=1) or 1)
@@ -81,7 +123,7 @@ def _bars(axis: Axes, panel: _Panel, outcome: Outcome | None) -> None:
 
 def _label(value: float | None, top: float) -> str:
     if value is None:
-        return "-"
+        return "–"
     return (f"{value:.3g}" if value < 1000 else f"{value:,.0f}") + (" ↑" if value > top else "")
 
 
@@ -89,3 +131,7 @@ def _median(outcome: Outcome | None, server: str, row: str) -> float | None:
     rounds = outcome.rounds if outcome else []
     values = [figures[server][row] for figures in rounds if row in figures.get(server, {})]
     return statistics.median(values) if values else None
+
+
+if __name__ == "__main__":
+    draw_summary(read(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]))

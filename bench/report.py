@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -40,6 +41,7 @@ class Outcome:
 def machine() -> dict[str, Any]:
     names = ("gunicorn", "gevent", "Flask", "requests", "urllib3", "orjson", "SQLAlchemy")
     return {
+        "commit": _commit(),
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
         "cpu": _cpu_model(),
@@ -153,6 +155,15 @@ def _cell(values: Sequence[float]) -> str:
         return "-"
     value = statistics.median(values)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _commit() -> str:
+    """The commit that is measured, empty outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def _cpu_model() -> str:
