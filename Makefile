@@ -1,18 +1,23 @@
-# make demo    try it without a Kimi account     make test    everything that is checked
-# make run     start it on your own .env         make check   format, lint, types, imports
-# make bench   how fast it is (QUICK=1: does the rig work?)    make profile   where its time goes
-# make soak    30 minutes of clients that come and leave (QUICK=1: two)
-# make fuzz    20,000 requests and more that nobody would think of, made from /openapi.json
-# make chaos   everything that can go wrong at once, for an hour (SEED=7 SECONDS=600: another one)
-# make servers what make test needs of PostgreSQL and nginx (as root, by apt; it is part of make test)
-# make clients the programs that people use, each in an environment of its own (CLIENTS="--only aider", "--ci")
-# make format  mend what make check can mend by itself    make clean   away with .venv, .clients and all caches
+# make demo    try the gateway without a Kimi account
+# make run     start the gateway with the settings in .env
+# make check   format, lint, types and import rules
+# make test    all checks and tests
+# make servers install PostgreSQL and nginx for the tests (as root, with apt; make test does this too)
+# make format  correct what make check can correct automatically
+# make docs    write the generated parts of the documentation
+# make bench   measure the speed (QUICK=1: only check that the benchmark works)
+# make profile measure where the processor time goes
+# make soak    30 minutes of clients that come and leave (QUICK=1: two minutes)
+# make fuzz    20,000 random requests, made from /openapi.json
+# make chaos   an hour of failures of every kind (SEED=7 SECONDS=600: another run)
+# make clients test real clients, each in its own environment (CLIENTS="--only aider", CLIENTS=--ci)
+# make clean   remove .venv, .clients and all caches
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test servers check format chaos bench profile soak fuzz clients clean
+.PHONY: help demo run test servers check format docs chaos bench profile soak fuzz clients clean
 help:
 	@sed -n '/^# /!q; s/^# //p' Makefile
 
@@ -43,6 +48,9 @@ check: $(VENV)/dev
 format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/dev
+	$(BIN)/python -m tests.docs
 
 test: check servers
 	$(BIN)/python -m pytest

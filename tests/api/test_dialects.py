@@ -1,13 +1,10 @@
-"""What all dialects have in common: what is done with parameters, and that their page says so."""
+"""What all dialects have in common: what is done with parameters."""
 
-import re
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from tests.running import CANARY, EACH_GENERATION, ROOT, Gateway, Profile, Running, Simulator
+from tests.running import CANARY, EACH_GENERATION, Gateway, Profile, Running, Simulator
 
 BODIES: dict[str, dict[str, Any]] = {
     "completions": {"prompt": CANARY},
@@ -138,18 +135,3 @@ def test_a_model_is_not_guessed(gateway: Gateway, simulator: Simulator, dialect:
     error = response.json()["error"]
     assert (response.status_code, error["type"]) == (404, "not_found_error")
     assert "k1.5-thinking" in error["message"] and response.headers["x-should-retry"] == "false"
-
-
-@EVERY
-def test_the_page_holds_the_table_that_the_code_makes(dialect: str) -> None:
-    printed = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", "parameters", "--of", dialect],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    page = (ROOT / "docs/dialects.md").read_text()
-    written = re.search(rf"<!-- {dialect} -->\n(.*?)<!-- /{dialect} -->", page, re.DOTALL)
-    assert written is not None and written[1] == printed.stdout, "run: flask --app wsgi parameters --of " + dialect

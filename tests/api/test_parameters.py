@@ -1,13 +1,10 @@
-"""What a chat's parameters do: honoured, named as ignored, or refused by name; and that the READMEs say so."""
+"""What a chat's parameters do: honoured, named as ignored, or refused by name."""
 
-import re
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from tests.running import CANARY, ROOT, Gateway, Running, Simulator
+from tests.running import CANARY, Gateway, Running, Simulator
 
 IGNORED: dict[str, Any] = {
     "temperature": 0.2,
@@ -251,21 +248,6 @@ def test_a_schema_nested_without_end_is_a_400(gateway: Gateway, simulator: Simul
         schema = {"not": schema}
     response = gateway.say("hello", response_format=_schema(schema))
     assert response.status_code == 400 and response.json()["error"]["param"] == _SCHEMA_PLACE
-
-
-@pytest.mark.parametrize("path", ["README.md", "README.zh-CN.md"])
-def test_the_readmes_hold_the_table_that_the_code_makes(path: str) -> None:
-    language = "zh" if "zh" in path else "en"
-    printed = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", "parameters", "--language", language],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    written = re.search(r"<!-- parameters -->\n(.*?)<!-- /parameters -->", (ROOT / path).read_text(), re.DOTALL)
-    assert written is not None and written[1] == printed.stdout, "run: flask --app wsgi parameters"
 
 
 _HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}

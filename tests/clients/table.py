@@ -7,24 +7,27 @@ from tests.clients.catalogue import CLIENTS, FACTS
 from tests.clients.outcome import Outcome
 
 _HEAD = """\
-# The clients that were tried
+# Tested clients
 
-`make clients` installs each of these programs in an environment of its own, runs it against a gateway as it is
-shipped, with a simulated Kimi behind it, and writes this table. A mark says that the run has seen it:
+[Clients](clients.md) explains how to set up each of them.
 
-- **text**: the answer, exactly as Kimi said it
-- **stream**: the same in pieces, while they came
-- **thinking**: Kimi's reasoning, apart from the text
+`make clients` installs each of these programs in an environment of its own, runs it against a gateway with default
+settings and a simulated Kimi, and writes this table. A mark says that the test has passed:
+
+- **text**: the answer, exactly as Kimi wrote it
+- **stream**: the same in several pieces, while it is written
+- **thinking**: Kimi's reasoning, separate from the text
 - **usage**: token counts
-- **error**: a failure arrives as what the client has for it; libraries do not repeat one that is permanent, but for
-  what stands under *also*
-- **broken**: an answer that breaks off is a failure, and not an end
+- **error**: a failure becomes the error that the client has for it. Libraries do not repeat a request that would fail
+  again, with the exceptions under *also*
+- **broken**: an answer that breaks off is an error and not a normal end
 
-A dash: the client has no such thing, does not show it, or was not asked. After each client the run looks at the
-simulator (no stream is left, and no chat but those of conversations) and searches the gateway's log and database for
-keys, tokens and message text.
+A dash means that the client has no such feature or does not show it, or that it was not tested. After each client the
+run checks that no stream is still open and that no chat is left except those of conversations. It also searches the
+gateway's log and database for keys, tokens and message text.
 
-The last one needs gigabytes and is run by `make clients CLIENTS="--only open_webui"`; this is what it has seen:
+The last client needs several gigabytes, so it has a command of its own: `make clients CLIENTS="--only open_webui"`.
+This is what it shows:
 
 ![Open WebUI: a question, the thinking unfolded, and the answer](open-webui.png)
 

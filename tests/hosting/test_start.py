@@ -179,13 +179,6 @@ def test_the_example_of_an_env_file_has_every_setting_that_people_choose() -> No
     assert dict(written) == {setting.name: setting.default or "" for setting in settings}
 
 
-@pytest.mark.parametrize(("language", "path"), [("en", "docs/settings.md"), ("zh", "docs/settings.zh-CN.md")])
-def test_the_page_about_settings_is_the_output_of_the_command(language: str, path: str) -> None:
-    assert run_flask("settings", "--language", language) == (ROOT / path).read_text(), (
-        "run: flask --app wsgi settings"
-    )
-
-
 def test_the_version_is_told_everywhere(gateway: Gateway, simulator: Simulator) -> None:
     assert run_flask("version") == f"{__version__}\n"
     assert gateway.get("/healthz").json() == {"status": "ok", "version": __version__}

@@ -1,4 +1,4 @@
-"""Claude Code on the command line: by the variables that docs/dialects.md shows."""
+"""Claude Code on the command line: by the variables that docs/clients.md shows."""
 
 import json
 import os
@@ -39,7 +39,7 @@ assert told["result"] == TEXT
 assert told["usage"]["input_tokens"] > 0 and told["usage"]["output_tokens"] > 0, told
 proved("usage")
 assert run("-p", prompt(), ANTHROPIC_MODEL=THINKING).strip() == TEXT
-proved("also", "the form of a model that thinks")
+proved("also", "a model that thinks")
 
 told = run("-p", prompt(fail="too_long"), fails=True)
 assert "too long" in told.lower(), told

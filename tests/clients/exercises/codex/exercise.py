@@ -1,4 +1,4 @@
-"""Codex on the command line: by the settings that docs/dialects.md shows."""
+"""Codex on the command line: by the settings that docs/clients.md shows."""
 
 import json
 import os
@@ -52,7 +52,7 @@ usage = [event["usage"] for event in events if event["type"] == "turn.completed"
 assert usage and usage[0]["input_tokens"] > 0 and usage[0]["output_tokens"] > 0, events
 proved("usage")
 assert run("exec", "--skip-git-repo-check", "-m", THINKING, prompt()).strip() == TEXT
-proved("also", "the form of a model that thinks")
+proved("also", "a model that thinks")
 
 told = run("exec", "--skip-git-repo-check", "--json", prompt(fail="too_long"), fails=True)
 # Its own words for it, by which it would also make its history shorter.

@@ -64,6 +64,6 @@ status = pytest.main([str(Path(__file__).with_name("suite.py")), *options, *sys.
 assert status == 0, status
 proved(
     "also",
-    f"langchain-tests: {counts.passed} passed, {counts.skipped} skipped for want of tools or images, "
-    f"{counts.refused} refused as it forces a tool call",
+    f"langchain-tests: {counts.passed} passed, {counts.skipped} skipped because they need tools or images, "
+    f"{counts.refused} refused because it forces a tool call",
 )

@@ -52,4 +52,4 @@ assert json.loads(run("-m", "kimi", "--key", KEY, "--schema", "leaves int", prom
 proved("also", "`--schema`")
 run("-m", "kimi", "--key", KEY, "I like tea")
 assert "I like tea" in run("-c", "--key", KEY, "and now?")
-proved("also", "`-c`, which goes on with a conversation")
+proved("also", "`-c`, which continues a conversation")

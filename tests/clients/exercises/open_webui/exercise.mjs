@@ -79,7 +79,7 @@ await page.keyboard.press('Enter');
 await page.getByText(/too long/).first().waitFor();
 proved('error');
 assert.equal(await asks('ChatService/Chat'), 2);
-proved('also', 'one Kimi chat per question, once its tasks are off');
+proved('also', 'one Kimi chat per question, with its tasks switched off');
 
 await browser.close();
 program.kill();

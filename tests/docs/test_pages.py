@@ -1,0 +1,154 @@
+"""The pages for people say what the code does, in both languages, and lead nowhere that does not exist."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app import errors
+from app.errors import GatewayError
+from app.settings.config import describe_settings
+from app.upstreams.kimi.model_table import CONNECT, SSE, KimiModels
+from bench import plot
+from tests.clients import table
+from tests.docs.pages import pages, translated, with_generated_parts
+from tests.running import ROOT
+
+PAGES = pages()
+USER_PAGES = [page for both in translated() for page in both]
+API_PAGES = [ROOT / "docs/api.md", ROOT / "docs/api.zh-CN.md"]
+
+_CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+_HEADING = re.compile(r"^(#+) (.*)$", re.MULTILINE)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_FILE = re.compile(r"\b(?:app|bench|deploy|docs|tests)/[A-Za-z0-9_./-]*[A-Za-z0-9_]")
+
+# Names in capitals that are not settings of the gateway.
+_OTHER_NAMES = {"POSTGRES_PASSWORD"}
+_OF_OTHERS = ("ANTHROPIC_", "CLAUDE_", "ENABLE_", "OPENAI_")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def prose_of(page: Path) -> str:
+    """The page without its code blocks."""
+    return _CODE.sub("", page.read_text())
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of its headings, as GitHub makes them."""
+    anchors: set[str] = set()
+    for _, heading in _HEADING.findall(prose_of(page)):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        again = (f"{slug}-{number}" for number in range(1, 100))
+        anchors.add(slug if slug not in anchors else next(one for one in again if one not in anchors))
+    return anchors
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_is_generated_in_a_page_is_what_the_code_makes(page: Path) -> None:
+    assert with_generated_parts(page) == page.read_text(), "run: make docs"
+
+
+@pytest.mark.parametrize("page", API_PAGES, ids=name_of)
+def test_the_page_of_the_api_has_a_table_for_each_endpoint(page: Path) -> None:
+    assert re.findall(r"<!-- ([a-z].*) -->\n\|", page.read_text()) == [
+        "chat/completions",
+        "completions",
+        "responses",
+        "messages",
+    ]
+
+
+def test_the_page_of_tested_clients_begins_as_it_will_be_written(tmp_path: Path) -> None:
+    page = ROOT / "docs/clients-tested.md"
+    copy = tmp_path / page.name
+    shutil.copy(page, copy)
+    table.update(copy, [])
+    assert copy.read_text() == page.read_text(), "tests/clients/table.py writes this page"
+
+
+@pytest.mark.parametrize("page", API_PAGES, ids=name_of)
+def test_the_page_of_the_api_has_every_error_code_and_model(page: Path) -> None:
+    text = page.read_text()
+    kinds = (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, GatewayError))
+    codes = {(str(kind.status), code) for kind in kinds if (code := vars(kind).get("default_code")) is not None}
+    rows = [line for line in text.splitlines() if re.match(r"\| [45]\d\d \|", line)]
+    described = {(row[2:5], code) for row in rows for code in re.findall(r"`([a-z_]+)`", row.split("|")[2])}
+    assert codes - described == set()
+    sources = "".join(path.read_text() for path in (ROOT / "app").rglob("*.py") if "simulator" not in path.parts)
+    assert set(re.findall(r"\bcode=\"([a-z_]+)\"", sources)) - {code for _, code in described} == set()
+    models = {model.id for name in (SSE, CONNECT) for model in KimiModels([SSE, CONNECT]).of(name)}
+    assert models - set(re.findall("`(.*?)`", text)) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for link in _LINK.findall(prose_of(page)):
+        path, _, anchor = link.partition("#")
+        if path.startswith("https://"):
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors_of(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    # `app/api/<name>/` is a pattern, and `app/web` in a picture of the path is a folder or file.
+    for path in set(_FILE.findall(re.sub(r"\S*<\S*", "", page.read_text()))):
+        assert (ROOT / path).exists() or (ROOT / f"{path}.py").exists() or path.startswith("bench/out"), path
+
+
+@pytest.mark.parametrize("page", USER_PAGES, ids=name_of)
+def test_settings_that_a_page_names_exist(page: Path) -> None:
+    settings = {setting.name for setting in describe_settings()} | _OTHER_NAMES
+    for name in set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)", page.read_text())):
+        assert name in settings or name.startswith(_OF_OTHERS), name
+
+
+def test_the_picture_of_the_readme_can_be_drawn_and_names_its_commit(tmp_path: Path) -> None:
+    run = json.loads((ROOT / "docs/bench.json").read_text())
+    plot.draw_summary(plot.read(run), tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").stat().st_size > 10_000
+    for page in ("README.md", "README.zh-CN.md"):
+        assert run["machine"]["commit"] in (ROOT / page).read_text()
+
+
+@pytest.mark.parametrize("folder", ["app", "bench", "deploy", "tests"])
+def test_pages_that_the_code_names_exist(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*"):
+        if path.suffix in (".py", ".conf", ".service", ".yaml", ".mjs") and "node_modules" not in path.parts:
+            for name in re.findall(r"(?<![\w./])docs/[\w.-]+\.(?:md|png)", path.read_text()):
+                assert (ROOT / name).exists(), f"{path}: {name}"
+
+
+def test_the_page_of_the_architecture_has_every_folder_and_file_of_the_app() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    for path in (ROOT / "app").iterdir():
+        if path.name not in ("__init__.py", "__pycache__", "templates"):
+            assert f"`{path.name}`" in text or f"`{path.name}/`" in text, path.name
+
+
+@pytest.mark.parametrize(("english", "chinese"), translated(), ids=str)
+def test_both_languages_have_the_same_headings_and_code(english: Path, chinese: Path) -> None:
+    levels = [[len(marks) for marks, _ in _HEADING.findall(prose_of(page))] for page in (english, chinese)]
+    assert levels[0] == levels[1]
+    assert list(code_of(english)) == list(code_of(chinese))
+
+
+def code_of(page: Path) -> Iterator[str]:
+    """Its code blocks, without the comments, which are translated."""
+    for block in _CODE.findall(page.read_text()):
+        yield re.sub(r" *(?<!\S)# .*$", "", block, flags=re.MULTILINE)
+
+
+def test_each_page_for_users_exists_in_both_languages() -> None:
+    names = ("README", "accounts", "api", "clients", "deployment", "doctor", "settings")
+    assert {english.stem for english, _ in translated()} == set(names)
