@@ -7,7 +7,7 @@ from app.concurrency.background import Cancellation
 from app.errors import UpstreamTimeout
 from app.upstreams.account import Account
 from app.upstreams.kimi.http import KimiHttp, Timeouts
-from tests.running import EVENT_STREAM, Gateway, Simulator, mint
+from tests.running import EACH_GENERATION, EVENT_STREAM, Gateway, Simulator, mint
 
 PATH = "/api/chat/any/completion/stream"
 
@@ -20,14 +20,14 @@ def account() -> Account:
 def test_a_stream_on_which_nothing_comes_any_more_is_given_up(simulator: Simulator, framing: str) -> None:
     simulator.script(b"data: {}\n\n", framing=framing, end="stall", headers=EVENT_STREAM, match=PATH)
     http = KimiHttp(simulator.url, Timeouts(5.0, 5.0, 0.3))
-    lines = []
+    chunks = []
     with (
         pytest.raises(UpstreamTimeout),
         http.stream(PATH, account(), b"{}", "application/json", Cancellation()) as stream,
     ):
-        for line in stream.lines():
-            lines.append(line)
-    assert lines[0] == b"data: {}"
+        for chunk in stream.chunks():
+            chunks.append(chunk)
+    assert b"".join(chunks) == b"data: {}\n\n"
     simulator.wait("open_streams", equals=0)
     http.close()
 
@@ -51,10 +51,11 @@ def test_a_stream_on_which_something_comes_is_not_given_up(simulator: Simulator)
     simulator.script(body, cuts=cuts, gap_s=0.2, headers=EVENT_STREAM, match=PATH)
     http = KimiHttp(simulator.url, Timeouts(5.0, 5.0, 0.5))
     with http.stream(PATH, account(), b"{}", "application/json", Cancellation()) as stream:
-        assert list(stream.lines()) == body.splitlines()
+        assert b"".join(stream.chunks()) == body
     http.close()
 
 
+@EACH_GENERATION
 def test_connections_to_kimi_are_used_again(gateway: Gateway, simulator: Simulator) -> None:
     gateway.say("hello")
     simulator.wait("deleted_chats", at_least=1)

@@ -160,6 +160,9 @@ class Stream:
         self._response = response
         self._exchange = exchange
         self.ok = response.status_code == 200
+        # Held for as long as the stream: urllib3 closes a connection whose generator is dropped in the middle of a
+        # body, and ``drain`` would have nothing to read.
+        self._pieces: Iterator[bytes] = iter(())
 
     @property
     def media_type(self) -> str:
@@ -171,37 +174,22 @@ class Stream:
         self._exchange.check_end()
         return Reply(self._response.status_code, self.media_type, self._response.headers, body)
 
-    def lines(self) -> Iterator[bytes]:
-        """Lines without their ends, each as soon as its end has come.
-
-        Only two chunk sizes of ``iter_lines`` stream (measured: performance.md 2). None yields what one HTTP chunk
-        brought, but waits for the end of a body without HTTP chunks; there the size is 1.
-        """
-        size = None if getattr(self._response.raw, "chunked", False) else 1
-        exchange = self._exchange
-        for line in self._response.iter_lines(chunk_size=size):
-            exchange.reads += 1
-            yield line
-        exchange.check_end()
-
     def chunks(self) -> Iterator[bytes]:
         """The bytes as they come, cut anywhere.
 
         ``iter_content(None)`` yields what one HTTP chunk brought, but waits for the end of a body without HTTP
         chunks; there ``read1`` yields what is available (measured: performance.md 2).
         """
+        raw: BaseHTTPResponse = self._response.raw
+        if getattr(raw, "chunked", False):
+            self._pieces = self._response.iter_content(None)
+        else:
+            self._pieces = iter(lambda: raw.read1(_READ_BYTES, decode_content=True), b"")
         exchange = self._exchange
-        for chunk in self._pieces():
+        for chunk in self._pieces:
             exchange.reads += 1
             yield chunk
         exchange.check_end()
-
-    def _pieces(self) -> Iterator[bytes]:
-        raw: BaseHTTPResponse = self._response.raw
-        if getattr(raw, "chunked", False):
-            pieces: Iterator[bytes] = self._response.iter_content(None)
-            return pieces
-        return iter(lambda: raw.read1(_READ_BYTES, decode_content=True), b"")
 
     def drain(self) -> None:
         """Reads what may follow the last event, for a moment, so that the connection can be used again."""

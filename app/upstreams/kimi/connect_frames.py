@@ -1,0 +1,417 @@
+"""Generation 2's answers: the bytes of a stream → our events (``kimi-protocol.md`` 5.3 to 5.7).
+
+Knows the frames, masks and blocks, and how their text is joined. Reads nothing itself: it works on any bytes, with no
+socket. Must never know paths, bodies of requests, retries or the other generation.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from app.chat import (
+    HEARTBEAT,
+    Event,
+    Finished,
+    FinishReason,
+    Notice,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    Unrecognised,
+)
+from app.errors import (
+    AnswerRewritten,
+    ChatUnknown,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamUnavailable,
+)
+from app.upstreams import Resume
+from app.upstreams.account import Account
+from app.upstreams.kimi import envelope
+from app.upstreams.kimi import errors as kimi_errors
+from app.upstreams.kimi.json_frames import Reader, SurrogateJoiner, suffix_after
+from app.upstreams.kimi.sources import sources_of_ref, sources_of_tool
+
+
+class _BlockText:
+    """One kind of text of an answer, thinking or text: its blocks, and what was passed on.
+
+    The text is the blocks' contents, joined in order of first appearance (5.4), and each piece is passed on as
+    it comes. ``append`` adds to a block, ``set`` replaces it (5.3). What was passed on cannot be taken back, so
+    a change can be followed exactly where the new text begins with the old one, and then only the rest of it is
+    passed on; any other change is a ``_Rewrite``.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._blocks: dict[str, list[str]] = {}
+        self._last: str | None = None
+        self._reader = reader
+        self._halves = SurrogateJoiner(reader)
+
+    def append(self, block_id: str, text: str) -> str:
+        """What is to be passed on. Raises _Rewrite."""
+        if block_id != self._last:
+            self._go_to(block_id, text)
+        if text:
+            self._blocks[block_id].append(text)
+        return self._halves.join(text)
+
+    def set(self, block_id: str, text: str) -> str:
+        """What is to be passed on. Raises _Rewrite."""
+        return self.append(block_id, self._added(text, "".join(self._blocks.get(block_id, ()))))
+
+    def repeat(self, blocks: list[tuple[str, str]]) -> str:
+        """What is to be passed on when Kimi shows the whole message. Raises _Rewrite."""
+        said, shown = self.said, "".join(text for _, text in blocks)
+        if not said:
+            return "".join(self.set(block_id, text) for block_id, text in blocks)
+        # Only the end can be new; the block that a repetition puts it into need not be the one that it came in.
+        return self.append(self._last or "", self._added(shown, said))
+
+    def flush(self) -> str:
+        return self._halves.flush()
+
+    @property
+    def said(self) -> str:
+        return "".join("".join(parts) for parts in self._blocks.values())
+
+    def _added(self, text: str, old: str) -> str:
+        """What ``text`` adds to ``old``. Raises _Rewrite."""
+        if text.startswith(old):
+            return text[len(old) :]
+        # The old text may hold, in two halves, a pair that the new one holds whole.
+        new = suffix_after(text, old) if self._reader.saw_lone_surrogate else None
+        if new is None:
+            raise _Rewrite
+        return new
+
+    def _go_to(self, block_id: str, text: str) -> None:
+        if block_id not in self._blocks:
+            self._blocks[block_id] = []
+        elif text and any(
+            self._blocks[later] for later in list(self._blocks)[list(self._blocks).index(block_id) + 1 :]
+        ):
+            raise _Rewrite
+        self._last = block_id
+
+
+class _Rewrite(Exception):
+    """Text that was passed on has been changed."""
+
+
+# Parts of a block that say nothing that a client is to see: the K2 era's search, whose pages come again as
+# `ref` with their numbers, and stages (5.3, 5.6).
+_QUIET_PARTS = frozenset({"search", "stage", "multiStage"})
+_NO_PARTS = frozenset({"id", "parentId", "messageId"})
+_CHAT_MASKS = frozenset({"", "chat", "chat.lastRequest", "chat.name"})
+_MESSAGE_MASKS = frozenset({"", "message", "message.status", "message.blocks"})
+_HEADS = frozenset({"op", "mask", "eventOffset"})
+# What a frame of them says would be lost without a word if they were something else.
+_OBJECTS = frozenset({"block", "message", "chat"})
+_NOTICES = {"TYPE_MODEL_DEGRADE": "model-degraded"}
+
+
+class AnswerDecoder:
+    """One answer, which is one stream.
+
+    ``reason``: why Kimi calls the answer complete; None until it does.
+    ``chat_id``, ``message_id``: the chat and the answer in it, as soon as Kimi has named them.
+    """
+
+    def __init__(self, account: Account, scenario: str, resume: Resume | None) -> None:
+        """``account`` is named in errors. ``scenario``: that of the model that was asked. ``resume``: the chat that
+        the answer must come from; None for a new one."""
+        self.chat_id: str | None = None
+        self.message_id: str | None = None
+        self.reason: FinishReason | None = None
+        self._account = account
+        self._scenario = scenario
+        self._resume = resume
+        self._envelopes = envelope.Decoder()
+        self._json = Reader()
+        self._text = _BlockText(self._json)
+        self._thinking = _BlockText(self._json)
+        self._user_messages: set[str] = set()
+        self._has_news = False
+        self._spoke = False
+        self._complete = False
+
+    @property
+    def is_generating(self) -> bool:
+        """Whether Kimi is at it, as far as is known, and can be told to stop."""
+        return self.chat_id is not None and self.message_id is not None and not self._complete and self.reason is None
+
+    def decode(self, chunks: Iterable[bytes]) -> Iterator[Event]:
+        """The events of the stream that comes in ``chunks``, each as soon as its bytes are there. Finished is the
+        last one; a chunk that says nothing is a Heartbeat.
+
+        Raises:
+            UpstreamError: if Kimi sent an error.
+            AnswerEmpty: if Kimi calls an answer complete in which there is nothing.
+            AnswerRewritten: if text that was passed on has been changed.
+            ChatUnknown: if the answer is one of another chat than that of ``resume``.
+            UpstreamProtocolError: if the bytes are no envelopes or a frame is no JSON.
+            UpstreamUnavailable: if the bytes end before Kimi has said that the answer is complete.
+        """
+        for chunk in chunks:
+            quiet = True
+            try:
+                for item in self._envelopes.decode(chunk):
+                    for event in self._end(item.payload) if item.last else self._frame(item.payload):
+                        yield from self._news()
+                        yield event
+                        quiet = False
+                    if self.reason is not None:
+                        yield from self._news()
+                        yield Finished(self.reason)
+                        return
+            except UpstreamError:
+                # The chat of an answer that failed is to be cleaned up all the same.
+                yield from self._news()
+                raise
+            yield from self._news()
+            if quiet:
+                yield HEARTBEAT
+        raise UpstreamUnavailable(f"{self._account.label}: Kimi closed the connection before the end of the answer")
+
+    def _news(self) -> tuple[Event, ...]:
+        """Chat and message mostly become known together: they are told together."""
+        if not self._has_news or self.chat_id is None:
+            return ()
+        self._has_news = False
+        return (Started(self.chat_id, self.message_id),)
+
+    def _end(self, payload: bytes) -> Iterator[Event]:
+        """The end-of-stream envelope: only it can say that nothing went wrong (5.7)."""
+        end = self._json.load(payload) if payload else {}
+        if not isinstance(end, dict):
+            raise UpstreamProtocolError("expected a JSON object at the end of the stream")
+        # null, as everywhere in proto3's JSON, is a field that is not there.
+        if (error := end.get("error")) is not None:
+            yield from self._fail(error)
+            return
+        for kind, told in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
+            if half := told.flush():
+                self._spoke = True
+                yield kind(half)
+        if not self._spoke:
+            raise kimi_errors.empty_answer(self._account)
+        if not self._complete:
+            raise UpstreamUnavailable(f"{self._account.label}: Kimi ended the stream before the end of the answer")
+        self.reason = "stop"
+
+    def _fail(self, error: object) -> Iterator[Event]:
+        failure = kimi_errors.in_stream(error, self._account)
+        if failure is not None:
+            raise failure
+        self.reason = "content_filter"
+        yield HEARTBEAT
+
+    def _frame(self, payload: bytes) -> Iterator[Event]:
+        frame = self._json.load(payload)
+        if not isinstance(frame, dict):
+            yield Unrecognised("frame (no object)")
+            return
+        op, mask = frame.get("op", "set"), frame.get("mask") or ""
+        skipped = _HEADS
+        if op not in ("set", "append"):
+            yield Unrecognised(f"op {_name(op)}")
+            skipped = _HEADS | {"block", "message", "chat", "ref"}
+        if not isinstance(mask, str):
+            mask = "?"
+        for kind, value in frame.items():
+            if kind in skipped:
+                continue
+            if isinstance(value, dict):
+                fields = value
+            elif kind in _OBJECTS:
+                yield Unrecognised(f"{kind} (no object)")
+                continue
+            else:
+                fields = {}
+            match kind:
+                case "block":
+                    yield from self._block(op, mask, fields)
+                case "message":
+                    yield from self._message(op, mask, fields)
+                case "chat":
+                    yield from self._chat(mask, fields)
+                case "done" | "error" | "exception" if value is None:
+                    pass
+                case "done":
+                    self._complete = True
+                case "error":
+                    yield from self._fail(value)
+                case "exception":
+                    yield from self._fail(fields.get("error"))
+                case "notification":
+                    yield self._notification(fields)
+                case "ref":
+                    yield from sources_of_ref(fields)
+                case "heartbeat":
+                    pass
+                case _:
+                    yield Unrecognised(f"frame {_name(kind)}")
+
+    def _chat(self, mask: str, chat: dict[str, Any]) -> Iterator[Event]:
+        if mask not in _CHAT_MASKS:
+            yield Unrecognised(f"mask {_name(mask)}")
+        chat_id = _id(chat.get("id"))
+        if chat_id is None:
+            return
+        if self._resume is not None and chat_id != self._resume.chat_id:
+            # An answer out of another chat would know nothing of this conversation and look as if it did.
+            raise ChatUnknown(
+                f"{self._account.label}: Kimi does not continue this chat but opened another; "
+                "start a new conversation"
+            )
+        self._has_news |= chat_id != self.chat_id
+        self.chat_id = chat_id
+
+    def _message(self, op: str, mask: str, message: dict[str, Any]) -> Iterator[Event]:
+        if mask not in _MESSAGE_MASKS:
+            yield Unrecognised(f"mask {_name(mask)}")
+        message_id, role = _id(message.get("id")), message.get("role")
+        if role == "user":
+            # The echo of the prompt (pitfall 1).
+            if message_id is not None:
+                self._user_messages.add(message_id)
+            return
+        if role not in (None, "assistant"):
+            yield Unrecognised(f"role {_name(role)}")
+            return
+        if message_id is not None and message_id in self._user_messages:
+            return
+        if role == "assistant" and message_id is not None:
+            self._has_news |= message_id != self.message_id
+            self.message_id = message_id
+        if message_id != self.message_id and None not in (message_id, self.message_id):
+            yield Unrecognised("message of nobody")
+            return
+        if (scenario := message.get("scenario") or self._scenario) != self._scenario:
+            yield Unrecognised(f"scenario {_name(scenario)}")
+        blocks = message.get("blocks")
+        if isinstance(blocks, list) and blocks:
+            # Without a role it could be the echo, unless it is the message that is known to be the answer.
+            if role == "assistant" or (message_id is not None and message_id == self.message_id):
+                yield from self._whole_message(op, [block for block in blocks if isinstance(block, dict)])
+            elif op == "append":
+                yield Unrecognised("appended blocks of nobody")
+        # The last word on the status counts; it comes without a role (pitfall 4).
+        match message.get("status"):
+            case None:
+                pass
+            case "MESSAGE_STATUS_COMPLETED":
+                self._complete = True
+            case "MESSAGE_STATUS_GENERATING":
+                self._complete = False
+            case status:
+                yield Unrecognised(f"status {_name(status)}")
+
+    def _whole_message(self, op: str, blocks: list[dict[str, Any]]) -> Iterator[Event]:
+        """A message that carries its blocks repeats what was said (pitfall 3); it may add to it, at the end.
+
+        One that differs is shown as unrecognised: the blocks said what they said, and nothing has replaced them.
+        So is one that is appended to what was said: no source shows such a frame, and it is no repetition.
+        """
+        for block in blocks:
+            yield from self._exception(block)
+        for kind, told, part in ((ReasoningDelta, self._thinking, "think"), (TextDelta, self._text, "text")):
+            shown = [(str(block.get("id") or ""), _content(block, part) or "") for block in blocks if part in block]
+            if not any(text for _, text in shown):
+                continue
+            if op == "append" and told.said:
+                yield Unrecognised(f"appended blocks in {part}")
+                continue
+            try:
+                new = told.repeat(shown)
+            except _Rewrite:
+                yield Unrecognised(f"message whose blocks differ in {part}")
+                continue
+            if new:
+                self._spoke = True
+                yield kind(new)
+
+    def _block(self, op: str, mask: str, block: dict[str, Any]) -> Iterator[Event]:
+        """A block of the answer. Which parts are meant says the mask, or, without one, what is there."""
+        if _id(block.get("messageId")) in self._user_messages:
+            return
+        if mask in ("", "block"):
+            paths = [f"block.{part}" for part in block if part not in _NO_PARTS]
+        else:
+            paths = mask.split(",")
+        seen = set()
+        for path in paths:
+            root, _, path_in_block = path.partition(".")
+            part, _, inner = path_in_block.partition(".")
+            if root != "block" or (part in ("text", "think") and inner not in ("", "content")):
+                yield Unrecognised(f"mask {_name(path)}")
+            elif part in seen:
+                continue
+            elif part == "text":
+                if (said := self._say(TextDelta, self._text, op, block, part)) is not None:
+                    yield said
+            elif part == "think":
+                if (said := self._say(ReasoningDelta, self._thinking, op, block, part)) is not None:
+                    yield said
+            elif part == "exception":
+                yield from self._exception(block)
+            elif part == "tool":
+                yield from sources_of_tool(block.get(part))
+            elif part not in _QUIET_PARTS and part not in _NO_PARTS:
+                yield Unrecognised(f"mask {_name(path)}")
+            seen.add(part)
+
+    def _say(
+        self,
+        kind: type[TextDelta] | type[ReasoningDelta],
+        told: _BlockText,
+        op: str,
+        block: dict[str, Any],
+        part: str,
+    ) -> Event | None:
+        content = _content(block, part)
+        if content is None:
+            return Unrecognised(f"block.{part} without text")
+        block_id = str(block.get("id") or "")
+        try:
+            new = told.append(block_id, content) if op == "append" else told.set(block_id, content)
+        except _Rewrite:
+            if kind is ReasoningDelta:
+                # A running commentary: what was passed on stays, and the answer does not suffer.
+                return Unrecognised("block.think rewritten")
+            raise AnswerRewritten(
+                f"{self._account.label}: Kimi replaced text that had already been passed on; ask again"
+            ) from None
+        if not new:
+            return None
+        self._spoke = True
+        return kind(new)
+
+    def _exception(self, block: dict[str, Any]) -> Iterator[Event]:
+        exception = block.get("exception")
+        if exception is not None:
+            yield from self._fail(exception.get("error") if isinstance(exception, dict) else None)
+
+    def _notification(self, notification: dict[str, Any]) -> Event:
+        kind = notification.get("type")
+        notice = _NOTICES.get(kind) if isinstance(kind, str) else None
+        return Notice(notice) if notice is not None else Unrecognised(f"notification {_name(kind)}")
+
+
+def _content(block: dict[str, Any], part: str) -> str | None:
+    """The text of a part; empty where it is left out, as proto3's JSON does; None where it is something else."""
+    fields = block.get(part) or {}
+    content = fields.get("content", "") if isinstance(fields, dict) else None
+    return content if isinstance(content, str) else None
+
+
+def _id(value: object) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch(r"[\w.:-]{1,128}", value, re.ASCII) else None
+
+
+def _name(value: object) -> str:
+    """A name of the protocol, fit to be counted and logged; anything that could be somebody's text is not shown."""
+    text = value if isinstance(value, str) else type(value).__name__
+    return text if re.fullmatch(r"[A-Za-z0-9_.,]{1,80}", text) else "(no name)"

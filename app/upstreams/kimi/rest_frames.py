@@ -1,0 +1,172 @@
+"""Generation 1's answers: the bytes of a stream → our events (``kimi-protocol.md`` 3.4, 3.9, 3.10).
+
+Knows the frames and how their text is joined. Reads nothing itself: it works on any bytes, with no socket. Must never
+know paths, bodies of requests, retries or the other generation.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from app.chat import (
+    HEARTBEAT,
+    Event,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    Unrecognised,
+)
+from app.errors import UpstreamUnavailable
+from app.upstreams.account import Account
+from app.upstreams.kimi import errors as kimi_errors
+from app.upstreams.kimi import sse
+from app.upstreams.kimi.http import Reply
+from app.upstreams.kimi.json_frames import Reader, SurrogateJoiner, without_lone_surrogates
+from app.upstreams.kimi.sources import sources_of_cards, sources_of_search
+
+# Frames that say nothing that a client is to see (3.4): the echo, the title, ends of parts.
+_QUIET = frozenset({"resp", "rename", "debug", "done", "ping"})
+
+# How much is read of what is no stream of events but one error.
+_ERROR_BYTES = 65536
+
+
+class AnswerDecoder:
+    """One stream of an answer. An answer that Kimi cuts at its length limit goes on in another stream, with the
+    decoder that ``next`` gives.
+
+    ``reason``: why Kimi calls the answer complete; None until it does.
+    ``segment_id``: what a request for the rest of the answer has to name.
+    ``continues``: an earlier stream held the first part of this answer.
+    ``spoke``: the stream has held text or thinking.
+    """
+
+    __slots__ = (
+        "_account",
+        "_json",
+        "_length",
+        "_site",
+        "_text",
+        "_thinking",
+        "continues",
+        "reason",
+        "segment_id",
+        "spoke",
+    )
+
+    def __init__(self, account: Account, site: str) -> None:
+        """``account`` and ``site`` (the address of Kimi) are named in errors."""
+        self.reason: FinishReason | None = None
+        self.segment_id: str | None = None
+        self.continues = False
+        self.spoke = False
+        self._account = account
+        self._site = site
+        self._length = False
+        self._json = Reader()
+        # One for each kind of text: the two take turns, and a half waits for the next delta of its own kind.
+        self._text = SurrogateJoiner(self._json)
+        self._thinking = SurrogateJoiner(self._json)
+
+    @property
+    def may_continue(self) -> bool:
+        return self.reason == "length" and self.segment_id is not None
+
+    def next(self) -> "AnswerDecoder":
+        """For the stream that continues this one. Half a surrogate pair at its end goes along."""
+        following = AnswerDecoder(self._account, self._site)
+        following.segment_id, following.continues = self.segment_id, True
+        following._json, following._text, following._thinking = self._json, self._text, self._thinking
+        return following
+
+    def decode(self, chunks: Iterable[bytes], *, is_last: bool) -> Iterator[Event]:
+        """The events of the stream that comes in ``chunks``, each as soon as its bytes are there. Finished is the
+        last one, except where the answer is to be continued (``may_continue`` and not ``is_last``).
+
+        Raises:
+            UpstreamError: if Kimi sent an error, in the stream or instead of one.
+            AnswerEmpty: if Kimi calls an answer complete in which there is nothing.
+            UpstreamProtocolError: if a frame is no JSON.
+            UpstreamUnavailable: if the bytes end before Kimi has said that the answer is complete.
+        """
+        events = sse.Decoder()
+        for chunk in self._refuse_json(chunks):
+            for payload in events.decode(chunk):
+                yield from self._frame(payload)
+                if self.reason is not None:
+                    if is_last or not self.may_continue:
+                        yield from self.finish(self.reason)
+                    return
+        raise UpstreamUnavailable(f"{self._account.label}: Kimi closed the connection before the end of the answer")
+
+    def finish(self, reason: FinishReason) -> Iterator[Event]:
+        """The last events of an answer that ends for this reason. Raises AnswerEmpty."""
+        for kind, halves in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
+            # What still waits for its other half.
+            if half := halves.flush():
+                self.spoke = True
+                yield kind(half)
+        if reason == "stop" and not self.spoke and not self.continues:
+            raise kimi_errors.empty_answer(self._account)
+        yield Finished(reason)
+
+    def _refuse_json(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The same bytes; raises for an error in JSON that only its content type calls a stream (3.10)."""
+        chunks = iter(chunks)
+        start = next((chunk for chunk in chunks if chunk.strip(b"\r\n")), b"")
+        if not start.lstrip(b"\r\n").startswith(b"{"):
+            return itertools.chain((start,), chunks)
+        while len(start) < _ERROR_BYTES and (chunk := next(chunks, None)) is not None:
+            start += chunk
+        raise kimi_errors.refusal(Reply(200, "application/json", {}, start[:_ERROR_BYTES]), self._account, self._site)
+
+    def _frame(self, payload: bytes) -> tuple[Event, ...]:
+        """The events for the data of one SSE event (3.4). Raises UpstreamError for an ``error`` frame."""
+        frame = self._parse(payload) if payload else {"event": "ping"}
+        match frame.get("event"):
+            case "cmpl":
+                return self._delta(TextDelta, self._text, frame)
+            case "k1":
+                return self._delta(ReasoningDelta, self._thinking, frame)
+            case "req":
+                # `continue` names the user's segment (3.9).
+                self.segment_id = str(frame["id"]) if frame.get("id") else self.segment_id
+            case "length":
+                self._length = True
+            case "all_done":
+                self.reason = "length" if self._length else "stop"
+            case "error":
+                error = kimi_errors.in_stream(frame.get("error"), self._account)
+                if error is not None:
+                    raise error
+                self.reason = "content_filter"
+            case "search_plus":
+                return tuple(sources_of_search(frame.get("msg"))) or (HEARTBEAT,)
+            case "ref_docs":
+                return tuple(sources_of_cards(frame.get("ref_cards"))) or (HEARTBEAT,)
+            case str(kind) if kind in _QUIET:
+                pass
+            case kind:
+                return (Unrecognised(f"event {str(kind)[:40]}"),)
+        return (HEARTBEAT,)
+
+    def _delta(
+        self, kind: type[TextDelta] | type[ReasoningDelta], halves: SurrogateJoiner, frame: dict[str, Any]
+    ) -> tuple[Event, ...]:
+        text = frame.get("text")
+        if not isinstance(text, str):
+            return (Unrecognised(f"event {frame['event']} without text"),)
+        text = halves.join(text)
+        if not text:
+            return (HEARTBEAT,)
+        self.spoke = True
+        return (kind(text),)
+
+    def _parse(self, payload: bytes) -> dict[str, Any]:
+        frame = {"event": "[DONE]"} if payload == b"[DONE]" else self._json.load(payload)
+        if not isinstance(frame, dict):
+            return {"event": "(no object)"}
+        if self._json.saw_lone_surrogate and frame.get("event") not in ("cmpl", "k1"):
+            return dict(without_lone_surrogates(frame))
+        return frame
