@@ -3,6 +3,7 @@ the code under test.
 """
 
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,17 @@ def read_envelopes(path: Path) -> bytes:
 
 
 ALL_CASES = [WireCase.read(path) for path in sorted(WIRE.glob("*.json"))]
-
-
 CONNECT_CASES = [case for case in ALL_CASES if (WIRE / f"{case.name}.connect").exists()]
-
-
 CASES = [case for case in ALL_CASES if case not in CONNECT_CASES]
+
+
+def cuts_by_line(body: bytes) -> list[int]:
+    return [i + 1 for i, byte in enumerate(body) if byte == 0x0A]
+
+
+def cuts_at_random(body: bytes, seed: int) -> list[int]:
+    chance = random.Random(seed)
+    return sorted(chance.sample(range(1, len(body)), min(len(body) - 1, chance.randint(1, 40))))
 
 
 def check(case: WireCase, answer: Answer, stream: bool) -> None:
