@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,11 +24,27 @@ SCENARIO = "SCENARIO_K2D5"
 EVERY_CASE = pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
 
 
+class Body:
+    """What ``requests.Response.iter_lines`` reads."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+
+    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
+        return sse.whole_lines(self._pieces)
+
+
+def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    response = requests.Response()
+    response.raw = Body(pieces)
+    return response.iter_lines(chunk_size=None)
+
+
 def decode_sse(*streams: Iterable[bytes]) -> Iterator[Event]:
     """Several where Kimi cut the answer at its length limit."""
     decoder = rest_frames.AnswerDecoder(ACCOUNT, "https://kimi.test")
-    for chunks in streams:
-        yield from decoder.decode(chunks, is_last=False)
+    for pieces in streams:
+        yield from decoder.decode(lines_of(pieces), is_last=False)
         if decoder.may_continue:
             decoder = decoder.next()
 
@@ -183,12 +200,12 @@ def test_lines_of_an_event_end_in_any_way_that_the_standard_knows(end: bytes) ->
     body = end.join(lines) + end + b"data: unfinished" + end
     for chunks in cuttings(body, 50):
         decoder = sse.Decoder()
-        found = [data for chunk in chunks for data in decoder.decode(chunk)]
+        found = [data for line in lines_of(chunks) if (data := decoder.take(line)) is not None]
         assert found == [b"one\ntwo", b"", b"", b"three"], chunks
 
 
 def test_a_line_of_megabytes_is_put_together_once() -> None:
     """And not anew with each of its pieces, which would take minutes."""
     decoder, piece = sse.Decoder(), b"x" * 100
-    assert not any(decoder.decode(chunk) for chunk in [b"data: ", *[piece] * 200_000])
-    assert decoder.decode(b"\n\n") == [piece * 200_000]
+    found = [decoder.take(line) for line in lines_of([b"data: ", *[piece] * 200_000, b"\n\n"])]
+    assert found == [None, piece * 200_000]

@@ -22,6 +22,7 @@ from app.concurrency.watchdog import Watchdog
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.upstreams import Tap
 from app.upstreams.account import Account
+from app.upstreams.kimi import sse
 from app.upstreams.kimi.connections import Exchange, Transport, Unwritable
 
 log = logging.getLogger(__name__)
@@ -158,6 +159,7 @@ class Stream:
 
     def __init__(self, response: requests.Response, exchange: Exchange) -> None:
         self._response = response
+        self._raw: BaseHTTPResponse = response.raw
         self._exchange = exchange
         self.ok = response.status_code == 200
         # Held for as long as the stream: urllib3 closes a connection whose generator is dropped in the middle of a
@@ -169,20 +171,19 @@ class Stream:
         return _media_type(self._response.headers)
 
     def whole(self) -> Reply:
-        raw: BaseHTTPResponse = self._response.raw
-        body = raw.read(_WHOLE_BYTES, decode_content=True)
+        body = self._raw.read(_WHOLE_BYTES, decode_content=True)
         self._exchange.check_end()
         return Reply(self._response.status_code, self.media_type, self._response.headers, body)
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes as they come, cut anywhere.
 
-        ``iter_content(None)`` yields what one HTTP chunk brought, but waits for the end of a body without HTTP
-        chunks; there ``read1`` yields what is available (measured: performance.md 2).
+        ``stream(None)`` yields what one HTTP chunk brought, but waits for the end of a body without HTTP chunks;
+        there ``read1`` yields what is available (measured: performance.md 2).
         """
-        raw: BaseHTTPResponse = self._response.raw
+        raw = self._raw
         if getattr(raw, "chunked", False):
-            self._pieces = self._response.iter_content(None)
+            self._pieces = raw.stream(None, decode_content=True)
         else:
             self._pieces = iter(lambda: raw.read1(_READ_BYTES, decode_content=True), b"")
         exchange = self._exchange
@@ -191,16 +192,36 @@ class Stream:
             yield chunk
         exchange.check_end()
 
+    def lines(self) -> Iterator[bytes]:
+        """Lines without their ends, each as soon as its end has come."""
+        response = self._response
+        response.raw = _WholeLines(response.raw, self.chunks())
+        return response.iter_lines(chunk_size=None)
+
     def drain(self) -> None:
         """Reads what may follow the last event, for a moment, so that the connection can be used again."""
         self._exchange.limit(_DRAIN_S)
         deadline, size = time.monotonic() + _DRAIN_S, 0
         # A failure does not matter here: the answer is complete, and the connection is closed instead of kept.
         with contextlib.suppress(requests.RequestException, HTTPError, HTTPException, OSError):
-            for chunk in self._response.raw.stream(1024, decode_content=True):
+            for chunk in self._raw.stream(1024, decode_content=True):
                 size += len(chunk)
                 if size > _DRAIN_BYTES or time.monotonic() > deadline:
                     break
+
+
+class _WholeLines:
+    """The body of a response, as ``iter_lines`` is to read it."""
+
+    def __init__(self, raw: Any, pieces: Iterator[bytes]) -> None:
+        self._raw = raw
+        self._pieces = pieces
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def stream(self, *_: Any, **__: Any) -> Iterator[bytes]:
+        return sse.whole_lines(self._pieces)
 
 
 class _Tapped:

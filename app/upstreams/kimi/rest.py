@@ -79,7 +79,7 @@ class KimiRest:
                 with self._http.stream(path, account, body, "application/json", cancellation) as stream:
                     if not stream.ok or stream.media_type in _NO_STREAM:
                         raise kimi_errors.refusal(stream.whole(), account, self._http.base_url)
-                    yield from answer.decode(stream.chunks(), is_last=left == 0)
+                    yield from answer.decode(stream.lines(), is_last=left == 0)
                     stream.drain()
             except UpstreamError as e:
                 if answer.spoke or not answer.continues:

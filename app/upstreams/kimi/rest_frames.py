@@ -1,6 +1,6 @@
-"""Generation 1's answers: the bytes of a stream → our events (``kimi-protocol.md`` 3.4, 3.9, 3.10).
+"""Generation 1's answers: the lines of a stream → our events (``kimi-protocol.md`` 3.4, 3.9, 3.10).
 
-Knows the frames and how their text is joined. Reads nothing itself: it works on any bytes, with no socket. Must never
+Knows the frames and how their text is joined. Reads nothing itself: it works on any lines, with no socket. Must never
 know paths, bodies of requests, retries or the other generation.
 """
 
@@ -80,9 +80,9 @@ class AnswerDecoder:
         following._json, following._text, following._thinking = self._json, self._text, self._thinking
         return following
 
-    def decode(self, chunks: Iterable[bytes], *, is_last: bool) -> Iterator[Event]:
-        """The events of the stream that comes in ``chunks``, each as soon as its bytes are there. Finished is the
-        last one, except where the answer is to be continued (``may_continue`` and not ``is_last``).
+    def decode(self, lines: Iterable[bytes], *, is_last: bool) -> Iterator[Event]:
+        """The events of the stream that comes in ``lines`` (without their ends), each as soon as its line is there.
+        Finished is the last one, except where the answer is to be continued (``may_continue`` and not ``is_last``).
 
         Raises:
             UpstreamError: if Kimi sent an error, in the stream or instead of one.
@@ -91,13 +91,15 @@ class AnswerDecoder:
             UpstreamUnavailable: if the bytes end before Kimi has said that the answer is complete.
         """
         events = sse.Decoder()
-        for chunk in self._refuse_json(chunks):
-            for payload in events.decode(chunk):
-                yield from self._frame(payload)
-                if self.reason is not None:
-                    if is_last or not self.may_continue:
-                        yield from self.finish(self.reason)
-                    return
+        for line in self._refuse_json(lines):
+            payload = events.take(line)
+            if payload is None:
+                continue
+            yield from self._frame(payload)
+            if self.reason is not None:
+                if is_last or not self.may_continue:
+                    yield from self.finish(self.reason)
+                return
         raise UpstreamUnavailable(f"{self._account.label}: Kimi closed the connection before the end of the answer")
 
     def finish(self, reason: FinishReason) -> Iterator[Event]:
@@ -111,14 +113,14 @@ class AnswerDecoder:
             raise kimi_errors.empty_answer(self._account)
         yield Finished(reason)
 
-    def _refuse_json(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """The same bytes; raises for an error in JSON that only its content type calls a stream (3.10)."""
-        chunks = iter(chunks)
-        start = next((chunk for chunk in chunks if chunk.strip(b"\r\n")), b"")
-        if not start.lstrip(b"\r\n").startswith(b"{"):
-            return itertools.chain((start,), chunks)
-        while len(start) < _ERROR_BYTES and (chunk := next(chunks, None)) is not None:
-            start += chunk
+    def _refuse_json(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """The same lines; raises for an error in JSON that only its content type calls a stream (3.10)."""
+        lines = iter(lines)
+        start = next(filter(None, lines), b"")
+        if not start.startswith(b"{"):
+            return itertools.chain((start,), lines)
+        while len(start) < _ERROR_BYTES and (line := next(lines, None)) is not None:
+            start += line
         raise kimi_errors.refusal(Reply(200, "application/json", {}, start[:_ERROR_BYTES]), self._account, self._site)
 
     def _frame(self, payload: bytes) -> tuple[Event, ...]:
