@@ -2,10 +2,9 @@
 
 An attempt is one try of a turn on one account. Two rules stand behind every row:
 
-1. A client never sees two beginnings. Once a part of the answer has been passed on, its failure is the turn's
-failure. 2. A message never stands twice in a chat that continues. In a new chat a repetition is harmless, because the
-failed
-   chat is deleted. In an old chat the message must certainly not be there yet.
+- A client never sees two beginnings. Once a part of the answer has been passed on, its failure is the turn's failure.
+- A message never stands twice in a chat that continues. In a new chat a repetition is harmless, because the failed
+  chat is deleted. In an old chat the message must certainly not be there yet.
 
 What the account has to bear is a second table. Must never know who is asked, how, or what was asked.
 """

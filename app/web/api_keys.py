@@ -1,7 +1,7 @@
 """Our own API keys: who may ask, and under which name their conversations are kept.
 
 A key is given by the settings or was added by command (``keys add``); only digests are kept. Must never know the
-account tokens of Kimi, nor how much a key may ask: that is ``allowance``'s.
+account tokens of Kimi, nor how much a key may ask: that is ``rate_limits``'s.
 """
 
 import hashlib
