@@ -85,11 +85,19 @@ class ChatCleanup:
         try:
             self._delete(row)
         except GatewayError as e:
-            if row.tries < _MAX_TRIES:
-                wait_s = min(_MAX_RETRY_S, _RETRY_AFTER_S * 2.0 ** (row.tries - 1))
-                again_at = self._store.database.now() + wait_s
-                self._store.pending_deletions.postpone(row.upstream, row.chat_id, row.tries, again_at)
-                log.info("chat_not_deleted account=%s retry_in_s=%.0f error=%s", row.account_id, wait_s, e.message)
-                return
-            log.warning("chat_not_deleted account=%s tries=%d error=%s", row.account_id, row.tries, e.message)
-        self._store.pending_deletions.delete(row.upstream, row.chat_id)
+            self._postpone(row, e.message)
+        except Exception as e:  # a fault in this code must not be retried for ever, nor stop other deletions
+            log.exception("chat_deletion_failed account=%s", row.account_id)
+            self._postpone(row, type(e).__name__)
+        else:
+            self._store.pending_deletions.delete(row.upstream, row.chat_id)
+
+    def _postpone(self, row: PendingDeletion, error: str) -> None:
+        if row.tries >= _MAX_TRIES:
+            log.warning("chat_not_deleted account=%s tries=%d error=%s", row.account_id, row.tries, error)
+            self._store.pending_deletions.delete(row.upstream, row.chat_id)
+            return
+        wait_s = min(_MAX_RETRY_S, _RETRY_AFTER_S * 2.0 ** (row.tries - 1))
+        again_at = self._store.database.now() + wait_s
+        self._store.pending_deletions.postpone(row.upstream, row.chat_id, row.tries, again_at)
+        log.info("chat_not_deleted account=%s retry_in_s=%.0f error=%s", row.account_id, wait_s, error)

@@ -326,7 +326,8 @@ def test_a_base_url_with_a_slash_too_many_is_explained(gateway: Gateway) -> None
 
 
 def test_a_doubled_v1_is_explained(gateway: Gateway) -> None:
-    assert "remove it from the base URL" in gateway.post("/v1/v1/chat/completions", json={}).json()["error"]["message"]
+    error = gateway.post("/v1/v1/chat/completions", json={}).json()["error"]
+    assert "remove it from the base URL" in error["message"]
 
 
 def test_every_response_has_a_request_id(gateway: Gateway, simulator: Simulator) -> None:

@@ -12,8 +12,7 @@ from typing import cast
 import pytest
 
 from app.concurrency.periodic import every
-from app.conversations.chat_cleanup import ChatCleanup
-from app.store import PendingDeletion, Store
+from app.store import Store
 from app.store.process_lease import ProcessLease
 from tests.running import SqliteDatabase, wait_until
 
@@ -82,22 +81,6 @@ def test_work_chooses_its_next_pause_which_wake_ends_and_stop_makes_the_last() -
     periodic.stop()
     wait_until("its thread ends", lambda: "slow-work" not in [thread.name for thread in threading.enumerate()])
     assert not calls.acquire(blocking=False)
-
-
-def test_a_chat_that_cannot_be_deleted_for_a_reason_of_ours_keeps_no_other_from_it(store: Store) -> None:
-    """More failures than there are threads that delete."""
-    deleted = threading.Event()
-
-    def delete(row: PendingDeletion) -> None:
-        if row.chat_id != "good":
-            raise KeyError(row.chat_id)
-        deleted.set()
-
-    cleanup = ChatCleanup(store, ["kimi"], ["alice"], delete, keep_s=60)
-    for chat_id in [*(f"bad-{number}" for number in range(9)), "good"]:
-        cleanup.note("kimi", chat_id, "alice")
-        cleanup.discard("kimi", chat_id, "alice")
-    assert deleted.wait(30)
 
 
 def test_a_process_stays_alive_whatever_it_fails_to_give_back(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""The deletion of chats by itself, over a real store: failures are retried later, and not for ever.
+
+How chats are deleted over HTTP is tested in ``tests/conversations/test_conversations.py``.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from app.conversations.chat_cleanup import ChatCleanup
+from app.errors import UpstreamUnavailable
+from app.store import PendingDeletion, Store
+from tests.running import wait_until
+
+Failure = Callable[[], Exception]
+FAILURES: list[Failure] = [lambda: KeyError("a fault of ours"), lambda: UpstreamUnavailable("Kimi is down")]
+KINDS = pytest.mark.parametrize("failure", FAILURES, ids=["our own fault", "an error of Kimi"])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(f"sqlite:///{tmp_path}/x.db")) as store:
+        yield store
+
+
+def claim(store: Store, now: float) -> PendingDeletion | None:
+    """Any chat that is due at ``now``; it stays due."""
+    return store.pending_deletions.claim(["kimi"], ["alice"], now, again_at=now)
+
+
+@KINDS
+def test_a_chat_that_cannot_be_deleted_keeps_no_other_from_deletion(store: Store, failure: Failure) -> None:
+    """More failures than there are threads that delete."""
+    deleted = threading.Event()
+
+    def delete(row: PendingDeletion) -> None:
+        if row.chat_id != "good":
+            raise failure()
+        deleted.set()
+
+    cleanup = ChatCleanup(store, ["kimi"], ["alice"], delete, keep_s=60)
+    for chat_id in [*(f"bad-{number}" for number in range(9)), "good"]:
+        cleanup.note("kimi", chat_id, "alice")
+        cleanup.discard("kimi", chat_id, "alice")
+    assert deleted.wait(30)
+
+
+@KINDS
+def test_due_chats_are_deleted_in_one_pass_although_some_of_them_fail(store: Store, failure: Failure) -> None:
+    tried: list[str] = []
+
+    def delete(row: PendingDeletion) -> None:
+        tried.append(row.chat_id)
+        if row.chat_id != "good":
+            raise failure()
+
+    for number, chat_id in enumerate(["bad-1", "good", "bad-2"]):
+        store.pending_deletions.add("kimi", chat_id, "alice", due_at=number)
+    ChatCleanup(store, ["kimi"], ["alice"], delete, keep_s=60).start()
+    wait_until("all were tried", lambda: len(tried) == 3)
+    now = store.database.now()
+    wait_until("nothing is due now", lambda: claim(store, now) is None)
+    postponed = [claim(store, now + 61 + number) for number in range(3)]
+    assert {row.chat_id for row in postponed if row} == {"bad-1", "bad-2"}
+
+
+@KINDS
+def test_a_chat_is_given_up_after_sixteen_tries(store: Store, failure: Failure) -> None:
+    tried = threading.Event()
+
+    def delete(row: PendingDeletion) -> None:
+        tried.set()
+        raise failure()
+
+    store.pending_deletions.add("kimi", "bad", "alice", due_at=0)
+    store.pending_deletions.postpone("kimi", "bad", tries=15, due_at=0)
+    ChatCleanup(store, ["kimi"], ["alice"], delete, keep_s=60).start()
+    assert tried.wait(30)
+    wait_until("it is forgotten", lambda: claim(store, store.database.now() + 1e9) is None)
