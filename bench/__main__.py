@@ -24,6 +24,7 @@ from bench.processes import LOAD_CORE, SERVER_CORE, Failed, allow_many_files, ta
 from bench.report import Outcome
 from bench.scenarios import FULL, QUICK, Scenario, Sizes, scenarios, warm_up
 from bench.servers import (
+    BEFORE,
     GATEWAY_POSTGRES,
     NO_GATEWAY,
     Running,
@@ -55,7 +56,7 @@ def main() -> int:
     allow_many_files()
     os.sched_setaffinity(0, {LOAD_CORE})
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, postgresql() as database_url:
-        bench = _Bench(sizes, _chosen_servers(options.servers, database_url), Path(folder), result)
+        bench = _Bench(sizes, _chosen_servers(options.servers, database_url, options.before), Path(folder), result)
         try:
             with simulator(bench.folder) as upstream:
                 if "reading" in options.only or (not options.only and mode == "full"):
@@ -81,21 +82,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="under 3 minutes: shows that the rig works, no more")
     parser.add_argument("--only", type=_list, default=[], metavar="A,B", help=f"these scenarios only: {names}")
     parser.add_argument("--servers", type=_list, default=[], metavar="A,B", help="these servers only")
+    parser.add_argument(
+        "--before",
+        type=_earlier_version,
+        metavar="FOLDER",
+        help="an earlier version of this repository, to compare with",
+    )
     parser.add_argument("--generation", choices=[g.name for g in GENERATIONS], help="this one only")
     parser.add_argument("--rounds", type=int, help="how often each is measured")
     parser.add_argument("--plot", metavar="FILE", help="where the picture goes (default: bench/out/bench.png)")
     return parser
 
 
+def _earlier_version(text: str) -> Path:
+    folder = Path(text).resolve()
+    if not (folder / ".venv/bin/python").exists():
+        raise argparse.ArgumentTypeError(f"{text} has no .venv; create it and install requirements.txt there first")
+    return folder
+
+
 def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _chosen_servers(names: Sequence[str], database_url: str) -> list[Server]:
+def _chosen_servers(names: Sequence[str], database_url: str, before: Path | None) -> list[Server]:
     """Those that were asked for and can be run here; says what is missing for the others."""
     chosen = []
-    for server in servers(database_url):
-        if names and server.name not in (*names, NO_GATEWAY):
+    for server in servers(database_url, before):
+        if names and server.name not in (*names, NO_GATEWAY, BEFORE):
             continue
         if why := server.missing():
             print(f"left out: {server.name}: {why}")

@@ -29,7 +29,15 @@ class Failed(Exception):
 class Process:
     """A child that runs on one core, its output in a file, and its own children included in every figure."""
 
-    def __init__(self, command: Sequence[str], core: int, log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        core: int,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        folder: Path = ROOT,
+    ) -> None:
+        """``folder``: where it runs."""
         self.log = log
         # A child is born with its parent's cores: nothing of its start happens elsewhere.
         os.sched_setaffinity(0, {core})
@@ -37,7 +45,7 @@ class Process:
             with log.open("ab") as out:
                 self._popen = subprocess.Popen(
                     command,
-                    cwd=ROOT,
+                    cwd=folder,
                     env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
                     stdin=subprocess.DEVNULL,
                     stdout=out,

@@ -10,7 +10,7 @@ from functools import partial
 from bench.answers import TOKEN_CHARS, text_of
 from bench.dialects import recorded_answer
 from bench.load import Load, Moment, quantile
-from bench.servers import FASTAPI, GATEWAY, GATEWAY_POSTGRES, NO_GATEWAY, Simulator
+from bench.servers import BEFORE, FASTAPI, GATEWAY, GATEWAY_POSTGRES, NO_GATEWAY, Simulator
 
 Figures = dict[str, float]
 
@@ -26,9 +26,9 @@ MEMORY = "memory per stream, KB"
 _SHORT_TOKENS = 8
 
 # Who knows conversations.
-_STATEFUL = (GATEWAY, GATEWAY_POSTGRES)
+_STATEFUL = (GATEWAY, BEFORE, GATEWAY_POSTGRES)
 # Whose token is compared with few streams: the relay with a client per call can hold no more.
-_FEW = (NO_GATEWAY, GATEWAY, FASTAPI)
+_FEW = (NO_GATEWAY, GATEWAY, BEFORE, FASTAPI)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,12 @@ import requests
 from app.settings.config import describe_settings
 from app.simulator import tokens
 from bench.dialects import Dialect, Generation, OpenAI
-from bench.processes import SERVER_CORE, SIMULATOR_CORE, Failed, Process, python, tail
+from bench.processes import ROOT, SERVER_CORE, SIMULATOR_CORE, Failed, Process, python, tail
 
 HOST = "127.0.0.1"
 
 NO_GATEWAY, NGINX, GATEWAY, NODE, FASTAPI = "no gateway", "nginx", "gateway", "node", "fastapi"
+BEFORE = "before"
 GATEWAY_POSTGRES = "PostgreSQL"
 
 _RELAYS = Path(__file__).parent / "relays"
@@ -37,6 +38,7 @@ class Server:
 
     ``speak`` makes its dialect for a generation. ``missing`` says what it lacks to be run here, and where to
     get it; ``prepare`` gets the same places as the command. ``is_ours``: a wrong answer of it fails the whole run.
+    ``home``: where its command runs.
     """
 
     name: str
@@ -46,10 +48,13 @@ class Server:
     missing: Callable[[], str] = str
     prepare: Callable[[dict[str, Any]], None] = lambda _: None
     is_ours: bool = False
+    home: Path = ROOT
 
 
-def servers(database_url: str = "") -> list[Server]:
-    """``database_url``: of a PostgreSQL; where there is none, the gateway's figures on one are left out."""
+def servers(database_url: str = "", before: Path | None = None) -> list[Server]:
+    """``database_url``: of a PostgreSQL; without one, the gateway's figures on one are left out. ``before``: the
+    folder of an earlier version of this repository, with a virtual environment in ``.venv``.
+    """
     token = tokens.mint("bench", "access", 86_400)
     relay = {"PORT": "{port}", "UPSTREAM": "{upstream}", "TOKEN": token}
     directly: Callable[[Generation], Dialect] = lambda generation: generation.speak(token)  # noqa: E731
@@ -67,10 +72,15 @@ def servers(database_url: str = "") -> list[Server]:
         Server(NODE, as_openai, ("node", str(_RELAYS / "relay.js")), relay, _missing_node, _install_node_relay),
         Server(FASTAPI, as_openai, python("-m", "bench.relays.relay"), relay),
     ]
+    if before is not None:
+        earlier = (str(before / ".venv/bin/python"), "-m", "gunicorn")
+        found.append(_gateway(BEFORE, token, "sqlite:///{folder}/gateway.db", earlier, before))
     return [*found, *([_gateway(GATEWAY_POSTGRES, token, database_url)] if database_url else [])]
 
 
-def _gateway(name: str, token: str, database_url: str) -> Server:
+def _gateway(
+    name: str, token: str, database_url: str, command: Sequence[str] = python("-m", "gunicorn"), home: Path = ROOT
+) -> Server:
     # As shipped: every setting at its default, whatever a .env here says, but for these.
     settings = {setting.name: setting.default or "" for setting in describe_settings()} | {
         "KIMI_TOKENS": token,
@@ -82,8 +92,7 @@ def _gateway(name: str, token: str, database_url: str) -> Server:
         # One account serves all: the simulator has no objection, and the others here have no limit either.
         "ACCOUNT_MAX_STREAMS": "0",
     }
-    command = python("-m", "gunicorn")
-    return Server(name, lambda generation: OpenAI(generation.model), command, settings, is_ours=True)
+    return Server(name, lambda generation: OpenAI(generation.model), command, settings, is_ours=True, home=home)
 
 
 def _missing_nginx() -> str:
@@ -184,7 +193,7 @@ def running(server: Server, upstream: Simulator, folder: Path) -> Iterator[Runni
     server.prepare(places)
     command = [part.format(**places) for part in server.command]
     env = {name: value.format(**places) for name, value in server.env.items()}
-    process = Process(command, SERVER_CORE, folder / f"{home.name}.log", env)
+    process = Process(command, SERVER_CORE, folder / f"{home.name}.log", env, server.home)
     try:
         _wait_for_port(process, port)
         yield Running(server, port, process)
