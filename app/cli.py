@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 def is_running() -> bool:
     """Whether the ``flask`` command is about to run a command of this file."""
-    return click.get_current_context(silent=True) is not None and not _NAMES.isdisjoint(sys.argv[1:])
+    return click.get_current_context(silent=True) is not None and not COMMANDS.keys().isdisjoint(sys.argv[1:])
 
 
 def register(app: Flask) -> None:
-    for command in _COMMANDS:
-        app.cli.add_command(command)
+    for name, command in COMMANDS.items():
+        app.cli.add_command(command, name)
 
 
 @click.command()
@@ -229,9 +229,11 @@ def _store() -> tuple[Config, Store]:
         if setting in settings.wrong:
             raise click.ClickException(settings.wrong[setting])
     try:
-        return settings.config, Store(settings.config.database_url, settings.config.gateway_secret)
+        store = Store(settings.config.database_url, settings.config.gateway_secret)
     except StoreUnusable as e:
         raise click.ClickException(str(e)) from None
+    click.get_current_context().call_on_close(store.close)
+    return settings.config, store
 
 
 def _state(row: KeyRow, now: float) -> str:
@@ -254,5 +256,10 @@ def _day(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-_COMMANDS = (doctor, keys, parameters, settings, version)
-_NAMES = frozenset(command.name or "" for command in _COMMANDS)
+COMMANDS: dict[str, click.Command] = {
+    "doctor": doctor,
+    "keys": keys,
+    "parameters": parameters,
+    "settings": settings,
+    "version": version,
+}
