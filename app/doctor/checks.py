@@ -99,18 +99,22 @@ class Doctor:
         self._usable: list[Account] = []
 
     def findings(self) -> Iterator[Finding]:
-        for check, findings in (
-            ("settings", self._check_settings),
-            ("store", self._check_store),
-            ("keys", self._check_keys),
-            ("account", self._check_accounts),
-            ("site", self._check_sites),
-            ("refresh", self._check_refresh),
-            ("turn", self._check_turns),
-            ("unknown", self._check_unrecognised),
-        ):
-            for finding in _guarded(check, findings()):
-                yield self._privacy.clean(finding)
+        try:
+            for check, findings in (
+                ("settings", self._check_settings),
+                ("store", self._check_store),
+                ("keys", self._check_keys),
+                ("account", self._check_accounts),
+                ("site", self._check_sites),
+                ("refresh", self._check_refresh),
+                ("turn", self._check_turns),
+                ("unknown", self._check_unrecognised),
+            ):
+                for finding in _guarded(check, findings()):
+                    yield self._privacy.clean(finding)
+        finally:
+            if self._store is not None:
+                self._store.close()
 
     # settings
 
@@ -152,6 +156,7 @@ class Doctor:
             if self._config.credentials:
                 self._accounts = Accounts(self._credentials, store, renew_in_a_process)
         except StoreError as e:
+            store.close()
             found = f"{name} cannot be written ({e})"
             yield Finding("problem", "store", found, _store_advice(path))
             return

@@ -73,10 +73,13 @@ class Store:
             self.tokens = TokenRows(self.database, vault)
             self.transcripts = TranscriptRows(self.database, vault)
         except WrongSecret as e:
+            self.close()
             raise StoreUnusable(f"GATEWAY_SECRET: {e}") from e
         except StoreUnusable:
+            self.close()
             raise
         except StoreError as e:
+            self.close()
             raise self.database.unusable(e) from e
 
     def close(self) -> None:
