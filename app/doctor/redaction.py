@@ -76,15 +76,18 @@ class Redactor:
         return _TOKENS.sub(replaced, data)
 
     def redact_envelopes(self, data: bytes) -> bytes:
-        """Connect's frames; compressed ones are unpacked."""
+        """Connect's frames. Compressed ones are unpacked; one that cannot be unpacked stays one that cannot."""
         redacted, at = b"", 0
         while len(data) - at >= _PREFIX.size:
             flags, length = _PREFIX.unpack_from(data, at)
             payload = data[at + _PREFIX.size : at + _PREFIX.size + length]
             at += _PREFIX.size + length
             if flags & 1 and len(payload) == length:
-                flags, payload = flags & ~1, _unpacked(payload)
-                length = len(payload)
+                plain = _unpacked(payload)
+                if plain is None:
+                    redacted += _PREFIX.pack(flags, length) + b"x" * length
+                    continue
+                flags, payload, length = flags & ~1, plain, len(plain)
             redacted += _PREFIX.pack(flags, length) + self.redact(payload)
         return redacted + data[at:]
 
@@ -127,7 +130,8 @@ def _redact_character(match: re.Match[bytes]) -> bytes:
 
 
 def _redact_byte(byte: bytes) -> bytes:
-    return _stand_in(chr(byte[0])).encode() if byte[0] < 0x80 else b"?"
+    """What is not UTF-8 stays so: a replay must find the same fault."""
+    return _stand_in(chr(byte[0])).encode() if byte[0] < 0x80 else b"\xff"
 
 
 def _stand_in(character: str) -> str:
@@ -137,8 +141,11 @@ def _stand_in(character: str) -> str:
     return "x" if code < 0x80 else "é" if code < 0x800 else "字" if code < 0x10000 else "😀"
 
 
-def _unpacked(payload: bytes) -> bytes:
+def _unpacked(payload: bytes) -> bytes | None:
+    """None for what is not one whole member of gzip, or too large."""
+    gzip = zlib.decompressobj(wbits=31)
     try:
-        return zlib.decompressobj(wbits=31).decompress(payload, 1 << 20)
+        plain = gzip.decompress(payload, 1 << 20)
     except zlib.error:
-        return b""
+        return None
+    return plain if gzip.eof and not gzip.unused_data else None
