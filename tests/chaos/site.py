@@ -10,16 +10,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-import sqlalchemy as sa
 
 from tests.chaos.plan import ACCOUNTS, RENEWABLE
 from tests.running import SERVERS, Process, Simulator, mint, wait_until
 from tests.running.databases import Database, PostgresDatabase, SqliteDatabase
 from tests.running.postgres import Cluster
+from tests.running.tables import Tables
 
 WORKERS = 2
 KEYS = ("sk-chaos-one", "sk-chaos-two")
@@ -126,15 +126,10 @@ class Site:
     tokens: dict[str, str]
     secrets: list[str]
     logs: list[Path]
-    engine: sa.Engine = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.engine = sa.create_engine(self.database.url, hide_parameters=True, poolclass=sa.NullPool)
-
-    def sql(self, statement: str, **values: object) -> list[dict[str, object]]:
-        with self.engine.begin() as db:
-            result = db.execute(sa.text(statement), values)
-            return [dict(row) for row in result.mappings()] if result.returns_rows else []
+    @property
+    def tables(self) -> Tables:
+        return Tables(self.database)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ class Verdict:
 
     def __init__(self, site: Site, ledger: Ledger, chatter: Chatter, seed: int) -> None:
         self._site = site
+        self._tables = site.tables
         self._ledger = ledger
         self._chatter = chatter
         self._questions = Questions(seed, _JUDGE, fault_share=0.0)
@@ -40,24 +41,21 @@ class Verdict:
         """Everything that was held is given back, by itself and in time."""
         self._within("no upstream stream is open", lambda: self._site.simulator.state()["open_streams"] == 0, 60)
         if not self._within("nothing is leased, nobody is in line", self._nothing_is_held, LEASE_S + _SWEPT_IN_S):
-            self._ledger.wrong(f"held for ever: {self._what_is_held()}")
-        self._within("no conversation is held", lambda: not self._held_conversations(), LEASE_S + 60)
-        living = "SELECT count(*) AS n FROM processes WHERE until > :now"
+            self._ledger.wrong(f"held for ever: {self._tables.held()}")
+        self._within("no conversation is held", lambda: not self._tables.conversations_in_use(), LEASE_S + 60)
         expected = len(self._site.gateways) * WORKERS
         self._within(
             "only the living are present",
-            lambda: self._site.sql(living, now=time.time())[0]["n"] == expected,
+            lambda: self._tables.living_processes() == expected,
             LEASE_S + 30,
         )
-        longest = time.time() + MAX_COOLDOWN_S * 1.2
-        if self._site.sql("SELECT 1 FROM rests WHERE until > :longest", longest=longest):
+        if any(cooldown.seconds > MAX_COOLDOWN_S * 1.2 for cooldown in self._tables.cooldowns()):
             self._ledger.wrong("an account rests for longer than any account may")
 
     def let_time_pass(self) -> None:
         """As if the longest rest had passed, and the time after which forgotten chats are deleted."""
-        now = time.time()
-        self._site.sql("UPDATE rests SET until = :now WHERE until > :now", now=now)
-        self._site.sql("UPDATE litter SET due_at = :now WHERE due_at > :now", now=now)
+        self._tables.let_cooldowns_end()
+        self._tables.let_deletions_be_due()
         # The first thing that a gateway does is to sweep. This one was stopped in good order.
         gateway = self._site.gateways[0]
         self._stop(gateway)
@@ -118,10 +116,10 @@ class Verdict:
 
     def check_litter(self) -> None:
         """Chats that nobody needs are gone; what is left over was lost by a kill between Kimi and the store."""
-        self._within("no chat is left to be deleted", lambda: not self._site.sql("SELECT 1 FROM litter"), _SWEPT_IN_S)
+        self._within("no chat is left to be deleted", lambda: not self._tables.chats_to_delete(), _SWEPT_IN_S)
         chats = self._site.simulator.state()["chats"]
         left = {name for name, chat in chats.items() if not chat["deleted"]}
-        kept = {row["chat_id"] for row in self._site.sql("SELECT chat_id FROM conversations")}
+        kept = self._tables.chats_of_conversations()
         self._ledger.counts["chats opened"] = len(chats)
         self._ledger.counts["chats left over"] = len(left - kept)
 
@@ -129,10 +127,9 @@ class Verdict:
         """Gateways that were stopped in good order leave nothing behind, and their logs tell no secret."""
         for gateway in self._site.gateways:
             self._stop(gateway)
-        now = time.time()
-        living = self._site.sql("SELECT * FROM processes WHERE until > :now", now=now)
+        living = self._tables.living_processes()
         if living or not self._nothing_is_held():
-            self._ledger.wrong(f"stopped gateways have left behind: {living}, {self._what_is_held()}")
+            self._ledger.wrong(f"stopped gateways have left behind: {living}, {self._tables.held()}")
         logs = b"".join(log.read_bytes() for log in self._site.logs)
         for kind in secrets_in(logs, self._site.secrets):
             self._ledger.wrong(f"a log holds {kind}")
@@ -160,23 +157,7 @@ class Verdict:
         return True
 
     def _nothing_is_held(self) -> bool:
-        return not any(self._site.sql(f"SELECT 1 FROM {table}") for table in ("leases", "line"))  # noqa: S608  # ours
-
-    def _what_is_held(self) -> list[dict[str, object]]:
-        """Leases and places in the line, with whether their process is alive."""
-        living = "SELECT id FROM processes WHERE until > :now"
-        held = (
-            f"SELECT *, process_id IN ({living}) AS lives FROM {table}"  # noqa: S608  # ours
-            for table in ("leases", "line")
-        )
-        return [row for statement in held for row in self._site.sql(statement, now=time.time())]
-
-    def _held_conversations(self) -> list[object]:
-        held = (
-            "SELECT c.id FROM conversations c JOIN processes p ON p.id = c.process_id "
-            "WHERE c.held_until > :now AND p.until > :now"
-        )
-        return [row["id"] for row in self._site.sql(held, now=time.time())]
+        return not self._tables.held()
 
     def _turns_by_account(self) -> Counter[str]:
         accounts = self._site.simulator.state()["accounts"]

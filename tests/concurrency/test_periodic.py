@@ -15,6 +15,7 @@ from app.concurrency.periodic import every
 from app.store import Store
 from app.store.process_lease import ProcessLease
 from tests.running import SqliteDatabase, wait_until
+from tests.running.tables import Tables
 
 
 @pytest.fixture
@@ -94,9 +95,8 @@ def test_a_process_stays_alive_whatever_it_fails_to_give_back(store: Store, tmp_
 
     process_lease.retry_later(release)
     assert failed.wait(30)
-    database = SqliteDatabase(tmp_path / "x.db")
-    ((until,),) = database.execute("SELECT until FROM processes")
-    renewed = "SELECT 1 FROM processes WHERE until > "
-    wait_until("it is renewed", lambda: database.execute(f"{renewed}{until}"))
+    tables = Tables(SqliteDatabase(tmp_path / "x.db"))
+    until = tables.processes_live_until()
+    wait_until("it is renewed", lambda: tables.processes_live_until() != until)
     process_lease.expire_now()
-    assert database.execute("SELECT * FROM processes") == []
+    assert tables.processes_live_until() is None

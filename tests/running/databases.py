@@ -21,8 +21,14 @@ class Database(Protocol):
     @property
     def name(self) -> str: ...
 
+    def run(self, sql: str, *values: object) -> Rows:
+        """What this statement gives; each ``?`` in it stands for one of the values."""
+
     def execute(self, *sql: str) -> Rows:
         """What the last of these statements gives."""
+
+    def rows(self) -> Rows:
+        """Those of all tables."""
 
     def content(self) -> bytes:
         """All that is in it, for a search."""
@@ -45,9 +51,16 @@ class SqliteDatabase(os.PathLike[str]):
     def name(self) -> str:
         return self.path.name
 
-    def execute(self, *sql: str) -> Rows:
+    def run(self, sql: str, *values: object) -> Rows:
         with closing(sqlite3.connect(self.path, timeout=10)) as db, db:
-            return [db.execute(statement).fetchall() for statement in sql][-1]
+            return db.execute(sql, values).fetchall()
+
+    def execute(self, *sql: str) -> Rows:
+        return [self.run(statement) for statement in sql][-1]
+
+    def rows(self) -> Rows:
+        names = [name for (name,) in self.run("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return [row for name in names for row in self.run(" ".join(("SELECT * FROM", f'"{name}"')))]
 
     def content(self) -> bytes:
         found = b""
@@ -75,16 +88,21 @@ class PostgresDatabase:
     def url(self) -> str:
         return self.cluster.url(self.name)
 
+    def run(self, sql: str, *values: object) -> Rows:
+        return self.cluster.execute(sql.replace("?", "%s"), self.name, values)
+
     def execute(self, *sql: str) -> Rows:
-        return [self.cluster.execute(statement, self.name) for statement in sql][-1]
+        return [self.run(statement) for statement in sql][-1]
 
     def count(self, activity: str = "true") -> int:
         """The connections of the gateways of which this is true, in the words of pg_stat_activity."""
         mine = "application_name = 'kimi-gateway' AND datname = current_database()"
-        ((count,),) = self.execute(" ".join(("SELECT count(*) FROM pg_stat_activity WHERE", mine, "AND", activity)))
+        ((count,),) = self.run(" ".join(("SELECT count(*) FROM pg_stat_activity WHERE", mine, "AND", activity)))
         return int(count)
 
+    def rows(self) -> Rows:
+        names = [name for (name,) in self.run("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+        return [row for name in names for row in self.run(f'TABLE "{name}"')]
+
     def content(self) -> bytes:
-        tables = self.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        rows = [row for (table,) in tables for row in self.execute(f'TABLE "{table}"')]
-        return repr(rows).encode()
+        return repr(self.rows()).encode()

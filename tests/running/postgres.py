@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,11 @@ class Cluster:
     def url(self, name: str) -> str:
         return f"postgresql+psycopg://gateway:{self.password}@127.0.0.1:{self.port}/{name}"
 
-    def execute(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+    def execute(self, sql: str, database: str = "postgres", values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """What the statement gives; each ``%s`` in it stands for one of the values."""
         with self.connect(database) as db:
             db.autocommit = True
-            cursor = db.execute(sql.encode())
+            cursor = db.execute(sql.encode(), values or None)
             return cursor.fetchall() if cursor.description else []
 
     def connect(self, database: str) -> psycopg.Connection:

@@ -1,0 +1,255 @@
+"""The gateway's tables, for what a test has to see or to change behind the gateway's back. The only place where tests
+know their names.
+"""
+
+import time
+from dataclasses import dataclass
+
+from tests.running.databases import Database, SqliteDatabase
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """``scope`` is empty for the whole account, else a model; ``seconds``: how much longer; ``failures`` in a row."""
+
+    account_id: str
+    scope: str
+    seconds: float
+    failures: int
+
+
+@dataclass(frozen=True)
+class ChatToDelete:
+    """``tries`` were made so far, the next one is due in ``due_in_s``."""
+
+    chat_id: str
+    upstream: str
+    tries: int
+    due_in_s: float
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Of one database. What is written here counts for the gateway when it looks the next time."""
+
+    database: Database
+
+    # Accounts
+
+    def cooldowns(self) -> list[Cooldown]:
+        rows = self.database.run("SELECT account_id, scope, until, strikes FROM rests")
+        return [Cooldown(account, scope, until - time.time(), failures) for account, scope, until, failures in rows]
+
+    def let_cooldowns_end(self) -> None:
+        """As if their time had passed; how often the accounts have failed stays."""
+        self.database.run("UPDATE rests SET until = 1")
+
+    def cool_all_accounts_down(self, seconds: float, failures: int = 1) -> None:
+        """For so long from now on; a negative time means that they are about to come back."""
+        self.database.run("DELETE FROM rests")
+        until = time.time() + seconds
+        self.database.run("INSERT INTO rests SELECT id, '', CAST(? AS FLOAT), ? FROM accounts", until, failures)
+
+    def refused_accounts(self) -> list[str]:
+        """Ids of the accounts whose token Kimi has rejected."""
+        return [row[0] for row in self.database.run("SELECT id FROM accounts WHERE refused IS NOT NULL")]
+
+    def forget_what_accounts_did(self) -> None:
+        """As if all of them had just been added."""
+        self.database.run("DELETE FROM rests")
+        self.database.run("UPDATE accounts SET refused = NULL, next_at = 0")
+
+    def put_next_turns_off(self, seconds: float) -> None:
+        """As if the last turn of every account had been so much later."""
+        self.database.run("UPDATE accounts SET next_at = next_at + ?", seconds)
+
+    def running_turns(self) -> int:
+        """How many turns hold an account."""
+        return self._count("SELECT count(*) FROM leases")
+
+    def waiting_turns(self) -> int:
+        """How many requests wait for an account."""
+        return self._count("SELECT count(*) FROM line")
+
+    def make_accounts_unwritable(self) -> None:
+        """A view in the place of the table: file permissions would not stop a test that runs as root."""
+        self.database.run("DROP TABLE accounts")
+        self.database.run("CREATE VIEW accounts AS SELECT 'x' AS id, 1 AS last_turn")
+
+    def spoil_the_queue(self) -> None:
+        """What is noted of the requests that wait is no JSON any more, until ``mend_the_queue``."""
+        self.database.run("UPDATE line SET accounts = '{' || accounts")
+
+    def mend_the_queue(self) -> None:
+        self.database.run("UPDATE line SET accounts = substr(accounts, 2)")
+
+    def held(self) -> list[tuple[str, bool]]:
+        """What holds an account or waits for one: its kind, and whether its process is alive."""
+        lives = "process_id IN (SELECT id FROM processes WHERE until > ?)"
+        sql = " ".join(("SELECT 'turn',", lives, "FROM leases UNION ALL SELECT 'waiting',", lives, "FROM line"))
+        return [(kind, bool(alive)) for kind, alive in self.database.run(sql, time.time(), time.time())]
+
+    # Processes
+
+    def living_processes(self) -> int:
+        return self._count("SELECT count(*) FROM processes WHERE until > ?", time.time())
+
+    def let_processes_look_dead(self) -> None:
+        """As if none of them had been heard of for too long."""
+        self.database.run("UPDATE processes SET until = 0")
+
+    def processes_live_until(self) -> float | None:
+        """When the process that was heard of last will count as dead; None where there is none."""
+        ((until,),) = self.database.run("SELECT max(until) FROM processes")
+        return until if until is None else float(until)
+
+    # Conversations
+
+    def owners(self) -> set[str]:
+        """Who has conversations."""
+        return {row[0] for row in self.database.run("SELECT owner FROM conversations")}
+
+    def conversations_in_use(self) -> list[str]:
+        """Those that a turn of a living process holds."""
+        sql = (
+            "SELECT c.id FROM conversations c JOIN processes p ON p.id = c.process_id "
+            "WHERE c.held_until > ? AND p.until > ?"
+        )
+        return [row[0] for row in self.database.run(sql, time.time(), time.time())]
+
+    def chats_of_conversations(self) -> set[str]:
+        return {row[0] for row in self.database.run("SELECT chat_id FROM conversations")}
+
+    def let_conversation_age(self, conversation: str, seconds: float) -> None:
+        self.database.run("UPDATE conversations SET updated_at = updated_at - ? WHERE id = ?", seconds, conversation)
+
+    def forbid_ends_of_turns(self) -> None:
+        """What is noted at the end of a turn fails, until ``allow_ends_of_turns``, although the database lives."""
+        if isinstance(self.database, SqliteDatabase):
+            self.database.run(
+                "CREATE TRIGGER broken BEFORE UPDATE OF turns ON conversations BEGIN SELECT RAISE(FAIL, 'x'); END"
+            )
+            return
+        self.database.run(
+            "CREATE FUNCTION fail() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'x'; END $$ LANGUAGE plpgsql"
+        )
+        self.database.run(
+            "CREATE TRIGGER broken BEFORE UPDATE OF turns ON conversations FOR EACH ROW EXECUTE FUNCTION fail()"
+        )
+
+    def allow_ends_of_turns(self) -> None:
+        of = "" if isinstance(self.database, SqliteDatabase) else " ON conversations"
+        self.database.run("DROP TRIGGER broken" + of)
+
+    def transcript_lines(self, conversation: str) -> int:
+        """How many are kept of it."""
+        return self._count("SELECT count(*) FROM transcripts WHERE conversation_id = ?", conversation)
+
+    # Chats to delete
+
+    def chats_to_delete(self) -> list[ChatToDelete]:
+        """The most urgent first."""
+        rows = self.database.run("SELECT chat_id, upstream, tries, due_at FROM litter ORDER BY due_at")
+        return [ChatToDelete(chat, upstream, tries, due - time.time()) for chat, upstream, tries, due in rows]
+
+    def conversations_whose_chat_is_to_be_deleted(self) -> int:
+        return self._count("SELECT count(*) FROM litter WHERE chat_id IN (SELECT chat_id FROM conversations)")
+
+    def let_deletions_be_due(self, *, first: str | None = None, tries: int | None = None) -> int:
+        """All of them now, ``first`` (a chat or an upstream) before the others; ``tries``: as if so many had been
+        made. How many there are."""
+        before = len(self.chats_to_delete())
+        self.database.run(
+            "UPDATE litter SET due_at = CASE WHEN ? IN (chat_id, upstream) THEN 1 ELSE 2 END", first or ""
+        )
+        if tries is not None:
+            self.database.run("UPDATE litter SET tries = ?", tries)
+        return before
+
+    def let_deletion_be_due(self, chat_id: str) -> None:
+        """Of this one, and only just."""
+        self.database.run("UPDATE litter SET due_at = ? WHERE chat_id = ?", time.time(), chat_id)
+
+    def put_deletions_off(self) -> None:
+        self.database.run("UPDATE litter SET due_at = due_at + 1000000")
+
+    def forbid_notes_of_chats(self) -> None:
+        """No chat can be noted for deletion any more, until ``allow_notes_of_chats``. SQLite."""
+        self.database.run(
+            "CREATE TRIGGER no_notes BEFORE INSERT ON litter BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+
+    def allow_notes_of_chats(self) -> None:
+        self.database.run("DROP TRIGGER no_notes")
+
+    # Answers that are kept for repetitions
+
+    def kept_answers(self) -> list[str | None]:
+        """Sealed; None where the answer is still being made."""
+        return [row[0] for row in self.database.run("SELECT content FROM recordings")]
+
+    def let_answers_age(self, seconds: float) -> None:
+        self.database.run("UPDATE recordings SET begun_at = begun_at - ?", seconds)
+
+    # Login tokens and API keys
+
+    def token_version(self) -> int:
+        """Of the one account that is renewed: 1 is the pair of KIMI_TOKENS."""
+        ((version,),) = self.database.run("SELECT version FROM tokens")
+        return int(version)
+
+    def let_renewals_time_out(self) -> None:
+        """As if whoever renews a token had not been heard of for too long."""
+        self.database.run("UPDATE tokens SET held_until = 1 WHERE held_until > 1")
+
+    def forget_tokens(self) -> None:
+        self.database.run("DELETE FROM tokens")
+
+    def refresh_token(self) -> str:
+        """Of the one account that is renewed, as it is kept."""
+        ((token,),) = self.database.run("SELECT refresh_token FROM tokens")
+        return str(token)
+
+    def keeps_plain_tokens(self) -> bool:
+        """Whether refreshed tokens are kept in it that nobody asked to be sealed."""
+        rows = self.database.run("SELECT refresh_token FROM tokens")
+        return any(not token.startswith("fernet1:") for (token,) in rows)
+
+    def reads_of_tokens(self) -> int:
+        """How often they have been read so far, as PostgreSQL counts, which is a second late."""
+        sql = "SELECT seq_scan + coalesce(idx_scan, 0) FROM pg_stat_user_tables WHERE relname = 'tokens'"
+        return self._count(sql)
+
+    def let_key_expire(self, name: str, at: float = 1.0) -> None:
+        self.database.run("UPDATE api_keys SET expires_at = ? WHERE name = ?", at, name)
+
+    # Kimi's list of models
+
+    def keep_a_catalogue(self, text: str) -> None:
+        """As if this had been read far in the future."""
+        self.database.run("INSERT INTO kept VALUES ('offers', ?, 1e12)", text)
+
+    def catalogue(self) -> str:
+        ((text,),) = self.database.run("SELECT value FROM kept WHERE name = 'offers'")
+        return str(text)
+
+    # All
+
+    def make_times_later(self, seconds: float) -> None:
+        """Of all that a day brings to nothing."""
+        self.database.run("UPDATE recordings SET begun_at = begun_at + ?", seconds)
+        self.database.run("UPDATE rests SET until = until + ?", seconds)
+        self.database.run("UPDATE litter SET due_at = due_at + ?", seconds)
+
+    # What Kimi said that the gateway does not know
+
+    def unrecognised(self) -> set[tuple[str, str]]:
+        """Upstream and kind."""
+        return {(upstream, kind) for upstream, kind in self.database.run("SELECT upstream, kind FROM unrecognised")}
+
+    def forbid_notes_of_unrecognised(self) -> None:
+        self.database.run("ALTER TABLE unrecognised RENAME TO gone")
+
+    def _count(self, sql: str, *values: object) -> int:
+        ((count,),) = self.database.run(sql, *values)
+        return int(count)
