@@ -1,12 +1,18 @@
 """The gateway's commands, run as a person would: gunicorn, ``flask keys``, ``flask doctor``."""
 
+import json
+import logging
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from app import cli
 from tests.running.databases import Database
 from tests.running.leaks import secrets_in
 from tests.running.processes import ROOT
@@ -28,30 +34,84 @@ def start(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def run_keys(database: Database, *arguments: str, **settings: str) -> tuple[int, str]:
-    """``flask keys`` on the database of a gateway: its exit code and what it printed, its complaints too."""
+def first_lines_of_starts(environments: Sequence[dict[str, str]]) -> list[str | None]:
+    """With what each start would end that has exactly these settings; None where it would go on. All in one process,
+    which reads gunicorn.conf.py anew for each, as gunicorn does."""
     done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", "keys", *arguments],
+        [sys.executable, "-P", "tests/running/first_lines_of_starts.py"],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": database.url, **settings},
+        env={"PATH": os.environ["PATH"]},
+        input=json.dumps(environments),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    lines: list[str | None] = json.loads(done.stdout)
+    return lines
+
+
+@dataclass
+class Done:
+    """How a command ended, and what it wrote."""
+
+    code: int
+    output: str
+    errors: str
+
+
+def run_flask(*arguments: str, **settings: str) -> Done:
+    """``flask --app wsgi …`` with exactly these settings, by click's own runner: in this process."""
+    # A name with None is none in the environment of the command.
+    env: dict[str, str | None] = {name: None for name in os.environ if name not in ("PATH", "TMPDIR")}
+    logging_before = _logging_state()
+    try:
+        result = CliRunner().invoke(cli.COMMANDS[arguments[0]], arguments[1:], env={**env, **settings})
+    finally:
+        _restore_logging(logging_before)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Done(result.exit_code, result.stdout, result.stderr)
+
+
+def run_flask_for_real(*arguments: str, **settings: str) -> Done:
+    """The same as a process, as a person would start it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **settings},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    return done.returncode, (done.stdout + done.stderr).strip()
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def _logging_state() -> tuple[list[logging.Handler], int, int]:
+    root = logging.getLogger()
+    return list(root.handlers), root.level, logging.getLogger("app").level
+
+
+def _restore_logging(state: tuple[list[logging.Handler], int, int]) -> None:
+    """A command that is a process sets up its logging, and takes it with it at its end."""
+    root = logging.getLogger()
+    root.handlers[:] = state[0]
+    root.setLevel(state[1])
+    logging.getLogger("app").setLevel(state[2])
+
+
+def run_keys(database: Database, *arguments: str, **settings: str) -> tuple[int, str]:
+    """``flask keys`` on the database of a gateway: its exit code and what it printed, its complaints too."""
+    done = run_flask("keys", *arguments, **{"DATABASE_URL": database.url, **settings})
+    return done.code, (done.output + done.errors).strip()
 
 
 SECRET = "a long enough password"
 
 
-@dataclass
-class Visit:
+class Visit(Done):
     """What the doctor said and how it ended."""
-
-    code: int
-    output: str
-    errors: str
 
     @property
     def lines(self) -> list[str]:
@@ -75,9 +135,9 @@ class Surgery:
     url: str
     folder: Path
 
-    def visit(self, *arguments: str, **settings: str) -> Visit:
+    def visit(self, *arguments: str, for_real: bool = False, **settings: str) -> Visit:
+        """``flask doctor``, in this process or, ``for_real``, in one of its own."""
         env = {
-            "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
             "KIMI_TOKENS": f"home={mint('alice')}",
             "KIMI_BASE_URL": self.url,
@@ -87,19 +147,11 @@ class Surgery:
             "DATABASE_URL": f"sqlite:///{self.folder}/doctor.db",
             **settings,
         }
-        env = {name: value for name, value in env.items() if value}
-        done = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "wsgi", "doctor", *arguments],
-            cwd=ROOT,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        visit = Visit(done.returncode, done.stdout, done.stderr)
-        everything = (done.stdout + done.stderr).encode()
-        assert "Traceback" not in done.stderr, done.stderr
+        run = run_flask_for_real if for_real else run_flask
+        done = run("doctor", *arguments, **{name: value for name, value in env.items() if value})
+        visit = Visit(done.code, done.output, done.errors)
+        everything = (done.output + done.errors).encode()
+        assert "Traceback" not in done.errors, done.errors
         assert not secrets_in(everything, [SECRET, *re.findall(r"[\w.-]{30,}", settings.get("KIMI_TOKENS", ""))])
-        assert done.returncode == (1 if visit.problems or '"ok": false' in done.stdout else 0), visit
+        assert done.code == (1 if visit.problems or '"ok": false' in done.output else 0), visit
         return visit
