@@ -2,37 +2,14 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.running import PROFILES, Gateway, Profile, Running, Simulator
+from tests.running import BLUNT, PROFILES, QUICK, SHIPPED, Gateway, Profile, Running, Share, SharedGateways, Simulator
 from tests.running.postgres import folder_of_a_run
-
-# The gateway as it is shipped: gunicorn, gevent, two workers; only its patience is shorter.
-_SHIPPED = {
-    "HEARTBEAT_S": "1",
-    "FIRST_EVENT_TIMEOUT_S": "4",
-    "IDLE_TIMEOUT_S": "4",
-    "CONVERSATION_WAIT_S": "1",
-    "QUEUE_WAIT_S": "4",
-    "RETRY_BACKOFF_S": "0.05",
-}
-# A gateway without patience: silence is a failure after a second.
-_QUICK = {
-    "HEARTBEAT_S": "0.5",
-    "FIRST_EVENT_TIMEOUT_S": "1",
-    "IDLE_TIMEOUT_S": "1",
-    "CONVERSATION_WAIT_S": "0.3",
-    "LEASE_S": "1",
-    "QUEUE_WAIT_S": "0.3",
-    "RETRY_BACKOFF_S": "0.02",
-}
-
 
 # Inherited by the processes of xdist: the folder of what they share.
 _FOLDER_OF_THE_RUN = "KIMI_GATEWAY_TESTS_FOLDER"
@@ -89,41 +66,38 @@ def simulator(shared_simulator: Simulator, profile: Profile) -> Simulator:
     return shared_simulator
 
 
-_Shared = Callable[[str, dict[str, Any], Profile], Gateway]
-
-
 @pytest.fixture(scope="session")
-def shared_gateways(running: Running, shared_simulator: Simulator) -> Iterator[_Shared]:
-    """Gateways that live as long as the run: one of each kind for each protocol that is asked for."""
-    started: dict[tuple[str, str, str], Gateway] = {}
-    with ExitStack() as stack:
-
-        def get(kind: str, settings: dict[str, Any], profile: Profile) -> Gateway:
-            key = (kind, profile.protocol, running.kind_of_database)
-            if key in started:
-                started[key].wake_accounts()
-            else:
-                settings = {**settings, "KIMI_PROTOCOL": profile.protocol}
-                started[key] = stack.enter_context(running.gateway(shared_simulator.url, **settings))
-            return replace(started[key], model=profile.model)
-
-        yield get
+def shared_gateways(running: Running, shared_simulator: Simulator) -> Iterator[SharedGateways]:
+    shared = SharedGateways(running, shared_simulator.url)
+    yield shared
+    shared.close()
 
 
 @pytest.fixture
-def gateway(shared_gateways: _Shared, profile: Profile, database: str) -> Gateway:
-    return shared_gateways("shipped", _SHIPPED, profile)
+def shared_gateway(shared_gateways: SharedGateways, simulator: Simulator, profile: Profile, database: str) -> Share:
+    """``shared_gateway(users="alice", QUEUE_MAX="1")``: one with these settings, see SharedGateways."""
+
+    def share(*, users: str = "alice,bob,carol", server: str = "gevent", **settings: str) -> Gateway:
+        return shared_gateways.get(profile, users, server, settings)
+
+    return share
 
 
 @pytest.fixture
-def quick(shared_gateways: _Shared, profile: Profile, database: str) -> Gateway:
-    return shared_gateways("quick", _QUICK, profile)
+def gateway(shared_gateway: Share) -> Gateway:
+    """As it is shipped, with shorter waits."""
+    return shared_gateway(**SHIPPED)
 
 
 @pytest.fixture
-def blunt(shared_gateways: _Shared, profile: Profile, database: str) -> Gateway:
-    """One that tells every failure at once: no second try, no other account."""
-    return shared_gateways("blunt", {**_SHIPPED, "FAILOVER_S": "0", "QUEUE_WAIT_S": "0.3"}, profile)
+def quick(shared_gateway: Share) -> Gateway:
+    return shared_gateway(**QUICK)
+
+
+@pytest.fixture
+def blunt(shared_gateway: Share) -> Gateway:
+    """One that reports every failure at once: no second try, no other account."""
+    return shared_gateway(**BLUNT)
 
 
 @pytest.fixture

@@ -17,15 +17,25 @@ from tests.running import (
     Gateway,
     Profile,
     Running,
+    Share,
     Simulator,
     ask,
     mint,
     read_stream,
-    tables,
     wait_until,
 )
 
 ACCOUNTS = ("alice", "bob", "carol")
+
+
+@pytest.fixture
+def two_workers(shared_gateway: Share) -> Gateway:
+    return shared_gateway(WEB_CONCURRENCY="2", ACCOUNT_MAX_STREAMS="3")
+
+
+@pytest.fixture
+def one_account(shared_gateway: Share) -> Gateway:
+    return shared_gateway(users="alice", QUEUE_WAIT_S="5")
 
 
 def served(simulator: Simulator) -> list[str]:
@@ -35,12 +45,6 @@ def served(simulator: Simulator) -> list[str]:
 
 def asked(simulator: Simulator, word: str) -> list[str]:
     return [turn.account for turn in simulator.turns() if word in turn.text]
-
-
-def rests(gateway: Gateway) -> dict[str, tuple[str, float, int]]:
-    """By account: scope, seconds from now, strikes."""
-    rows = gateway.database.execute("SELECT account_id, scope, until, strikes FROM rests")
-    return {account_id: (scope, until - time.time(), strikes) for account_id, scope, until, strikes in rows}
 
 
 # Blame: what each failure does to the account and to the request. fault → knobs, what the account has to bear.
@@ -96,10 +100,10 @@ def test_a_failure_is_blamed_on_exactly_one(
     """The first try fails. Where the request or we are to blame, that is told; otherwise the next try answers."""
     simulator.knobs(fail=fault, fail_at="turn", fail_times=1, **knobs)
     response = quick.say("hello")
-    refused = quick.database.execute("SELECT id FROM accounts WHERE refused IS NOT NULL")
+    refused, cooldowns = quick.tables.refused_accounts(), quick.tables.cooldowns()
     told = bears in ("nothing", "ours")
     assert response.ok is not told, response.text
-    assert (len(refused), len(rests(quick))) == {"refused": (1, 0), "rests": (0, 1)}.get(bears, (0, 0))
+    assert (len(refused), len(cooldowns)) == {"refused": (1, 0), "rests": (0, 1)}.get(bears, (0, 0))
     turns = served(simulator)
     assert len(turns) == (1 if told else 2)
     # Not the same account again while there are others.
@@ -127,8 +131,6 @@ def test_a_second_try_waits_as_long_as_kimi_says(quick: Gateway, simulator: Simu
 
 
 def test_a_busier_account_is_tried_before_one_that_has_failed(gateway: Gateway, simulator: Simulator) -> None:
-    gateway.wait_for_workers()
-    wait_until("nobody is busy", lambda: tables(gateway, "leases") == [0])
     simulator.knobs(gate="busy", gate_after=1)
     with gateway.say("one", stream=True) as one, gateway.say("two", stream=True) as two:
         simulator.wait("gate_waiting:busy", equals=2)
@@ -162,53 +164,50 @@ def test_a_refused_account_is_not_asked_again_until_its_token_changes(running: R
     assert set(asked(simulator, "at last")) == set(ACCOUNTS)
 
 
-def test_without_any_accepted_token_the_answer_says_so(running: Running, simulator: Simulator) -> None:
+def test_without_any_accepted_token_the_answer_says_so(gateway: Gateway, simulator: Simulator) -> None:
     simulator.knobs(fail="token_invalid")
-    with running.gateway(simulator.url) as gateway:
-        for _ in range(2):
-            response = gateway.say("hello")
-            assert (response.status_code, response.headers["x-should-retry"]) == (401, "false")
-            assert "paste a new one into KIMI_TOKENS" in response.json()["error"]["message"]
-        ready = gateway.get("/readyz")
-        assert ready.status_code == 503 and len(ready.json()["problems"]) == 3
+    for _ in range(2):
+        response = gateway.say("hello")
+        assert (response.status_code, response.headers["x-should-retry"]) == (401, "false")
+        assert "paste a new one into KIMI_TOKENS" in response.json()["error"]["message"]
+    ready = gateway.get("/readyz")
+    assert ready.status_code == 503 and len(ready.json()["problems"]) == 3
 
 
 @BOTH_DATABASES
 def test_the_least_busy_account_is_next_and_equals_take_turns(
-    running: Running, simulator: Simulator, database: str
+    two_workers: Gateway, simulator: Simulator, database: str
 ) -> None:
     simulator.knobs(gate="busy", gate_after=1)
-    with running.gateway(simulator.url, WEB_CONCURRENCY="2", ACCOUNT_MAX_STREAMS="3") as gateway:
-        streams = [gateway.say(f"n{i}", stream=True) for i in range(6)]
-        simulator.wait("gate_waiting:busy", equals=6)
-        assert Counter(served(simulator)) == dict.fromkeys(ACCOUNTS, 2)
-        assert set(served(simulator)[:3]) == set(ACCOUNTS)
-        simulator.open_gate("busy")
-        assert all(read_stream(stream).finish_reason == "stop" for stream in streams)
-        wait_until("every lease is given back", lambda: tables(gateway, "leases", "line") == [0, 0])
+    streams = [two_workers.say(f"n{i}", stream=True) for i in range(6)]
+    simulator.wait("gate_waiting:busy", equals=6)
+    assert Counter(served(simulator)) == dict.fromkeys(ACCOUNTS, 2)
+    assert set(served(simulator)[:3]) == set(ACCOUNTS)
+    simulator.open_gate("busy")
+    assert all(read_stream(stream).finish_reason == "stop" for stream in streams)
+    two_workers.wait_until_idle()
 
 
 @EACH_GENERATION
 def test_a_limited_account_rests_as_long_as_it_was_told_and_the_others_serve(
-    running: Running, simulator: Simulator, profile: Profile
+    two_workers: Gateway, simulator: Simulator, profile: Profile
 ) -> None:
     """Issue 4: with one account of three limited, success stays at 100 %, and it gets nothing before its time."""
-    simulator.knobs(fail="http_429", fail_at="turn", fail_for="alice", fail_times=1, retry_after="5")
-    with running.gateway(simulator.url, WEB_CONCURRENCY="2") as gateway:
-        limited_at = back_at = None
-        deadline = time.monotonic() + 30
-        number = 0
-        # Until it has had two more turns: a probe that goes well, and then its share.
-        while (turns := served(simulator).count("alice")) < 3:
-            now = time.monotonic()
-            assert now < deadline, "it never came back"
-            limited_at = limited_at or (now if turns else None)
-            back_at = back_at or (now if turns > 1 else None)
-            assert ask(gateway, stream=number % 2 == 0).finish_reason == "stop"
-            number += 1
+    simulator.knobs(fail="http_429", fail_at="turn", fail_for="alice", fail_times=1, retry_after="3")
+    limited_at = back_at = None
+    deadline = time.monotonic() + 30
+    number = 0
+    # Until it has had two more turns: a probe that goes well, and then its share.
+    while (turns := served(simulator).count("alice")) < 3:
+        now = time.monotonic()
+        assert now < deadline, "it never came back"
+        limited_at = limited_at or (now if turns else None)
+        back_at = back_at or (now if turns > 1 else None)
+        assert ask(two_workers, stream=number % 2 == 0).finish_reason == "stop"
+        number += 1
     assert limited_at is not None and back_at is not None and number > 10
     # What is measured here lags behind what happened by one request at most, at either end.
-    assert back_at - limited_at > 3
+    assert back_at - limited_at > 2
 
 
 def test_rests_grow_and_a_success_ends_them(quick: Gateway, simulator: Simulator) -> None:
@@ -217,17 +216,17 @@ def test_rests_grow_and_a_success_ends_them(quick: Gateway, simulator: Simulator
         simulator.knobs(fail="http_429", fail_at="turn")
         response = quick.say("hello")
         assert response.status_code == 429
-        assert {strikes for _, _, strikes in rests(quick).values()} == {strike}
-        lengths.append(min(seconds for _, seconds, _ in rests(quick).values()))
+        cooldowns = quick.tables.cooldowns()
+        assert {cooldown.failures for cooldown in cooldowns} == {strike}
+        lengths.append(min(cooldown.seconds for cooldown in cooldowns))
         # Kimi has not said how long to wait: until one of them is back.
         assert int(response.headers["Retry-After"]) >= lengths[-1]
-        # As if they had rested.
-        quick.database.execute("UPDATE rests SET until = 0")
+        quick.tables.let_cooldowns_end()
     assert 3 < lengths[0] < 7 and 8 < lengths[1] < 13 and 17 < lengths[2] < 25, lengths
     simulator.knobs(fail="")
     for _ in ACCOUNTS:
         assert quick.say("hello").ok
-    assert rests(quick) == {}
+    assert not quick.tables.cooldowns()
 
 
 @pytest.mark.parametrize(
@@ -239,15 +238,13 @@ def test_rests_grow_and_a_success_ends_them(quick: Gateway, simulator: Simulator
 def test_a_rest_is_as_long_as_its_reason_demands(blunt: Gateway, simulator: Simulator, knobs: dict[str, Any]) -> None:
     simulator.knobs(**knobs, fail_at="turn")
     assert not blunt.say("hello").ok
-    ((_, seconds, _),) = rests(blunt).values()
-    assert seconds > 500
+    (cooldown,) = blunt.tables.cooldowns()
+    assert cooldown.seconds > 500
 
 
 @pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
 def test_what_fails_after_its_account_has_gone_to_rest_changes_nothing(blunt: Gateway, simulator: Simulator) -> None:
     """It began before: its failure is the same one, and what it knows of the rest may be less."""
-    blunt.wait_for_workers()
-    wait_until("nobody is busy", lambda: tables(blunt, "leases") == [0])
     simulator.knobs(gate="late", gate_after=0, fail="overloaded", fail_after=0)
     with ThreadPoolExecutor(3) as pool:
         late = [pool.submit(blunt.say, "late") for _ in ACCOUNTS]
@@ -257,8 +254,9 @@ def test_what_fails_after_its_account_has_gone_to_rest_changes_nothing(blunt: Ga
         assert [blunt.say("hello").status_code for _ in ACCOUNTS] == [429] * 3
         simulator.open_gate("late")
         assert [response.result().status_code for response in late] == [429] * 3
-    assert len(rests(blunt)) == 3
-    assert all(seconds > 500 and strikes == 1 for _, seconds, strikes in rests(blunt).values())
+    cooldowns = blunt.tables.cooldowns()
+    assert len(cooldowns) == 3
+    assert all(cooldown.seconds > 500 and cooldown.failures == 1 for cooldown in cooldowns)
 
 
 def test_while_all_rest_the_status_says_until_when(quick: Gateway, simulator: Simulator) -> None:
@@ -275,40 +273,35 @@ def test_while_all_rest_the_status_says_until_when(quick: Gateway, simulator: Si
     assert len(simulator.requests("")) == before
 
 
-def test_an_account_that_comes_back_is_tried_by_one_request_only(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, KIMI_TOKENS=f"alice={mint('alice')}", ACCOUNT_MAX_STREAMS="0") as gateway:
-        assert gateway.say("hello").ok
-        ((account_id,),) = gateway.database.execute("SELECT id FROM accounts")
-        gateway.database.execute(f"INSERT INTO rests VALUES ('{account_id}', '', 1, 4)")  # noqa: S608  # a digest
-        simulator.knobs(gate="probe", gate_after=0)
-        with ThreadPoolExecutor(4) as pool:
-            answers = [pool.submit(gateway.say, f"probe {i}") for i in range(4)]
-            simulator.wait("gate_waiting:probe", equals=1)
-            wait_until("the others wait", lambda: tables(gateway, "line") == [3])
-            assert len(asked(simulator, "probe")) == 1
-            simulator.open_gate("probe")
-            assert all(answer.result().ok for answer in answers)
-        assert tables(gateway, "rests") == [0]
+def test_an_account_that_comes_back_is_tried_by_one_request_only(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(users="alice", ACCOUNT_MAX_STREAMS="0")
+    gateway.tables.cool_all_accounts_down(-1, failures=4)
+    simulator.knobs(gate="probe", gate_after=0)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(gateway.say, f"probe {i}") for i in range(4)]
+        simulator.wait("gate_waiting:probe", equals=1)
+        wait_until("the others wait", lambda: gateway.tables.waiting_turns() == 3)
+        assert len(asked(simulator, "probe")) == 1
+        simulator.open_gate("probe")
+        assert all(answer.result().ok for answer in answers)
+    assert not gateway.tables.cooldowns()
 
 
 def test_an_account_that_comes_back_serves_beside_a_stream_that_began_before(
-    running: Running, simulator: Simulator
+    one_account: Gateway, simulator: Simulator
 ) -> None:
     """Also where that stream was once the one that tried."""
-    with running.gateway(simulator.url, KIMI_TOKENS=f"alice={mint('alice')}", QUEUE_WAIT_S="5") as gateway:
-        assert gateway.say("hello").ok
-        ((account_id,),) = gateway.database.execute("SELECT id FROM accounts")
-        gateway.database.execute(f"INSERT INTO rests VALUES ('{account_id}', '', 1, 4)")  # noqa: S608  # a digest
-        simulator.knobs(gate="long", gate_after=1, slot_scope="none")
-        with gateway.say("long", stream=True) as long:
-            simulator.wait("gate_waiting:long", equals=1)
-            wait_until("its rest is over", lambda: tables(gateway, "rests") == [0])
-            simulator.knobs(gate="", fail="http_429", fail_at="turn", fail_times=1, retry_after="1")
-            # Refused, and asked again after the rest.
-            assert gateway.say("second").ok
-            assert asked(simulator, "second") == ["alice", "alice"] and tables(gateway, "rests") == [0]
-            simulator.open_gate("long")
-            assert read_stream(long).finish_reason == "stop"
+    one_account.tables.cool_all_accounts_down(-1, failures=4)
+    simulator.knobs(gate="long", gate_after=1, slot_scope="none")
+    with one_account.say("long", stream=True) as long:
+        simulator.wait("gate_waiting:long", equals=1)
+        wait_until("its cooldown is over", lambda: not one_account.tables.cooldowns())
+        simulator.knobs(gate="", fail="http_429", fail_at="turn", fail_times=1, retry_after="1")
+        # Refused, and asked again after the cooldown.
+        assert one_account.say("second").ok
+        assert asked(simulator, "second") == ["alice", "alice"] and not one_account.tables.cooldowns()
+        simulator.open_gate("long")
+        assert read_stream(long).finish_reason == "stop"
 
 
 @pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
@@ -317,15 +310,14 @@ def test_a_limit_that_concerns_a_model_leaves_the_others_alone(
 ) -> None:
     simulator.knobs(fail="frame_error", fail_at="turn", fail_code="MODEL_RATE_LIMIT", fail_reason="x")
     assert quick.say("hello").status_code == 429
-    assert {scope for scope, _, _ in rests(quick).values()} == {profile.model}
+    assert {cooldown.scope for cooldown in quick.tables.cooldowns()} == {profile.model}
     simulator.knobs(fail="")
     assert quick.say("hello").status_code == 429
     assert quick.say("hello", model=profile.other_model).ok
-    # As if they had rested.
-    quick.database.execute("UPDATE rests SET until = 1")
+    quick.tables.let_cooldowns_end()
     for _ in ACCOUNTS:
         assert quick.say("hello").ok
-    assert rests(quick) == {}
+    assert not quick.tables.cooldowns()
 
 
 def test_turns_of_one_account_are_spaced(running: Running, simulator: Simulator) -> None:
@@ -339,13 +331,14 @@ def test_turns_of_one_account_are_spaced(running: Running, simulator: Simulator)
 
 
 @pytest.mark.parametrize("interval_s", ["0", "0.2"])
-def test_a_clock_that_is_set_back_stops_no_account(running: Running, simulator: Simulator, interval_s: str) -> None:
-    settings: dict[str, Any] = {"ACCOUNT_MIN_INTERVAL_S": interval_s, "QUEUE_WAIT_S": "1"}
-    with running.gateway(simulator.url, KIMI_TOKENS=mint("alice"), **settings) as gateway:
-        assert gateway.say("hello").ok
-        # As if that had been an hour later than it is now.
-        gateway.database.execute("UPDATE accounts SET next_at = next_at + 3600")
-        assert gateway.say("hello").ok
+def test_a_clock_that_is_set_back_stops_no_account(
+    shared_gateway: Share, simulator: Simulator, interval_s: str
+) -> None:
+    gateway = shared_gateway(users="alice", ACCOUNT_MIN_INTERVAL_S=interval_s, QUEUE_WAIT_S="1")
+    assert gateway.say("hello").ok
+    # As if that had been an hour later than it is now.
+    gateway.tables.put_next_turns_off(3600)
+    assert gateway.say("hello").ok
 
 
 # The line
@@ -387,7 +380,7 @@ def test_who_waits_is_served_in_order_and_keys_take_turns(
                 start=1,
             ):
                 answers.append(pool.submit(say[key], text))
-                wait_until("it waits", lambda place=place: tables(gateway, "line") == [place])
+                wait_until("it waits", lambda place=place: gateway.tables.waiting_turns() == place)
             simulator.open_gate("line")
             assert all(answer.result().ok for answer in answers)
         order = [turn.text.split()[0] for turn in simulator.turns()]
@@ -396,21 +389,16 @@ def test_who_waits_is_served_in_order_and_keys_take_turns(
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_waiting_ends_with_429_and_tells_when_to_come_back(
-    running: Running, simulator: Simulator, stream: bool
+    shared_gateway: Share, simulator: Simulator, stream: bool
 ) -> None:
+    gateway = shared_gateway(users="alice", ACCOUNT_MAX_STREAMS="1", QUEUE_WAIT_S="3", QUEUE_MAX="1")
     simulator.knobs(gate="full", gate_after=1)
-    settings: dict[str, Any] = {
-        "KIMI_TOKENS": mint("alice"),
-        "ACCOUNT_MAX_STREAMS": "1",
-        "QUEUE_WAIT_S": "3",
-        "QUEUE_MAX": "1",
-    }
-    with running.gateway(simulator.url, **settings) as gateway, gateway.say("first", stream=True) as first:
+    with gateway.say("first", stream=True) as first:
         simulator.wait("gate_waiting:full", equals=1)
         with ThreadPoolExecutor(1) as pool:
             began = time.monotonic()
             second = pool.submit(gateway.say, "second", stream=stream)
-            wait_until("it waits", lambda: tables(gateway, "line") == [1])
+            wait_until("it waits", lambda: gateway.tables.waiting_turns() == 1)
             # The line is full: the third is told at once.
             third = gateway.say("third", stream=stream)
             assert third.status_code == 429 and "too many requests wait" in third.json()["error"]["message"]
@@ -419,21 +407,25 @@ def test_waiting_ends_with_429_and_tells_when_to_come_back(
         assert response.status_code == 429 and time.monotonic() - began >= 3
         assert response.headers["Retry-After"] == "5" and response.headers["x-ratelimit-limit-requests"] == "1"
         assert "stayed busy" in response.json()["error"]["message"]
-        assert tables(gateway, "line") == [0]
+        assert gateway.tables.waiting_turns() == 0
         simulator.open_gate("full")
         assert read_stream(first).finish_reason == "stop"
         assert len(simulator.turns()) == 1
 
 
-def test_who_waits_in_a_stream_gets_heartbeats(running: Running, simulator: Simulator) -> None:
+@pytest.fixture
+def one_stream(shared_gateway: Share) -> Gateway:
+    """One account that runs one stream, and clients that are noticed soon: when they wait, and when they leave."""
+    # It is not Kimi who is silent where a request waits for the account.
+    return shared_gateway(
+        users="alice", HEARTBEAT_S="0.2", COMMIT_AFTER_S="0.2", ACCOUNT_MAX_STREAMS="1", FIRST_EVENT_TIMEOUT_S="1"
+    )
+
+
+def test_who_waits_in_a_stream_gets_heartbeats(one_stream: Gateway, simulator: Simulator) -> None:
+    gateway = one_stream
     simulator.knobs(gate="beat", gate_after=1)
-    settings: dict[str, Any] = {"HEARTBEAT_S": "0.2", "COMMIT_AFTER_S": "0.2", "ACCOUNT_MAX_STREAMS": "1"}
-    # It is not Kimi who is silent.
-    settings["FIRST_EVENT_TIMEOUT_S"] = "1"
-    with (
-        running.gateway(simulator.url, KIMI_TOKENS=mint("alice"), **settings) as gateway,
-        gateway.say("first", stream=True) as first,
-    ):
+    with gateway.say("first", stream=True) as first:
         simulator.wait("gate_waiting:beat", equals=1)
         with gateway.say("second", stream=True) as second:
             lines = second.iter_lines()
@@ -445,17 +437,16 @@ def test_who_waits_in_a_stream_gets_heartbeats(running: Running, simulator: Simu
 
 
 @BOTH_DATABASES
-def test_a_client_that_leaves_the_line_frees_its_place(running: Running, simulator: Simulator, database: str) -> None:
+def test_a_client_that_leaves_the_line_frees_its_place(
+    one_stream: Gateway, simulator: Simulator, database: str
+) -> None:
+    gateway = one_stream
     simulator.knobs(gate="gone", gate_after=1)
-    settings: dict[str, Any] = {"ACCOUNT_MAX_STREAMS": "1", "HEARTBEAT_S": "0.3", "COMMIT_AFTER_S": "0.1"}
-    with (
-        running.gateway(simulator.url, KIMI_TOKENS=mint("alice"), **settings) as gateway,
-        gateway.say("first", stream=True) as first,
-    ):
+    with gateway.say("first", stream=True) as first:
         simulator.wait("gate_waiting:gone", equals=1)
         with gateway.say("second", stream=True):
-            wait_until("it waits", lambda: tables(gateway, "line") == [1])
-        wait_until("it waits no more", lambda: tables(gateway, "line") == [0])
+            wait_until("it waits", lambda: gateway.tables.waiting_turns() == 1)
+        wait_until("it waits no more", lambda: gateway.tables.waiting_turns() == 0)
         simulator.open_gate("gone")
         assert read_stream(first).finish_reason == "stop"
         assert gateway.say("third").ok
@@ -464,18 +455,17 @@ def test_a_client_that_leaves_the_line_frees_its_place(running: Running, simulat
 
 @BOTH_DATABASES
 def test_the_queue_is_served_again_after_it_could_not_be_read(
-    running: Running, simulator: Simulator, database: str
+    one_stream: Gateway, simulator: Simulator, database: str
 ) -> None:
     simulator.knobs(gate="long", gate_after=1)
-    settings: dict[str, Any] = {"KIMI_TOKENS": mint("alice"), "ACCOUNT_MAX_STREAMS": "1", "QUEUE_WAIT_S": "30"}
-    with running.gateway(simulator.url, **settings) as gateway, ThreadPoolExecutor(1) as pool:
-        with gateway.say("first", stream=True) as first:
+    with ThreadPoolExecutor(1) as pool:
+        with one_stream.say("first", stream=True) as first:
             simulator.wait("gate_waiting:long", equals=1)
-            second = pool.submit(gateway.say, "second")
-            wait_until("it waits", lambda: tables(gateway, "line") == [1])
-            gateway.database.execute("UPDATE line SET accounts = '{' || accounts")
-            wait_until("it fails", lambda: "background_work_failed work=account-queue" in gateway.log())
-            gateway.database.execute("UPDATE line SET accounts = substr(accounts, 2)")
+            second = pool.submit(one_stream.say, "second")
+            wait_until("it waits", lambda: one_stream.tables.waiting_turns() == 1)
+            one_stream.tables.spoil_the_queue()
+            wait_until("it fails", lambda: "background_work_failed work=account-queue" in one_stream.log())
+            one_stream.tables.mend_the_queue()
             simulator.open_gate("long")
             assert read_stream(first).finish_reason == "stop"
         assert second.result().ok
@@ -484,7 +474,7 @@ def test_the_queue_is_served_again_after_it_could_not_be_read(
 @BOTH_DATABASES
 def test_a_killed_gateway_gives_back_what_it_held(running: Running, simulator: Simulator, database: str) -> None:
     simulator.knobs(gate="dead", gate_after=1)
-    settings: dict[str, Any] = {"KIMI_TOKENS": mint("alice"), "ACCOUNT_MAX_STREAMS": "1", "LEASE_S": "2"}
+    settings: dict[str, Any] = {"users": "alice", "ACCOUNT_MAX_STREAMS": "1", "LEASE_S": "2"}
     shared = running.new_database()
     with (
         running.gateway(simulator.url, database=shared, **settings) as gateway,
@@ -504,22 +494,17 @@ def test_a_process_that_was_out_of_touch_takes_nothing_from_itself(
     running: Running, simulator: Simulator, database: str
 ) -> None:
     """It is seldom heard of, and here has just counted as dead: what it holds and who waits in it are as before."""
-    settings = {"ACCOUNT_MAX_STREAMS": "1", "CONVERSATION_WAIT_S": "0.3", "LEASE_S": "300"}
-    with (
-        running.gateway(
-            simulator.url, database=running.new_database(), KIMI_TOKENS=mint("alice"), **settings
-        ) as gateway,
-        ThreadPoolExecutor(1) as pool,
-    ):
+    settings: dict[str, Any] = {"ACCOUNT_MAX_STREAMS": "1", "CONVERSATION_WAIT_S": "0.3", "LEASE_S": "300"}
+    with running.gateway(simulator.url, users="alice", **settings) as gateway, ThreadPoolExecutor(1) as pool:
         simulator.knobs(gate="long", gate_after=1)
         with gateway.say("long", "talk", stream=True) as long:
             simulator.wait("gate_waiting:long", equals=1)
             simulator.knobs(gate="")
-            gateway.database.execute("UPDATE processes SET until = 0")
+            gateway.tables.let_processes_look_dead()
             assert gateway.get("/v1/chat/completions/talk").json()["busy"]
             assert gateway.say("second", "talk").json()["error"]["code"] == "conversation_busy"
             waiting = pool.submit(gateway.say, "third")
-            wait_until("it stands in the line", lambda: tables(gateway, "line") == [1])
+            wait_until("it stands in the line", lambda: gateway.tables.waiting_turns() == 1)
             simulator.open_gate("long")
             assert read_stream(long).finish_reason == "stop"
         assert waiting.result().ok
@@ -558,7 +543,7 @@ def test_many_callers_on_few_accounts(running: Running, simulator: Simulator) ->
     ) as gateway:
         with ThreadPoolExecutor(200) as pool:
             list(pool.map(call, range(200)))
-        wait_until("all is given back", lambda: tables(gateway, "leases", "line") == [0, 0])
+        gateway.wait_until_idle()
     state = simulator.state()
     assert statuses[200] + statuses[429] == 200 and statuses[200] > 150, statuses
     assert all(account["turns"] > 40 for account in state["accounts"].values()), json.dumps(state["accounts"])

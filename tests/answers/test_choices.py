@@ -5,7 +5,7 @@ import json
 import openai
 import pytest
 
-from tests.running import CANARY, Gateway, RawClient, Running, Simulator, read_stream
+from tests.running import CANARY, Gateway, RawClient, Share, Simulator, read_stream
 
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
@@ -73,16 +73,24 @@ def test_one_that_fails_on_its_way_ends_the_others(gateway: Gateway, simulator: 
     simulator.wait("deleted_chats", equals=3)
 
 
-@pytest.mark.parametrize("server", ["gevent", "gthread", "threads"])
-@BOTH_MODES
-def test_all_end_when_the_client_leaves(running: Running, simulator: Simulator, server: str, stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("server", "stream", "how"),
+    [
+        *(("gevent", stream, how) for stream in (True, False) for how in ("close", "reset")),
+        ("gthread", True, "close"),
+        ("threads", False, "reset"),
+    ],
+)
+def test_all_end_when_the_client_leaves(
+    shared_gateway: Share, simulator: Simulator, server: str, stream: bool, how: str
+) -> None:
     simulator.knobs(stall_after=3)
-    with running.gateway(simulator.url, server=server, HEARTBEAT_S="0.5") as gateway:
-        for how in ("close", "reset"):
-            client = RawClient(gateway, stream, n=3)
-            simulator.wait("open_streams", equals=3)
-            client.leave(how)
-            simulator.wait("open_streams", equals=0)
+    # The same gateway as in test_liveness.
+    gateway = shared_gateway(WEB_CONCURRENCY="2", server=server, HEARTBEAT_S="0.3", COMMIT_AFTER_S="0.3")
+    client = RawClient(gateway, stream, n=3)
+    simulator.wait("open_streams", equals=3)
+    client.leave(how)
+    simulator.wait("open_streams", equals=0)
 
 
 def test_a_conversation_goes_on_with_one_answer(gateway: Gateway, simulator: Simulator, name: str) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import requests
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.running import CANARY, EACH_GENERATION, EVERY_PROFILE, Gateway, Profile, Running, Simulator, frame
+from tests.running import CANARY, EACH_GENERATION, EVERY_PROFILE, Gateway, Profile, Share, Simulator, frame
+from tests.running.made_up_turns import same_every_time
 
 _PAGES = ["https://site1.example/page", "https://site2.example/page"]
 
@@ -84,7 +85,7 @@ def test_a_marker_is_found_however_it_is_split(
 @pytest.mark.parametrize("stream", [True, False])
 @EACH_GENERATION
 def test_the_setting_says_what_a_reference_becomes(
-    running: Running, simulator: Simulator, profile: Profile, stream: bool
+    shared_gateway: Share, simulator: Simulator, profile: Profile, stream: bool
 ) -> None:
     marker = "\U0001f6e0web_search:1#0\U0001f6e0" if profile.speaks_connect else "[^1^]"
     said = f"Good morning. It rains 🌧 in Nanjing{marker}. Bye."
@@ -97,12 +98,13 @@ def test_the_setting_says_what_a_reference_becomes(
         "off": (said, []),
     }
     for style, (content, cited) in expected.items():
-        with running.gateway(simulator.url, CITATIONS=style) as gateway:
-            answer = ask(gateway, stream)
+        # One gateway for both generations: the model says which one answers.
+        gateway = shared_gateway(CITATIONS=style, KIMI_PROTOCOL="auto")
+        answer = ask(gateway, stream)
         assert (answer.content, answer.cited()) == (content, cited), style
 
 
-def test_without_links_an_annotation_covers_the_sentence(running: Running, simulator: Simulator) -> None:
+def test_without_links_an_annotation_covers_the_sentence(shared_gateway: Share, simulator: Simulator) -> None:
     cases = {
         "多云，26到33℃[^1^]。明天有雨[^2^]。": ["多云，26到33℃", "明天有雨"],
         "First. Second![^1^][^2^] Third": ["Second!", "Second!"],
@@ -111,12 +113,12 @@ def test_without_links_an_annotation_covers_the_sentence(running: Running, simul
         "Version 3.11 is out[^1^]": ["Version 3.11 is out"],
         "很长" * 1500 + "[^1^]": ["很长" * 200],
     }
-    with running.gateway(simulator.url, CITATIONS="annotations") as gateway:
-        for said, cited in cases.items():
-            simulator.knobs(search=2, say=said, token_chars=1)
-            answer = ask(gateway, stream=True)
-            assert answer.content == said.replace("[^1^]", "").replace("[^2^]", "")
-            assert [text for text, _ in answer.cited()] == cited
+    gateway = shared_gateway(CITATIONS="annotations", KIMI_PROTOCOL="auto")
+    for said, cited in cases.items():
+        simulator.knobs(search=2, say=said, token_chars=1)
+        answer = ask(gateway, stream=True)
+        assert answer.content == said.replace("[^1^]", "").replace("[^2^]", "")
+        assert [text for text, _ in answer.cited()] == cited
 
 
 _LINK = f"[1]({_PAGES[0]})"
@@ -271,14 +273,7 @@ _PIECES = st.one_of(
 def test_any_text_is_the_same_in_any_pieces(gateway: Gateway, simulator: Simulator, profile: Profile) -> None:
     session = requests.Session()
 
-    @settings(
-        max_examples=100,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
-    )
+    @same_every_time(60)
     @given(pieces=st.lists(_PIECES, min_size=1, max_size=10), seed=st.integers(0, 2**32))
     def same_answer(pieces: list[tuple[str, str]], seed: int) -> None:
         said = "x " + " ".join(raw for raw, _ in pieces)

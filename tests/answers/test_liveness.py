@@ -3,7 +3,6 @@
 import json
 import signal
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,36 +14,50 @@ from tests.running import (
     Profile,
     RawClient,
     Running,
+    Share,
     Simulator,
     ask,
     read_stream,
     wait_until,
 )
 
-HEARTBEAT_S = 1.0
+# How soon it is noticed that a client has left: with the next heartbeat, and some time for it.
+NOTICED_S = 2.0
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+EVERY_SERVER = pytest.mark.parametrize("patient", ["gevent", "gthread", "threads"], indirect=True)
 
 
-@pytest.fixture(scope="module", params=["gevent", "gthread", "threads"])
-def patient(request: pytest.FixtureRequest, running: Running, shared_simulator: Simulator) -> Iterator[Gateway]:
-    """A gateway under each kind of server that commits early and beats fast."""
-    with running.gateway(
-        shared_simulator.url,
-        WEB_CONCURRENCY="2",
-        server=request.param,
-        HEARTBEAT_S=str(HEARTBEAT_S),
-        COMMIT_AFTER_S="0.3",
-    ) as gateway:
-        yield gateway
+@pytest.fixture
+def patient(request: pytest.FixtureRequest, shared_gateway: Share) -> Gateway:
+    """A gateway that commits early and beats fast, under gevent unless a mark says otherwise."""
+    return shared_gateway(
+        WEB_CONCURRENCY="2", server=getattr(request, "param", "gevent"), HEARTBEAT_S="0.3", COMMIT_AFTER_S="0.3"
+    )
 
 
-@pytest.mark.parametrize(
-    ("profile", "how"),
-    [("sse-2025", "close"), ("sse-2025", "reset"), ("connect-2026", "close")],
-    indirect=["profile"],
-)
-@pytest.mark.parametrize("moment", ["before the headers", "before the first token", "in mid-stream"])
-@BOTH_MODES
+# All that matters under gevent; under the others each value with some of the values of the others.
+LEAVING = [
+    *(
+        ("gevent", profile, how, moment, stream)
+        for profile, how in (("sse-2025", "close"), ("sse-2025", "reset"), ("connect-2026", "close"))
+        for moment in ("before the headers", "before the first token", "in mid-stream")
+        for stream in (False, True)
+    ),
+    *(
+        (server, *case)
+        for server in ("gthread", "threads")
+        for case in (
+            ("sse-2025", "close", "before the headers", True),
+            ("sse-2025", "reset", "before the first token", False),
+            ("sse-2025", "reset", "in mid-stream", True),
+            ("connect-2026", "close", "before the first token", True),
+            ("connect-2026", "close", "in mid-stream", False),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("patient", "profile", "how", "moment", "stream"), LEAVING, indirect=["patient", "profile"])
 def test_a_client_that_leaves_closes_the_upstream_stream(
     patient: Gateway, simulator: Simulator, profile: Profile, stream: bool, moment: str, how: str
 ) -> None:
@@ -56,7 +69,7 @@ def test_a_client_that_leaves_closes_the_upstream_stream(
         client.read_until(b'"content":', 3)
     simulator.wait("open_streams", at_least=1)
     client.leave(how)
-    simulator.wait("open_streams", equals=0, timeout_s=2 * HEARTBEAT_S)
+    simulator.wait("open_streams", equals=0, timeout_s=NOTICED_S)
     if profile.speaks_connect:
         if moment == "before the headers":
             # Kimi has not even said which chat it is: there is nothing that could be named.
@@ -69,6 +82,7 @@ def test_a_client_that_leaves_closes_the_upstream_stream(
     simulator.wait("deleted_chats", equals=1)
 
 
+@EVERY_SERVER
 @EACH_GENERATION
 def test_a_client_that_leaves_closes_an_upstream_stream_that_ends_with_its_connection(
     patient: Gateway, simulator: Simulator, profile: Profile
@@ -78,13 +92,17 @@ def test_a_client_that_leaves_closes_an_upstream_stream_that_ends_with_its_conne
     client = RawClient(patient, True, model=profile.model)
     client.read_until(b'"content":', 3)
     client.leave("close")
-    simulator.wait("open_streams", equals=0, timeout_s=2 * HEARTBEAT_S)
+    simulator.wait("open_streams", equals=0, timeout_s=NOTICED_S)
     if profile.speaks_connect:
         # Not taken for an end of Kimi's.
         wait_until("the answer is cancelled", lambda: simulator.requests("CancelChat"))
 
 
-@BOTH_MODES
+@pytest.mark.parametrize(
+    ("patient", "stream"),
+    [("gevent", True), ("gevent", False), ("gthread", True), ("threads", False)],
+    indirect=["patient"],
+)
 def test_a_client_that_leaves_while_the_chat_is_being_opened_leaves_none_behind(
     patient: Gateway, simulator: Simulator, stream: bool
 ) -> None:
@@ -107,10 +125,10 @@ def test_a_chat_that_does_not_open_is_not_waited_for_when_its_client_has_left(
     while not simulator.requests("/api/chat"):
         pass
     client.leave("close")
-    leases = "SELECT count(*) FROM leases"
-    wait_until("the account is free again", lambda: patient.database.execute(leases) == [(0,)])
+    patient.wait_until_idle()
 
 
+@EVERY_SERVER
 def test_a_client_that_leaves_a_busy_stream_closes_the_upstream_stream(
     patient: Gateway, simulator: Simulator
 ) -> None:
@@ -120,9 +138,10 @@ def test_a_client_that_leaves_a_busy_stream_closes_the_upstream_stream(
         client = RawClient(patient, stream)
         simulator.wait("open_streams", at_least=1)
         client.leave("close")
-        simulator.wait("open_streams", equals=0, timeout_s=2 * HEARTBEAT_S)
+        simulator.wait("open_streams", equals=0, timeout_s=NOTICED_S)
 
 
+@EVERY_SERVER
 def test_a_client_that_leaves_the_line_of_a_conversation_is_noticed(patient: Gateway, simulator: Simulator) -> None:
     simulator.knobs(gate="line", gate_after=1)
     path = "/v1/chat/completions/line"
@@ -142,7 +161,11 @@ def test_a_client_that_leaves_the_line_of_a_conversation_is_noticed(patient: Gat
     assert len(simulator.requests("/completion/stream")) == 2
 
 
-@pytest.mark.parametrize("gate_after", [-1, 0, 1])
+@pytest.mark.parametrize(
+    ("patient", "gate_after"),
+    [("gevent", -1), ("gevent", 0), ("gevent", 1), ("gthread", 0), ("threads", 1)],
+    indirect=["patient"],
+)
 def test_a_silent_stream_is_kept_alive_and_then_whole(
     patient: Gateway, simulator: Simulator, gate_after: int
 ) -> None:
@@ -160,6 +183,7 @@ def test_a_silent_stream_is_kept_alive_and_then_whole(
     assert deltas[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+@EVERY_SERVER
 def test_a_failure_after_the_headers_went_out_is_an_error_event(patient: Gateway, simulator: Simulator) -> None:
     simulator.knobs(gate="late", gate_after=0, fail="overloaded", fail_after=0)
     client = RawClient(patient, True)
@@ -174,36 +198,38 @@ def test_a_failure_after_the_headers_went_out_is_an_error_event(patient: Gateway
 def test_kimis_own_signs_of_life_keep_a_stream_from_timing_out(quick: Gateway, simulator: Simulator) -> None:
     """Nothing but pings for longer than the idle timeout of one second: patience, no error."""
     simulator.knobs(ping_s=0.2, heartbeat_s=0.2, first_delay_s=1.6, say="late")
-    for stream in (True, False):
-        assert ask(quick, stream).content == "late"
+    with ThreadPoolExecutor(2) as pool:
+        answers = pool.map(lambda stream: ask(quick, stream), (True, False))
+        assert [answer.content for answer in answers] == ["late", "late"]
 
 
+@pytest.mark.parametrize("patient", ["gevent", "gthread"], indirect=True)
 def test_a_slow_reader_gets_everything(patient: Gateway, simulator: Simulator) -> None:
     """Much more than all buffers hold: the upstream is slowed down instead of being stored, nothing is lost."""
-    simulator.knobs(tokens=10_000, token_chars=4096)
+    simulator.knobs(tokens=8_000, token_chars=4096)
     slow = RawClient(patient, True)
     simulator.wait("open_streams", at_least=1)
     fast = RawClient(patient, True)
-    assert fast.read_until(b'"finish_reason":"stop"').count(b'"content":') == 10_001
+    assert fast.read_until(b'"finish_reason":"stop"').count(b'"content":') == 8_001
     fast.leave("close")
     # The one that came later has everything; Kimi still waits for the one that does not read.
     assert simulator.state()["open_streams"] == 1
-    assert slow.read_until(b'"finish_reason":"stop"').count(b'"content":') == 10_001
+    assert slow.read_until(b'"finish_reason":"stop"').count(b'"content":') == 8_001
     slow.leave("close")
     simulator.wait("open_streams", equals=0)
 
 
 @EACH_GENERATION
-def test_connections_to_kimi_are_used_again(running: Running, simulator: Simulator) -> None:
-    for framing in ("chunked", "close"):
-        with running.gateway(simulator.url, WEB_CONCURRENCY="1", KIMI_KEEP_CHATS="1") as gateway:
-            simulator.knobs(framing=framing)
-            before = simulator.state()["total_connections"]
-            for _ in range(10):
-                assert read_stream(gateway.say("hello", stream=True)).finish_reason == "stop"
-            opened = simulator.state()["total_connections"] - before
-            # A body that ends with its connection costs one each time; nothing else does.
-            assert opened <= (2 if framing == "chunked" else 12)
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_connections_to_kimi_are_used_again(shared_gateway: Share, simulator: Simulator, framing: str) -> None:
+    gateway = shared_gateway(KIMI_KEEP_CHATS="1")
+    simulator.knobs(framing=framing)
+    before = simulator.state()["total_connections"]
+    for _ in range(10):
+        assert read_stream(gateway.say("hello", stream=True)).finish_reason == "stop"
+    opened = simulator.state()["total_connections"] - before
+    # A body that ends with its connection costs one each time; nothing else does.
+    assert opened <= (2 if framing == "chunked" else 12)
 
 
 def test_a_stop_signal_lets_running_answers_end(running: Running, simulator: Simulator) -> None:
@@ -271,6 +297,7 @@ def test_hundreds_of_streams_at_once(running: Running, simulator: Simulator) -> 
             client.leave("close")
 
 
+@EVERY_SERVER
 def test_a_client_that_only_stops_sending_is_told_that_its_answer_was_cut(
     patient: Gateway, simulator: Simulator
 ) -> None:

@@ -23,20 +23,20 @@ def lines_of(gateway: Gateway, request_id: str) -> list[str]:
 @EACH_GENERATION
 @pytest.mark.parametrize("stream", [True, False])
 def test_one_id_is_on_every_line_of_an_answer_that_failed_twice(
-    running: Running, simulator: Simulator, stream: bool
+    gateway: Gateway, simulator: Simulator, stream: bool
 ) -> None:
     simulator.knobs(fail="http_429", fail_at="turn", fail_times=2, retry_after="600")
-    with running.gateway(simulator.url) as gateway:
-        body = {"model": gateway.model, "messages": [{"role": "user", "content": "hello"}], "stream": stream}
-        response = gateway.chat(body, headers={"x-request-id": "followed-1"}, stream=stream)
-        if stream:
-            assert read_stream(response).finish_reason == "stop"
-        assert response.status_code == 200 and response.headers["x-request-id"] == "followed-1"
-        wait_until("the end is logged", lambda: any("end=stop" in line for line in lines_of(gateway, "followed-1")))
-        events = [line.split()[0] for line in lines_of(gateway, "followed-1")]
-        assert events == ["account_cooldown", "attempt_failed", "account_cooldown", "attempt_failed", "turn"]
-        end = lines_of(gateway, "followed-1")[-1]
-        assert "attempts=3" in end and f"model={gateway.model}" in end
+    request_id = f"followed-{stream}"
+    body = {"model": gateway.model, "messages": [{"role": "user", "content": "hello"}], "stream": stream}
+    response = gateway.chat(body, headers={"x-request-id": request_id}, stream=stream)
+    if stream:
+        assert read_stream(response).finish_reason == "stop"
+    assert response.status_code == 200 and response.headers["x-request-id"] == request_id
+    wait_until("the end is logged", lambda: any("end=stop" in line for line in lines_of(gateway, request_id)))
+    events = [line.split()[0] for line in lines_of(gateway, request_id)]
+    assert events == ["account_cooldown", "attempt_failed", "account_cooldown", "attempt_failed", "turn"]
+    end = lines_of(gateway, request_id)[-1]
+    assert "attempts=3" in end and f"model={gateway.model}" in end
 
 
 def test_the_ids_of_requests_that_run_at_the_same_time_are_kept_apart(quick: Gateway, simulator: Simulator) -> None:

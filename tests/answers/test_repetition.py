@@ -11,11 +11,12 @@ from openai import OpenAI
 from tests.running import (
     BOTH_DATABASES,
     CANARY,
+    ON_POSTGRESQL,
     Answer,
     Gateway,
     Running,
+    Share,
     Simulator,
-    mint,
     read_stream,
     wait_until,
 )
@@ -78,24 +79,25 @@ def test_all_that_came_with_an_answer_comes_again(quick: Gateway, simulator: Sim
     assert len(simulator.prompts()) == 2
 
 
-@BOTH_MODES
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@ON_POSTGRESQL
 def test_a_repetition_joins_the_running_answer_wherever_it_runs(
-    running: Running, simulator: Simulator, database: str, stream: bool
+    running: Running, simulator: Simulator, database: str
 ) -> None:
-    simulator.knobs(gate="join", gate_after=1, say="only once", token_chars=4)
     shared = running.new_database()
     with (
         running.gateway(simulator.url, database=shared) as gateway,
         running.gateway(simulator.url, database=shared, COMMIT_AFTER_S="0.1", HEARTBEAT_S="0.2") as other,
         ThreadPoolExecutor(2) as pool,
     ):
-        first = pool.submit(post, gateway, "k", stream=stream)
-        simulator.wait("gate_waiting:join", equals=1)
-        second = pool.submit(lambda: told(post(other, "k", stream=stream), stream))
-        simulator.open_gate("join")
-        assert told(first.result(), stream).content == second.result().content == "only once"
-    assert len(simulator.turns()) == 1
+        for stream in (False, True):
+            simulator.reset()
+            simulator.knobs(gate="join", gate_after=1, say="only once", token_chars=4)
+            first = pool.submit(post, gateway, f"k{stream}", stream=stream)
+            simulator.wait("gate_waiting:join", equals=1)
+            second = pool.submit(lambda: told(post(other, f"k{stream}", stream=stream), stream))  # noqa: B023  # at once
+            simulator.open_gate("join")
+            assert told(first.result(), stream).content == second.result().content == "only once"
+            assert len(simulator.turns()) == 1
 
 
 @BOTH_MODES
@@ -122,16 +124,16 @@ def test_an_answer_whose_client_left_is_there_when_it_asks_again(
     assert len(simulator.turns()) == 1
 
 
-def test_the_sdks_own_repetition_makes_no_second_turn(running: Running, simulator: Simulator) -> None:
+def test_the_sdks_own_repetition_makes_no_second_turn(gateway: Gateway, simulator: Simulator, name: str) -> None:
     simulator.knobs(gate="sdk", gate_after=1, say="once")
-    with running.gateway(simulator.url) as gateway, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         client = OpenAI(base_url=f"{gateway.url}/v1", api_key="k", timeout=1.5, max_retries=5)
         ask: Any = client.chat.completions.create
         answer = pool.submit(
             ask,
             model="k2",
             messages=[{"role": "user", "content": f"hello {CANARY}"}],
-            extra_headers={"Idempotency-Key": "of-the-sdk"},
+            extra_headers={"Idempotency-Key": name},
         )
         simulator.wait("gate_waiting:sdk", equals=1)
         wait_until("the SDK asks again", lambda: "client_closed_request" in gateway.log())
@@ -169,7 +171,7 @@ def test_a_failure_before_kimi_has_heard_anything_may_be_repeated(
     simulator.knobs(fail="http_429", fail_at="create")
     assert post(quick, name).status_code == 429
     simulator.knobs(fail="")
-    quick.wake_accounts()
+    quick.tables.forget_what_accounts_did()
     assert post(quick, name).ok
 
 
@@ -239,27 +241,25 @@ def test_a_turn_whose_json_cannot_be_mended_is_not_said_again(
     ],
 )
 def test_a_stream_that_fails_at_once_has_its_beginning(
-    running: Running, simulator: Simulator, path: str, body: dict[str, Any], first: str
+    shared_gateway: Share, simulator: Simulator, name: str, path: str, body: dict[str, Any], first: str
 ) -> None:
     # After the status was certain, and before anything else was to be sent.
     simulator.knobs(fail="too_long", first_delay_s=0.4)
-    with running.gateway(simulator.url, COMMIT_AFTER_S="0.05") as gateway:
-        sent = {"model": gateway.model, "stream": True, **body}
-        response = requests.post(f"{gateway.url}/v1/{path}", json=sent, headers={"Idempotency-Key": "k"}, timeout=60)
+    gateway = shared_gateway(COMMIT_AFTER_S="0.05")
+    sent = {"model": gateway.model, "stream": True, **body}
+    response = requests.post(f"{gateway.url}/v1/{path}", json=sent, headers={"Idempotency-Key": name}, timeout=60)
     assert response.text.startswith(f"event: {first}\n") and "event: error\n" in response.text
 
 
-def test_who_joined_a_request_that_was_never_made_may_make_it(running: Running, simulator: Simulator) -> None:
+def test_who_joined_a_request_that_was_never_made_may_make_it(
+    shared_gateway: Share, simulator: Simulator, name: str
+) -> None:
     simulator.knobs(gate="full", gate_after=1)
-    settings: dict[str, Any] = {"KIMI_TOKENS": mint("alice"), "ACCOUNT_MAX_STREAMS": "1", "QUEUE_WAIT_S": "1"}
-    with (
-        running.gateway(simulator.url, **settings) as gateway,
-        gateway.say("first", stream=True) as first,
-        ThreadPoolExecutor(2) as clients,
-    ):
+    gateway = shared_gateway(users="alice", ACCOUNT_MAX_STREAMS="1", QUEUE_WAIT_S="1")
+    with gateway.say("first", stream=True) as first, ThreadPoolExecutor(2) as clients:
         simulator.wait("gate_waiting:full", equals=1)
         # Which of them comes first, nobody knows.
-        replies = [reply.result() for reply in [clients.submit(post, gateway, "joined") for _ in range(2)]]
+        replies = [reply.result() for reply in [clients.submit(post, gateway, name) for _ in range(2)]]
         refused, joined = sorted(replies, key=lambda reply: -reply.status_code)
         assert (refused.status_code, joined.status_code) == (429, 409)
         assert joined.json()["error"]["code"] == "first_request_failed"
@@ -275,18 +275,18 @@ def test_what_is_kept_cannot_be_read_without_the_key(running: Running, simulator
         assert post(gateway, key).ok and post(gateway, key).ok
         content = gateway.database.content()
         assert CANARY.encode() not in content and key.encode() not in content
-        ((sealed,),) = gateway.database.execute("SELECT content FROM recordings")
+        (sealed,) = gateway.tables.kept_answers()
         assert sealed and not sealed.startswith("{")
 
 
 def test_old_answers_are_dropped(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url) as gateway:
         assert post(gateway, "old").ok
-        gateway.database.execute("UPDATE recordings SET begun_at = begun_at - 90000")
+        gateway.tables.let_answers_age(90_000)
         database = gateway.database
     with running.gateway(simulator.url, database=database) as gateway:
         gateway.wait_for_workers()
-        wait_until("it is gone", lambda: gateway.database.execute("SELECT count(*) FROM recordings") == [(0,)])
+        wait_until("it is gone", lambda: not gateway.tables.kept_answers())
 
 
 def test_responses_are_repeated_and_so_are_those_that_go_on_from_them(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.running import CANARY, Gateway, Simulator, ask, read_stream
+from tests.running import CANARY, Gateway, Share, Simulator, ask, read_stream
 
 
 def user(text: str) -> dict[str, str]:
@@ -154,13 +154,13 @@ def test_stateless_requests_share_nothing_and_leave_no_chat(gateway: Gateway, si
     assert [(c["turns"], c["deleted"]) for c in chats] == [(1, True)] * 3
 
 
-def test_chats_are_kept_where_that_is_asked_for(running: Any, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, KIMI_KEEP_CHATS="1") as gateway:
-        gateway.say("hello")
-        gateway.say("hello", conversation="c1")
-        gateway.delete("/v1/chat/completions/c1")
-        # The chat of the deleted conversation goes; that is how we know that the other's time has passed.
-        simulator.wait("deleted_chats", equals=1)
+def test_chats_are_kept_where_that_is_asked_for(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(KIMI_KEEP_CHATS="1")
+    gateway.say("hello")
+    gateway.say("hello", conversation="c1")
+    gateway.delete("/v1/chat/completions/c1")
+    # The chat of the deleted conversation goes; that is how we know that the other's time has passed.
+    simulator.wait("deleted_chats", equals=1)
     assert [c["deleted"] for c in simulator.state()["chats"].values()] == [False, True]
 
 
@@ -236,10 +236,10 @@ def test_a_body_that_is_no_json_object_is_a_400(gateway: Gateway, body: bytes) -
     assert response.json()["error"]["code"] == "invalid_json"
 
 
-def test_a_body_that_is_too_large_is_a_413(running: Any, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, MAX_BODY_BYTES="2000") as gateway:
-        response = gateway.chat({"model": "k2", "messages": [user("x" * 3000)]})
-        assert response.status_code == 413 and response.json()["error"]["code"] == "body_too_large"
+def test_a_body_that_is_too_large_is_a_413(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(MAX_BODY_BYTES="2000")
+    response = gateway.chat({"model": "k2", "messages": [user("x" * 3000)]})
+    assert response.status_code == 413 and response.json()["error"]["code"] == "body_too_large"
 
 
 def test_a_json_body_with_another_content_type_is_read(gateway: Gateway, simulator: Simulator) -> None:

@@ -1,11 +1,9 @@
 """Pages in a browser: preflight, readable errors, and who may call a gateway without keys."""
 
-from collections.abc import Iterator
-
 import pytest
 import requests
 
-from tests.running import CANARY, Gateway, Running, Simulator
+from tests.running import CANARY, Gateway, Share, Simulator
 
 PAGE = "https://chat.example.com"
 # What openai-js asks for in a browser.
@@ -16,10 +14,9 @@ SDK_HEADERS = (
 KEY = "sk-a-key-of-the-test"
 
 
-@pytest.fixture(scope="module")
-def keyed(running: Running, shared_simulator: Simulator) -> Iterator[Gateway]:
-    with running.gateway(shared_simulator.url, GATEWAY_API_KEYS=KEY) as gateway:
-        yield gateway
+@pytest.fixture
+def keyed(shared_gateway: Share) -> Gateway:
+    return shared_gateway(GATEWAY_API_KEYS=KEY)
 
 
 def preflight(gateway: Gateway, path: str, origin: str = PAGE, method: str = "POST") -> requests.Response:
@@ -74,15 +71,15 @@ def test_no_page_can_read_how_the_gateway_is(keyed: Gateway) -> None:
         assert "Access-Control-Allow-Origin" not in keyed.get(path, headers={"Origin": PAGE}).headers
 
 
-def test_only_the_origins_that_are_listed_may_read(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, GATEWAY_API_KEYS=KEY, CORS_ORIGINS=f"{PAGE}, app://obsidian.md") as gateway:
-        for origin, welcome in ((PAGE, True), ("app://obsidian.md", True), ("https://evil.example", False)):
-            got = gateway.get("/v1/models", headers={"Origin": origin, "x-api-key": KEY})
-            assert got.headers.get("Access-Control-Allow-Origin") == (origin if welcome else None)
-            assert preflight(gateway, "/v1/models", origin).headers.get("Access-Control-Allow-Origin") == (
-                origin if welcome else None
-            )
-            assert got.headers.get("Vary") == ("Origin" if welcome else None)
+def test_only_the_origins_that_are_listed_may_read(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(GATEWAY_API_KEYS=KEY, CORS_ORIGINS=f"{PAGE}, app://obsidian.md")
+    for origin, welcome in ((PAGE, True), ("app://obsidian.md", True), ("https://evil.example", False)):
+        got = gateway.get("/v1/models", headers={"Origin": origin, "x-api-key": KEY})
+        assert got.headers.get("Access-Control-Allow-Origin") == (origin if welcome else None)
+        assert preflight(gateway, "/v1/models", origin).headers.get("Access-Control-Allow-Origin") == (
+            origin if welcome else None
+        )
+        assert got.headers.get("Vary") == ("Origin" if welcome else None)
 
 
 def test_without_keys_a_page_of_another_origin_is_told_why_it_is_refused(
@@ -98,11 +95,13 @@ def test_without_keys_a_page_of_another_origin_is_told_why_it_is_refused(
     assert mine.ok and mine.headers["Access-Control-Allow-Origin"] == "*"
 
 
-def test_without_keys_a_page_is_served_where_its_origin_is_listed(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, CORS_ORIGINS=PAGE) as gateway:
-        assert gateway.get("/v1/models", headers={"Origin": PAGE}).ok
-        refused = gateway.get("/v1/models", headers={"Origin": "https://evil.example"})
-        assert refused.status_code == 401 and "Access-Control-Allow-Origin" not in refused.headers
-        # The trick of DNS: the page's own name leads to this machine.
-        rebound = gateway.get("/v1/models", headers={"Origin": PAGE, "Host": "chat.example.com"})
-        assert rebound.status_code == 401
+def test_without_keys_a_page_is_served_where_its_origin_is_listed(
+    shared_gateway: Share, simulator: Simulator
+) -> None:
+    gateway = shared_gateway(CORS_ORIGINS=PAGE)
+    assert gateway.get("/v1/models", headers={"Origin": PAGE}).ok
+    refused = gateway.get("/v1/models", headers={"Origin": "https://evil.example"})
+    assert refused.status_code == 401 and "Access-Control-Allow-Origin" not in refused.headers
+    # The trick of DNS: the page's own name leads to this machine.
+    rebound = gateway.get("/v1/models", headers={"Origin": PAGE, "Host": "chat.example.com"})
+    assert rebound.status_code == 401

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import CANARY, EACH_GENERATION, Gateway, Profile, Running, Simulator
+from tests.running import CANARY, EACH_GENERATION, Gateway, Profile, Share, Simulator
 
 BODIES: dict[str, dict[str, Any]] = {
     "completions": {"prompt": CANARY},
@@ -18,10 +18,9 @@ SCHEMAS = {
 EVERY = pytest.mark.parametrize("dialect", list(BODIES))
 
 
-@pytest.fixture(scope="module")
-def strict(running: Running, shared_simulator: Simulator) -> Any:
-    with running.gateway(shared_simulator.url, STRICT_PARAMS="1") as gateway:
-        yield gateway
+@pytest.fixture
+def strict(shared_gateway: Share) -> Gateway:
+    return shared_gateway(STRICT_PARAMS="1")
 
 
 def said(error: dict[str, Any]) -> str:

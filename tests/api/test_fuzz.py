@@ -19,7 +19,7 @@ from tests.running import Gateway, Running, Simulator, wait_until
 # Without the setting only at random; with it, every edge of every schema besides.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 PHASES = "examples,coverage,fuzzing" if EXAMPLES else "fuzzing"
-AT_LEAST = 9 * EXAMPLES if EXAMPLES else 500
+AT_LEAST = 9 * EXAMPLES if EXAMPLES else 300
 
 
 def _focused(document: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _fuzz(gateway: Gateway, document: Path, folder: Path) -> "subprocess.Complet
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", str(document), "--url", gateway.url),
             *("--checks", "not_a_server_error,content_type_conformance,response_schema_conformance"),
-            *("--phases", PHASES, "--max-examples", str(EXAMPLES or 60)),
+            *("--phases", PHASES, "--max-examples", str(EXAMPLES or 36)),
             *("--request-timeout", "20", "--workers", "2", "--no-color", "--continue-on-failure"),
             *("--generation-database", "none", "--suppress-health-check", "all", "--seed", "1"),
         ],

@@ -10,9 +10,10 @@ import openai
 import pytest
 import requests
 
-from tests.running import CANARY, Gateway, Running, Simulator, wait_until
+from tests.running import CANARY, Gateway, Running, Share, Simulator, wait_until
 from tests.running.commands import run_keys
 from tests.running.databases import SqliteDatabase
+from tests.running.tables import Tables
 
 OWN_KEY = "sk-key-of-the-settings"
 
@@ -41,10 +42,10 @@ def say(gateway: Gateway, key: str, **body: object) -> requests.Response:
 
 
 @pytest.fixture
-def keyed(running: Running, simulator: Simulator) -> Iterator[Gateway]:
-    """With a key in its settings. One worker: another would learn of a change at another moment."""
-    with running.gateway(simulator.url, GATEWAY_API_KEYS=f"mine={OWN_KEY}", LEASE_S="1") as gateway:
-        yield gateway
+def keyed(shared_gateway: Share) -> Gateway:
+    """With a key in its settings, and those that other tests have added: each under names of its own. One worker:
+    another would learn of a change at another moment."""
+    return shared_gateway(GATEWAY_API_KEYS=f"mine={OWN_KEY}", LEASE_S="1")
 
 
 @contextlib.contextmanager
@@ -66,9 +67,9 @@ def test_keys_of_the_settings_may_have_names(running: Running, simulator: Simula
             assert ask(gateway, key).ok and say(gateway, key, conversation_id=name).ok
         for wrong in (f"ann={OWN_KEY}", "ann", "dGhlIGtleSBvZiBhIHRlc3Q", "=", ""):
             assert ask(gateway, wrong).status_code == 401
-        owners = {owner for (owner,) in gateway.database.execute("SELECT owner FROM conversations")}
         # Conversations are found by these names; they must stay as they are.
-        assert owners == {"key_" + hashlib.sha256(key.encode()).hexdigest()[:32] for key in (OWN_KEY, padded)}
+        digests = [hashlib.sha256(key.encode()).hexdigest() for key in (OWN_KEY, padded)]
+        assert gateway.tables.owners() == {f"key_{digest[:32]}" for digest in digests}
 
 
 def test_a_key_can_be_added_listed_and_revoked_while_the_gateway_runs(keyed: Gateway, simulator: Simulator) -> None:
@@ -76,9 +77,10 @@ def test_a_key_can_be_added_listed_and_revoked_while_the_gateway_runs(keyed: Gat
     assert say(keyed, key, conversation_id="of-ann").ok
     code, listed = run_keys(keyed.database, "list", GATEWAY_API_KEYS=f"mine={OWN_KEY}")
     assert code == 0 and key not in listed and OWN_KEY not in listed
-    mine, ann = listed.splitlines()
-    assert mine.split() == ["mine", "in", "GATEWAY_API_KEYS"]
-    assert ann.startswith("ann") and "expires" in ann and "90 a minute, 3 at once" in ann
+    lines = {line.split()[0]: line for line in listed.splitlines()}
+    assert lines["mine"].split() == ["mine", "in", "GATEWAY_API_KEYS"]
+    ann = lines["ann"]
+    assert "expires" in ann and "90 a minute, 3 at once" in ann
     assert run_keys(keyed.database, "revoke", "ann") == (0, "")
     wait_until("the key is refused", lambda: ask(keyed, key).status_code == 401)
     error = ask(keyed, key).json()["error"]
@@ -90,14 +92,14 @@ def test_a_key_can_be_added_listed_and_revoked_while_the_gateway_runs(keyed: Gat
 
 
 def test_the_database_holds_no_key(keyed: Gateway) -> None:
-    key = add(keyed, "ann")
+    key = add(keyed, "bea")
     assert key.encode() not in keyed.database.content()
     assert key not in keyed.log()
 
 
 def test_a_key_expires(keyed: Gateway) -> None:
     key = add(keyed, "guest", "--expires", "1h")
-    keyed.database.execute("UPDATE api_keys SET expires_at = 1")
+    keyed.tables.let_key_expire("guest")
     wait_until("the key has expired", lambda: "expired" in ask(keyed, key).text)
     assert "expired" in run_keys(keyed.database, "list")[1]
 
@@ -107,7 +109,7 @@ def test_a_key_may_expire_when_no_calendar_goes_so_far(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path / "x.db")
     run_keys(database, "add", "guest", "--expires", "1h")
     run_keys(database, "add", "ann")
-    database.execute("UPDATE api_keys SET expires_at = 606533270400.0 WHERE name = 'guest'")
+    Tables(database).let_key_expire("guest", at=606533270400.0)
     code, listed = run_keys(database, "list")
     guest, ann = listed.splitlines()
     assert code == 0 and guest.split() == ["guest", "expires", "after", "the", "year", "9999"] and "added" in ann
@@ -196,7 +198,7 @@ def test_requests_at_once_are_counted_until_their_end(running: Running, simulato
 
 def test_a_stream_that_fails_before_its_first_word_has_ended(keyed: Gateway, simulator: Simulator) -> None:
     """Its response was begun while Kimi thought, and another one is sent."""
-    key = add(keyed, "ann", "--at-once", "1", "--per-minute", "90")
+    key = add(keyed, "dora", "--at-once", "1", "--per-minute", "90")
     simulator.knobs(fail="too_long")
     for left in ("88", "87"):
         refused = say(keyed, key, stream=True)

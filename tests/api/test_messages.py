@@ -11,7 +11,7 @@ from anthropic.types import Message, MessageParam, MessageTokensCount, RawMessag
 from anthropic.types.shared import ErrorResponse
 from pydantic import TypeAdapter
 
-from tests.running import CANARY, Gateway, Running, Simulator, read_stream
+from tests.running import CANARY, Gateway, Share, Simulator, read_stream
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 HELLO: list[MessageParam] = [{"role": "user", "content": f"hello {CANARY}"}]
@@ -375,13 +375,13 @@ def test_a_bad_field_is_named(gateway: Gateway, simulator: Simulator, body: dict
 # Keys, paths, conversations, time
 
 
-def test_a_key_is_taken_from_either_header(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, GATEWAY_API_KEYS="key-one-123") as gateway:
-        assert send(gateway, key="key-one-123").ok
-        status, kind, message = error_of(send(gateway, key="key-two-456"))
-        assert (status, kind) == (401, "authentication_error") and "Incorrect API key" in message
-        with anthropic.Anthropic(base_url=gateway.url, auth_token="key-one-123", max_retries=0) as client:
-            assert client.messages.count_tokens(model="k2", messages=HELLO).input_tokens > 0
+def test_a_key_is_taken_from_either_header(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(GATEWAY_API_KEYS="key-one-123,key-two-456")
+    assert send(gateway, key="key-one-123").ok
+    status, kind, message = error_of(send(gateway, key="key-three-789"))
+    assert (status, kind) == (401, "authentication_error") and "Incorrect API key" in message
+    with anthropic.Anthropic(base_url=gateway.url, auth_token="key-one-123", max_retries=0) as client:
+        assert client.messages.count_tokens(model="k2", messages=HELLO).input_tokens > 0
 
 
 @pytest.mark.parametrize(
@@ -409,10 +409,10 @@ def test_the_paths(gateway: Gateway, simulator: Simulator, path: str) -> None:
     assert count.json()["input_tokens"] > 0
 
 
-def test_a_body_that_cannot_be_read_is_told_in_this_shape(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, MAX_BODY_BYTES="2000") as gateway:
-        for data, status, kind in ((b"{", 400, "invalid_request_error"), (b"x" * 3000, 413, "request_too_large")):
-            assert error_of(gateway.post("/v1/messages", data=data))[:2] == (status, kind)
+def test_a_body_that_cannot_be_read_is_told_in_this_shape(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(MAX_BODY_BYTES="2000")
+    for data, status, kind in ((b"{", 400, "invalid_request_error"), (b"x" * 3000, 413, "request_too_large")):
+        assert error_of(gateway.post("/v1/messages", data=data))[:2] == (status, kind)
 
 
 def test_a_conversation_goes_on_behind_its_base_url(gateway: Gateway, simulator: Simulator, name: str) -> None:
@@ -427,21 +427,19 @@ def test_a_conversation_goes_on_behind_its_base_url(gateway: Gateway, simulator:
     assert len(simulator.state()["chats"]) == 1
 
 
-def test_silence_is_filled_with_pings(running: Running, simulator: Simulator) -> None:
+def test_silence_is_filled_with_pings(shared_gateway: Share, simulator: Simulator) -> None:
     """Thinking that is not told is silence too."""
-    with running.gateway(simulator.url, HEARTBEAT_S="0.3") as gateway:
-        simulator.knobs(delay_s=0.2, think="x" * 40, say="one", token_chars=4)
-        before, _, _ = send(gateway, model=THINK, stream=True).content.partition(b"event: content_block_start")
-        assert before.count(b'event: ping\ndata: {"type":"ping"}\n\n') >= 4
+    gateway = shared_gateway(HEARTBEAT_S="0.2", COMMIT_AFTER_S="0.2")
+    simulator.knobs(delay_s=0.2, think="x" * 40, say="one", token_chars=4)
+    before, _, _ = send(gateway, model=THINK, stream=True).content.partition(b"event: content_block_start")
+    assert before.count(b'event: ping\ndata: {"type":"ping"}\n\n') >= 4
 
 
-def test_what_was_sent_is_counted_when_it_is_known(running: Running, simulator: Simulator, name: str) -> None:
+def test_what_was_sent_is_counted_when_it_is_known(shared_gateway: Share, simulator: Simulator, name: str) -> None:
     """A turn that stands in the line of its conversation has begun to stream before it is known what will be said."""
     simulator.knobs(gate="counted", gate_after=1)
-    with (
-        running.gateway(simulator.url, HEARTBEAT_S="0.2", COMMIT_AFTER_S="0.2") as gateway,
-        gateway.say("first", conversation=name, stream=True) as first,
-    ):
+    gateway = shared_gateway(HEARTBEAT_S="0.2", COMMIT_AFTER_S="0.2")
+    with gateway.say("first", conversation=name, stream=True) as first:
         simulator.wait("gate_waiting:counted", equals=1)
         body = {"model": gateway.model, "max_tokens": 1000, "messages": HELLO, "stream": True}
         with gateway.post(f"/v1/conversations/{name}/messages", json=body, stream=True) as second:

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from app.api.chat_completions.body import Body
-from tests.running import CANARY, Gateway, Simulator
+from tests.running import CANARY, Gateway, Share, Simulator
 
 
 @pytest.fixture
@@ -115,6 +115,6 @@ def test_the_page_shows_everything_and_loads_nothing(gateway: Gateway, document:
     assert "Kimi gives no probabilities" in page
 
 
-def test_both_are_open_and_reachable_behind_keys(running: Any, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, GATEWAY_API_KEYS="sk-some-key-of-a-test") as keyed:
-        assert keyed.get("/docs").ok and keyed.get("/openapi.json").ok
+def test_both_are_open_and_reachable_behind_keys(shared_gateway: Share, simulator: Simulator) -> None:
+    keyed = shared_gateway(GATEWAY_API_KEYS="key-one-123,key-two-456")
+    assert keyed.get("/docs").ok and keyed.get("/openapi.json").ok

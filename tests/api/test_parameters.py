@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import CANARY, Gateway, Running, Simulator
+from tests.running import CANARY, Gateway, Share, Simulator
 
 IGNORED: dict[str, Any] = {
     "temperature": 0.2,
@@ -98,7 +98,7 @@ def test_what_has_no_effect_within_a_field_is_named(gateway: Gateway, simulator:
         assert response.ok and response.headers["x-ignored-params"] == named
 
 
-def test_what_clients_repeat_of_an_answer_is_no_wish(running: Running, simulator: Simulator) -> None:
+def test_what_clients_repeat_of_an_answer_is_no_wish(shared_gateway: Share, simulator: Simulator) -> None:
     """Histories hold what OpenAI's and Anthropic's answers have, and OpenAI demands some of it."""
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     history = [
@@ -114,14 +114,14 @@ def test_what_clients_repeat_of_an_answer_is_no_wish(running: Running, simulator
     ]
     item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed",
             "content": [{"type": "output_text", "text": "It", "annotations": [], "logprobs": []}]}  # fmt: skip
-    with running.gateway(simulator.url, STRICT_PARAMS="1") as gateway:
-        for path, body in (
-            ("chat/completions", {"messages": history}),
-            ("messages", {"messages": turns, "max_tokens": 99}),
-            ("responses", {"input": [{"role": "user", "content": CANARY}, item, {"role": "user", "content": "x"}]}),
-        ):
-            response = gateway.post(f"/v1/{path}", json={"model": gateway.model, **body})
-            assert response.ok and "x-ignored-params" not in response.headers, response.text
+    gateway = shared_gateway(STRICT_PARAMS="1")
+    for path, body in (
+        ("chat/completions", {"messages": history}),
+        ("messages", {"messages": turns, "max_tokens": 99}),
+        ("responses", {"input": [{"role": "user", "content": CANARY}, item, {"role": "user", "content": "x"}]}),
+    ):
+        response = gateway.post(f"/v1/{path}", json={"model": gateway.model, **body})
+        assert response.ok and "x-ignored-params" not in response.headers, response.text
 
 
 def test_a_type_that_is_not_known_is_not_repeated(gateway: Gateway, simulator: Simulator) -> None:
@@ -137,10 +137,9 @@ def test_names_that_are_none_stay_out_of_the_header(gateway: Gateway, simulator:
     assert response.headers["x-ignored-params"] == "ok" and "Set-Cookie" not in response.headers
 
 
-@pytest.fixture(scope="module")
-def strict(running: Running, shared_simulator: Simulator) -> Any:
-    with running.gateway(shared_simulator.url, STRICT_PARAMS="1") as gateway:
-        yield gateway
+@pytest.fixture
+def strict(shared_gateway: Share) -> Gateway:
+    return shared_gateway(STRICT_PARAMS="1")
 
 
 @pytest.mark.parametrize("name", [*IGNORED, "web_search_options.user_location"])

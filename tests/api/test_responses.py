@@ -11,7 +11,7 @@ import requests
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.running import CANARY, Gateway, Running, Simulator, wait_until
+from tests.running import CANARY, Gateway, Running, Share, Simulator, wait_until
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
@@ -381,9 +381,10 @@ def test_a_conversation_goes_on_from_its_end_only(gateway: Gateway, simulator: S
     assert len(simulator.turns()) == 2
 
 
-def test_of_two_that_go_on_from_the_same_response_one_is_told_so(running: Running, simulator: Simulator) -> None:
+def test_of_two_that_go_on_from_the_same_response_one_is_told_so(shared_gateway: Share, simulator: Simulator) -> None:
     """The second has to wait, and finds out when its turn comes."""
-    with running.gateway(simulator.url, CONVERSATION_WAIT_S="10") as gateway, ThreadPoolExecutor() as pool:
+    gateway = shared_gateway(CONVERSATION_WAIT_S="10")
+    with ThreadPoolExecutor() as pool:
         first = respond(gateway).json()["id"]
         simulator.knobs(gate="one", gate_after=1)
         one = pool.submit(respond, gateway, CANARY, previous_response_id=first)
@@ -416,14 +417,14 @@ def test_a_turn_that_has_not_been_is_a_404(gateway: Gateway, simulator: Simulato
     assert respond(gateway, previous_response_id=first[:-1] + "2").status_code == 404
 
 
-def test_another_keys_response_is_a_404(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, GATEWAY_API_KEYS="key-one-123,key-two-456") as gateway:
-        mine = respond(gateway, key="key-one-123").json()["id"]
-        theirs = respond(gateway, key="key-two-456", previous_response_id=mine)
-        assert (theirs.status_code, theirs.json()["error"]["code"]) == (404, "previous_response_not_found")
-        assert respond(gateway, key="key-one-123", previous_response_id=mine).ok
-        wrong = respond(gateway, key="key-three", previous_response_id=mine)
-        assert (wrong.status_code, wrong.json()["error"]["type"]) == (401, "authentication_error")
+def test_another_keys_response_is_a_404(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(GATEWAY_API_KEYS="key-one-123,key-two-456")
+    mine = respond(gateway, key="key-one-123").json()["id"]
+    theirs = respond(gateway, key="key-two-456", previous_response_id=mine)
+    assert (theirs.status_code, theirs.json()["error"]["code"]) == (404, "previous_response_not_found")
+    assert respond(gateway, key="key-one-123", previous_response_id=mine).ok
+    wrong = respond(gateway, key="key-three", previous_response_id=mine)
+    assert (wrong.status_code, wrong.json()["error"]["type"]) == (401, "authentication_error")
 
 
 def test_nothing_is_kept_where_store_is_false(gateway: Gateway, simulator: Simulator) -> None:
@@ -492,7 +493,7 @@ def test_the_sdk_raises_what_fails_before_the_first_word(
         ("overloaded", openai.InternalServerError),
     ):
         simulator.knobs(fail=fault)
-        gateway.wake_accounts()
+        gateway.tables.forget_what_accounts_did()
         with pytest.raises(error) as raised:
             client.responses.create(model="k2", input=CANARY, stream=stream)
         assert raised.value.request_id
@@ -513,15 +514,15 @@ def test_a_client_that_leaves_ends_the_answer(gateway: Gateway, simulator: Simul
     simulator.wait("open_streams", equals=0)
 
 
-def test_heartbeats_are_comments(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, HEARTBEAT_S="0.3") as gateway:
-        simulator.knobs(gate="late", gate_after=1, say="one two", token_chars=4)
-        body = {"model": gateway.model, "input": CANARY, "stream": True}
-        response = gateway.post("/v1/responses", json=body, stream=True)
-        pieces = response.iter_content(None)
-        assert b": keep-alive\n\n" in iter_until(pieces, b": keep-alive\n\n")
-        simulator.open_gate("late")
-        assert b"event: response.completed\n" in b"".join(pieces)
+def test_heartbeats_are_comments(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(HEARTBEAT_S="0.2", COMMIT_AFTER_S="0.2")
+    simulator.knobs(gate="late", gate_after=1, say="one two", token_chars=4)
+    body = {"model": gateway.model, "input": CANARY, "stream": True}
+    response = gateway.post("/v1/responses", json=body, stream=True)
+    pieces = response.iter_content(None)
+    assert b": keep-alive\n\n" in iter_until(pieces, b": keep-alive\n\n")
+    simulator.open_gate("late")
+    assert b"event: response.completed\n" in b"".join(pieces)
 
 
 def iter_until(pieces: Iterator[bytes], wanted: bytes) -> bytes:

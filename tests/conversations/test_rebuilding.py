@@ -11,8 +11,10 @@ from tests.running import (
     BOTH_DATABASES,
     CANARY,
     EACH_GENERATION,
+    ON_POSTGRESQL,
     Gateway,
     Running,
+    Share,
     Simulator,
     mint,
     read_stream,
@@ -76,7 +78,7 @@ def test_a_lost_chat_in_which_nothing_was_answered_needs_no_history(
     assert response.ok and response.headers["x-conversation-rebuilt"] == "request"
 
 
-@BOTH_DATABASES
+@ON_POSTGRESQL
 def test_a_conversation_whose_account_is_gone_goes_on_with_another(
     running: Running, simulator: Simulator, database: str
 ) -> None:
@@ -97,17 +99,18 @@ def test_a_conversation_whose_account_is_gone_goes_on_with_another(
     assert [turn.account for turn in simulator.turns()] == [owner, other, other]
 
 
-def test_a_conversation_goes_on_elsewhere_when_its_account_is_refused(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url) as gateway:
-        assert gateway.say("one", "talk").ok
-        owner = simulator.turns()[0].account
-        simulator.knobs(fail="token_invalid", fail_for=owner)
-        # Without its history there is nothing to go on with, and the status says what to do.
-        response = gateway.say("two", "talk")
-        assert response.status_code == 401 and "KIMI_TOKENS" in response.json()["error"]["message"]
-        response = talk(gateway, "talk", "one", "answer", "two")
-        assert response.ok and response.headers["x-conversation-rebuilt"] == "history"
-        assert simulator.turns()[-1].account != owner
+def test_a_conversation_goes_on_elsewhere_when_its_account_is_refused(
+    gateway: Gateway, simulator: Simulator, name: str
+) -> None:
+    assert gateway.say("one", name).ok
+    owner = simulator.turns()[0].account
+    simulator.knobs(fail="token_invalid", fail_for=owner)
+    # Without its history there is nothing to go on with, and the status says what to do.
+    response = gateway.say("two", name)
+    assert response.status_code == 401 and "KIMI_TOKENS" in response.json()["error"]["message"]
+    response = talk(gateway, name, "one", "answer", "two")
+    assert response.ok and response.headers["x-conversation-rebuilt"] == "history"
+    assert simulator.turns()[-1].account != owner
 
 
 def test_a_limited_account_keeps_its_conversations(quick: Gateway, simulator: Simulator, name: str) -> None:
@@ -118,17 +121,16 @@ def test_a_limited_account_keeps_its_conversations(quick: Gateway, simulator: Si
     response = talk(quick, name, "one", "answer", "two")
     assert response.status_code == 429 and int(response.headers["Retry-After"]) >= 30
     simulator.knobs(fail="")
-    quick.wake_accounts()
+    quick.tables.forget_what_accounts_did()
     assert talk(quick, name, "one", "answer", "two").ok
     assert {turn.account for turn in simulator.turns()} == {owner}
     assert len({turn.chat for turn in simulator.turns()}) == 1
 
 
-def test_a_short_limit_is_waited_out_in_the_same_chat(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url) as gateway:
-        assert gateway.say("one", "talk").ok
-        simulator.knobs(fail="http_429", fail_at="turn", fail_times=1, retry_after="1")
-        assert gateway.say("two", "talk").ok
+def test_a_short_limit_is_waited_out_in_the_same_chat(gateway: Gateway, simulator: Simulator, name: str) -> None:
+    assert gateway.say("one", name).ok
+    simulator.knobs(fail="http_429", fail_at="turn", fail_times=1, retry_after="1")
+    assert gateway.say("two", name).ok
     assert len({(turn.chat, turn.account) for turn in simulator.turns()}) == 1
 
 
@@ -147,47 +149,53 @@ def test_a_rebuilt_turn_that_fails_leaves_the_conversation_as_it_was(
     assert turns(quick, name) == 2
 
 
+@pytest.fixture
+def transcribing(shared_gateway: Share) -> Gateway:
+    return shared_gateway(STORE_TRANSCRIPTS="1", GATEWAY_SECRET=SECRET)
+
+
 @BOTH_DATABASES
 def test_transcripts_rebuild_a_conversation_that_sends_no_history(
-    running: Running, simulator: Simulator, database: str
+    transcribing: Gateway, simulator: Simulator, database: str, name: str
 ) -> None:
     simulator.knobs(say="Kimi's words")
-    settings: dict[str, Any] = {"STORE_TRANSCRIPTS": "1", "GATEWAY_SECRET": SECRET}
-    with running.gateway(simulator.url, **settings) as gateway:
-        instructions = {"role": "system", "content": f"be brief {CANARY}"}
-        first = [instructions, {"role": "user", "content": f"one {CANARY}"}]
-        assert gateway.say("one", "talk", messages=first).ok and gateway.say("two", "talk", stream=True).text
-        simulator.reset()
-        response = gateway.say("three", "talk")
-        assert response.ok and response.headers["x-conversation-rebuilt"] == "transcript"
-        text = simulator.turns()[-1].text
-        places = [text.index(f"{words} {CANARY}") for words in ("be brief", "one", "two", "three")]
-        assert places == sorted(places)
-        assert text.count("Kimi's words") == 2
-        assert b"Kimi's words" not in gateway.database.content()
-        # What is forgotten is forgotten.
-        assert gateway.delete("/v1/chat/completions/talk").ok
-        assert gateway.database.execute("SELECT count(*) FROM transcripts") == [(0,)]
+    gateway = transcribing
+    instructions = {"role": "system", "content": f"be brief {CANARY}"}
+    first = [instructions, {"role": "user", "content": f"one {CANARY}"}]
+    assert gateway.say("one", name, messages=first).ok and gateway.say("two", name, stream=True).text
+    simulator.reset()
+    response = gateway.say("three", name)
+    assert response.ok and response.headers["x-conversation-rebuilt"] == "transcript"
+    text = simulator.turns()[-1].text
+    places = [text.index(f"{words} {CANARY}") for words in ("be brief", "one", "two", "three")]
+    assert places == sorted(places)
+    assert text.count("Kimi's words") == 2
+    assert b"Kimi's words" not in gateway.database.content()
+    # What is forgotten is forgotten.
+    assert gateway.tables.transcript_lines(name) > 0
+    assert gateway.delete(f"/v1/chat/completions/{name}").ok
+    assert gateway.tables.transcript_lines(name) == 0
 
 
 def test_an_answer_that_was_mended_is_in_the_transcript_with_what_was_wrong(
-    running: Running, simulator: Simulator
+    transcribing: Gateway, simulator: Simulator, name: str
 ) -> None:
     say_in_turn(simulator, "no JSON at all", '{"a": 1}')
-    with running.gateway(simulator.url, STORE_TRANSCRIPTS="1", GATEWAY_SECRET=SECRET) as gateway:
-        assert gateway.say("an object, please", "talk", response_format={"type": "json_object"}).ok
-        simulator.reset()
-        assert gateway.say("and now?", "talk").ok
+    assert transcribing.say("an object, please", name, response_format={"type": "json_object"}).ok
+    simulator.reset()
+    assert transcribing.say("and now?", name).ok
     text = simulator.prompts()[-1]
     said = ("an object, please", "no JSON at all", "could not be used", '{"a": 1}', "and now?")
     places = [text.index(words) for words in said]
     assert places == sorted(places)
 
 
-def test_transcripts_are_never_kept_unsealed_or_unasked(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url) as gateway:
-        assert gateway.say("one", "talk").ok
-        assert gateway.database.execute("SELECT count(*) FROM transcripts") == [(0,)]
+def test_transcripts_are_not_kept_unasked(gateway: Gateway, simulator: Simulator, name: str) -> None:
+    assert gateway.say("one", name).ok
+    assert gateway.tables.transcript_lines(name) == 0
+
+
+def test_transcripts_are_never_kept_unsealed(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url, STORE_TRANSCRIPTS="1") as gateway:
         wait_until("it does not start", lambda: not gateway.process.runs)
         assert "STORE_TRANSCRIPTS=1 stores messages, which are encrypted with GATEWAY_SECRET" in gateway.log()
@@ -216,7 +224,7 @@ def test_a_key_may_have_so_many_conversations(running: Running, simulator: Simul
 def test_old_conversations_are_forgotten_with_their_chats(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url) as gateway:
         assert gateway.say("one", "old").ok and gateway.say("one", "young").ok
-        gateway.database.execute("UPDATE conversations SET updated_at = updated_at - 90000 WHERE id = 'old'")
+        gateway.tables.let_conversation_age("old", 90_000)
         kept = gateway.database
     with running.gateway(simulator.url, database=kept, CONVERSATION_MAX_AGE_DAYS="1") as gateway:
         wait_until("the old one is gone", lambda: gateway.get("/v1/chat/completions/old").status_code == 404)
@@ -274,24 +282,20 @@ def test_a_chat_that_replaces_a_lost_one_is_never_noted_for_deletion_once_it_cou
         with talk(gateway, "kept", "one", "first answer", "two", stream=True) as response:
             lines = response.iter_lines()
             assert b"data: [DONE]" in lines
-            noted = gateway.database.execute(
-                "SELECT count(*) FROM litter WHERE chat_id IN (SELECT chat_id FROM conversations)"
-            )
-        assert noted == [(0,)]
+            noted = gateway.tables.conversations_whose_chat_is_to_be_deleted()
+        assert noted == 0
 
 
 def test_a_note_that_cannot_be_made_keeps_no_account(running: Running, simulator: Simulator) -> None:
     settings: dict[str, Any] = {"KIMI_TOKENS": mint("alice"), "ACCOUNT_MAX_STREAMS": "1", "QUEUE_WAIT_S": "1"}
     with running.gateway(simulator.url, **settings) as gateway:
         gateway.wait_for_workers()
-        gateway.database.execute(
-            "CREATE TRIGGER no_notes BEFORE INSERT ON litter BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
-        )
+        gateway.tables.forbid_notes_of_chats()
         simulator.knobs(fail="too_long")
         response = gateway.say("one", "unlucky")
         assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
         wait_until("the chat is deleted", lambda: all(c["deleted"] for c in simulator.state()["chats"].values()))
-        gateway.database.execute("DROP TRIGGER no_notes")
+        gateway.tables.allow_notes_of_chats()
         simulator.knobs(fail="")
         assert gateway.say("two", "unlucky").ok
 
@@ -299,12 +303,10 @@ def test_a_note_that_cannot_be_made_keeps_no_account(running: Running, simulator
 def test_a_conversation_is_not_forgotten_before_its_chat_is_noted(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url) as gateway:
         assert gateway.say("one", "kept").ok
-        gateway.database.execute(
-            "CREATE TRIGGER no_notes BEFORE INSERT ON litter BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
-        )
+        gateway.tables.forbid_notes_of_chats()
         gateway.delete("/v1/chat/completions/kept")
         assert turns(gateway, "kept") == 1
-        gateway.database.execute("DROP TRIGGER no_notes")
+        gateway.tables.allow_notes_of_chats()
         # What could not be done is done as soon as it can be.
         wait_until("it is gone", lambda: gateway.get("/v1/chat/completions/kept").status_code == 404, timeout_s=30)
         wait_until("so is its chat", lambda: all(c["deleted"] for c in simulator.state()["chats"].values()))

@@ -322,7 +322,7 @@ def test_stopping_a_container_waits_for_a_token_that_is_being_renewed(
         (first,) = gateway.process.children()
         os.kill(first, signal.SIGTERM)
         gateway.process.popen.wait(30)
-    assert gateway.database.execute("SELECT version FROM tokens") == [(2,)]
+    assert gateway.tables.token_version() == 2
     simulator.knobs(refresh_delay_s=0)
     with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=token) as again:
         assert ask(again, True).finish_reason == "stop"

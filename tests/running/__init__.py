@@ -2,25 +2,27 @@
 
 from tests.running.answers import Answer, ask, read_stream
 from tests.running.databases import Database, PostgresDatabase, SqliteDatabase
-from tests.running.gateway import SERVERS, Gateway, tables
+from tests.running.gateway import SERVERS, Gateway
 from tests.running.leaks import CANARY, leaks_in, secrets_in
 from tests.running.processes import ROOT, Process, wait_until
 from tests.running.profiles import (
     BOTH_DATABASES,
     CONNECT_ONLY,
     EACH_GENERATION,
+    EACH_GENERATION_AND_POSTGRESQL,
     EVERY_PROFILE,
-    EVERY_PROFILE_BOTH_DATABASES,
     ON_POSTGRESQL,
     PROFILES,
     Profile,
 )
 from tests.running.raw_client import RawClient
 from tests.running.running import Running
+from tests.running.shared import BLUNT, QUICK, SHIPPED, Share, SharedGateways
 from tests.running.simulator import CONNECT_STREAM, EVENT_STREAM, SentTurn, Simulator, mint
 from tests.running.wire import frame
 
 __all__ = [
+    "BLUNT",
     "BOTH_DATABASES",
     "CANARY",
     "CONNECT_ONLY",
@@ -28,11 +30,13 @@ __all__ = [
     "EACH_GENERATION",
     "EVENT_STREAM",
     "EVERY_PROFILE",
-    "EVERY_PROFILE_BOTH_DATABASES",
+    "EACH_GENERATION_AND_POSTGRESQL",
     "ON_POSTGRESQL",
     "PROFILES",
+    "QUICK",
     "ROOT",
     "SERVERS",
+    "SHIPPED",
     "Answer",
     "Database",
     "Gateway",
@@ -42,6 +46,8 @@ __all__ = [
     "RawClient",
     "Running",
     "SentTurn",
+    "Share",
+    "SharedGateways",
     "Simulator",
     "SqliteDatabase",
     "ask",
@@ -50,6 +56,5 @@ __all__ = [
     "mint",
     "read_stream",
     "secrets_in",
-    "tables",
     "wait_until",
 ]

@@ -24,9 +24,6 @@ class Database(Protocol):
     def run(self, sql: str, *values: object) -> Rows:
         """What this statement gives; each ``?`` in it stands for one of the values."""
 
-    def execute(self, *sql: str) -> Rows:
-        """What the last of these statements gives."""
-
     def rows(self) -> Rows:
         """Those of all tables."""
 
@@ -54,9 +51,6 @@ class SqliteDatabase(os.PathLike[str]):
     def run(self, sql: str, *values: object) -> Rows:
         with closing(sqlite3.connect(self.path, timeout=10)) as db, db:
             return db.execute(sql, values).fetchall()
-
-    def execute(self, *sql: str) -> Rows:
-        return [self.run(statement) for statement in sql][-1]
 
     def rows(self) -> Rows:
         names = [name for (name,) in self.run("SELECT name FROM sqlite_master WHERE type = 'table'")]
@@ -90,9 +84,6 @@ class PostgresDatabase:
 
     def run(self, sql: str, *values: object) -> Rows:
         return self.cluster.execute(sql.replace("?", "%s"), self.name, values)
-
-    def execute(self, *sql: str) -> Rows:
-        return [self.run(statement) for statement in sql][-1]
 
     def count(self, activity: str = "true") -> int:
         """The connections of the gateways of which this is true, in the words of pg_stat_activity."""

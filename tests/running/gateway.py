@@ -2,7 +2,7 @@
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import requests
@@ -11,6 +11,7 @@ from tests.running.contract import check_response
 from tests.running.databases import Database
 from tests.running.leaks import CANARY
 from tests.running.processes import Process, wait_until
+from tests.running.tables import Tables
 
 # How each kind of server is started on an inherited listening socket.
 SERVERS = {
@@ -42,12 +43,19 @@ class Gateway:
     database: Database
     workers: int
     model: str = "k2"
+    # Where the log of this test begins, where the gateway is shared with others.
+    log_begins_at: int = 0
+
+    @property
+    def tables(self) -> Tables:
+        return Tables(self.database)
 
     def wait_for_workers(self) -> None:
         """Until every worker has been started, or the start has failed."""
+        log = self.process.log
         wait_until(
             "all workers run",
-            lambda: self.log().count(" ready version=") >= self.workers or not self.process.runs,
+            lambda: log.read_text().count(" ready version=") >= self.workers or not self.process.runs,
             60,
         )
 
@@ -71,10 +79,18 @@ class Gateway:
     def delete(self, path: str, **arguments: Any) -> requests.Response:
         return _checked(requests.delete(self.url + path, timeout=60, **arguments), arguments)
 
-    def wake_accounts(self) -> None:
-        """Whatever earlier tests have brought upon the accounts is forgotten, as if they had just been added."""
+    def as_if_new(self) -> "Gateway":
+        """The same gateway without what earlier tests have brought upon its accounts, and with an empty log."""
         self.wait_for_workers()
-        self.database.execute("DELETE FROM rests", "UPDATE accounts SET refused = NULL")
+        self.wait_until_idle()
+        self.tables.forget_what_accounts_did()
+        return replace(self, log_begins_at=self.process.log.stat().st_size)
+
+    def wait_until_idle(self) -> None:
+        """Until no turn holds an account or waits for one."""
+        wait_until(
+            "nothing runs and nobody waits", lambda: not self.tables.running_turns() + self.tables.waiting_turns()
+        )
 
     def kill(self) -> None:
         """SIGKILL for all of it. The master first: it must not start new workers for the killed ones."""
@@ -85,11 +101,10 @@ class Gateway:
             os.kill(pid, signal.SIGKILL)
 
     def log(self) -> str:
-        return self.process.log.read_text()
-
-
-def tables(gateway: Gateway, *names: str) -> list[int]:
-    return [gateway.database.execute(f"SELECT count(*) FROM {name}")[0][0] for name in names]  # noqa: S608  # constants
+        """What it has written since the test began."""
+        with self.process.log.open("rb") as file:
+            file.seek(self.log_begins_at)
+            return file.read().decode()
 
 
 def _checked(response: requests.Response, arguments: dict[str, Any]) -> requests.Response:

@@ -45,9 +45,15 @@ class Running:
 
     @contextlib.contextmanager
     def gateway(
-        self, upstream: str, *, server: str = "gevent", database: Database | None = None, **settings: str
+        self,
+        upstream: str,
+        *,
+        users: str = "alice,bob,carol",
+        server: str = "gevent",
+        database: Database | None = None,
+        **settings: str,
     ) -> Iterator[Gateway]:
-        """A gateway with three accounts (alice, bob, carol) and one worker unless ``settings`` say otherwise.
+        """A gateway with an account for each of ``users`` and one worker, unless ``settings`` say otherwise.
 
         The socket listens before the process starts, so the first request waits instead of failing.
         """
@@ -57,7 +63,7 @@ class Running:
         if database not in self.databases:
             self.databases.append(database)
         env = {
-            "KIMI_TOKENS": ",".join(f"{user}={mint(user)}" for user in ("alice", "bob", "carol")),
+            "KIMI_TOKENS": ",".join(f"{user}={mint(user)}" for user in users.split(",")),
             "KIMI_BASE_URL": upstream,
             "KIMI_AUTH_URL": upstream,
             "DATABASE_URL": database.url,
@@ -81,7 +87,7 @@ class Running:
             # worker the handler of an interrupt may wait for a lock that the thread it has interrupted holds.
             process.stop(signal.SIGTERM if server in ("threads", "gthread", "preloaded") else signal.SIGINT)
             # They outlive their gateway on purpose; the next test is to see nothing of them.
-            wait_until("nobody renews a token of it", lambda: not _renewals(database), 60)
+            wait_until("nobody renews a token of it", lambda: not renewals(database), 60)
 
     def leaks(self, secrets: Sequence[str] = ()) -> list[str]:
         """What no log and no database may hold and one of this run does hold: file and kind."""
@@ -117,7 +123,7 @@ class Running:
         return self.folder / f"{self._number:03}-{name}.{ending}"
 
 
-def _renewals(database: Database) -> list[int]:
+def renewals(database: Database) -> list[int]:
     """Pids of the processes that renew a token which is kept there."""
     own = f"DATABASE_URL={database.url}".encode()
     found = []

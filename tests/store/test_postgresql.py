@@ -8,6 +8,7 @@ import socket
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.running import ON_POSTGRESQL, Answer, Running, Simulator, mint, read_stream, tables, wait_until
+from tests.running import ON_POSTGRESQL, Answer, Gateway, Running, Simulator, mint, read_stream, wait_until
 from tests.running.commands import Surgery, start
 from tests.running.databases import PostgresDatabase
 from tests.running.postgres import Cluster
@@ -24,9 +25,8 @@ from tests.running.postgres import Cluster
 TOKEN = "a.good.token-of-enough-length"
 
 
-@pytest.fixture
-def cluster(running: Running) -> Iterator[Cluster]:
-    """A PostgreSQL that this test may stop."""
+@pytest.fixture(scope="module")
+def own_cluster(running: Running) -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="kimi-gateway-tests-") as folder:
         Path(folder).chmod(0o755)
         cluster = Cluster.create(Path(folder) / "cluster")
@@ -36,6 +36,28 @@ def cluster(running: Running) -> Iterator[Cluster]:
         finally:
             if cluster.runs:
                 cluster.stop("immediate")
+
+
+@pytest.fixture
+def cluster(own_cluster: Cluster) -> Cluster:
+    """A PostgreSQL that runs, and that this test may stop."""
+    if not own_cluster.runs:
+        own_cluster.start()
+    return own_cluster
+
+
+@pytest.fixture
+def own_database(cluster: Cluster) -> PostgresDatabase:
+    """A new one in a PostgreSQL that this test may stop."""
+    return PostgresDatabase.create(cluster, f"gateway_{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture(scope="module")
+def pair(running: Running, shared_simulator: Simulator) -> Iterator[list[Gateway]]:
+    """Two gateways on one database."""
+    shared = PostgresDatabase.create(running.postgres, f"gateway_pair_{os.getpid()}")
+    with ExitStack() as stack:
+        yield [stack.enter_context(running.gateway(shared_simulator.url, database=shared)) for _ in range(2)]
 
 
 class LosingOneWord:
@@ -82,23 +104,19 @@ class LosingOneWord:
                         gateway.sendall(data)
 
 
-@ON_POSTGRESQL
-def test_two_gateways_share_a_conversation(running: Running, simulator: Simulator, database: str) -> None:
-    shared = running.new_database()
-    with ExitStack() as stack:
-        gateways = [stack.enter_context(running.gateway(simulator.url, database=shared)) for _ in range(2)]
-        for number in range(6):
-            assert gateways[number % 2].say(f"word{number}", conversation="shared").ok
-        answer = Answer.of_completion(gateways[0].say("what did I say", conversation="shared"))
-        assert all(f"word{number}" in answer.content for number in range(6))
-        assert gateways[0].get("/v1/chat/completions/shared").json()["turns"] == 7
-        # A turn that one of them runs is one that the other waits for.
-        simulator.knobs(gate="busy", gate_after=1)
-        with gateways[0].say("long", conversation="shared", stream=True) as first:
-            simulator.wait("gate:busy", at_least=1)
-            assert gateways[1].get("/v1/chat/completions/shared").json()["busy"] is True
-            simulator.open_gate("busy")
-            assert b"[DONE]" in first.content
+def test_two_gateways_share_a_conversation(pair: list[Gateway], simulator: Simulator) -> None:
+    for number in range(6):
+        assert pair[number % 2].say(f"word{number}", conversation="shared").ok
+    answer = Answer.of_completion(pair[0].say("what did I say", conversation="shared"))
+    assert all(f"word{number}" in answer.content for number in range(6))
+    assert pair[0].get("/v1/chat/completions/shared").json()["turns"] == 7
+    # A turn that one of them runs is one that the other waits for.
+    simulator.knobs(gate="busy", gate_after=1)
+    with pair[0].say("long", conversation="shared", stream=True) as first:
+        simulator.wait("gate:busy", at_least=1)
+        assert pair[1].get("/v1/chat/completions/shared").json()["busy"] is True
+        simulator.open_gate("busy")
+        assert b"[DONE]" in first.content
     assert len({(turn.chat, turn.account) for turn in simulator.turns()}) == 1
 
 
@@ -144,27 +162,22 @@ def test_a_machine_whose_clock_is_set_takes_nothing_from_the_others(
     assert len({turn.chat for turn in simulator.turns()}) == 1
 
 
-@ON_POSTGRESQL
-def test_accounts_take_turns_over_all_gateways(running: Running, simulator: Simulator, database: str) -> None:
-    shared = running.new_database()
-    with ExitStack() as stack:
-        gateways = [stack.enter_context(running.gateway(simulator.url, database=shared)) for _ in range(2)]
-        with ThreadPoolExecutor(6) as pool:
-            assert all(pool.map(lambda i: gateways[i % 2].say("hello").ok, range(30)))
+def test_accounts_take_turns_over_all_gateways(pair: list[Gateway], simulator: Simulator) -> None:
+    pair[0].wait_until_idle()
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(lambda i: pair[i % 2].say("hello").ok, range(30)))
     turns = {name: account["turns"] for name, account in simulator.state()["accounts"].items()}
     # The least busy is next, and which one that is depends on which of six answers ends first.
     assert sum(turns.values()) == 30 and set(turns) == {"alice", "bob", "carol"}
     assert all(8 <= count <= 12 for count in turns.values()), turns
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_restart_of_the_database_fails_no_request(
-    running: Running, simulator: Simulator, cluster: Cluster, mode: str
+def test_restarts_of_the_database_fail_no_request(
+    running: Running, simulator: Simulator, cluster: Cluster, own_database: PostgresDatabase
 ) -> None:
     """Stopped in order and as by a power cut, under traffic; every turn is answered and counted once."""
     stop, answers = threading.Event(), list[requests.Response]()
-    database = PostgresDatabase.create(cluster, "gateway")
-    with running.gateway(simulator.url, database=database, WEB_CONCURRENCY="2") as gateway:
+    with running.gateway(simulator.url, database=own_database, WEB_CONCURRENCY="2") as gateway:
         gateway.wait_for_workers()
 
         def talk(name: str) -> int:
@@ -176,7 +189,7 @@ def test_a_restart_of_the_database_fails_no_request(
 
         with ThreadPoolExecutor(4) as pool:
             talks = {name: pool.submit(talk, name) for name in ("a", "b", "c", "d")}
-            for _ in range(2):
+            for mode in ("fast", "immediate"):
                 before = len(answers)
                 wait_until("turns are served", lambda before=before: len(answers) > before + 8)
                 cluster.stop(mode)
@@ -192,10 +205,10 @@ def test_a_restart_of_the_database_fails_no_request(
 
 
 def test_who_finds_the_database_back_first_takes_nothing_from_the_others(
-    running: Running, simulator: Simulator, cluster: Cluster
+    running: Running, simulator: Simulator, cluster: Cluster, own_database: PostgresDatabase
 ) -> None:
     """It was away for longer than anybody counts as alive; the gateway with a turn that runs comes back last."""
-    database = PostgresDatabase.create(cluster, "gateway")
+    database = own_database
     settings = {"KIMI_TOKENS": mint("alice"), "CONVERSATION_WAIT_S": "60", "LEASE_S": "4"}
     with (
         running.gateway(simulator.url, database=database, **settings) as gateway,
@@ -214,7 +227,8 @@ def test_who_finds_the_database_back_first_takes_nothing_from_the_others(
             (worker,) = gateway.process.children()
             os.kill(worker, signal.SIGSTOP)
             frozen.callback(os.kill, worker, signal.SIGCONT)
-            ((until,),) = database.execute("SELECT max(until) FROM processes")
+            until = gateway.tables.processes_live_until()
+            assert until is not None
             cluster.stop()
             wait_until("it counts no longer", lambda: time.time() > until)
             cluster.start()
@@ -250,20 +264,20 @@ def test_a_request_that_is_not_told_of_its_place_in_the_line_leaves_none_behind(
                 assert way.committed.wait(30)
                 simulator.open_gate("long")
                 assert read_stream(long).finish_reason == "stop"
-            wait_until("the account is free", lambda: tables(gateway, "line", "leases") == [1, 0])
+            wait_until("the account is free", lambda: gateway.tables.running_turns() == 0)
+            assert gateway.tables.waiting_turns() == 1
             if rests:
-                shared.execute("INSERT INTO rests SELECT id, '', extract(epoch FROM now()) + 1000, 1 FROM accounts")
+                gateway.tables.cool_all_accounts_down(1000)
             way.lose.set()
             assert second.result().status_code == (429 if rests else 200)
-            wait_until("nothing is left of it", lambda: tables(gateway, "line", "leases") == [0, 0])
+            gateway.wait_until_idle()
 
 
 def test_a_gateway_waits_for_a_database_that_is_still_starting(
-    running: Running, simulator: Simulator, cluster: Cluster
+    running: Running, simulator: Simulator, cluster: Cluster, own_database: PostgresDatabase
 ) -> None:
-    database = PostgresDatabase.create(cluster, "gateway")
     cluster.stop()
-    with running.gateway(simulator.url, database=database) as gateway, ThreadPoolExecutor(1) as pool:
+    with running.gateway(simulator.url, database=own_database) as gateway, ThreadPoolExecutor(1) as pool:
         early = pool.submit(gateway.say, "hello")
         wait_until("it waits", lambda: "database_unavailable" in gateway.log())
         cluster.start()
@@ -271,10 +285,9 @@ def test_a_gateway_waits_for_a_database_that_is_still_starting(
 
 
 def test_a_worker_that_is_replaced_while_the_database_is_away_comes_back(
-    running: Running, simulator: Simulator, cluster: Cluster
+    running: Running, simulator: Simulator, cluster: Cluster, own_database: PostgresDatabase
 ) -> None:
-    database = PostgresDatabase.create(cluster, "gateway")
-    with running.gateway(simulator.url, database=database) as gateway, ThreadPoolExecutor(1) as pool:
+    with running.gateway(simulator.url, database=own_database) as gateway, ThreadPoolExecutor(1) as pool:
         gateway.wait_for_workers()
         cluster.stop()
         (worker,) = gateway.process.children()
@@ -286,9 +299,9 @@ def test_a_worker_that_is_replaced_while_the_database_is_away_comes_back(
 
 
 @ON_POSTGRESQL
-def test_a_statement_that_waits_stops_nobody_else(running: Running, simulator: Simulator, database: str) -> None:
+def test_a_statement_that_waits_stops_nobody_else(gateway: Gateway, simulator: Simulator, database: str) -> None:
     """One worker: gevent goes on with other streams while PostgreSQL keeps one waiting."""
-    with running.gateway(simulator.url) as gateway, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         assert gateway.say("hello", conversation="locked").ok
         shared = gateway.database
         assert isinstance(shared, PostgresDatabase)
@@ -326,12 +339,12 @@ def test_a_database_that_cannot_be_used_stops_the_start_without_its_password(
 
 
 @ON_POSTGRESQL
-def test_what_its_texts_cannot_hold_is_replaced(running: Running, simulator: Simulator, database: str) -> None:
-    with running.gateway(simulator.url, KIMI_PROTOCOL="sse") as gateway:
-        simulator.script(b'data: {"event":"da\\u0000nce"}\n\ndata: {"event":"all_done"}\n\n')
-        gateway.say("hello")
-        assert gateway.database.execute("SELECT kind FROM unrecognised") == [("event da\ufffdnce",)]
-        assert "frame_not_counted" not in gateway.log()
+def test_what_its_texts_cannot_hold_is_replaced(gateway: Gateway, simulator: Simulator, database: str) -> None:
+    simulator.script(b'data: {"event":"da\\u0000nce"}\n\ndata: {"event":"all_done"}\n\n')
+    gateway.say("hello")
+    wanted = ("kimi_rest", "event da\ufffdnce")
+    wait_until("it is noted", lambda: wanted in gateway.tables.unrecognised())
+    assert "frame_not_counted" not in gateway.log()
 
 
 @ON_POSTGRESQL
@@ -339,7 +352,7 @@ def test_the_doctor_examines_it(running: Running, simulator: Simulator, tmp_path
     surgery = Surgery(simulator.url, tmp_path)
     url = running.new_database().url
     # As hosts of databases hand it out.
-    visit = surgery.visit(DATABASE_URL=url.replace("postgresql+psycopg", "postgres"))
+    visit = surgery.visit(for_real=True, DATABASE_URL=url.replace("postgresql+psycopg", "postgres"))
     assert visit.code == 0 and "PostgreSQL's gateway_" in visit.of("store", "ok")
     public = surgery.visit("--json", DATABASE_URL=url)
     assert "the PostgreSQL database: opens, can be written" in public.output

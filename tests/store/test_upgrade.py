@@ -5,12 +5,9 @@ made. Each test takes one promise; all of them use one gateway per kind of datab
 """
 
 import json
-import os
 import re
 import secrets
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +19,9 @@ import pytest
 import requests
 from dotenv import dotenv_values
 
-from tests.running import CANARY, ROOT, Database, Gateway, PostgresDatabase, Running, Simulator, SqliteDatabase
+from tests.running import CANARY, Database, Gateway, PostgresDatabase, Running, Simulator, SqliteDatabase
+from tests.running.commands import run_flask
+from tests.running.tables import Tables
 
 DATA = Path(__file__).parents[1] / "data/cf81da5"
 KINDS = ("sqlite", "postgresql")
@@ -91,7 +90,7 @@ def old_database(running: Running, kind: str, folder: Path) -> Database:
         file.path.chmod(0o600)
         return file
     database = PostgresDatabase.create(running.postgres, f"upgrade_{secrets.token_hex(4)}")
-    database.execute((DATA / "gateway.sql").read_text())
+    database.run((DATA / "gateway.sql").read_text())
     return database
 
 
@@ -105,9 +104,7 @@ def old_settings() -> dict[str, str]:
 def as_if_stopped_just_now(database: Database, stopped_at: float) -> None:
     """Moves the three times of the old tables that a day brings to nothing: what was kept a minute before the stop
     is a minute older than the stop again, however many years ago that was. Nothing else is changed."""
-    later_s = time.time() - _STOPPED_AGO_S - stopped_at
-    for table, column in (("recordings", "begun_at"), ("rests", "until"), ("litter", "due_at")):
-        database.execute(f"UPDATE {table} SET {column} = {column} + {later_s}")  # noqa: S608  # constants, a number
+    Tables(database).make_times_later(time.time() - _STOPPED_AGO_S - stopped_at)
 
 
 def spend_first_refresh_tokens(simulator: Simulator, settings: dict[str, str]) -> None:
@@ -125,17 +122,9 @@ def chats_to_lose(left: dict[str, Any]) -> list[str]:
 
 def flask(database: Database, *arguments: str, **settings: str) -> str:
     """What a command prints that is run with the old settings on this database."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **old_settings(), "DATABASE_URL": database.url, **settings},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    done = run_flask(*arguments, **{**old_settings(), "DATABASE_URL": database.url, **settings})
+    assert done.code == 0, done
+    return done.output
 
 
 @pytest.mark.parametrize("name", ["talk-sse", "talk-connect"])
@@ -286,9 +275,4 @@ def test_the_migration_loses_nothing(running: Running, tmp_path: Path, kind: str
 
 def rows_of(database: Database) -> list[Counter[object]]:
     """The values of each row of each table, without those that say nothing."""
-    names = {
-        SqliteDatabase: "SELECT name FROM sqlite_master WHERE type = 'table'",
-        PostgresDatabase: "SELECT tablename FROM pg_tables WHERE schemaname = 'public'",
-    }[type(database)]
-    rows = [row for (name,) in database.execute(names) for row in database.execute(f'SELECT * FROM "{name}"')]  # noqa: S608  # names of tables
-    return [Counter(value for value in row if value) for row in rows]
+    return [Counter(value for value in row if value) for row in database.rows()]

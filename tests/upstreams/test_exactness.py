@@ -15,7 +15,7 @@ from tests.running import (
     Answer,
     Gateway,
     Profile,
-    Running,
+    Share,
     Simulator,
     ask,
     read_stream,
@@ -49,7 +49,7 @@ def test_a_wire_file_gives_its_answer(blunt: Gateway, simulator: Simulator, case
     for body in case.streams:
         simulator.script(body, cuts=cuts_by_line(body) if stream else (), framing="chunked" if stream else "close")
     if case.expected["error"]:
-        blunt.wake_accounts()
+        blunt.tables.forget_what_accounts_did()
     check(case, ask(blunt, stream), stream)
 
 
@@ -163,11 +163,11 @@ def test_frames_that_cannot_be_read_are_counted_and_harm_no_answer(gateway: Gate
     simulator.script(connect_turn(frames))
     answer = ask(gateway, True)
     assert (answer.content, answer.reasoning, answer.finish_reason) == ("a", "t", "stop")
-    wanted = {(f"{kind} (no object)",) for kind in ("block", "message", "chat")}
-    wanted |= {("appended blocks of nobody",), ("appended blocks in text",), ("appended blocks in think",)}
-    asked = "SELECT kind FROM unrecognised WHERE upstream = 'kimi_connect'"
+    kinds = {f"{kind} (no object)" for kind in ("block", "message", "chat")}
+    kinds |= {"appended blocks of nobody", "appended blocks in text", "appended blocks in think"}
+    wanted = {("kimi_connect", kind) for kind in kinds}
     # Counted when the turn is over, which its client does not wait for.
-    wait_until("all of it is counted", lambda: wanted <= set(gateway.database.execute(asked)))
+    wait_until("all of it is counted", lambda: wanted <= gateway.tables.unrecognised())
 
 
 @CONNECT_ONLY
@@ -195,11 +195,10 @@ def test_an_answer_cut_at_the_length_limit_is_continued(gateway: Gateway, simula
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_length_is_reported_when_the_continuations_are_used_up(
-    running: Running, simulator: Simulator, stream: bool
+    shared_gateway: Share, simulator: Simulator, stream: bool
 ) -> None:
     simulator.knobs(say="a b c d e f g h", token_chars=2, length_after=1, length_times=20)
-    with running.gateway(simulator.url, MAX_CONTINUATIONS="2") as gateway:
-        answer = ask(gateway, stream)
+    answer = ask(shared_gateway(MAX_CONTINUATIONS="2"), stream)
     assert (answer.content, answer.finish_reason) == ("a b c ", "length")
     assert len(simulator.requests("/completion/stream")) == 3
 

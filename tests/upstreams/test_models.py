@@ -1,24 +1,34 @@
 """What a model id means, which generation serves it, and what Kimi's own catalogue adds."""
 
+import contextlib
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from app.errors import UpstreamError
 from app.store import Store
-from app.upstreams.kimi.model_table import KimiModels
+from app.upstreams.account import Account
+from app.upstreams.kimi.connect import KimiConnect
+from app.upstreams.kimi.http import KimiHttp, Timeouts
+from app.upstreams.kimi.model_table import KimiModels, Offer
 from tests.running import (
     CANARY,
     CONNECT_ONLY,
-    EACH_GENERATION,
+    SHIPPED,
     Answer,
     Gateway,
     Profile,
     Running,
+    Share,
     Simulator,
     ask,
+    mint,
     read_stream,
     wait_until,
 )
+from tests.running.tables import Tables
 from tests.running.wire import connect_turn, said
 
 SEARCH = [{"type": "TOOL_TYPE_SEARCH", "search": {}}]
@@ -137,10 +147,9 @@ def test_a_degraded_model_is_a_header_and_a_line_in_the_log(gateway: Gateway, si
 def test_what_nobody_knows_is_counted_by_name(gateway: Gateway, simulator: Simulator) -> None:
     simulator.knobs(unknown=True, say="one two three four five", token_chars=4)
     assert ask(gateway, False).content == "one two three four five"
-    asked = "SELECT kind FROM unrecognised WHERE upstream = 'kimi_connect'"
-    wanted = {("mask block.canvas",), ("op merge",), ("frame telemetry",)}
+    wanted = {("kimi_connect", kind) for kind in ("mask block.canvas", "op merge", "frame telemetry")}
     # Counted when the turn is over, which its client does not wait for.
-    wait_until("all of it is counted", lambda: wanted <= set(gateway.database.execute(asked)))
+    wait_until("all of it is counted", lambda: wanted <= gateway.tables.unrecognised())
 
 
 # KIMI_PROTOCOL
@@ -151,41 +160,38 @@ def test_what_nobody_knows_is_counted_by_name(gateway: Gateway, simulator: Simul
     [("sse", "k2", "kimi-k2.6"), ("connect", "k2", "k1.5")],
 )
 def test_a_protocol_can_be_switched_off(
-    running: Running, simulator: Simulator, protocol: str, served: str, not_served: str
+    shared_gateway: Share, simulator: Simulator, protocol: str, served: str, not_served: str
 ) -> None:
-    with running.gateway(simulator.url, KIMI_PROTOCOL=protocol) as gateway:
-        ids = [model["id"] for model in gateway.get("/v1/models").json()["data"]]
-        assert served in ids and not_served not in ids
-        assert gateway.say("hello", model=served).ok
-        refused = gateway.say("hello", model=not_served)
-        assert refused.status_code == 404 and "KIMI_PROTOCOL" in refused.json()["error"]["message"]
+    gateway = shared_gateway(**SHIPPED, KIMI_PROTOCOL=protocol)
+    ids = [model["id"] for model in gateway.get("/v1/models").json()["data"]]
+    assert served in ids and not_served not in ids
+    assert gateway.say("hello", model=served).ok
+    refused = gateway.say("hello", model=not_served)
+    assert refused.status_code == 404 and "KIMI_PROTOCOL" in refused.json()["error"]["message"]
     path = {"sse": "/completion/stream", "connect": "ChatService/Chat"}
     assert simulator.requests(path.pop(protocol)) and not simulator.requests(path.popitem()[1])
 
 
-GONE = [{"gone_status": status} for status in (404, 405, 410, 307)]
-
-
-@pytest.mark.parametrize("knobs", GONE, ids=lambda knobs: str(knobs["gone_status"]))
-def test_where_a_generation_is_gone_the_other_serves_what_it_can(
-    running: Running, simulator: Simulator, knobs: dict[str, int]
-) -> None:
+def test_where_a_generation_is_gone_the_other_serves_what_it_can(running: Running, simulator: Simulator) -> None:
     """Found out once per worker, then remembered; nothing that only the lost one serves is promised."""
-    with running.gateway(simulator.url, WEB_CONCURRENCY="1") as gateway:
-        simulator.knobs(profile="connect-2026", **knobs)
-        for stream in (False, True, False):
-            assert gateway.say("hello", stream=stream).status_code == 200
-        assert len([r for r in simulator.requests("/api/chat") if r["path"] == "/api/chat"]) == 1
-        assert "upstream_unavailable upstream=kimi_rest" in gateway.log()
-        error = gateway.say("hello", model="k1.5").json()["error"]
-        assert "KIMI_PROTOCOL" in error["message"] or "KIMI_BASE_URL" in error["message"]
-        # And back: the other one goes, the first one has returned.
-        simulator.knobs(profile="sse-2025", **knobs)
-        for _ in range(3):
-            assert gateway.say("hello").ok
-        assert gateway.say("hello", model="k1.5").ok
-        gone = gateway.say("hello", model="kimi-k2.6")
-        assert (gone.status_code, gone.json()["error"]["code"]) == (502, "upstream_error")
+    with running.gateway(simulator.url) as gateway:
+        for status in (404, 405, 410, 307):
+            known = gateway.log().count("upstream_unavailable upstream=kimi_rest")
+            simulator.reset()
+            simulator.knobs(profile="connect-2026", gone_status=status)
+            for stream in (False, True, False):
+                assert gateway.say("hello", stream=stream).status_code == 200
+            assert len([r for r in simulator.requests("/api/chat") if r["path"] == "/api/chat"]) == 1
+            assert gateway.log().count("upstream_unavailable upstream=kimi_rest") == known + 1
+            error = gateway.say("hello", model="k1.5").json()["error"]
+            assert "KIMI_PROTOCOL" in error["message"] or "KIMI_BASE_URL" in error["message"]
+            # And back: the other one goes, the first one has returned.
+            simulator.knobs(profile="sse-2025", gone_status=status)
+            for _ in range(3):
+                assert gateway.say("hello").ok
+            assert gateway.say("hello", model="k1.5").ok
+            gone = gateway.say("hello", model="kimi-k2.6")
+            assert (gone.status_code, gone.json()["error"]["code"]) == (502, "upstream_error")
 
 
 def test_a_new_conversation_also_goes_where_it_is_served(running: Running, simulator: Simulator) -> None:
@@ -246,37 +252,44 @@ def test_the_catalogue_adds_models_and_survives_without_kimi(running: Running, s
 def test_a_catalogue_that_cannot_be_read_is_asked_for_again(running: Running, simulator: Simulator) -> None:
     database = running.new_database()
     Store(database.url).close()
-    database.execute("INSERT INTO kept VALUES ('offers', '[{', 1e12)")
+    Tables(database).keep_a_catalogue("[{")
     with running.gateway(simulator.url, database=database) as gateway:
         wait_until("the catalogue is there", lambda: gateway.get("/v1/models/k2d6-agent").ok)
         assert "catalogue_unreadable" in gateway.log() and "Traceback" not in gateway.log()
-    assert database.execute("SELECT 1 FROM kept WHERE value LIKE '[{%}]'")
+    assert json.loads(Tables(database).catalogue())
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b'{"availableModels":{}}',
-        b'{"availableModels":[1,{"key":"../x","scenario":"S"},{"key":"a b","scenario":"S"},{"scenario":""}]}',
-    ],
-)
-def test_a_catalogue_that_makes_no_sense_fails_no_chat(running: Running, simulator: Simulator, body: bytes) -> None:
-    simulator.script(body, match="GetAvailableModels", headers={"Content-Type": "application/json"}, times=9)
-    with running.gateway(simulator.url, WEB_CONCURRENCY="1") as gateway:
+NO_CATALOGUES = [
+    b"",
+    b"{",
+    b"[]",
+    b'{"availableModels":{}}',
+    b'{"availableModels":[1,{"key":"../x","scenario":"S"},{"key":"a b","scenario":"S"},{"scenario":""}]}',
+]
+
+
+@pytest.mark.parametrize("body", NO_CATALOGUES)
+def test_a_catalogue_that_makes_no_sense_offers_nothing(simulator: Simulator, body: bytes) -> None:
+    simulator.script(body, match="GetAvailableModels", headers={"Content-Type": "application/json"})
+    http = KimiHttp(simulator.url, Timeouts(5.0, 5.0, 5.0))
+    account = Account("acc", "alice", mint("alice"), None, False, None, None, None)
+    offers: Sequence[Offer] = ()
+    with contextlib.closing(http), contextlib.suppress(UpstreamError):
+        offers = KimiConnect(http, KimiModels(["kimi_connect"])).offers(account)
+    assert not offers
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, NO_CATALOGUES[0]), (200, NO_CATALOGUES[4]), (500, b"")])
+def test_a_site_without_a_catalogue_serves_chats(
+    running: Running, simulator: Simulator, status: int, body: bytes
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    simulator.script(body, match="GetAvailableModels", status=status, headers=headers, times=9)
+    with running.gateway(simulator.url) as gateway:
         wait_until("it was asked for", lambda: simulator.requests("GetAvailableModels"))
         assert gateway.say(f"hello {CANARY}").ok
         ids = {model["id"] for model in gateway.get("/v1/models").json()["data"]}
         assert ids == CONNECT_WIRE.keys() | SSE_ONLY
-
-
-@EACH_GENERATION
-def test_a_site_without_a_catalogue_serves_chats(running: Running, simulator: Simulator) -> None:
-    simulator.script(b"", match="GetAvailableModels", status=500, times=9)
-    with running.gateway(simulator.url) as gateway:
-        assert gateway.say("hello").ok
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""What Connect's codes and reasons mean, wherever Kimi puts them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from app.errors import UpstreamError
+from app.upstreams.account import Account
+from app.upstreams.kimi import errors as kimi_errors
+from app.upstreams.kimi.connect_frames import AnswerDecoder
+from app.upstreams.kimi.http import Reply
+from tests.running import Gateway, Simulator, frame
+
+# Connect's code, reason → status and code of ours, where nothing was sent yet (kimi-protocol.md 7, E15–E26).
+CODES = [
+    ("unauthenticated", "REASON_INVALID_AUTH_TOKEN", 401, "invalid_api_key"),
+    ("unauthenticated", "REASON_SECURITY_CHECK", 401, "invalid_api_key"),
+    ("permission_denied", "", 403, "forbidden"),
+    ("resource_exhausted", "", 429, "rate_limit_exceeded"),
+    ("resource_exhausted", "REASON_SERVER_OVERLOADED_FOR_FREE_USER", 429, "rate_limit_exceeded"),
+    ("resource_exhausted", "REASON_PLAN_QUOTA_USED_UP", 429, "insufficient_quota"),
+    ("not_found", "", 404, "not_found"),
+    ("invalid_argument", "", 400, "request_refused"),
+    ("failed_precondition", "", 400, "request_refused"),
+    ("out_of_range", "", 400, "request_refused"),
+    ("already_exists", "", 409, "conflict"),
+    ("aborted", "", 409, "conflict"),
+    ("unimplemented", "", 502, "upstream_error"),
+    ("unavailable", "", 503, "overloaded"),
+    ("deadline_exceeded", "", 504, "timeout"),
+    ("canceled", "", 502, "upstream_error"),
+    ("internal", "", 502, "upstream_error"),
+    ("unknown", "", 502, "upstream_error"),
+    ("data_loss", "", 502, "upstream_error"),
+    ("MODEL_RATE_LIMIT", "", 429, "rate_limit_exceeded"),
+    ("RATE_LIMITED", "", 429, "rate_limit_exceeded"),
+    ("INTERNAL_ERROR", "", 502, "upstream_error"),
+    ("something_new", "REASON_NOBODY_KNOWS", 502, "upstream_error"),
+]
+
+PLACES = ("http", "end_error", "frame_error", "error_after_done")
+
+
+def failing_stream(place: str, error: dict[str, Any]) -> bytes:
+    heartbeat, failure = frame({"heartbeat": {}}), {"error": error}
+    match place:
+        case "end_error":
+            return heartbeat + frame(failure, flags=2)
+        case "frame_error":
+            return heartbeat + frame(failure) + frame({}, flags=2)
+    return heartbeat + frame({"eventOffset": 1, "done": {}}) + frame(failure, flags=2)
+
+
+def error_of(code: str, reason: str, text: str) -> dict[str, Any]:
+    """The human text stands beside the code or, where there is none, in the details."""
+    error: dict[str, Any] = {"code": code}
+    if reason:
+        error["details"] = [{"debug": {"reason": reason, "localizedMessage": {"message": "said there"}}}]
+    if text:
+        error["message"] = text
+    return error
+
+
+@pytest.mark.parametrize("text", ["", "so sorry"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("code", "reason", "status", "our_code"), CODES)
+def test_an_error_means_what_its_code_says(
+    code: str, reason: str, status: int, our_code: str, place: str, text: str
+) -> None:
+    """Instead of a stream, in the end-of-stream envelope, in a frame, and after `done`."""
+    account, error = Account("id", "alice", "a token", None, False, None, None, None), error_of(code, reason, text)
+    if place == "http":
+        # The status says less than the code.
+        reply = Reply(400, "application/json", {}, json.dumps(error).encode())
+        found = kimi_errors.refusal(reply, account, "https://kimi.test")
+    else:
+        with pytest.raises(UpstreamError) as caught:
+            list(AnswerDecoder(account, "SCENARIO_K2D5", None).decode([failing_stream(place, error)]))
+        found = caught.value
+    assert (found.status, found.code) == (status, our_code)
+    assert not text or text in found.message
+    assert text or not reason or "said there" in found.message
+
+
+@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_gets_the_status_of_the_error_wherever_it_stands(
+    blunt: Gateway, simulator: Simulator, stream: bool
+) -> None:
+    for number, (code, reason, status, our_code) in enumerate(CODES):
+        place, error = PLACES[(number + stream) % len(PLACES)], error_of(code, reason, "so sorry")
+        if place == "http":
+            headers = {"Content-Type": "application/json"}
+            simulator.script(json.dumps(error).encode(), status=400, headers=headers)
+        else:
+            simulator.script(failing_stream(place, error))
+        blunt.tables.forget_what_accounts_did()
+        response = blunt.say("hello", stream=stream)
+        said = response.json()["error"]
+        assert (response.status_code, said["code"]) == (status, our_code), (code, place, said)
