@@ -13,74 +13,104 @@ import pytest
 
 from app import __version__
 from app.settings.config import Config, describe_settings
-from tests.running import ROOT, Gateway, Running, Simulator, mint
+from tests.running import ROOT, Gateway, Running, Share, Simulator, mint
 from tests.running.certificates import own_certificate
-from tests.running.commands import start
+from tests.running.commands import first_lines_of_starts, run_flask_for_real, start
 from tests.running.databases import SqliteDatabase
 
 GOOD = "a.good.token-of-enough-length"
+
+
+# Settings, with a good KIMI_TOKENS where they have none, and what the start says of them.
+WRONG: list[tuple[dict[str, str], str]] = [
+    ({}, "KIMI_TOKENS is not set"),
+    ({"KIMI_TOKENS": " , "}, "KIMI_TOKENS: contains no token"),
+    ({"KIMI_TOKENS": f"{GOOD},two words here"}, "KIMI_TOKENS: entry 2 is not a token"),
+    ({"KIMI_TOKENS": f"a={GOOD}1,a={GOOD}2"}, "the label 'a' is used twice"),
+    ({"KIMI_TOKENS": f"{GOOD},sk-something-else"}, "KIMI_TOKENS: entry 2 is an API key of the official platform"),
+    ({"KIMI_BASE_URL": "kimi.com"}, "KIMI_BASE_URL=kimi.com: expected an address such as https://www.kimi.com"),
+    (
+        {"KIMI_BASE_URL": "http://127.0.0.1:99999"},
+        "KIMI_BASE_URL=http://127.0.0.1:99999: expected an address such",
+    ),
+    ({"KIMI_AUTH_URL": "http://127.0.0.1:0"}, "KIMI_AUTH_URL=http://127.0.0.1:0: expected an address such as"),
+    ({"KIMI_AUTH_URL": "https://[kimi"}, "KIMI_AUTH_URL=https://[kimi: expected an address such as"),
+    ({"KIMI_AUTH_URL": "https://kimi .com"}, "KIMI_AUTH_URL=https://kimi .com: expected an address such as"),
+    ({"KIMI_BASE_URL": "https://kimi\t.com"}, "expected an address such as https://www.kimi.com"),
+    # "ready …" and errors that clients get name the address.
+    *(
+        ({name: url}, f"{name}: without user and password: expected an address such as https://www.kimi.com")
+        for name, url in (
+            ("KIMI_BASE_URL", "http://user:hidden-pw@127.0.0.1:1"),
+            ("KIMI_BASE_URL", "http://hidden-pw@kimi.com:99999"),
+            ("KIMI_AUTH_URL", "user:hidden-pw@kimi.com"),
+        )
+    ),
+    ({"DATABASE_URL": "data.db"}, "DATABASE_URL: expected sqlite:///path/to/file.db or postgresql"),
+    (
+        {"DATABASE_URL": "postgresql://u:hidden-pw@/"},
+        "DATABASE_URL: expected sqlite:///path/to/file.db or postgresql",
+    ),
+    # Where the password ends differs between parsers: the rest of it was the name of a host that is not found.
+    *(
+        ({"DATABASE_URL": f"postgres://gw:{password}@127.0.0.1:1/db"}, "the password, write @ as %40, : as %3A")
+        for password in (
+            *("S3cr@hidden-pw", "12/hidden-pw", "12?3/hidden-pw", "12#/hidden-pw", "[hidden-pw]"),
+            # Python's error repeats it.
+            "\N{ACCOUNT OF}hidden-pw",
+        )
+    ),
+    ({"DATABASE_URL": "postgresql://u:hidden-pw@127.0.0.1:/db"}, "DATABASE_URL: expected sqlite:///path/to/file"),
+    ({"HEARTBEAT_S": "often"}, "HEARTBEAT_S=often: expected a number of seconds from"),
+    ({"HEARTBEAT_S": "nan"}, "HEARTBEAT_S=nan: expected a number of seconds from"),
+    ({"COMMIT_AFTER_S": "-1"}, "COMMIT_AFTER_S=-1: expected a number of seconds from"),
+    ({"PORT": "http"}, "PORT=http: expected a whole number"),
+    ({"WEB_CONCURRENCY": "0"}, "WEB_CONCURRENCY=0: expected a whole number from 1"),
+    ({"MAX_CONTINUATIONS": "1.5"}, "MAX_CONTINUATIONS=1.5: expected a whole number"),
+    ({"KIMI_KEEP_CHATS": "perhaps"}, "KIMI_KEEP_CHATS=perhaps: expected 1 or 0"),
+    ({"CORS_ORIGINS": "chat.example.com"}, "CORS_ORIGINS=chat.example.com: expected * or origins"),
+    ({"STRICT_PARAMS": "very"}, "STRICT_PARAMS=very: expected 1 or 0"),
+    ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL=LOUD: expected DEBUG"),
+    ({"GATEWAY_API_KEYS": "clé"}, "GATEWAY_API_KEYS: a key is made of printable ASCII"),
+    ({"HOST": "a b"}, "HOST=a b: expected an address"),
+    ({"HOST": "0.0.0.0"}, "GATEWAY_API_KEYS is not set"),
+    ({"HOST": "::"}, "GATEWAY_API_KEYS is not set"),
+    ({"GATEWAY_SECRET": "short"}, "GATEWAY_SECRET: expected at least 12 characters"),
+]
+
+
+def with_a_token(settings: dict[str, str]) -> dict[str, str]:
+    return settings if "KIMI_TOKENS" in settings or not settings else {"KIMI_TOKENS": GOOD, **settings}
+
+
+@pytest.fixture(scope="module")
+def first_lines() -> list[str | None]:
+    return first_lines_of_starts([with_a_token(settings) for settings, _ in WRONG])
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)), ids=[" ".join(settings) or "none" for settings, _ in WRONG])
+def test_a_wrong_setting_is_named_in_one_line(first_lines: list[str | None], number: int) -> None:
+    line, (_, says) = first_lines[number], WRONG[number]
+    assert line is not None and line.startswith("kimi-gateway: ") and says in line and len(line.splitlines()) == 1
+    assert GOOD not in line and "hidden-pw" not in line
+
+
+def test_settings_that_are_right_stop_no_start() -> None:
+    assert first_lines_of_starts([{"KIMI_TOKENS": GOOD}]) == [None]
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({}, "KIMI_TOKENS is not set"),
-        ({"KIMI_TOKENS": " , "}, "KIMI_TOKENS: contains no token"),
         ({"KIMI_TOKENS": f"{GOOD},two words here"}, "KIMI_TOKENS: entry 2 is not a token"),
-        ({"KIMI_TOKENS": f"a={GOOD}1,a={GOOD}2"}, "the label 'a' is used twice"),
-        ({"KIMI_TOKENS": f"{GOOD},sk-something-else"}, "KIMI_TOKENS: entry 2 is an API key of the official platform"),
-        ({"KIMI_BASE_URL": "kimi.com"}, "KIMI_BASE_URL=kimi.com: expected an address such as https://www.kimi.com"),
-        (
-            {"KIMI_BASE_URL": "http://127.0.0.1:99999"},
-            "KIMI_BASE_URL=http://127.0.0.1:99999: expected an address such",
-        ),
-        ({"KIMI_AUTH_URL": "http://127.0.0.1:0"}, "KIMI_AUTH_URL=http://127.0.0.1:0: expected an address such as"),
-        ({"KIMI_AUTH_URL": "https://[kimi"}, "KIMI_AUTH_URL=https://[kimi: expected an address such as"),
-        ({"KIMI_AUTH_URL": "https://kimi .com"}, "KIMI_AUTH_URL=https://kimi .com: expected an address such as"),
-        ({"KIMI_BASE_URL": "https://kimi\t.com"}, "expected an address such as https://www.kimi.com"),
-        # "ready …" and errors that clients get name the address.
-        *(
-            ({name: url}, f"{name}: without user and password: expected an address such as https://www.kimi.com")
-            for name, url in (
-                ("KIMI_BASE_URL", "http://user:hidden-pw@127.0.0.1:1"),
-                ("KIMI_BASE_URL", "http://hidden-pw@kimi.com:99999"),
-                ("KIMI_AUTH_URL", "user:hidden-pw@kimi.com"),
-            )
-        ),
-        ({"DATABASE_URL": "data.db"}, "DATABASE_URL: expected sqlite:///path/to/file.db or postgresql"),
-        (
-            {"DATABASE_URL": "postgresql://u:hidden-pw@/"},
-            "DATABASE_URL: expected sqlite:///path/to/file.db or postgresql",
-        ),
-        # Where the password ends differs between parsers: the rest of it was the name of a host that is not found.
-        *(
-            ({"DATABASE_URL": f"postgres://gw:{password}@127.0.0.1:1/db"}, "the password, write @ as %40, : as %3A")
-            for password in (
-                *("S3cr@hidden-pw", "12/hidden-pw", "12?3/hidden-pw", "12#/hidden-pw", "[hidden-pw]"),
-                # Python's error repeats it.
-                "\N{ACCOUNT OF}hidden-pw",
-            )
-        ),
-        ({"DATABASE_URL": "postgresql://u:hidden-pw@127.0.0.1:/db"}, "DATABASE_URL: expected sqlite:///path/to/file"),
+        ({"DATABASE_URL": "postgresql://u:hidden-pw@/"}, "DATABASE_URL: expected sqlite:///path/to/file.db"),
         ({"HEARTBEAT_S": "often"}, "HEARTBEAT_S=often: expected a number of seconds from"),
-        ({"HEARTBEAT_S": "nan"}, "HEARTBEAT_S=nan: expected a number of seconds from"),
-        ({"COMMIT_AFTER_S": "-1"}, "COMMIT_AFTER_S=-1: expected a number of seconds from"),
-        ({"PORT": "http"}, "PORT=http: expected a whole number"),
-        ({"WEB_CONCURRENCY": "0"}, "WEB_CONCURRENCY=0: expected a whole number from 1"),
-        ({"MAX_CONTINUATIONS": "1.5"}, "MAX_CONTINUATIONS=1.5: expected a whole number"),
-        ({"KIMI_KEEP_CHATS": "perhaps"}, "KIMI_KEEP_CHATS=perhaps: expected 1 or 0"),
-        ({"CORS_ORIGINS": "chat.example.com"}, "CORS_ORIGINS=chat.example.com: expected * or origins"),
-        ({"STRICT_PARAMS": "very"}, "STRICT_PARAMS=very: expected 1 or 0"),
-        ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL=LOUD: expected DEBUG"),
-        ({"GATEWAY_API_KEYS": "clé"}, "GATEWAY_API_KEYS: a key is made of printable ASCII"),
-        ({"HOST": "a b"}, "HOST=a b: expected an address"),
         ({"HOST": "0.0.0.0"}, "GATEWAY_API_KEYS is not set"),
-        ({"HOST": "::"}, "GATEWAY_API_KEYS is not set"),
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path, settings: dict[str, str], says: str) -> None:
-    settings = settings if "KIMI_TOKENS" in settings or not settings else {"KIMI_TOKENS": GOOD, **settings}
-    code, output = start(tmp_path, **settings)
+    code, output = start(tmp_path, **with_a_token(settings))
     assert code != 0
     (line,) = output.strip().splitlines()
     assert line.startswith("kimi-gateway: ") and says in line
@@ -130,47 +160,45 @@ def test_two_tokens_of_one_user_are_one_account(running: Running, simulator: Sim
     assert turns == {"alice": 2, "bob": 2}
 
 
-def test_the_database_is_private(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url) as gateway:
-        assert gateway.say("hello", conversation="private").ok
-        database = gateway.database
-        assert isinstance(database, SqliteDatabase)
-        for path in database.path.parent.glob(f"{database.name}*"):
-            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+def test_the_database_is_private(gateway: Gateway, simulator: Simulator) -> None:
+    assert gateway.say("hello", conversation="private").ok
+    database = gateway.database
+    assert isinstance(database, SqliteDatabase)
+    for path in database.path.parent.glob(f"{database.name}*"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
-def test_without_keys_only_this_machine_is_served(running: Running, simulator: Simulator) -> None:
+def test_without_keys_only_this_machine_is_served(gateway: Gateway, simulator: Simulator) -> None:
     """A proxy that says on whose behalf it asks shows that the gateway can be reached from elsewhere."""
-    with running.gateway(simulator.url) as gateway:
-        assert gateway.get("/v1/models", headers={"X-Forwarded-For": "127.0.0.1"}).ok
-        refused = gateway.get("/v1/models", headers={"X-Forwarded-For": "203.0.113.7"})
-        assert refused.status_code == 401 and "GATEWAY_API_KEYS" in refused.json()["error"]["message"]
-        # Pages of web sites that are open in a browser on this machine, plainly and by a trick of DNS.
-        for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example:8000"}):
-            assert gateway.get("/v1/models", headers=headers).status_code == 401, headers
-        for headers in ({"Origin": "http://localhost:3000"}, {"Host": "localhost"}, {"Host": "[::1]:8000"}):
-            assert gateway.get("/v1/models", headers=headers).ok, headers
+    assert gateway.get("/v1/models", headers={"X-Forwarded-For": "127.0.0.1"}).ok
+    refused = gateway.get("/v1/models", headers={"X-Forwarded-For": "203.0.113.7"})
+    assert refused.status_code == 401 and "GATEWAY_API_KEYS" in refused.json()["error"]["message"]
+    # Pages of web sites that are open in a browser on this machine, plainly and by a trick of DNS.
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example:8000"}):
+        assert gateway.get("/v1/models", headers=headers).status_code == 401, headers
+    for headers in ({"Origin": "http://localhost:3000"}, {"Host": "localhost"}, {"Host": "[::1]:8000"}):
+        assert gateway.get("/v1/models", headers=headers).ok, headers
 
 
-def test_keys_are_asked_for_where_they_are_set(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, GATEWAY_API_KEYS="key-one, key-two") as gateway:
-        for headers in (
-            {"Authorization": "Bearer key-one"},
-            {"Authorization": "bearer  key-two"},
-            {"x-api-key": "key-one"},
-            {"api-key": "key-two"},
-        ):
-            assert gateway.get("/v1/models", headers=headers).ok, headers
-        for headers in (
-            {},
-            {"Authorization": "Bearer key-onee"},
-            {"Authorization": "Basic key-one"},
-            {"x-api-key": ""},
-        ):
-            response = gateway.get("/v1/models", headers=headers)
-            assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
-        assert gateway.post("/v1/chat/completions", json={}).status_code == 401
-        assert gateway.get("/healthz").ok and gateway.get("/readyz").ok
+def test_keys_are_asked_for_where_they_are_set(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(GATEWAY_API_KEYS="key-one, key-two")
+    for headers in (
+        {"Authorization": "Bearer key-one"},
+        {"Authorization": "bearer  key-two"},
+        {"x-api-key": "key-one"},
+        {"api-key": "key-two"},
+    ):
+        assert gateway.get("/v1/models", headers=headers).ok, headers
+    for headers in (
+        {},
+        {"Authorization": "Bearer key-onee"},
+        {"Authorization": "Basic key-one"},
+        {"x-api-key": ""},
+    ):
+        response = gateway.get("/v1/models", headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert gateway.post("/v1/chat/completions", json={}).status_code == 401
+    assert gateway.get("/healthz").ok and gateway.get("/readyz").ok
 
 
 def test_the_example_of_an_env_file_has_every_setting_that_people_choose() -> None:
@@ -180,27 +208,13 @@ def test_the_example_of_an_env_file_has_every_setting_that_people_choose() -> No
 
 
 def test_the_version_is_told_everywhere(gateway: Gateway, simulator: Simulator) -> None:
-    assert run_flask("version") == f"{__version__}\n"
+    assert run_flask_for_real("version").output == f"{__version__}\n"
     assert gateway.get("/healthz").json() == {"status": "ok", "version": __version__}
     assert gateway.get("/openapi.json").json()["info"]["version"] == __version__
-    assert f" ready version={__version__} accounts=3 upstream={simulator.url}\n" in gateway.log()
+    assert f" ready version={__version__} accounts=3 upstream={simulator.url}\n" in gateway.process.log.read_text()
     assert gateway.say("hello").ok
     agents = {call["headers"]["user-agent"] for call in simulator.requests(simulator.turn_path)}
     assert agents == {f"kimi-gateway/{__version__}"}
-
-
-def run_flask(*arguments: str) -> str:
-    """What a command prints, without any setting."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -287,8 +301,15 @@ _UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("kind", _UNREADABLE)
-@pytest.mark.parametrize("command", [["-m", "gunicorn"], ["-c", "import wsgi"]])
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        ("UTF-16", ["-m", "gunicorn"]),
+        ("UTF-16 without its mark", ["-c", "import wsgi"]),
+        ("Latin-1", ["-c", "import wsgi"]),
+        ("quotes in quotes", ["-m", "gunicorn"]),
+    ],
+)
 def test_an_env_file_that_cannot_be_read_stops_the_start_with_one_line(
     tmp_path: Path, command: list[str], kind: str
 ) -> None:
