@@ -332,15 +332,23 @@ def test_settings_and_database_are_the_gateways_wherever_it_is_started(tmp_path:
     assert (home / "data" / "gateway.db").exists() and not list(elsewhere.iterdir())
 
 
-def run_home(home: Path, env_file: bytes, command: list[str], folder: Path) -> str:
-    """What Python prints with this command in ``folder``; ``home`` is the gateway's, and .env all its settings."""
+def test_a_variable_of_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
+    """``docker run -e`` and systemd's Environment= change a setting without a change of the file."""
+    env = f"KIMI_TOKENS=one={GOOD}1,two={GOOD}2\nKIMI_BASE_URL=http://127.0.0.1:9\nKIMI_AUTH_URL=http://127.0.0.1:9\n"
+    said = run_home(tmp_path, env.encode(), ["-c", "import wsgi"], tmp_path, KIMI_TOKENS=GOOD)
+    assert " accounts=1 " in said and "http://127.0.0.1:9" in said
+
+
+def run_home(home: Path, env_file: bytes, command: list[str], folder: Path, **environment: str) -> str:
+    """What Python prints with this command in ``folder``; ``home`` is the gateway's, and its settings are those of
+    .env and of the environment."""
     for name in ("app", "wsgi.py", "gunicorn.conf.py"):
         (home / name).symlink_to(ROOT / name)
     (home / ".env").write_bytes(env_file)
     done = subprocess.run(
         [sys.executable, *command],
         cwd=folder,
-        env={"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
         timeout=30,
