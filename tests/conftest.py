@@ -27,6 +27,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[_OWNED].close()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Ends with a search through every log and database of the run: no token, no message text."""

@@ -241,6 +241,7 @@ def test_a_refresh_that_fails_for_now_is_tried_again(running: Running, simulator
     assert simulator.state()["stale_refreshes"] == 0
 
 
+@pytest.mark.long
 def test_a_renewal_that_hangs_takes_no_request_with_it(running: Running, simulator: Simulator) -> None:
     """Those that wait for it are answered by the other account in time, later ones do not even try."""
     simulator.knobs(fail="silent_headers", fail_at="refresh")
@@ -377,6 +378,7 @@ def test_stop_signals_do_not_end_a_refresh(running: Running, simulator: Simulato
         wait_until("the pair is stored", lambda: gateway.tables.token_version() == 2)
 
 
+@pytest.mark.long
 def test_traffic_through_expiries_and_kills(
     running: Running, simulator: Simulator, record_property: Callable[[str, object], None]
 ) -> None:

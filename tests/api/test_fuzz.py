@@ -34,6 +34,7 @@ def _focused(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_no_request_is_too_odd(running: Running, simulator: Simulator, tmp_path: Path) -> None:
     simulator.knobs(record=False, say="{}", think="")

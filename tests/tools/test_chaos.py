@@ -6,6 +6,7 @@ from tests.chaos.run import chaos
 from tests.running.postgres import folder_of_a_run
 
 
+@pytest.mark.long
 # These seconds, and what the start, the last turns and the looking take on a busy machine.
 @pytest.mark.timeout(600)
 def test_some_chaos_loses_doubles_and_mixes_nothing() -> None:
