@@ -1,5 +1,4 @@
-"""A local stand-in for kimi.com: both protocol generations, over real sockets, on one port.
+"""A local simulation of kimi.com: both protocol generations, over real sockets, on one port.
 
-Knows the wire described in the protocol notes. Must never know the gateway: nothing here imports it, and
-nothing in the gateway imports this package.
+Implements the wire formats of the protocol notes. Must never know the gateway: neither imports the other.
 """

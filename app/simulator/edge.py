@@ -1,6 +1,6 @@
-"""What stands in front of both generations: the CDN's pages, its redirects, its bare statuses.
+"""Replies of the CDN in front of both generations: its pages, redirects and bare statuses.
 
-Knows replies that tell nothing about Kimi (E6, E21, E22 of the protocol notes).
+These replies do not come from Kimi itself (E6, E21, E22 of the protocol notes).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _PAGE = "<!DOCTYPE html><html><head><title>{0}</title></head><body><h1>{0}</h1><
 
 
 def retry_after(knobs: Knobs) -> dict[str, str]:
-    """The header that refusals carry when the knob asks for it."""
+    """The header `Retry-After` of a refusal, if the knob sets it."""
     return {"Retry-After": knobs.retry_after} if knobs.retry_after else {}
 
 
 def refusal(name: str, knobs: Knobs, path: str) -> Reply | None:
-    """The reply of a fault that strikes before the service is reached, or None for the others."""
+    """The CDN's reply for the fault `name`. None if the CDN does not cause this fault."""
     if name == "redirect":
         return redirect(knobs, knobs.fail_status or 307, path)
     if name == "html_200":

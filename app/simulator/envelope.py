@@ -1,6 +1,6 @@
 """Connect's envelope: a flag byte, four bytes of big-endian length, a payload (connectrpc.com/docs/protocol).
 
-Knows the framing; must never know what a payload says.
+Must never know what a payload contains.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ def envelope(payload: bytes, flags: int = DATA) -> bytes:
 
 
 def bare_prefix(declared_bytes: int) -> bytes:
-    """The five bytes of an envelope whose payload is somebody else's worry."""
+    """The five bytes before a payload of `declared_bytes`. The caller sends the payload, or not."""
     return _PREFIX.pack(DATA, declared_bytes)
 
 
 def open_envelopes(body: bytes) -> list[tuple[int, bytes]]:
-    """Flags and payload of each envelope; raises ValueError unless the bytes are whole envelopes only."""
+    """Flags and payload of each envelope. Raises ValueError: if the bytes do not end with a complete envelope."""
     opened = []
     while body:
         if len(body) < PREFIX_BYTES:
-            raise ValueError("the last envelope has no whole prefix")
+            raise ValueError("the prefix of the last envelope is incomplete")
         flags, length = _PREFIX.unpack_from(body)
         end = PREFIX_BYTES + length
         if len(body) < end:
@@ -40,7 +40,7 @@ def open_envelopes(body: bytes) -> list[tuple[int, bytes]]:
 
 
 def prefixes_apart(data: bytes) -> list[bytes]:
-    """Envelopes cut between prefix and payload; bytes that are no whole envelopes stay as they are."""
+    """Cuts each envelope between prefix and payload. Does not cut bytes that are not complete envelopes."""
     try:
         opened = open_envelopes(data)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Waiting without sleeping: gates that answers stop at, and a bell that rings when anything changes.
+"""Waiting without polling: gates that hold an answer until a test opens them, and a bell that signals changes.
 
 Knows names and counts only.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 
 class Bell:
-    """Wakes everyone who waits for a condition whenever something has changed."""
+    """Wakes all waiting tasks when the state has changed, so that they check their conditions again."""
 
     def __init__(self) -> None:
         self._listeners: set[asyncio.Event] = set()
@@ -21,7 +21,7 @@ class Bell:
             listener.set()
 
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether the condition came true in time."""
+        """Waits for `condition`. Returns whether it became true within `timeout_s` seconds."""
         rung = asyncio.Event()
         self._listeners.add(rung)
         try:
@@ -38,7 +38,7 @@ class Bell:
 
 @dataclass(slots=True)
 class Gate:
-    """A place where answers wait until a test lets them on; it stays open once opened."""
+    """A point at which answers wait until a test opens it. It is never closed again."""
 
     arrived: int = 0
     waiting: int = 0
@@ -46,7 +46,7 @@ class Gate:
 
 
 class Gates:
-    """Gates by name, made when first spoken of."""
+    """Gates by name. A gate is created when its name is first used."""
 
     def __init__(self, bell: Bell) -> None:
         self._bell = bell
@@ -56,7 +56,7 @@ class Gates:
         return self._gates.setdefault(name, Gate())
 
     def arrive(self, name: str) -> Gate:
-        """Registers somebody who will now wait for `opened` and then `leave`."""
+        """Counts a new answer at the gate. The caller then waits for `opened` and calls `leave`."""
         gate = self[name]
         gate.arrived += 1
         gate.waiting += 1

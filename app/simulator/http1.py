@@ -1,7 +1,7 @@
-"""HTTP/1.1 as far as a stand-in needs it: requests in, whole or streamed replies out.
+"""The part of HTTP/1.1 that the simulator needs: reads requests, sends whole or streamed replies.
 
 Knows message syntax (RFC 9112) and sockets: keep-alive, Content-Length and chunked request bodies, clients
-that leave. Must never know Kimi, an account, or a knob.
+that disconnect. Must never know Kimi, an account, or a knob.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class BadRequest(Exception):
-    """The bytes are no request; the connection cannot be used any further."""
+    """The bytes are not a valid request. The connection must be closed."""
 
 
 class BodyEnded(Exception):
-    """The body was cut off on purpose; nothing more can be sent."""
+    """The body was cut off on purpose. Nothing more may be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Request:
     version: str
 
     def json_object(self) -> dict[str, Any]:
-        """The body as a JSON object; raises ValueError."""
+        """The body as a JSON object. Raises ValueError: if it is not one."""
         parsed = json.loads(self.body)
         if not isinstance(parsed, dict):
             raise ValueError("expected a JSON object")
@@ -66,7 +66,7 @@ class Reply:
 
 
 def json_bytes(payload: object) -> bytes:
-    # Prompts may hold lone surrogates, which UTF-8 has no bytes for.
+    # Prompts may contain lone surrogates, which UTF-8 cannot encode.
     return ENCODER.encode(payload).encode("utf-8", "replace")
 
 
@@ -75,33 +75,33 @@ def json_reply(payload: object, status: int = 200, headers: Mapping[str, str] | 
 
 
 class Connection:
-    """One client's connection; a streamed body is begun, written to, and ended in one of several ways."""
+    """The connection of one client. For a streamed body: `begin`, `write` several times, then `end`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: Protocol) -> None:
         self._reader = reader
         self._writer = writer
         self._protocol = protocol
         self._chunked = False
-        self._keep = True
+        self._keep_alive = True
 
     @property
     def reusable(self) -> bool:
         """Whether another request may follow."""
-        return self._keep and not self._writer.is_closing()
+        return self._keep_alive and not self._writer.is_closing()
 
     async def read_request(self) -> Request | None:
-        """The next request, or None when the client closed; raises BadRequest."""
+        """The next request, or None if the client has closed the connection. Raises BadRequest."""
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
         except asyncio.LimitOverrunError as error:
-            raise BadRequest("the head is too long") from error
+            raise BadRequest("the request line and headers are too long") from error
         method, target, version, headers = _parse_head(head)
         if headers.get("expect", "").lower() == "100-continue":
             self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await self._read_body(headers)
-        self._keep = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
+        self._keep_alive = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
         url = urlsplit(target)
         query = dict(parse_qsl(url.query, keep_blank_values=True))
         return Request(method, unquote(url.path), query, headers, body, version)
@@ -112,10 +112,10 @@ class Connection:
                 return await self._read_chunks()
             length = int(headers.get("content-length", "0"))
             if not 0 <= length <= MAX_BODY_BYTES:
-                raise BadRequest(f"a body of {length} bytes is not taken")
+                raise BadRequest(f"a body of {length} bytes is not accepted")
             return await self._reader.readexactly(length)
         except (ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            raise BadRequest(f"the body is broken: {error}") from error
+            raise BadRequest(f"the body is invalid: {error}") from error
 
     async def _read_chunks(self) -> bytes:
         body = bytearray()
@@ -129,7 +129,7 @@ class Connection:
         return bytes(body)
 
     async def send(self, reply: Reply) -> None:
-        """A whole reply."""
+        """Sends a whole reply."""
         headers = {
             "Content-Type": reply.content_type,
             "Content-Length": str(len(reply.body)),
@@ -139,30 +139,30 @@ class Connection:
         await self._writer.drain()
 
     def begin(self, status: int, headers: Mapping[str, str], framing: str) -> None:
-        """Opens a streamed body; framing `length` leaves the Content-Length to the given headers."""
+        """Sends the head of a streamed reply. `framing`: `chunked`, `close`, or `length`, which `headers` states."""
         self._chunked = framing == "chunked"
         if framing == "close":
-            self._keep = False
+            self._keep_alive = False
         transfer = {"Transfer-Encoding": "chunked"} if self._chunked else {}
         self._writer.write(self._head(status, {**headers, **transfer}))
 
     async def write(self, data: bytes) -> None:
-        """Body bytes in one write, and as one HTTP chunk where the body has chunks."""
+        """Sends body bytes in one write, and as one HTTP chunk if the body is chunked."""
         self._writer.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         if self._writer.transport.get_write_buffer_size() > _HIGH_WATER_BYTES:
             await self._writer.drain()
 
     async def end(self, how: str) -> None:
-        """Ends a streamed body: `clean`, `close`, `reset` or `stall` (which returns only by cancellation)."""
+        """Ends a streamed body. `how`: `clean`, `close`, `reset`, or `stall`, which blocks until it is cancelled."""
         if how == "clean":
             if self._chunked:
                 self._writer.write(b"0\r\n\r\n")
             await self._writer.drain()
             return
-        await self._flushed()
+        await self._flush()
         if how == "stall":
             await asyncio.Event().wait()
-        self._keep = False
+        self._keep_alive = False
         if how == "reset":
             self._reset()
 
@@ -170,7 +170,7 @@ class Connection:
         self._writer.close()
 
     def watch(self) -> None:
-        """From now on the current task is cancelled when the client leaves, or at once if it has left."""
+        """Cancels the current task when the client disconnects, or at once if it has disconnected already."""
         self._protocol.watch(asyncio.current_task())
 
     def unwatch(self) -> None:
@@ -179,12 +179,12 @@ class Connection:
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
         lines = [f"HTTP/1.1 {status} {_phrase(status)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        if not self._keep:
+        if not self._keep_alive:
             lines.append("Connection: close")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
-    async def _flushed(self) -> None:
-        """Returns when the kernel has every byte: closing hard throws away what it has not."""
+    async def _flush(self) -> None:
+        """Returns when the kernel has every byte, because an abort discards the others."""
         self._writer.transport.set_write_buffer_limits(0)
         await self._writer.drain()
 
@@ -195,11 +195,11 @@ class Connection:
 
 
 class Protocol(asyncio.StreamReaderProtocol):
-    """Tells the task that is answering when its client leaves; a reader alone would only tell a reader."""
+    """Cancels the answering task when its client disconnects. A StreamReader would only report that to a read."""
 
     def __init__(self, serve: Callable[[Connection], Awaitable[None]]) -> None:
         self._answering: asyncio.Task[Any] | None = None
-        self._gone = False
+        self._has_disconnected = False
         super().__init__(asyncio.StreamReader(limit=MAX_HEAD_BYTES), self._connected)
         self._serve = serve
 
@@ -210,20 +210,20 @@ class Protocol(asyncio.StreamReaderProtocol):
 
     def watch(self, task: asyncio.Task[Any] | None) -> None:
         self._answering = task
-        if self._gone:
-            self._leave()
+        if self._has_disconnected:
+            self._on_disconnect()
 
     def eof_received(self) -> bool:
         keep_open = bool(super().eof_received())
-        self._leave()
+        self._on_disconnect()
         return keep_open
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._leave()
+        self._on_disconnect()
 
-    def _leave(self) -> None:
-        self._gone = True
+    def _on_disconnect(self) -> None:
+        self._has_disconnected = True
         if self._answering:
             self._answering.cancel()
             self._answering = None

@@ -1,6 +1,6 @@
-"""What was asked of the simulator, for tests to read back.
+"""Records of the requests to the simulator, for tests.
 
-Knows requests and how to show them without secrets: of any token only the last four characters are shown.
+Shows requests without secrets: only the last four characters of a token.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from app.simulator.envelope import open_envelopes
 from app.simulator.http1 import Request
 
-_KEPT = 5_000
-_KEPT_TURNS = 200_000
-_KEPT_BODY_BYTES = 1024 * 1024
+_MAX_RECORDS = 5_000
+_MAX_TURNS = 200_000
+_MAX_BODY_BYTES = 1024 * 1024
 _STARTED = time.monotonic()
 _SECRET_HEADERS = ("authorization", "cookie")
 _SECRET_FIELDS = ("refresh_token", "refreshToken")
@@ -25,7 +25,7 @@ _SECRET_FIELDS = ("refresh_token", "refreshToken")
 
 @dataclass(slots=True)
 class Record:
-    """One request; rendered only when somebody reads it. Long bodies are not kept."""
+    """One request. Rendered only when it is read. ``t``: seconds since the start. Long bodies are not kept."""
 
     n: int
     request: Request
@@ -36,7 +36,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class TakenTurn:
-    """A question that was taken into a chat; kept also when the chat is deleted. ``n`` counts them."""
+    """A question that was added to a chat. Kept also after the chat is deleted. ``n``: its number, from 1."""
 
     n: int
     chat: str
@@ -49,33 +49,33 @@ class Records:
     """The last requests and the last turns, oldest first."""
 
     def __init__(self) -> None:
-        self._kept: deque[Record] = deque(maxlen=_KEPT)
-        self._turns: deque[TakenTurn] = deque(maxlen=_KEPT_TURNS)
+        self._records: deque[Record] = deque(maxlen=_MAX_RECORDS)
+        self._turns: deque[TakenTurn] = deque(maxlen=_MAX_TURNS)
         self._count = 0
         self._turn_count = 0
 
     def add(self, request: Request, account: str) -> None:
         self._count += 1
         size = len(request.body)
-        if size > _KEPT_BODY_BYTES:
+        if size > _MAX_BODY_BYTES:
             request = replace(request, body=b"")
-        self._kept.append(Record(self._count, request, size, account, time.monotonic() - _STARTED))
+        self._records.append(Record(self._count, request, size, account, time.monotonic() - _STARTED))
 
     def add_turn(self, chat: str, account: str, message: str, text: str) -> None:
         self._turn_count += 1
         self._turns.append(TakenTurn(self._turn_count, chat, account, message, text))
 
     def turns(self, after: int) -> list[dict[str, object]]:
-        """Those with a greater ``n``."""
+        """The turns with a greater ``n`` than ``after``, as objects, oldest first."""
         newer = itertools.takewhile(lambda turn: turn.n > after, reversed(self._turns))
         return [asdict(turn) for turn in newer][::-1]
 
     def clear(self) -> None:
-        self._kept.clear()
+        self._records.clear()
         self._turns.clear()
 
     def shown(self, path_contains: str) -> list[dict[str, object]]:
-        return [_shown(record) for record in self._kept if path_contains in record.request.path]
+        return [_shown(record) for record in self._records if path_contains in record.request.path]
 
 
 def _shown(record: Record) -> dict[str, object]:

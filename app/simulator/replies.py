@@ -1,6 +1,6 @@
-"""Raw replies that a test queues: exact bytes, exact cuts, exact ending.
+"""Scripted replies, which a test queues: exact bytes, cuts and ending.
 
-Knows bytes and gates; must never know either generation.
+Knows bytes and gates. Must never know a protocol generation.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ class ScriptedReply:
     wait_after: int
 
 
-def parse_scripted(wish: dict[str, Any]) -> ScriptedReply:
-    """The reply that a test describes in JSON; raises ValueError, KeyError or TypeError."""
-    body = base64.b64decode(wish.get("body_base64", ""), validate=True)
-    framing = str(wish.get("framing", "chunked"))
+def parse_scripted(description: dict[str, Any]) -> ScriptedReply:
+    """Parses the body of POST /_sim/script, see README.md. Raises ValueError, KeyError or TypeError."""
+    body = base64.b64decode(description.get("body_base64", ""), validate=True)
+    framing = str(description.get("framing", "chunked"))
     if framing not in ("chunked", "close", "length"):
         raise ValueError(f"framing: expected chunked, close or length, got {framing!r}")
-    headers = {str(name): str(value) for name, value in wish.get("headers", {}).items()}
+    headers = {str(name): str(value) for name, value in description.get("headers", {}).items()}
     if framing == "length":
         headers.setdefault("Content-Length", str(len(body)))
     return ScriptedReply(
-        match=str(wish["match"]),
-        account=str(wish.get("account", "")),
-        times=int(wish.get("times", 1)),
-        status=int(wish.get("status", 200)),
+        match=str(description["match"]),
+        account=str(description.get("account", "")),
+        times=int(description.get("times", 1)),
+        status=int(description.get("status", 200)),
         headers=headers,
-        pieces=_cut(body, wish.get("cuts", [])),
+        pieces=_cut(body, description.get("cuts", [])),
         framing=framing,
-        end=str(wish.get("end", "clean")),
-        gap_s=float(wish.get("gap_s", 0)),
-        wait_for=str(wish.get("wait_for") or ""),
-        wait_after=int(wish.get("wait_after", 0)),
+        end=str(description.get("end", "clean")),
+        gap_s=float(description.get("gap_s", 0)),
+        wait_for=str(description.get("wait_for") or ""),
+        wait_after=int(description.get("wait_after", 0)),
     )
 
 
@@ -67,19 +67,19 @@ def _cut(body: bytes, cuts: Sequence[int] | str) -> list[bytes]:
 
 
 async def send_scripted(reply: ScriptedReply, connection: Connection, gates: Gates) -> None:
-    """Sends the reply piece by piece; returns when it has ended as described."""
+    """Sends the reply piece by piece, and ends it as `end` says."""
     connection.begin(reply.status, reply.headers, reply.framing)
     for number, piece in enumerate(reply.pieces):
         if number == reply.wait_after:
-            await _pass(reply.wait_for, gates)
+            await _wait_at_gate(reply.wait_for, gates)
         await connection.write(piece)
         await asyncio.sleep(reply.gap_s)
     if reply.wait_after >= len(reply.pieces):
-        await _pass(reply.wait_for, gates)
+        await _wait_at_gate(reply.wait_for, gates)
     await connection.end(reply.end)
 
 
-async def _pass(name: str, gates: Gates) -> None:
+async def _wait_at_gate(name: str, gates: Gates) -> None:
     if not name:
         return
     gate = gates.arrive(name)

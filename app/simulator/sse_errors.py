@@ -1,6 +1,6 @@
-"""The SSE generation's errors: those that refuse a request, and those that end a stream.
+"""The errors of the SSE generation: refusals of a request, and errors that end a stream.
 
-Knows section 7 and L1 of the protocol notes. Must never know when which one is sent.
+Source: section 7 and L1 of the protocol notes. Must never know when an error is sent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MODELS = ("kimi", "k1", "k1.5", "k2", "k1.5-thinking")
 EXPIRED = "您的授权已过期，请重新登录"
 _TIRED = "Kimi 现在有点累了，晚一点再来问问我吧！"
 
-# Error types marked "invented" in the README are ours: nobody has published the real ones.
+# The error types that the README lists under "What is invented" are not Kimi's: the real ones are not published.
 _REFUSALS: dict[str, tuple[int, str, str]] = {
     "token_invalid": (401, "auth.token.invalid", EXPIRED),
     "account_abnormal": (403, "auth.account_abnormal", "账号异常，请重新登录"),
@@ -45,7 +45,7 @@ STREAM_FAULTS = {
 
 
 def refusal(name: str, knobs: Knobs, path: str, message: str = "") -> Reply | None:
-    """The reply that refuses before any stream, or None when the fault is of another kind."""
+    """The reply that refuses a request because of the fault `name`. None if the fault is not a refusal."""
     if name == "refresh_400":
         return json_reply({}, knobs.fail_status or 400, edge.retry_after(knobs))
     if name not in _REFUSALS:
@@ -56,7 +56,7 @@ def refusal(name: str, knobs: Knobs, path: str, message: str = "") -> Reply | No
 
 
 def refuse(name: str, message: str = "") -> Reply:
-    """The service's own refusal, which no knob has asked for."""
+    """A refusal by the service itself, without a knob."""
     reply = refusal(name, Knobs(), "", message)
     assert reply
     return reply
