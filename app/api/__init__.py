@@ -1,5 +1,5 @@
-"""The public APIs: one folder or file for each, and nothing else. ``ls app/api`` is the list.
+"""The public APIs: one folder or file for each.
 
-A dialect is a folder: ``body`` (what clients send), ``routes`` (its paths), ``encoder`` (what clients get). What they
-share of Flask is in ``app.web``. They do not know one another.
+A dialect is a folder: ``body`` (the request), ``routes`` (the paths), ``encoder`` (the reply). Their shared code is
+in ``app.web``. They do not import one another.
 """

@@ -11,7 +11,7 @@ from app.web.request_context import caller, gateway, json_response
 
 blueprint = Blueprint("models", __name__)
 
-# Clients want a number and calculate with it. Kimi gives none, so it is the day on which this list was made.
+# Clients expect a number. Kimi reports none, so this is the day on which the list was written. Unix seconds.
 _CREATED = 1763856000
 
 
@@ -24,7 +24,7 @@ def list_models() -> Response:
 @blueprint.get("/models/<anything:model_id>")
 def get_model(model_id: str) -> Response:
     caller()
-    # Apache may hand over the id with its percent signs (openai-contract.md 1.11).
+    # Apache may pass the id percent-encoded (openai-contract.md 1.11).
     return json_response(_encode(gateway().model(unquote(model_id))))
 
 
@@ -53,7 +53,7 @@ OPERATIONS = (
         "/v1/models/{model_id}",
         "One model",
         _MODEL,
-        {"model_id": {"type": "string", "description": "as in the list"}},
+        {"model_id": {"type": "string", "description": "an id from the list of models"}},
         failures={404: "there is no such model"},
     ),
 )

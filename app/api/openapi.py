@@ -1,8 +1,8 @@
-"""What this gateway offers, for machines and for people: GET /openapi.json and GET /docs.
+"""The OpenAPI document and its page for people: GET /openapi.json and GET /docs.
 
-The document is made from the models that validate requests, so it cannot say anything else than they do. The page
-needs nothing from any other host. Format: https://spec.openapis.org/oas/v3.1.1 (read 2026-11). Must never know a
-parameter or a shape of any API.
+The document is generated from the models that validate requests, so it always agrees with them. The page loads
+nothing from other hosts. Format: https://spec.openapis.org/oas/v3.1.1 (read 2026-11). Must never know a parameter or
+a shape of any API.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,10 +20,10 @@ from app.web.request_context import json_response
 blueprint = Blueprint("openapi", __name__)
 
 _ABOUT = """\
-Kimi, behind OpenAI's API. Every path under /v1 works without it too. A base URL of /v1/conversations/{id} in front of
-an endpoint makes its requests turns of that conversation. Errors are JSON, on unknown paths as well.
-Responses carry x-request-id (yours, if you sent one), x-ignored-params where parameters had no effect, and
-x-should-retry: false where a repetition cannot help or could double a message."""
+OpenAI-compatible and Anthropic-compatible APIs for Kimi. Every path under /v1 also works without the prefix /v1.
+With the base URL /v1/conversations/{id}, requests are turns of that conversation. Errors are JSON, also on unknown
+paths. Responses have the headers x-request-id (yours, if you sent one), x-ignored-params if parameters had no effect,
+and x-should-retry: false if a retry cannot help or could send a message twice."""
 
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -35,7 +35,7 @@ _REFERENCE = "#/components/schemas/"
 
 
 def install(app: Flask, operations: Iterable[Operation]) -> None:
-    """The document is made when it is first asked for: it takes as long as all the rest of a start."""
+    """Adds the routes. The document is generated at the first request: that takes as long as the rest of a start."""
     app.extensions["openapi"] = cache(lambda: document([*operations, *OPERATIONS]))
     app.register_blueprint(blueprint)
 
@@ -49,14 +49,14 @@ def show_document() -> Response:
 def show_page() -> Response:
     page = render_template("docs.html", document=_document(), fields_of=_fields_of)
     response = Response(page, content_type="text/html; charset=utf-8")
-    # Nothing is loaded from anywhere, and nothing in it runs.
+    # The page loads nothing and runs no script.
     response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
     return response
 
 
 def _document() -> dict[str, Any]:
-    made: Callable[[], dict[str, Any]] = current_app.extensions["openapi"]
-    return made()
+    generate: Callable[[], dict[str, Any]] = current_app.extensions["openapi"]
+    return generate()
 
 
 def document(operations: Iterable[Operation]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
 
 
 def _schemas_of(models: Iterable[type[BaseModel]]) -> tuple[dict[type[BaseModel], dict[str, Any]], dict[str, Any]]:
-    """The reference to each model, and what is referred to."""
+    """The reference to each model, and the schemas behind the references."""
     models = list(models)
     references, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REFERENCE + "{model}"
@@ -86,7 +86,7 @@ def _schemas_of(models: Iterable[type[BaseModel]]) -> tuple[dict[type[BaseModel]
 
 
 def _renamed(schema: Any) -> Any:
-    """``schema`` with the plain names of what it refers to."""
+    """``schema`` with plain names in its references."""
     if isinstance(schema, dict):
         return {name: _renamed(value) for name, value in schema.items()}
     if isinstance(schema, list):
@@ -110,10 +110,10 @@ def _describe(operation: Operation, bodies: Mapping[type[BaseModel], Any]) -> di
     described: dict[str, Any] = {
         "summary": operation.summary,
         "responses": {
-            "200": {"description": "as asked", "content": content},
+            "200": {"description": "success", "content": content},
             **{str(status): {"description": why, **failure} for status, why in operation.all_failures.items()},
         },
-        # {}: without keys, programs on the same machine need none.
+        # {}: without configured keys, programs on the same machine need no key.
         "security": [] if operation.is_open else [{}, *({name: []} for name in _SECURITY)],
     }
     if operation.parameters:
@@ -130,7 +130,7 @@ def _describe(operation: Operation, bodies: Mapping[type[BaseModel], Any]) -> di
 
 
 def _fields_of(schema: Mapping[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
-    """For the page: name, whether it must be there, type, and what is done with it, of each field of a body."""
+    """For the page: name, whether it is required, type and description of each field of a body."""
     if "$ref" in schema:
         schemas = _document()["components"]["schemas"]
         schema = schemas[schema["$ref"].removeprefix(_REFERENCE)]
@@ -139,7 +139,7 @@ def _fields_of(schema: Mapping[str, Any]) -> Iterator[tuple[str, bool, str, str]
 
 
 def _type_of(schema: Mapping[str, Any]) -> str:
-    """A type in a few words; what is deeper stands in the document."""
+    """A type in a few words. The document has the details of objects and lists."""
     kinds = schema.get("anyOf") or schema.get("oneOf")
     if kinds:
         return " or ".join(dict.fromkeys(filter(None, map(_type_of, kinds))))
@@ -150,6 +150,6 @@ def _type_of(schema: Mapping[str, Any]) -> str:
 
 
 OPERATIONS = (
-    Operation("get", "/openapi.json", "This document", {"type": "object"}, is_open=True),
-    Operation("get", "/docs", "This document, for people", {"type": "string"}, is_open=True, media_type="text/html"),
+    Operation("get", "/openapi.json", "The OpenAPI document", {"type": "object"}, is_open=True),
+    Operation("get", "/docs", "The page for people", {"type": "string"}, is_open=True, media_type="text/html"),
 )

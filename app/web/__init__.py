@@ -1,4 +1,4 @@
-"""What all public APIs share of Flask: who asks, what came in, what goes out, what goes wrong.
+"""The Flask code that all public APIs share: API keys, request bodies, responses, errors.
 
 Must never know the fields of any one API, nor that Kimi exists.
 """

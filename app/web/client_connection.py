@@ -1,4 +1,7 @@
-"""Whether the client of a request has left, as far as its server shows its socket. Must never know what is sent."""
+"""Detects that the client of a request has disconnected, if the WSGI server gives access to the socket.
+
+Must never know what is sent.
+"""
 
 import socket
 from collections.abc import Callable, Mapping
@@ -6,10 +9,10 @@ from typing import Any
 
 
 def client_watch(environ: Mapping[str, Any]) -> Callable[[], bool]:
-    """A function that says, without waiting, whether the client has closed its connection.
+    """A function that returns, without blocking, whether the client has closed its connection.
 
-    Knows gunicorn (any worker), werkzeug's server and waitress. Elsewhere it always returns False, and a client that
-    left is noticed when something is written to it.
+    Supports gunicorn (any worker), werkzeug's server and waitress. With other servers the function always returns
+    False, and a closed connection is only noticed when something is written to it.
     """
     is_disconnected = environ.get("waitress.client_disconnected")
     if callable(is_disconnected):
@@ -22,14 +25,14 @@ def _socket_watch(sock: socket.socket) -> Callable[[], bool]:
     def is_gone() -> bool:
         try:
             timeout = sock.gettimeout()
-            # Never waits, neither on a plain socket nor on a gevent one: that waits unless its timeout is 0.
+            # With a timeout of 0, recv never blocks. A gevent socket blocks with any other timeout.
             sock.settimeout(0)
             try:
                 return sock.recv(1, socket.MSG_PEEK) == b"" or _has_closed(sock)
             finally:
                 sock.settimeout(timeout)
         except (BlockingIOError, ValueError):
-            # Nothing to read, so it is open; or TLS, where nothing can be peeked at.
+            # Nothing to read, so the connection is open; or TLS, which does not support MSG_PEEK.
             return False
         except OSError:
             return True
@@ -38,7 +41,7 @@ def _socket_watch(sock: socket.socket) -> Callable[[], bool]:
 
 
 def _has_closed(sock: socket.socket) -> bool:
-    """For a client that sent something more before it left: Linux knows the state of the connection."""
+    """Whether Linux reports the connection as closed: for a client that sent more bytes before it disconnected."""
     if not hasattr(socket, "TCP_INFO") or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False
     state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]

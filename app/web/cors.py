@@ -1,8 +1,8 @@
-"""Pages of other origins that call the gateway from a browser.
+"""CORS: lets pages of other origins call the gateway from a browser.
 
-By means of flask-cors, which follows https://fetch.spec.whatwg.org/#http-cors-protocol; what browsers need was
-measured (openai-contract.md 1.10, 2026-11-23). What a page may do is decided by its key (``request_context``):
-without keys, only pages of this machine and of the origins that are listed by name are served.
+Uses flask-cors, which implements https://fetch.spec.whatwg.org/#http-cors-protocol. openai-contract.md 1.10 says what
+browsers need (measured on 2026-11-23). The API key decides what a page may do (``request_context``). Without keys,
+only pages of this machine and of explicitly listed origins are served.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from flask import Flask, Response, request
 from flask_cors import CORS
 
-# A client written in JavaScript sees these and no others.
+# JavaScript can read only these response headers.
 _EXPOSED = [
     "request-id",
     "retry-after",
@@ -24,7 +24,7 @@ _EXPOSED = [
     "x-should-retry",
 ]
 
-# The health checks are for the owner, not for pages.
+# The health checks are for the operator, not for pages.
 _PATHS = r"/(?!healthz|readyz).*"
 
 
@@ -35,13 +35,13 @@ def install(app: Flask, origins: Sequence[str]) -> None:
         origins=list(origins),
         send_wildcard="*" in origins,
         methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
-        # Those that are asked for are repeated: an SDK in a browser has a dozen of its own.
+        # Allows every requested header: an SDK in a browser sends a dozen of its own.
         allow_headers="*",
         expose_headers=_EXPOSED,
         max_age=86400,
-        # Keys travel in headers; cookies are never read, so a browser need not send any.
+        # Keys are sent in headers. The gateway never reads cookies, so browsers need not send them.
         supports_credentials=False,
-        # A page on the internet may reach a gateway at home, if it has a key.
+        # With a key, a page on the internet may call a gateway in a private network.
         allow_private_network=True,
         always_send=False,
     )
@@ -49,8 +49,10 @@ def install(app: Flask, origins: Sequence[str]) -> None:
 
 
 def _answer_preflight() -> Response | None:
-    """Without a key, which a browser does not send here, and for unknown paths too: else their 404 could not be
-    read."""
+    """Answers a preflight request without a key, because browsers send none.
+
+    Also for unknown paths. Otherwise a page could not read their 404.
+    """
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         return Response(status=204)
     return None

@@ -1,4 +1,4 @@
-"""JSON Schemas in the body of a request. Knows no field that they come in."""
+"""JSON Schemas in the body of a request. Must never know in which field."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import orjson
 from app.errors import InvalidRequest
 from app.web.request_context import gateway
 
-# More than any schema that is written by hand. It is also a part of the prompt.
+# Longer than any schema written by hand. The schema also becomes part of the prompt.
 _MAX_CHARS = 50_000
 
 

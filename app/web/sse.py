@@ -1,7 +1,7 @@
-"""Server-sent events as clients get them.
+"""Encodes server-sent events for clients.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation (read 2026-11).
-Knows the framing, never what is inside a message.
+Must never know what a message contains.
 """
 
 COMMENT = b": keep-alive\n\n"
@@ -9,5 +9,5 @@ DONE = b"data: [DONE]\n\n"
 
 
 def encode(data: bytes, name: str = "") -> bytes:
-    """One event of one line, with its name where it has one."""
+    """One event with one line of data, and a name if there is one."""
     return (b"event: " + name.encode() + b"\n" if name else b"") + b"data: " + data + b"\n\n"

@@ -1,7 +1,7 @@
-"""What clients of OpenAI's legacy completions send: one prompt, and what happens to each parameter.
+"""The request body of OpenAI's legacy Completions: one prompt, and a rule for each parameter.
 
-Source: OpenAI's API reference and openai-contract.md 2 (2026-11-23). LlamaIndex's OpenAILike asks here unless it is
-configured otherwise. Knows Kimi only in the sentences for people.
+Source: OpenAI's API reference and openai-contract.md 2 (2026-11-23). LlamaIndex's OpenAILike calls it by default.
+Only the texts for people may mention Kimi.
 """
 
 from typing import Annotated, Any
@@ -41,15 +41,15 @@ _ONE = ParameterRule(
     "refused",
     "more than one answer",
     "多于一个回答",
-    lambda value: None if value == 1 else "one answer is made: leave it out or send 1",
+    lambda value: None if value == 1 else "only one answer is supported: leave it out or send 1",
 )
-_AROUND = ParameterRule(
+_OTHER_TEXT = ParameterRule(
     "refused",
     "anything but the text that follows the prompt",
     "除接在提示词后面的文本以外的内容",
     lambda value: "only the text that follows the prompt is returned" if value else None,
 )
-# 0 is a wish too: the probability of each token that was chosen.
+# 0 is a request too: for the probability of each chosen token.
 _LOGPROBS = ParameterRule(
     "refused",
     "Kimi gives no probabilities",
@@ -78,8 +78,8 @@ class Body(AnswerParameters):
 
     n: Annotated[StrictInt | None, _ONE] = None
     best_of: Annotated[StrictInt | None, _ONE] = None
-    echo: Annotated[Any, _AROUND] = None
-    suffix: Annotated[Any, _AROUND] = None
+    echo: Annotated[Any, _OTHER_TEXT] = None
+    suffix: Annotated[Any, _OTHER_TEXT] = None
     logprobs: Annotated[Any, _LOGPROBS] = None
     logit_bias: Annotated[Any, BIASES] = None
 
@@ -89,7 +89,7 @@ class Body(AnswerParameters):
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream ends with usage; a whole answer always has it."""
+        """Whether a stream ends with usage. An answer that is not streamed always has usage."""
         return bool(self.stream and self.stream_options and self.stream_options.include_usage)
 
     @property
@@ -97,7 +97,7 @@ class Body(AnswerParameters):
         return self.conversation_id
 
     def to_request(self, conversation_id: str | None) -> ChatRequest:
-        """Raises InvalidRequest with the field that is at fault."""
+        """Raises InvalidRequest, naming the field: if the prompt or a stop string cannot be used."""
         options = Options(max_tokens=self.max_tokens, stop=stop_sequences(self.stop))
         messages = (text_message("user", self._text()),)
         return ChatRequest(self.model, messages, conversation_id, options, messages_field="prompt")
@@ -107,5 +107,5 @@ class Body(AnswerParameters):
             case str(text) | [str(text)]:
                 return text
             case [str(), *_] | []:
-                raise InvalidRequest("prompt: send one text; several would be several answers", param="prompt")
-        raise InvalidRequest("prompt: send text; token numbers mean nothing to this model", param="prompt")
+                raise InvalidRequest("prompt: send one text; several texts are not supported", param="prompt")
+        raise InvalidRequest("prompt: send text; token numbers are not supported", param="prompt")

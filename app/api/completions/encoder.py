@@ -1,6 +1,6 @@
-"""An answer in the words of OpenAI's legacy completions: text for text.
+"""The replies of OpenAI's legacy Completions.
 
-Thinking has no place in this API: it is left out, and counted in the usage.
+This API has no field for thinking: it is left out, but counted in the usage.
 """
 
 import time
@@ -16,7 +16,7 @@ from app.web.openai_shapes import encode_usage
 
 class CompletionEncoder(Encoder):
     def __init__(self, reply_id: str, model: str, *, stream_usage: bool) -> None:
-        """``stream_usage``: a stream ends with a chunk of usage; else nothing of its text is kept."""
+        """``stream_usage``: a stream ends with a chunk of usage. Without it, the text is not kept."""
         self.keeps_text = stream_usage
         self._head = {"id": reply_id, "object": "text_completion", "created": int(time.time()), "model": model}
         self._start = b"data: " + orjson.dumps(self._head)[:-1]
@@ -26,8 +26,8 @@ class CompletionEncoder(Encoder):
         self._after_reason = b"}]" + tail
         self._after_text = self._between + b"null" + self._after_reason
 
-    def start(self, so_far: AnswerSoFar) -> bytes:  # noqa: ARG002  # an Encoder's
-        # This API has no first chunk; the headers should not wait for the first word all the same.
+    def start(self, so_far: AnswerSoFar) -> bytes:  # noqa: ARG002  # required by Encoder
+        # This API has no first chunk. The comment sends the headers before the first text.
         return sse.COMMENT
 
     def text(self, index: int, text: str) -> bytes:  # noqa: ARG002  # there is one choice

@@ -1,6 +1,6 @@
-"""The path of OpenAI's legacy completions: POST /v1/completions, in which a prompt is one text and an answer another.
+"""The path of OpenAI's legacy Completions: POST /v1/completions.
 
-An answer without a limit is whole here, where OpenAI's would end after 16 tokens. Must never know that Kimi exists.
+Without ``max_tokens`` an answer is complete; OpenAI stops after 16 tokens. Must never know that Kimi exists.
 """
 
 from flask import Blueprint, Response
@@ -28,7 +28,7 @@ OPERATIONS = (
     Operation(
         "post",
         "/v1/completions",
-        "OpenAI's legacy completion: text for text",
+        "OpenAI's legacy Completions: from a prompt to a text",
         object_of(object={"const": "text_completion"}, choices={"type": "array", "items": {"type": "object"}}),
         body=Body,
         streams=True,

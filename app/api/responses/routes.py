@@ -27,19 +27,19 @@ def create() -> Response:
 
 @blueprint.route("/responses/<anything:response_id>", methods=["GET", "DELETE"])
 def one(response_id: str) -> Response:
-    """Clients of OpenAI ask for what they stored: the error says what there is instead."""
+    """Raises UnknownConversation, always: OpenAI stores responses, the gateway stores only conversations."""
     caller()
     conversation = conversation_of(response_id)
-    instead = f"; DELETE /v1/chat/completions/{conversation} forgets its conversation" if conversation else ""
+    instead = f"; DELETE /v1/chat/completions/{conversation} deletes its conversation" if conversation else ""
     raise UnknownConversation(
-        "responses are not kept: a conversation is, and continues with previous_response_id" + instead,
+        "responses are not stored; continue their conversation with previous_response_id" + instead,
         code="response_not_found",
         param="response_id",
     )
 
 
-_ITS_ID = {"response_id": {"type": "string", "description": "of a response"}}
-_NEVER_KEPT = {404: "always: responses are not kept, conversations are"}
+_RESPONSE_ID = {"response_id": {"type": "string", "description": "the id of a response"}}
+_NEVER_STORED = {404: "always: responses are not stored, only conversations are"}
 
 OPERATIONS = (
     Operation(
@@ -51,6 +51,10 @@ OPERATIONS = (
         streams=True,
         failures=OF_ANSWERS,
     ),
-    Operation("get", "/v1/responses/{response_id}", "No response is kept", {}, _ITS_ID, failures=_NEVER_KEPT),
-    Operation("delete", "/v1/responses/{response_id}", "No response is kept", {}, _ITS_ID, failures=_NEVER_KEPT),
+    Operation(
+        "get", "/v1/responses/{response_id}", "Responses are not stored", {}, _RESPONSE_ID, failures=_NEVER_STORED
+    ),
+    Operation(
+        "delete", "/v1/responses/{response_id}", "Responses are not stored", {}, _RESPONSE_ID, failures=_NEVER_STORED
+    ),
 )
