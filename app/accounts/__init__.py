@@ -1,1 +1,1 @@
-"""The Kimi accounts: their tokens and how those are renewed, who may use one now, and who waits for one."""
+"""The Kimi accounts: tokens and their renewal, leases, scheduling, and the queue of waiting requests."""

@@ -1,4 +1,4 @@
-"""From a request to the events of its answer: what to say, each try, what after a failure, what is done on the way.
+"""From a request to the events of its answer: the plan, the attempts, failover, and the shaping of events.
 
-Must never know HTTP, JSON of any API, SQL, or a field name of OpenAI or Kimi.
+Must never know HTTP, the JSON of any API, SQL, or a field name of OpenAI or Kimi.
 """

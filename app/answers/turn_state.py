@@ -1,4 +1,4 @@
-"""A turn that runs. Its reader thread writes it, the request's thread reads it, and no field needs a lock."""
+"""The state of a running turn. The reader thread writes it, the request's thread reads it. No field needs a lock."""
 
 from dataclasses import dataclass, field
 
@@ -12,15 +12,15 @@ class TurnState:
     request: ChatRequest
     caller: Caller
     info: AnswerInfo = field(default_factory=AnswerInfo)
-    # The account and the upstream of the latest attempt, and how many attempts there were.
+    # The account and the upstream of the latest attempt, and the number of attempts.
     account: Account | None = None
     upstream: str = "-"
     attempts: int = 0
-    # It waits in a queue of ours, so that a silence is not the upstream's.
+    # The turn waits in the gateway's queue, so the upstream is not the cause of the silence.
     is_queued: bool = True
-    # The message may stand in the upstream's chat.
+    # The message may have reached the upstream's chat.
     reached_upstream: bool = False
-    # Kinds of frames that the upstream has sent and that we do not know.
+    # Kinds of frames from the upstream that the gateway does not know.
     unrecognised: set[str] = field(default_factory=set)
 
     @property

@@ -1,4 +1,4 @@
-"""Work in the background: with time limits, again and again, and without blocking others. With and without gevent.
+"""Background threads, time limits and periodic work, with and without gevent.
 
-Knows nothing of the work.
+Must never know what the work is.
 """

@@ -1,8 +1,8 @@
 """One thread per process that checks everything that waits for a time limit.
 
-A timer of its own for each wait would be set in gevent's event loop, and removed again, for each token of each
-stream: that was a fifth of the cost of a token. One thread that checks all waits in turn costs a stream next to
-nothing, and notices a limit a little late. Works with and without gevent.
+With one timer per wait, gevent's event loop would start and stop a timer for each token of each stream. That was a
+fifth of the cost of a token. One thread that checks all waits costs a stream almost nothing, and notices a limit a
+little late. Works with and without gevent.
 """
 
 import logging
@@ -26,7 +26,7 @@ class Watched(Protocol):
 
 
 class Watchdog:
-    """Checks objects until they are forgotten. One per process; its thread starts with the first object, and sleeps
+    """Checks objects until ``forget`` is called. One per process. Its thread starts with the first object, and sleeps
     while there is none.
     """
 
@@ -42,7 +42,7 @@ class Watchdog:
         return f"<Watchdog of {len(self._watched)}, pause {self._pause_s:g} s>"
 
     def watch(self, watched: Watched, within_s: float = _MAX_PAUSE_S) -> None:
-        """``within_s``: how late a time limit of the object may be noticed. The shortest one decides for all."""
+        """``within_s``: how late a time limit of the object may be noticed. The shortest one applies to all."""
         self._watched[watched] = within_s
         if not self._some_watched.is_set():
             self._some_watched.set()
@@ -50,15 +50,15 @@ class Watchdog:
                 if self._loop is None:
                     self._loop = every(_MAX_PAUSE_S, self._check_all, "watchdog")
         if within_s < self._pause_s and self._loop is not None:
-            # The pause that has begun is too long for it.
+            # The current pause is too long for this object.
             self._loop.wake()
 
     def forget(self, watched: Watched) -> None:
-        """Safe to call again."""
+        """Stops checking the object. Does nothing if it is not watched."""
         self._watched.pop(watched, None)
 
     def _check_all(self) -> float:
-        """Checks all objects once. Waits first until there is one. Returns the pause until the next check."""
+        """Waits until there is an object, checks all once, and returns the pause until the next check, in seconds."""
         self._some_watched.wait()
         now, pause_s = time.monotonic(), _MAX_PAUSE_S
         for watched, within_s in list(self._watched.items()):
@@ -70,7 +70,7 @@ class Watchdog:
                 self.forget(watched)
         if not self._watched:
             self._some_watched.clear()
-            # An object that was added in between has found the event set.
+            # An object that was added just before clear() found the event still set.
             if self._watched:
                 self._some_watched.set()
         self._pause_s = max(pause_s, _MIN_PAUSE_S)

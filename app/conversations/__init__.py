@@ -1,1 +1,1 @@
-"""Which Kimi chat continues which conversation, and which chats are to be deleted."""
+"""Stored conversations: which Kimi chat continues each one. Also the deletion of Kimi chats."""

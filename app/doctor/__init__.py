@@ -1,6 +1,6 @@
-"""What is wrong, for a person whose gateway does not work: one finding per check.
+"""The doctor: finds out why a gateway does not work. One finding per check.
 
-``checks`` knows the checks and their order, ``sites`` how a host answers, ``trial_turn`` how one small turn goes,
-``findings`` what may be shown, ``wire_transcript`` and ``redaction`` how the wire is recorded without anything
-private. Must never know Flask, nor any upstream in particular.
+``checks``: the checks and their order. ``sites``: whether a host answers. ``trial_turn``: one small turn.
+``findings``: the results, without secrets. ``wire_transcript`` and ``redaction``: a recording of the wire without
+private data. Must never know Flask, nor any upstream in particular.
 """

@@ -1,4 +1,4 @@
-"""What a check found, and what of it may be shown. Must never know how anything is checked."""
+"""The findings of the checks, and the removal of private data from them. Must never know how anything is checked."""
 
 import re
 from collections.abc import Sequence
@@ -12,12 +12,13 @@ from app.settings.credentials import Credential
 
 Mark = Literal["ok", "warning", "problem", "skipped"]
 
-# Bearer tokens of any origin, and the name and password that a URL may hold.
+# Bearer tokens of any origin.
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.?[\w-]*")
-# How libpq names a host with its address, a user, a database.
+# Names in the error messages of libpq: a host with its address, a user, a database.
 _DATABASE_NAMES = re.compile(
     r"""\b(server at|host name|host|user|role|database|on socket) "[^"]*"( \([^)]*\))?(, port \d+)?"""
 )
+# The user name and password in a URL.
 _USER_INFO = re.compile(r"//[^/@\s]*@")
 
 
@@ -32,7 +33,7 @@ class Finding:
 
 
 class Privacy:
-    """Removes from texts what must not be shown. ``anonymous``: fit for a public bug report.
+    """Removes private data from texts. ``anonymous``: the texts are for a public bug report.
 
     Secrets are always removed; for a bug report also labels, ids, paths, the last characters of tokens, the values of
     wrong settings, and Kimi's own words.
@@ -54,29 +55,29 @@ class Privacy:
 
     @property
     def private(self) -> list[str]:
-        """What no file may hold that its owner gives away."""
+        """Secrets and ids that must not be in a file for a bug report."""
         return [*self._secrets, *self._ids]
 
     def credentials(self, credentials: Sequence[Credential]) -> tuple[Credential, ...]:
-        """The credentials under names that may be shown."""
+        """The credentials with labels that may be shown."""
         if not self.anonymous:
             return tuple(credentials)
         return tuple(replace(c, label=self._labels[c.label]) for c in credentials)
 
     def hint(self, credential: Credential) -> str:
-        """Which account it is, for its owner."""
+        """A name of the account: its label and, unless ``anonymous``, the end of its token."""
         return credential.label if self.anonymous else credential.hint
 
     def clean(self, finding: Finding) -> Finding:
-        return replace(finding, found=self.cleaned(finding.found), advice=self.cleaned(finding.advice))
+        return replace(finding, found=self.clean_text(finding.found), advice=self.clean_text(finding.advice))
 
-    def cleaned(self, text: str) -> str:
+    def clean_text(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
         text = _USER_INFO.sub("//", _JWT.sub("[secret]", text))
         if self.anonymous:
             text = self._anonymous(text)
-        # Kimi's words may hold anything, also control sequences of terminals.
+        # Texts from Kimi may contain anything, also control sequences of terminals.
         return "".join(c if c.isprintable() else " " for c in text)
 
     def _anonymous(self, text: str) -> str:
@@ -94,14 +95,14 @@ class Privacy:
 
 
 def database_path(config: Config) -> Path | None:
-    """The file of the database, where it is one."""
+    """The file of a SQLite database. None for PostgreSQL."""
     if not config.database_url.startswith("sqlite:///"):
         return None
     return Path(config.database_url.removeprefix("sqlite:///").partition("?")[0])
 
 
 def database_name(config: Config) -> str:
-    """The database as its owner knows it, without user and password."""
+    """The database without user and password: the path of the file, or name and host of a PostgreSQL database."""
     path = database_path(config)
     if path is not None:
         return str(path)

@@ -1,4 +1,4 @@
-"""One small turn, as a stateless request does it, over any upstream. Its chat is deleted afterwards.
+"""One small stateless turn over any upstream. Its chat is deleted afterwards.
 
 Must never know a protocol, nor how the outcome is shown.
 """
@@ -29,13 +29,13 @@ from app.upstreams.account import Account
 
 PROMPT = "Please answer with the single word: ready"
 
-# A chat that the doctor could not delete is left to the gateway, after so long.
-_LITTER_DUE_S = 60.0
+# If the doctor cannot delete a chat, the gateway deletes it after this time.
+_DELETION_DUE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """An upstream with the models that it serves, the most natural one first."""
+    """An upstream with the models that it serves. The doctor asks the first one."""
 
     upstream: Upstream
     models: Sequence[Model]
@@ -43,7 +43,11 @@ class Generation:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a turn went. ``first_s`` and ``total_s`` count from its beginning, in seconds."""
+    """The result of a turn.
+
+    ``first_s``, ``total_s``: seconds from the start to the first text, and to the end. ``renewed``: the token was
+    rejected and then renewed. ``undeleted``: why the chat could not be deleted.
+    """
 
     content: str = ""
     reasoning: str = ""
@@ -60,7 +64,10 @@ class Outcome:
 def take_turn(
     generation: Generation, account: Account, accounts: Accounts | None, store: Store | None, limit_s: float
 ) -> Outcome:
-    """Never raises what an upstream may raise. A rejected token is renewed once, as the gateway does it."""
+    """Takes the turn, within ``limit_s`` seconds. Renews a rejected token once, as the gateway does.
+
+    An error of the turn is in ``Outcome.error`` and is not raised.
+    """
     outcome = _attempt(generation, account, store, limit_s)
     if isinstance(outcome.error, AccountRejected) and account.renewable and accounts is not None:
         try:
@@ -97,10 +104,10 @@ def _attempt(generation: Generation, account: Account, store: Store | None, limi
                 _note(event, outcome, time.monotonic() - began)
                 if isinstance(event, Started) and store is not None:
                     store.pending_deletions.add(
-                        upstream.name, event.chat_id, account.id, store.database.now() + _LITTER_DUE_S
+                        upstream.name, event.chat_id, account.id, store.database.now() + _DELETION_DUE_S
                     )
     except EndOfSource:
-        pass  # the reader has gone home, too: all bytes have been seen
+        pass  # the reader has ended too, so all bytes were recorded
     except GatewayError as e:
         outcome.error = e
         background.cancel()

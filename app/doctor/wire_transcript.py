@@ -1,8 +1,7 @@
-"""The wire of the trial turns, recorded so that it can be published and replayed by our tests.
+"""A recording of the trial turns' HTTP requests and responses, which can be published and replayed by our tests.
 
-A JSON document: for each turn what was asked and answered, in order, and what a client must make of it
-(``expected``, as in ``tests/data/wire/*.json``). Bodies are text where they are UTF-8 throughout, else base64.
-Must never know a protocol.
+A JSON document: for each turn the requests and responses in order, and the expected answer (``expected``, as in
+``tests/data/wire/*.json``). A body is text if it is valid UTF-8, otherwise base64. Must never know a protocol.
 """
 
 import base64
@@ -19,7 +18,7 @@ from app.doctor.trial_turn import Outcome
 
 FORMAT = "kimi-gateway transcript 1"
 
-# Headers whose values reveal nothing of a person; of the others only the names are kept.
+# Headers without personal data. Of all others only the names are recorded.
 _PLAIN_HEADERS = frozenset(
     {
         "content-type", "content-length", "transfer-encoding", "accept", "accept-encoding", "user-agent", "server",
@@ -30,7 +29,7 @@ _STREAMS = ("text/event-stream", "application/connect+json")
 
 
 class LeakFound(Exception):
-    """Something private is left in the transcript, so it was not written."""
+    """The transcript still contains private data, so it was not written."""
 
 
 @dataclass(slots=True)
@@ -42,7 +41,7 @@ class _Exchange:
 
 @dataclass(slots=True)
 class Recorder:
-    """``tap`` is given to KimiHttp; ``begin`` and ``end`` surround each turn."""
+    """Records turns. ``tap`` is passed to KimiHttp. ``begin`` and ``end`` are called before and after each turn."""
 
     _exchanges: list[_Exchange] = field(default_factory=list)
     _redactor: Redactor = field(default_factory=Redactor)
@@ -67,22 +66,26 @@ class Recorder:
             "finish_reason": outcome.finish_reason,
             "error": error,
         }
-        exchanges = [self._shown(exchange) for exchange in self._exchanges]
+        exchanges = [self._encode(exchange) for exchange in self._exchanges]
         self.turns.append({"upstream": upstream, "model": model, "expected": expected, "exchanges": exchanges})
 
     def write(self, path: Path, private: Sequence[str]) -> None:
-        """Raises LeakFound where any of ``private`` is in it, and OSError."""
-        # Base64 hides every word, and itself looks like a token: JSON that begins in it at a third byte is "eyJ…".
-        legible = self._document(lambda body: body.decode("utf-8", "replace"))
-        if "eyJ" in legible or any(word in legible for word in private):
+        """Writes the document.
+
+        Raises LeakFound: if it contains a token or one of the texts in ``private``. Raises OSError.
+        """
+        # Base64 would hide private texts. It can also look like a token: JSON at a multiple of three bytes becomes
+        # "eyJ…". So the search uses the decoded bodies.
+        readable = self._document(lambda body: body.decode("utf-8", "replace"))
+        if "eyJ" in readable or any(word in readable for word in private):
             raise LeakFound
         path.write_text(self._document(lambda body: base64.b64encode(body).decode()), encoding="utf-8")
 
-    def _document(self, shown: Callable[[bytes], str]) -> str:
+    def _document(self, encode_body: Callable[[bytes], str]) -> str:
         document = {"format": FORMAT, "turns": self.turns}
-        return json.dumps(document, ensure_ascii=False, indent=1, default=shown) + "\n"
+        return json.dumps(document, ensure_ascii=False, indent=1, default=encode_body) + "\n"
 
-    def _shown(self, exchange: _Exchange) -> dict[str, Any]:
+    def _encode(self, exchange: _Exchange) -> dict[str, Any]:
         head, _, body = exchange.request.partition(b"\n\n")
         line, headers = _parse(head)
         method, _, path = line.partition(" ")
@@ -99,7 +102,7 @@ class Recorder:
         return {"request": request, "response": response | self._body(headers, bytes(exchange.body))}
 
     def _body(self, headers: dict[str, str], body: bytes) -> dict[str, str | bytes]:
-        """As text, or as bytes, which become Base64 when they are written."""
+        """The body as text, or as bytes, which ``write`` encodes as base64."""
         connect = _media_type(headers) == "application/connect+json"
         redacted = self._redactor.redact_envelopes(body) if connect else self._redactor.redact(body)
         try:
@@ -117,7 +120,7 @@ def _parse(head: bytes) -> tuple[str, dict[str, str]]:
 def _plain(headers: dict[str, str]) -> dict[str, str]:
     shown = {name: value if name in _PLAIN_HEADERS else "(not shown)" for name, value in headers.items()}
     if "location" in headers:
-        # What is no address stays as it is: not shown.
+        # An invalid URL is not shown.
         with contextlib.suppress(ValueError):
             shown["location"] = urlsplit(headers["location"]).netloc.rpartition("@")[2]
     return shown

@@ -1,1 +1,1 @@
-"""How the gateway runs under a server: gunicorn's worker, the check before a start, the demo."""
+"""Running the gateway under a server: gunicorn's worker, the check before a start, the demo."""

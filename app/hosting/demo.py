@@ -48,7 +48,10 @@ Stream an answer:
   curl -N {url}/v1/chat/completions -d '{{"model": "k2", "stream": true,
     "messages": [{{"role": "user", "content": "Hello, who are you?"}}]}}'
 
-A conversation that remembers earlier messages (run it twice, with another question):
+A conversation with the id my-talk, which remembers earlier messages:
+
+  curl {url}/v1/chat/completions/my-talk -d '{{"model": "k2",
+    "messages": [{{"role": "user", "content": "My cat is called Ada."}}]}}'
 
   curl {url}/v1/chat/completions/my-talk -d '{{"model": "k2",
     "messages": [{{"role": "user", "content": "what did I say?"}}]}}'

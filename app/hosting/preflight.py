@@ -1,8 +1,8 @@
 """Opens the database once before the workers do. ``gunicorn.conf.py`` runs this in a child of gunicorn's master.
 
 So the migrations run in one process, and a database or a GATEWAY_SECRET that cannot be used stops the start with one
-line. It is a separate process because the master must not import what gevent has to patch first. The master imports
-this file, so the same holds for its imports.
+line. It is a separate process because the master must not import modules before gevent patches them. The master
+imports this file, so this file must not import them at its top either.
 """
 
 import gc
@@ -13,8 +13,8 @@ from app.settings.config import Config
 
 
 def check(config: Config) -> None:
-    """Exits with one line, if the database cannot be used."""
-    # Without a traceback, if the start is interrupted.
+    """Ends the process with one line if the database cannot be used."""
+    # Ctrl-C ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # The process is too short-lived for garbage collection.
     gc.disable()

@@ -1,1 +1,1 @@
-"""The settings of a gateway, and the Kimi tokens in them."""
+"""The settings of a gateway, including the Kimi tokens."""

@@ -1,4 +1,4 @@
-"""The page about all settings, ``docs/settings.md``: ``flask --app wsgi settings``."""
+"""The page of all settings, ``docs/settings.md``, for the command ``flask --app wsgi settings``."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""The accepted forms of settings: a text becomes a value, or an error that says what is expected.
+"""Parsers for the values of settings. An error says what is expected.
 
-Does not know the name of any setting.
+Must never know the name of a setting.
 """
 
 import contextlib
@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-# Paths of SQLite files are relative to the folder of the application, wherever it is started.
+# Paths of SQLite files are relative to this folder, not to the working directory.
 HOME = Path(__file__).absolute().parent.parent.parent
 
 
 class HiddenValueError(ValueError):
-    """The value contains a secret although its setting is not one: it must not be shown."""
+    """The value contains a secret although its setting is not secret. It must not be shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parser:
-    """``parse`` raises ValueError: if the text is not accepted. ``values``: what is accepted, for a table."""
+    """``parse`` raises ValueError: if the text is not accepted. ``values``: the accepted values, for a table."""
 
     parse: Callable[[str], Any]
     values: str = ""
@@ -63,7 +63,7 @@ def integer(lowest: int, highest: int) -> Parser:
 
 
 def choice(*choices: str) -> Parser:
-    """One of the words, which are all in upper case or all in lower case, written in either."""
+    """One of ``choices``, which are all in upper case or all in lower case. The case of the text does not matter."""
     change_case = str.upper if choices[0].isupper() else str.lower
 
     def parse(text: str) -> str:
@@ -101,10 +101,10 @@ def http_url(text: str) -> str:
 
 
 def database_url(text: str) -> str:
-    """With the path of a SQLite file made absolute, or with the driver that is installed for PostgreSQL."""
+    """Makes the path of a SQLite file absolute, and adds the installed driver to the URL of a PostgreSQL database."""
     if re.match(r"sqlite:///(?!:memory:).+", text):
         return text if text.startswith("sqlite:////") else f"sqlite:///{HOME}/{text.removeprefix('sqlite:///')}"
-    # The URLs that database providers hand out name no driver.
+    # URLs from database providers name no driver.
     url = re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", text)
     complete = False
     if url.startswith("postgresql+psycopg://"):
@@ -118,7 +118,7 @@ def database_url(text: str) -> str:
     return url
 
 
-# The host begins after the first "@" (sqlalchemy.engine.url); for urlsplit it begins after the last one before a
+# For SQLAlchemy the host begins after the first "@" (sqlalchemy.engine.url), for urlsplit after the last "@" before a
 # slash.
 _SQLALCHEMY_SPLITS = re.compile(
     r"[^:]+://(?:[^:/]*(?::(?P<password>[^@]*))?@)?(?:\[(?P<ipv6>[^/?]+)\]|(?P<host>[^/:?]+))?"
@@ -128,17 +128,17 @@ _SQLALCHEMY_SPLITS = re.compile(
 def _split_as_sqlalchemy_does(url: str) -> SplitResult:
     """The parts of the URL of a server.
 
-    Raises ValueError: if SQLAlchemy would read another password or host. It would show a part of the password as the
-    name of a host that cannot be found. SQLAlchemy itself cannot be asked: gunicorn's master reads the settings, and
-    must not load what gevent has yet to patch.
+    Raises ValueError: if SQLAlchemy would read another password or host. It would then show a part of the password in
+    an error message, as the name of a host that cannot be found. SQLAlchemy's own parser cannot be used, because
+    gunicorn's master reads the settings and must not import SQLAlchemy before gevent patches the standard library.
     """
     theirs = _SQLALCHEMY_SPLITS.match(url)
     try:
-        # SQLAlchemy knows no fragment.
+        # SQLAlchemy does not support fragments.
         parts = urlsplit(url, allow_fragments=False)
         host = parts.hostname
     except ValueError:
-        # Its text may contain the password.
+        # The text of this error may contain the password.
         theirs = None
     if (
         theirs is None
@@ -153,7 +153,7 @@ def _split_as_sqlalchemy_does(url: str) -> SplitResult:
 
 
 def passwords_in(url: str) -> list[str]:
-    """The password in the URL of a database: decoded, and as it is written there."""
+    """The passwords in the URL of a database, each as written and decoded."""
     parts = urlsplit(url, allow_fragments=False)
     written = [parts.password or "", *parse_qs(parts.query).get("password", [])]
     return [password for text in written if text for password in dict.fromkeys((text, unquote(text)))]
@@ -170,14 +170,14 @@ def api_keys(text: str) -> tuple[ApiKey, ...]:
 
 
 def _api_key(entry: str) -> ApiKey:
-    # What stands before the "=" at the end of a Base64 key is not a name.
+    # A Base64 key may end with "=". The text before that is not a name.
     named = re.fullmatch(r"([A-Za-z0-9._-]{1,64})=(.*[^=].*)", entry)
     return ApiKey(named[1], named[2]) if named else ApiKey(None, entry)
 
 
 def origins(text: str) -> tuple[str, ...]:
     found = tuple(origin for origin in (part.strip().rstrip("/") for part in text.split(",")) if origin)
-    # A bracket or a star would make flask-cors read a pattern.
+    # flask-cors reads an origin with a bracket or a star as a pattern.
     if any(o != "*" and not re.fullmatch(r"[a-z][a-z0-9+-]*://[A-Za-z0-9._-]+(:[0-9]+)?", o) for o in found):
         raise ValueError("expected * or origins such as https://chat.example.com, comma-separated")
     return found
@@ -185,7 +185,7 @@ def origins(text: str) -> tuple[str, ...]:
 
 def secret(text: str) -> str | None:
     if text and len(text) < 12:
-        raise ValueError("expected at least 12 characters; `openssl rand -hex 32` makes a good one")
+        raise ValueError("expected at least 12 characters; create one with `openssl rand -hex 32`")
     return text or None
 
 

@@ -13,15 +13,16 @@ from app.store.errors import StoreError
 
 log = logging.getLogger(__name__)
 
-# A change of the difference between the two clocks is logged if it is larger than this.
+# A larger change of the difference between the two clocks is logged.
 _LOGGED_CHANGE_S = 1.0
 
-# Linux's CLOCK_BOOTTIME goes on while the machine sleeps, CLOCK_MONOTONIC does not. On macOS the latter does.
+# On Linux, CLOCK_BOOTTIME also counts the time in which the machine is suspended, CLOCK_MONOTONIC does not. On macOS,
+# CLOCK_MONOTONIC does.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def steady() -> float:
-    """Seconds since some moment, by a clock that nobody can set."""
+    """Seconds of a monotonic clock, which also runs while the machine is suspended."""
     return time.clock_gettime(_STEADY)
 
 
@@ -46,8 +47,8 @@ class Clock:
     def now(self) -> float:
         """Unix seconds. Never blocks: an old offset is measured again in a background thread."""
         if time.monotonic() - self._measured_at > self._max_age_s and self._measuring.acquire(blocking=False):
-            # Not a threading.Thread, whose start() waits until it runs. The caller may be in the middle of a
-            # transaction, and under gevent all other greenlets would run into its lock meanwhile.
+            # Not threading.Thread: its start() waits until the thread runs. The caller may be in a transaction, and
+            # under gevent other greenlets would run during that wait and would block on the database's lock.
             _thread.start_new_thread(self._measure_again, ())
         return self._local_clock() + self._offset_s
 
@@ -55,12 +56,12 @@ class Clock:
         try:
             self._measure()
         except StoreError as e:
-            # Work that needs the database now logs its own failure.
+            # Requests that need the database log their own failures.
             log.debug("clock_not_measured error=%s", e.driver_error)
-        except Exception:  # the border of the thread
+        except Exception:  # the outermost call of the thread
             log.exception("clock_not_measured")
         finally:
-            # Also after a failure: the next try is after max_age_s, and not at the next call of now().
+            # Also after a failure, so that the next attempt is after max_age_s and not in the next call of now().
             self._measured_at = time.monotonic()
             self._measuring.release()
 

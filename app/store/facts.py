@@ -1,6 +1,6 @@
-"""Named values that survive a restart, and counts of what an upstream sent and this gateway does not know.
+"""Named values that survive a restart, and counts of unrecognised frames.
 
-Knows no meaning of any of them.
+Must never know what a value means.
 """
 
 from dataclasses import dataclass
@@ -52,13 +52,13 @@ _ALL_UNRECOGNISED = sa.select(*unrecognised.c).order_by(unrecognised.c.times.des
 
 
 class Facts:
-    """Named values: constants (table ``facts``), and those that are replaced by newer ones (table ``kept``)."""
+    """Named values: constants (table ``facts``), and cached values, which can be replaced (table ``kept``)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def set_once(self, name: str, value: str) -> str:
-        """Stores a constant unless it is there already. Returns the stored value, whichever process was first."""
+        """Stores a constant if there is none. Returns the stored value, which may be another process's."""
         self._database.run(_ADD_CONSTANT, name=name, value=value)
         row = self._database.row(_FIND_CONSTANT, of_name=name)
         assert row is not None
@@ -68,7 +68,7 @@ class Facts:
         self._database.run(_PUT, name=name, value=value, now=now)
 
     def get(self, name: str) -> tuple[str, float] | None:
-        """The value, and the time of its ``put``."""
+        """The value and the time of its ``put`` in Unix seconds. None if there is none."""
         row = self._database.row(_GET, of_name=name)
         return None if row is None else (row["value"], row["kept_at"])
 
@@ -80,7 +80,7 @@ class Unrecognised:
         self._database = database
 
     def count(self, upstream: str, kind: str, now: float) -> None:
-        """Adds one. May add two if the connection is lost at that moment: the number is only an indication."""
+        """Adds one. May add two if the connection is lost at that moment, so the number is only an estimate."""
         self._database.run(_COUNT, upstream=upstream, kind=kind, now=now)
 
     def all(self) -> list[UnrecognisedRow]:

@@ -1,6 +1,6 @@
-"""The newest token pair of each account that is refreshed, sealed by ``vault``, and which process may refresh it.
+"""The newest token pair of each renewable account, sealed by ``vault``, and which process may refresh it.
 
-Knows neither how nor when a token is refreshed.
+Must never know how or when a token is refreshed.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from app.store.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """The newest token pair of an account, opened; see ``tables.tokens`` for the fields.
+    """The newest token pair of an account, decrypted. ``tables.tokens`` describes the fields.
 
     ``last_error``: why the last refresh failed, None after a success. ``revoked``: Kimi refuses the refresh token.
     """
@@ -35,7 +35,7 @@ class TokenRow:
 
 _P = sa.bindparam
 
-# With the names of TokenRow.
+# Columns whose names differ from TokenRow's.
 _NEW_NAMES = {"trouble": "last_error", "dead": "revoked"}
 _COLUMNS = [column.label(_NEW_NAMES.get(column.name, column.name)) for column in tokens.c]
 
@@ -79,7 +79,7 @@ _ACQUIRE = (
         tokens.c.account_id == _P("of_id"),
         tokens.c.version == _P("of_version"),
         tokens.c.dead == sa.false(),
-        # The same holder again: its first try was committed, and its connection was lost before the result came.
+        # The same holder again: its first attempt was committed, but the connection was lost before the result.
         sa.or_(tokens.c.held_until <= _P("now"), tokens.c.holder == _P("holder")),
     )
     .values(holder=_P("holder"), held_until=_P("until"))
@@ -97,7 +97,7 @@ _SAVE = (
         tokens.c.account_id == _P("of_id"),
         sa.or_(
             tokens.c.version == _P("of_version"),
-            # This very pair: a first try was committed, and its connection was lost before the result came.
+            # The same pair again: the first attempt was committed, but the connection was lost before the result.
             sa.and_(tokens.c.version == _P("version"), tokens.c.refresh_token == _P("refresh_token")),
         ),
     )
@@ -121,7 +121,7 @@ class TokenRows:
     """The table ``tokens``."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
-        """Raises WrongSecret if a sealed token cannot be opened."""
+        """Raises WrongSecret: if a sealed token cannot be opened."""
         self._database = database
         self._vault = vault
         for row in database.rows(_ALL):
@@ -129,6 +129,7 @@ class TokenRows:
 
     @property
     def sealed(self) -> bool:
+        """Whether tokens are encrypted."""
         return self._vault.seals
 
     def begin(
@@ -139,14 +140,14 @@ class TokenRows:
         refresh_token: str | None,
         expires_at: float | None,
     ) -> None:
-        """Begins a chain of token pairs, unless the chain that is there began with the same ``source``."""
+        """Starts a new chain of token pairs, unless the stored chain started with the same ``source``."""
         pair = self._sealed(access_token, refresh_token)
         self._database.run(_BEGIN, account_id=account_id, source=source, expires_at=expires_at, **pair)
 
     def seal(self) -> None:
-        """Seals the pairs that were stored before there was a secret.
+        """Seals the pairs that were stored before GATEWAY_SECRET was set.
 
-        For the gateway itself, and not for commands that open the database of a gateway that runs without the secret.
+        Only the gateway may call this. A command may have the secret while the gateway still runs without it.
         """
         for row in self._database.rows(_ALL):
             opened = self._opened(row)
@@ -155,7 +156,7 @@ class TokenRows:
                 self._database.run(_SEAL, of_id=row["account_id"], of_version=row["version"], **pair)
 
     def find(self, account_id: str) -> TokenRow | None:
-        """Raises WrongSecret if another process has sealed the pair with another secret."""
+        """Raises WrongSecret: if another process has sealed the pair with another secret."""
         return self._opened(self._database.row(_FIND, of_id=account_id))
 
     def acquire(self, account_id: str, version: int, holder: str, now: float, until: float) -> TokenRow | None:
@@ -167,22 +168,22 @@ class TokenRows:
         return self._opened(self._database.row(_ACQUIRE, **values))
 
     def extend(self, account_id: str, holder: str, until: float) -> None:
-        """The holder has the right to refresh until ``until``, unless it has given it back."""
+        """Extends the right of ``holder`` to refresh until ``until``, unless the holder has given it back."""
         self._database.run(_EXTEND, of_id=account_id, of_holder=holder, until=until)
 
     def save(
         self, account_id: str, version: int, access_token: str, refresh_token: str, expires_at: float | None
     ) -> bool:
-        """Replaces ``version`` of the pair by the next one, and gives back the right to refresh.
+        """Replaces ``version`` of the pair by the next version, and gives back the right to refresh.
 
-        False if another pair has replaced it already.
+        Returns False if another pair has already replaced it.
         """
         pair = self._sealed(access_token, refresh_token)
         which = {"of_id": account_id, "of_version": version}
         return self._database.run(_SAVE, **which, version=version + 1, expires_at=expires_at, **pair) > 0
 
     def save_error(self, account_id: str, version: int, error: str, revoked: bool) -> None:
-        """The refresh of ``version`` failed. Gives back the right to refresh."""
+        """Stores that the refresh of ``version`` failed, and gives back the right to refresh."""
         self._database.run(_SAVE_ERROR, of_id=account_id, of_version=version, trouble=error, dead=revoked)
 
     def _sealed(self, access_token: str | None, refresh_token: str | None) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""What was said in conversations, sealed by ``vault``. Written only where transcripts are switched on."""
+"""The messages of stored conversations, sealed by ``vault``. Written only if STORE_TRANSCRIPTS is set."""
 
 from collections.abc import Sequence
 
@@ -52,6 +52,9 @@ class TranscriptRows:
             )
 
     def read(self, owner: str, conversation_id: str) -> list[tuple[str, str]]:
-        """All messages of a conversation, each (role, text), in order. Raises WrongSecret if one cannot be opened."""
+        """All messages of a conversation in order, each (role, text).
+
+        Raises WrongSecret: if one cannot be opened.
+        """
         rows = self._database.rows(_READ, of_owner=owner, of_id=conversation_id)
         return [(row["role"], self._vault.open(row["text"]) or "") for row in rows]

@@ -1,6 +1,6 @@
-"""Encryption of tokens and transcripts in the database, with GATEWAY_SECRET. Without it they are stored readable.
+"""Encryption of tokens and transcripts in the database, with GATEWAY_SECRET. Without it they are not encrypted.
 
-Fernet of the `cryptography` package (AES-128-CBC with HMAC-SHA256, https://github.com/fernet/spec). The key is
+Uses Fernet of the `cryptography` package (AES-128-CBC with HMAC-SHA256, https://github.com/fernet/spec). The key is
 derived from the secret with scrypt and a salt that belongs to the database.
 """
 
@@ -17,7 +17,7 @@ class WrongSecret(Exception):
 
 
 class Vault:
-    """Seals and opens short texts. Without a secret, a text is sealed by leaving it as it is."""
+    """Encrypts (seals) and decrypts (opens) short texts. Without a secret, ``seal`` returns the text unchanged."""
 
     def __init__(self, secret: str | None, salt: bytes) -> None:
         self._fernet = None if not secret else Fernet(base64.urlsafe_b64encode(_derive_key(secret, salt)))
@@ -33,7 +33,10 @@ class Vault:
         return _SEALED + self._fernet.encrypt(text.encode()).decode()
 
     def open(self, text: str | None) -> str | None:
-        """Raises WrongSecret. A text that was never encrypted is returned as it is."""
+        """Returns a text that was never sealed unchanged.
+
+        Raises WrongSecret: if a sealed text cannot be opened.
+        """
         if text is None or not text.startswith(_SEALED):
             return text
         if self._fernet is None:
@@ -45,5 +48,5 @@ class Vault:
 
 
 def _derive_key(secret: str, salt: bytes) -> bytes:
-    # 16 MiB and about 50 ms, once per start: makes it expensive to guess a short secret.
+    # 16 MiB and about 50 ms, once per start. This makes it expensive to guess a short secret.
     return Scrypt(salt=salt, length=32, n=2**14, r=8, p=1).derive(secret.encode())

@@ -1,4 +1,4 @@
-"""Pure text: prompts, token counts, the end of an answer, citations, JSON.
+"""Pure functions on text: prompts, token counts, stop strings, citations, JSON.
 
-No input or output. Does not know accounts, HTTP requests or upstreams.
+No input or output. Must never know accounts, HTTP requests or upstreams.
 """

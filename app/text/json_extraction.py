@@ -1,6 +1,6 @@
-"""Finds JSON in an answer that should be nothing but JSON, and often has a code fence or a sentence around it.
+"""Finds JSON in an answer that should be only JSON, but often has a code fence or a sentence around it.
 
-JSON is returned as it was written and never repaired. Knows JSON and the fences of Markdown.
+Returns the JSON unchanged and never repairs it. Knows JSON and the code fences of Markdown.
 """
 
 import itertools
@@ -10,26 +10,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-# How many fences, and how many brackets outside of fences, are tried.
+# Limits the number of code fences that are tried, and the number of brackets outside of fences.
 _MAX_PLACES = 50
 
 _FENCE = re.compile(r"(?:^|\n)[ \t]*+(```++|~~~++)[ \t]*+(?:json[a-z0-9]*+)?+[ \t]*+\n", re.IGNORECASE)
 _BRACKET = re.compile(r"[\[{]")
 _SPACE = re.compile(r"[ \t\r\n]*")
-# A bracket that starts a JSON value, which may be invalid or cut off, and not a remark in a sentence: {} or the first
-# name of an object; a list of objects, lists or strings.
+# A bracket that starts a JSON value and not a remark in a sentence; the value may be invalid or cut off. It is {}, an
+# object with its first name, or a list of objects, lists or strings.
 _VALUE_START = re.compile(
     r"""\{\s*+(?: \} | (?P<quote>["'])(?:(?!(?P=quote))[^\\\n]|\\.)*+(?P=quote)\s*+: | [\w$]++\s*+: )
     | \[\s*+(?: [\[{] | "(?:[^"\\\n]|\\.)*+(?:"\s*+[,\]:]|$) )""",
     re.VERBOSE,
 )
-# A bracket at the start of a line, and what the line before it ends with.
+# A bracket at the start of a line, and the last characters of the line before.
 _LINE_START = re.compile(r"(\S{1,2})\s*\n([\[{])")
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A JSON value, and the text that it was written as."""
+    """A JSON value, and its text in the answer."""
 
     text: str
     value: Any
@@ -38,10 +38,11 @@ class Candidate:
 def candidates(text: str) -> Iterator[Candidate]:
     """The JSON values in ``text``, the most likely one first.
 
-    1. All of the text, or
-    2. what stands in a code fence, and then
-    3. objects and lists between words. A part of a value that is invalid or cut off is never one of them: it would
-       be something else than the answer.
+    If the whole text is a JSON value, that is the only one. Otherwise:
+
+    1. the values in code fences, then
+    2. objects and lists in the text. Never a part of a value that is invalid or cut off, because that part is not
+       the answer.
     """
     whole = _decode(text, _skip_space(text, 0))
     if whole is not None and _skip_space(text, whole[1]) == len(text):
@@ -67,7 +68,10 @@ def candidates(text: str) -> Iterator[Candidate]:
 
 
 def _next_value(text: str, at: int) -> int:
-    """Where, after an invalid value at ``at``, the next one may start: at a line that does not continue it."""
+    """The position after an invalid value at ``at`` at which the next value may start.
+
+    That is a line that starts with a bracket and does not continue the invalid value.
+    """
     for line in _LINE_START.finditer(text, at):
         if not line[1].endswith(("[", "{", ",", '":')):
             return line.start(2)
@@ -80,7 +84,7 @@ def _skip_space(text: str, at: int) -> int:
 
 
 def _decode(text: str, at: int) -> tuple[Candidate, int] | None:
-    """The value that starts there, and where it ends."""
+    """The value that starts at ``at``, and the position of its end. None if there is none."""
     try:
         value, end = _DECODER.raw_decode(text, at)
     except (ValueError, RecursionError):
@@ -92,5 +96,5 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-# Python's own accepts NaN and Infinity.
+# Python's default decoder accepts NaN and Infinity.
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -1,1 +1,1 @@
-"""Kimi's web site, with all of its wire: two generations of a protocol, errors, models, connections."""
+"""Kimi's web site: the wire formats of both protocol generations, errors, models, connections."""

@@ -1,7 +1,7 @@
-"""Connect's envelopes, both directions: a flag byte, four bytes of big-endian length, a payload.
+"""Encodes and decodes Connect's envelopes: a flag byte, four bytes of big-endian length, a payload.
 
-https://connectrpc.com/docs/protocol#streaming-rpcs (read 2026-11). Knows the framing, never what a payload
-says; does no reading or writing of its own.
+https://connectrpc.com/docs/protocol#streaming-rpcs (read 2026-11). Does no input or output. Must never know what a
+payload contains.
 """
 
 import struct
@@ -21,7 +21,7 @@ MAX_BYTES = 8 << 20
 
 
 class Envelope(NamedTuple):
-    """One payload, decompressed. A stream that ends without a ``last`` envelope was cut."""
+    """One payload, decompressed. ``last``: it ends the stream. A stream without such an envelope was cut."""
 
     payload: bytes
     last: bool
@@ -32,23 +32,23 @@ def encode(payload: bytes) -> bytes:
 
 
 class Decoder:
-    """Bytes, cut anywhere, become envelopes. One object per stream."""
+    """Decodes a stream of bytes, which may be cut anywhere, into envelopes. One object per stream."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        # An envelope that is not yet whole.
-        self._begun = bytearray()
+        # The beginning of an incomplete envelope.
+        self._incomplete = bytearray()
 
     def decode(self, chunk: bytes) -> Iterator[Envelope]:
-        """The envelopes that ``chunk`` completes; those without a payload are left out, but for the last one.
+        """The envelopes that ``chunk`` completes. Leaves out empty ones, except the last envelope of the stream.
 
-        Raises UpstreamProtocolError as soon as a prefix declares what cannot be read.
+        Raises UpstreamProtocolError: if the flags are unknown, or an envelope is too long or cannot be decompressed.
         """
-        # Mostly a chunk is one envelope, and nothing has to be copied.
+        # Usually a chunk is exactly one envelope. Then the bytes are not copied into a buffer.
         data: bytes | bytearray = chunk
-        if self._begun:
-            self._begun += chunk
-            data = self._begun
+        if self._incomplete:
+            self._incomplete += chunk
+            data = self._incomplete
         at, size = 0, len(data)
         try:
             while size - at >= _PREFIX.size:
@@ -64,35 +64,33 @@ class Decoder:
                 if payload or flags & _END_OF_STREAM:
                     yield Envelope(payload, bool(flags & _END_OF_STREAM))
         finally:
-            if data is self._begun:
-                del self._begun[:at]
+            if data is self._incomplete:
+                del self._incomplete[:at]
             elif at < size:
-                self._begun += data[at:]
+                self._incomplete += data[at:]
 
     def _check(self, flags: int, length: int) -> None:
         if flags & ~(_COMPRESSED | _END_OF_STREAM):
             raise UpstreamProtocolError(f"expected an envelope with flags 0 to 3, got 0x{flags:02x}")
         if length > self._max_bytes:
-            raise UpstreamProtocolError(
-                f"an envelope declares {length} bytes; more than {self._max_bytes} are not read"
-            )
+            raise UpstreamProtocolError(f"an envelope declares {length} bytes; the limit is {self._max_bytes} bytes")
 
     def _decompress(self, payload: bytes) -> bytes:
-        """gzip is the one codec that Connect prescribes. We ask for none, so any other is refused."""
+        """Decompresses gzip, the only codec that Connect prescribes. The gateway requests no other codec."""
         gzip = zlib.decompressobj(wbits=31)
         try:
             plain = gzip.decompress(payload, self._max_bytes)
         except zlib.error:
             raise UpstreamProtocolError(
-                f"an envelope of {len(payload)} bytes is compressed, and not with gzip"
+                f"an envelope of {len(payload)} bytes is compressed, but not with gzip"
             ) from None
         if gzip.unconsumed_tail:
-            raise UpstreamProtocolError(f"an envelope unpacks to more than {self._max_bytes} bytes")
+            raise UpstreamProtocolError(f"an envelope decompresses to more than {self._max_bytes} bytes")
         if not gzip.eof:
-            raise UpstreamProtocolError(f"an envelope of {len(payload)} bytes holds only part of its gzip data")
+            raise UpstreamProtocolError(f"the gzip data of an envelope of {len(payload)} bytes is incomplete")
         if gzip.unused_data:
-            # A second member, or something else. It may hold text, so it is not dropped.
+            # A second gzip member, or something else. It may contain text, so it must not be dropped.
             raise UpstreamProtocolError(
-                f"an envelope of {len(payload)} bytes goes on for {len(gzip.unused_data)} after its gzip data"
+                f"an envelope of {len(payload)} bytes has {len(gzip.unused_data)} bytes after its gzip data"
             )
         return plain

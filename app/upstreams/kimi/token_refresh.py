@@ -1,7 +1,7 @@
 """The two ways to exchange a refresh token for a new pair (``kimi-protocol.md`` 2.3, 2.4; L3, L4 of 12).
 
-R2 at the account service comes first, R1 at the site is the fall-back. A refresh token may work only once: the caller
-stores the new pair before it uses it. Must never know where tokens are kept.
+R2 at the account service is tried first, R1 at the site is the fall-back. A refresh token may work only once, so the
+caller must store the new pair before it uses it. Must never know where tokens are stored.
 """
 
 from collections.abc import Callable
@@ -21,33 +21,35 @@ _R1 = "/api/auth/token/refresh"
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """``refresh_token``: the next one to use; the old one where Kimi sent none."""
+    """``refresh_token``: the next one to use. It is the old one if Kimi sent none."""
 
     access_token: str = field(repr=False)
     refresh_token: str = field(repr=False)
 
 
 class KimiAuth:
-    """Refreshes at both services. ``account.token`` is the refresh token in all calls here."""
+    """Refreshes tokens at both services. In this class ``account.token`` is the refresh token."""
 
     def __init__(self, auth: KimiHttp, site: KimiHttp) -> None:
         self._auth = auth
         self._site = site
 
     def refresh(self, account: Account) -> TokenPair:
-        """The next pair. Raises AccountRejected where Kimi refuses the token, another UpstreamError where that is not
-        certain."""
+        """The next pair.
+
+        Raises AccountRejected: if Kimi refuses the token. Raises another UpstreamError: if that is not certain.
+        """
         refused: AccountRejected | None = None
-        unclear: UpstreamError | None = None
+        uncertain: UpstreamError | None = None
         for attempt in (self._r2, self._r1):
             try:
                 return attempt(account)
             except AccountRejected as e:
                 refused = refused or e
             except UpstreamError as e:
-                unclear = unclear or e
-        # One service refuses and the other is silent: the silent one may still accept the token.
-        raise unclear or refused or UpstreamUnavailable("no refresh service is configured")
+                uncertain = uncertain or e
+        # If one service refuses and the other fails, the other may still accept the token.
+        raise uncertain or refused or UpstreamUnavailable("no refresh service is configured")
 
     def _r2(self, account: Account) -> TokenPair:
         body = orjson.dumps({"refresh_token": account.token})
@@ -74,15 +76,15 @@ def _pair(reply: Reply, account: Account, base_url: str) -> TokenPair:
 
 
 def _is_final(reply: Reply) -> bool:
-    """Whether Kimi itself refuses the token. That is final, and a CDN or a proxy answers 403, too.
+    """Whether Kimi itself refuses the token, which is final. A 403 of a CDN or a proxy is not.
 
-    Seen were 401 for expired and for already rotated tokens (E1, E3), and 400 for banned accounts (E4) with a body
-    that was not published: an empty JSON object counts as one.
+    Observed: 401 for expired and for already rotated tokens (E1, E3); 400 for banned accounts (E4), with a body that
+    was not published. An empty JSON object counts as such a body.
     """
     return kimi_errors.is_kimis_own(reply) or (reply.status == 400 and reply.body.strip() == b"{}")
 
 
-# 2.3 and 2.4: the camelCase of the account service, the snake_case of the site, and an older name.
+# Sections 2.3 and 2.4: camelCase at the account service, snake_case at the site, and an older name.
 _ACCESS_NAMES = ("accessToken", "access_token", "token")
 _REFRESH_NAMES = ("refreshToken", "refresh_token")
 
