@@ -1,1 +1,1 @@
-"""How fast the gateway is: ``python -m bench``; what its figures mean is in README.md."""
+"""The benchmark: ``python -m bench``. README.md explains its figures."""

@@ -1,6 +1,6 @@
-"""``python -m bench``: every scenario on every server, in turn, round after round; then the tables.
+"""``python -m bench``: runs each scenario on one server after the other, several rounds, and prints tables.
 
-Nothing here asserts a time. Exits with 1 when one answer of the gateway was not exactly right.
+Never fails because of a time. Exits with 1 if one answer of the gateway was not exactly right.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from bench.servers import (
     simulator,
 )
 
-# Whatever happens, it has ended by then. Seconds.
+# A run that takes longer is stopped. Seconds.
 _HARD_LIMIT_S = {"quick": 300, "full": 5400}
 
 
@@ -48,11 +48,11 @@ def main() -> int:
     signal.signal(signal.SIGALRM, _stop)
     signal.alarm(_HARD_LIMIT_S[mode])
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # each table when it is ready, also through a pipe
+        sys.stdout.reconfigure(line_buffering=True)  # prints each table when it is ready, also into a pipe
     result: dict[str, Any] = {"mode": mode, "machine": report.machine()}
     report.print_machine(result["machine"])
     if LOAD_CORE == SERVER_CORE:
-        print("only one core: the load disturbs what it measures")
+        print("only one core: the load generator disturbs the measured server")
     allow_many_files()
     os.sched_setaffinity(0, {LOAD_CORE})
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, postgresql() as database_url:
@@ -65,32 +65,32 @@ def main() -> int:
                 bench.run(upstream, options.only, options.generation)
         except Failed as failure:
             print(f"bench: {failure}", file=sys.stderr)
-            bench.wrong.append("the rig")
+            bench.wrong.append("the benchmark itself")
     if options.quick:
-        print("\nquick: this shows that the rig works and that answers are right; believe no figure of it")
+        print("\nquick: this run shows that the benchmark works and that answers are right; do not use its figures")
     else:
         report.print_targets(bench.outcomes)
-    print(f"\neverything that was measured: {report.save(result, bench.outcomes)}")
+    print(f"\nall figures: {report.save(result, bench.outcomes)}")
     picture = Path(options.plot) if options.plot else report.OUT / "bench.png"
     plot.draw(bench.outcomes, picture)
     return 1 if bench.wrong else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="How fast the gateway is.")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measures the speed of the gateway.")
     names = ", ".join(["reading", *(scenario.key for scenario in scenarios(FULL))])
-    parser.add_argument("--quick", action="store_true", help="under 3 minutes: shows that the rig works, no more")
-    parser.add_argument("--only", type=_list, default=[], metavar="A,B", help=f"these scenarios only: {names}")
-    parser.add_argument("--servers", type=_list, default=[], metavar="A,B", help="these servers only")
+    parser.add_argument("--quick", action="store_true", help="under 3 minutes: only shows that the benchmark works")
+    parser.add_argument("--only", type=_list, default=[], metavar="A,B", help=f"only these scenarios: {names}")
+    parser.add_argument("--servers", type=_list, default=[], metavar="A,B", help="only these servers")
     parser.add_argument(
         "--before",
         type=_earlier_version,
         metavar="FOLDER",
         help="an earlier version of this repository, to compare with",
     )
-    parser.add_argument("--generation", choices=[g.name for g in GENERATIONS], help="this one only")
-    parser.add_argument("--rounds", type=int, help="how often each is measured")
-    parser.add_argument("--plot", metavar="FILE", help="where the picture goes (default: bench/out/bench.png)")
+    parser.add_argument("--generation", choices=[g.name for g in GENERATIONS], help="use only this protocol of Kimi")
+    parser.add_argument("--rounds", type=int, help="number of rounds")
+    parser.add_argument("--plot", metavar="FILE", help="file of the picture (default: bench/out/bench.png)")
     return parser
 
 
@@ -106,7 +106,7 @@ def _list(text: str) -> list[str]:
 
 
 def _chosen_servers(names: Sequence[str], database_url: str, before: Path | None) -> list[Server]:
-    """Those that were asked for and can be run here; says what is missing for the others."""
+    """The requested servers that can run here. Prints what is missing for the others."""
     chosen = []
     for server in servers(database_url, before):
         if names and server.name not in (*names, NO_GATEWAY, BEFORE):
@@ -119,8 +119,10 @@ def _chosen_servers(names: Sequence[str], database_url: str, before: Path | None
 
 
 class _Bench:
-    """One run over all servers. ``wrong``: which of ours gave an answer that was not exactly right. ``result``: what
-    is saved beside the outcomes, after each scenario."""
+    """One run over all servers.
+
+    ``wrong``: the gateways that gave a wrong answer. ``result``: is saved with the outcomes after each scenario.
+    """
 
     def __init__(self, sizes: Sizes, chosen: list[Server], folder: Path, result: dict[str, Any]) -> None:
         self._result = result
@@ -142,20 +144,20 @@ class _Bench:
     def _measure(self, scenario: Scenario, generation: Generation, fleet: "_Fleet") -> None:
         outcome = Outcome(scenario.key, scenario.title, generation.name)
         self.outcomes.append(outcome)
-        chosen = [s for s in self._chosen if _can(s, scenario)]
+        chosen = [s for s in self._chosen if _takes_part(s, scenario)]
         for _ in range(self.sizes.fresh_rounds if scenario.fresh else self.sizes.rounds):
             outcome.rounds.append({})
             for server in chosen:
                 if server.name not in outcome.failed:
-                    self._one(scenario, generation, fleet, server, outcome)
+                    self._measure_server(scenario, generation, fleet, server, outcome)
         report.print_outcome(outcome, [server.name for server in chosen])
         report.save(self._result, self.outcomes)
 
-    def _one(
+    def _measure_server(
         self, scenario: Scenario, generation: Generation, fleet: "_Fleet", server: Server, outcome: Outcome
     ) -> None:
         try:
-            with fleet.lent(server, fresh=scenario.fresh) as one:
+            with fleet.use(server, fresh=scenario.fresh) as one:
                 load = Load(one, fleet.upstream, generation)
                 outcome.rounds[-1][server.name] = scenario.run(load, fleet.upstream)
         except Failed as failure:
@@ -166,50 +168,50 @@ class _Bench:
                     print(f"--- end of {report.keep_log(self._result, log)}:\n{tail(log)}", file=sys.stderr)
 
 
-def _can(server: Server, scenario: Scenario) -> bool:
+def _takes_part(server: Server, scenario: Scenario) -> bool:
     return server.name in scenario.only if scenario.only else server.name != GATEWAY_POSTGRES
 
 
 class _Fleet:
-    """The servers, each started when it is first asked for and kept, warmed up over both generations."""
+    """The running servers. Each is started and warmed up over both generations when it is first used."""
 
     def __init__(self, upstream: Simulator, folder: Path) -> None:
         self.upstream = upstream
         self._folder = folder
-        self._kept: dict[str, tuple[Running, contextlib.ExitStack]] = {}
+        self._running: dict[str, tuple[Running, contextlib.ExitStack]] = {}
 
     @contextlib.contextmanager
-    def lent(self, server: Server, *, fresh: bool) -> Iterator[Running]:
-        """A server to be measured. One that fails is ended: what it did may have broken it."""
+    def use(self, server: Server, *, fresh: bool) -> Iterator[Running]:
+        """A running server, newly started if ``fresh``. Stops a server that fails, because its state may be bad."""
         if fresh and server.command:
-            # The kept one goes: it would use the same folder.
-            self._end(server.name)
+            # The old process would use the same folder.
+            self._stop_server(server.name)
         one = self._start(server)
         try:
             yield one
         except Failed:
-            self._end(server.name)
+            self._stop_server(server.name)
             raise
         if fresh:
-            self._end(server.name)
+            self._stop_server(server.name)
 
     def close(self) -> None:
-        for name in list(self._kept):
-            self._end(name)
+        for name in list(self._running):
+            self._stop_server(name)
 
     def _start(self, server: Server) -> Running:
-        if server.name in self._kept:
-            return self._kept[server.name][0]
+        if server.name in self._running:
+            return self._running[server.name][0]
         with contextlib.ExitStack() as stack:
             one = stack.enter_context(running(server, self.upstream, self._folder))
             for generation in GENERATIONS:
                 warm_up(Load(one, self.upstream, generation), self.upstream)
-            self._kept[server.name] = (one, stack.pop_all())
+            self._running[server.name] = (one, stack.pop_all())
         return one
 
-    def _end(self, name: str) -> None:
-        if name in self._kept:
-            self._kept.pop(name)[1].close()
+    def _stop_server(self, name: str) -> None:
+        if name in self._running:
+            self._running.pop(name)[1].close()
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

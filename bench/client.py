@@ -1,6 +1,6 @@
-"""The load generator's HTTP: one connection, one request at a time, what comes is kept with its time.
+"""The load generator's HTTP client: one request at a time per connection. Stores received bytes with their time.
 
-Does nothing with the bytes while they come but find the end of the reply. Must never know what they mean.
+While bytes arrive, it only looks for the end of the reply. Must never know what they mean.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 @dataclass(slots=True)
 class Reply:
-    """One reply, as it came."""
+    """One reply: its bytes and their times, not decoded. ``sent_ns``: monotonic time of the request."""
 
     sent_ns: int
     status: int = 0
@@ -36,7 +36,7 @@ class Reply:
 
 
 class Connection(asyncio.Protocol):
-    """A kept connection. ``on_bytes`` is called with the bytes of a body as they come."""
+    """A keep-alive connection."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
         self._on_bytes: Callable[[bytes], None] | None = None
         self._head = b""
         self._tail = b""
-        self._left = 0
+        self._bytes_left = 0
 
     @classmethod
     async def open(cls, host: str, port: int) -> "Connection":
@@ -53,7 +53,12 @@ class Connection(asyncio.Protocol):
         return connection
 
     async def ask(self, request: bytes, on_bytes: Callable[[bytes], None] | None = None) -> Reply:
-        """Sends a request and returns its reply when it is whole; raises Failed for any status but 200."""
+        """Sends a request and returns its complete reply.
+
+        ``on_bytes`` is called with each piece of the body when it arrives.
+
+        Raises Failed: if the status is not 200, or the connection is lost.
+        """
         assert self._transport
         self._on_bytes = on_bytes
         self._head = self._tail = b""
@@ -76,7 +81,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answered and not self._answered.done():
-            self._answered.set_exception(Failed(f"a connection was lost in the middle of a reply ({exc!r})"))
+            self._answered.set_exception(Failed(f"a connection was lost during a reply ({exc!r})"))
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic_ns()
@@ -88,11 +93,11 @@ class Connection(asyncio.Protocol):
             self._reply.raw.append((now, data))
             if self._on_bytes:
                 self._on_bytes(data)
-        if self._is_whole(data) and self._answered and not self._answered.done():
+        if self._is_complete(data) and self._answered and not self._answered.done():
             self._answered.set_result(None)
 
     def _take_head(self, data: bytes) -> bytes:
-        """What of the data is body; until the head is whole, there is no status."""
+        """Returns the part of the data that belongs to the body. The status is 0 until the head is complete."""
         head, end, body = (self._head + data).partition(b"\r\n\r\n")
         if not end:
             self._head = head
@@ -102,13 +107,13 @@ class Connection(asyncio.Protocol):
         self._reply.status = int(status[1]) if status else 599
         self._reply.is_chunked = _CHUNKED.search(head) is not None
         length = _LENGTH.search(head)
-        self._left = int(length[1]) if length else 0
+        self._bytes_left = int(length[1]) if length else 0
         return body
 
-    def _is_whole(self, data: bytes) -> bool:
+    def _is_complete(self, data: bytes) -> bool:
         if not self._reply.is_chunked:
-            self._left -= len(data)
-            return self._left <= 0
-        # No chunk of ours begins with CR LF, so these bytes are found nowhere but at the end.
+            self._bytes_left -= len(data)
+            return self._bytes_left <= 0
+        # No chunk of the servers begins with CR LF, so these bytes only occur at the end.
         self._tail = (self._tail + data)[-len(_LAST_CHUNK) :]
         return self._tail == _LAST_CHUNK

@@ -1,4 +1,4 @@
-"""The PostgreSQL that the stateful mix runs on: a given one, or one of the run's own.
+"""The PostgreSQL of the scenario ``mix``: a given one, or a temporary one.
 
 Must never know what is measured.
 """
@@ -13,7 +13,7 @@ from tests.running.postgres import MissingServer, folder_of_a_run, one_for_all, 
 
 @contextlib.contextmanager
 def postgresql() -> Iterator[str]:
-    """Its URL: ``BENCH_DATABASE_URL``, else that of a server that lives as long as this; empty where none can."""
+    """The URL: ``BENCH_DATABASE_URL``, or that of a server that runs during this context. "" if none can run here."""
     given = os.environ.get("BENCH_DATABASE_URL", "")
     if given:
         yield given
@@ -21,12 +21,12 @@ def postgresql() -> Iterator[str]:
     try:
         programs()
     except MissingServer:
-        print("left out: the gateway on PostgreSQL, whose server programs are not here (make servers)")
+        print("left out: the gateway on PostgreSQL: its server programs are not installed (make servers)")
         yield ""
         return
     cores = os.sched_getaffinity(0)
     with folder_of_a_run() as folder:
-        # What it does is a part of what an answer costs: it shares the core of the server under test.
+        # Its work is part of the cost of an answer, so it shares the core of the server under test.
         os.sched_setaffinity(0, {SERVER_CORE})
         try:
             cluster = one_for_all(folder)

@@ -1,7 +1,7 @@
-"""What a server under test speaks: OpenAI's API as the gateway does, or Kimi's own as the simulator does.
+"""The APIs of the servers under test: OpenAI's (gateway, relays), or Kimi's own (simulator, proxy).
 
-A turn is the same work for everybody: a new chat, one answer, and the chat deleted. A gateway does the first
-and the last by itself; spoken to directly (or through a plain proxy), the load generator does them.
+A turn is the same work on every server: create a chat, stream one answer, delete the chat. A gateway creates and
+deletes the chat itself. Without a gateway, or through a plain proxy, the load generator does this.
 """
 
 import re
@@ -21,22 +21,22 @@ OnBytes = Callable[[bytes], None] | None
 
 
 class Dialect(Protocol):
-    """How to get an answer, and how to read it."""
+    """Requests an answer and reads it."""
 
     async def turn(self, connection: Connection, on_bytes: OnBytes = None) -> Reply:
-        """The streamed reply; ``sent_ns`` is when the turn began."""
+        """Takes one turn and returns the streamed reply. ``sent_ns``: the start of the turn."""
         ...
 
     async def clean_up(self, connection: Connection) -> None:
-        """What is left to do when an answer has been read."""
+        """Deletes the chat, unless the server does this itself."""
         ...
 
     def payloads(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """The bytes of a body → its messages, each with the time of its last byte."""
+        """Splits the bytes of a body into messages, each with the time of its last byte."""
         ...
 
     def text(self, payload: bytes) -> str | None:
-        """The answer text of one message."""
+        """The answer text in one message. None if it contains none."""
         ...
 
     def is_last(self, payload: bytes) -> bool: ...
@@ -44,16 +44,18 @@ class Dialect(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One of Kimi's protocols: how it is spoken, and the model that a gateway serves over it."""
+    """One of Kimi's protocols, and the model that a gateway serves over it.
+
+    ``speak``: from a token of the simulator to the dialect. ``record``: from the tokens of an answer to its messages,
+    with their framing.
+    """
 
     name: str
     model: str
     stream_path: str
     stream_type: str
     speak: Callable[[str], Dialect]
-    """From a token of the simulator."""
     record: Callable[[list[str]], Iterable[bytes]]
-    """From the tokens of an answer to the messages that tell it, framed."""
 
 
 class OpenAI:
@@ -91,7 +93,7 @@ class OpenAI:
 
 
 class KimiSse:
-    """A new chat, its one turn, and the chat deleted: generation 1, as ``app/upstreams/kimi/rest.py`` does it."""
+    """Kimi's generation 1: creates a chat, takes one turn, deletes the chat, like ``app/upstreams/kimi/rest.py``."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -119,7 +121,7 @@ class KimiSse:
 
 
 class KimiConnect:
-    """One call that opens the chat and answers, and the chat deleted: generation 2."""
+    """Kimi's generation 2, Connect: one call creates the chat and answers, another deletes the chat."""
 
     def __init__(self, token: str) -> None:
         body = {
@@ -207,7 +209,7 @@ GENERATIONS = (
 
 
 def recorded_answer(generation: Generation, tokens: list[str]) -> bytes:
-    """A whole answer as a chunked body, one message per HTTP chunk as Kimi sends it."""
+    """A complete answer as a chunked body, with one message per HTTP chunk, like Kimi's."""
     payloads = generation.record(tokens)
     return b"".join(b"%x\r\n%b\r\n" % (len(payload), payload) for payload in payloads) + b"0\r\n\r\n"
 

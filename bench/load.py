@@ -1,6 +1,6 @@
-"""The load: answers one after another, or many at once, on the load core; what is checked and counted of them.
+"""The load generator: requests answers one after another, or many at once, and checks and counts them.
 
-Must never know which server it talks to, but for its port and its dialect.
+Of the server it knows only the port and the dialect.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from bench.servers import HOST, Running, Simulator
 
 T = TypeVar("T")
 
-# The first token of an answer as any dialect writes it: its text begins with the stamp.
+# The first token of an answer in any dialect. Its text begins with the time stamp.
 _FIRST_TOKEN = re.compile(rb'"(?:text|content)": ?"\d')
 
 # Turns of one conversation in the stateful mix.
@@ -33,7 +33,10 @@ _TURNS = 3
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Processor time of everybody, at one time; two of them make a measurement."""
+    """The CPU times of all processes at one moment. The difference of two moments is a measurement.
+
+    ``server_waited_s``: how long the server could have run, but another process used its core.
+    """
 
     at_ns: int
     server_s: float
@@ -45,8 +48,10 @@ class Moment:
 
 @dataclass(slots=True)
 class Streams:
-    """Many streams at once, between ``begin`` (the last of them has its first token) and ``end`` (the first
-    of them has ended)."""
+    """The time in which all streams ran: from the first token of the last to the end of the first.
+
+    ``tokens``: the tokens that were sent in this time.
+    """
 
     begin: Moment
     end: Moment
@@ -55,7 +60,7 @@ class Streams:
 
 @dataclass(slots=True)
 class Answers:
-    """What a loop of whole answers gave: ``first_ms`` per answer, from its request to its first token."""
+    """The result of a loop of complete answers. ``first_ms``: for each, the time from request to first token."""
 
     first_ms: Sequence[float]
     begin: Moment
@@ -63,8 +68,10 @@ class Answers:
 
 
 class Load:
-    """Runs against one server over one generation; everything raises Failed when one answer was not exactly
-    right, or took too long."""
+    """Runs loads on one server over one generation.
+
+    All methods that request answers raise Failed: if one answer is wrong, incomplete or takes too long.
+    """
 
     def __init__(self, server: Running, simulator: Simulator, generation: Generation) -> None:
         self._server = server
@@ -84,41 +91,44 @@ class Load:
         )
 
     def settle(self) -> None:
-        """Returns when what the last run left to do has been done."""
+        """Waits until all processes are idle, so that nothing of the last run is still being done."""
         processes = [process for process in (self._server.process, self._simulator.process) if process]
         for process in processes:
             process.check_alive()
         settle(processes)
 
     def one_by_one(self, answers: int, seconds: float, tokens: int) -> Answers:
-        """One answer at a time over one connection; so many, or for so long."""
+        """One answer at a time over one connection, until ``answers`` or ``seconds`` is reached."""
         until = time.monotonic() + seconds
         return self._answers(
             self._closed_loop(1, lambda done: done < answers and time.monotonic() < until), tokens, seconds + 10
         )
 
     def closed_loop(self, clients: int, seconds: float, tokens: int) -> Answers:
-        """As many clients, each asking again as soon as it was answered."""
+        """``clients`` clients. Each sends its next request as soon as its answer is complete."""
         until = time.monotonic() + seconds
         return self._answers(self._closed_loop(clients, lambda _: time.monotonic() < until), tokens, seconds + 20)
 
     def burst(self, per_s: int, seconds: float, tokens: int) -> Answers:
-        """New clients at (seeded) random moments, so many a second, whether or not the earlier ones were answered."""
+        """``per_s`` new clients per second at random times (with a seed), even if earlier clients still wait."""
         return self._answers(self._burst(int(per_s * seconds), seconds), tokens, seconds + 15)
 
     def flood(self, streams: int, tokens: int) -> float:
-        """All streams at once, one answer each: seconds from the first request to the last byte."""
+        """One answer on each of ``streams`` streams. Returns the seconds from the first request to the last byte."""
         replies = _run(self._flood(streams), 60)
         for reply in replies:
             self._check(reply, tokens)
         return (max(reply.raw[-1][0] for reply in replies) - min(reply.sent_ns for reply in replies)) / 1e9
 
     def streams(self, streams: int, tokens: int, spread_s: float, limit_s: float) -> Streams:
-        """Streams at the simulator's pace, begun at (seeded) random moments within ``spread_s``."""
+        """Streams at the simulator's speed, started at random times (with a seed) within ``spread_s`` seconds."""
         return _run(self._streams(streams, tokens, spread_s), limit_s)
 
     def mix(self, clients: int, seconds: float, tokens: int) -> tuple[int, Moment, Moment]:
-        """Clients with conversations of three turns, beside stateless ones: how many answers, and when."""
+        """Clients that request a stateless answer and a conversation of three turns, again and again.
+
+        Returns the number of answers, the start and the end.
+        """
         assert isinstance(self._dialect, OpenAI)
         until = time.monotonic() + seconds
         begin = self.moment()
@@ -164,7 +174,7 @@ class Load:
             connection.close()
         (begin,), (end,) = begun, ended
         if begin.at_ns >= end.at_ns:
-            raise Failed(f"{self._server.name} never had all {streams} streams open at once")
+            raise Failed(f"{self._server.name}: not all {streams} streams were open at the same time")
         found = [token for reply in replies for token in self._check(reply, tokens)]
         return Streams(begin, end, [t for t in found if begin.at_ns <= t.stamp_ns < end.at_ns])
 
@@ -218,7 +228,7 @@ class Load:
                 path = f"/v1/chat/completions/{conversation}"
                 known = await connection.ask(request("GET", path, "sk-bench"))
                 if orjson.loads(known.body())["id"] != conversation:
-                    raise Failed(f"another conversation than the one asked for: {known.body()[:300]!r}")
+                    raise Failed(f"expected the conversation {conversation}, got: {known.body()[:300]!r}")
                 await connection.ask(request("DELETE", path, "sk-bench"))
             return replies
 
@@ -239,31 +249,31 @@ class Load:
 
 
 def quantile(values: Sequence[float], percent: float) -> float:
-    """The value that so many percent of the values stay under."""
+    """The percentile: ``percent`` % of the values are below it."""
     ranked = sorted(values)
     return ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))]
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All of it at once; the first failure ends the rest."""
+    """Runs all coroutines at the same time and returns their results. The first failure cancels the others."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one) for one in work]
     return [task.result() for task in tasks]
 
 
 def _run(run: Coroutine[Any, Any, T], limit_s: float) -> T:
-    # No collection in the middle of a run: what it keeps, it needs.
+    # No garbage collection during a run, because the run needs all the data that it keeps.
     gc.collect()
     gc.disable()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_ended_by_signals(asyncio.wait_for(run, limit_s)))
     except TimeoutError:
-        raise Failed(f"not done after {limit_s:.0f} s") from None
+        raise Failed(f"not finished after {limit_s:.0f} s") from None
     except OSError as failure:
         raise _broken(failure) from None
     except BaseExceptionGroup as failures:
-        # What comes after the first is often its consequence; what a server said wrong is told before what broke.
+        # Later failures are often consequences of the first. A wrong answer is reported before a lost connection.
         found = list(_leaves(failures))
         raise next((one for one in found if isinstance(one, Failed)), None) or _broken(found[0]) from None
     finally:
@@ -271,7 +281,10 @@ def _run(run: Coroutine[Any, Any, T], limit_s: float) -> T:
 
 
 async def _ended_by_signals(run: Coroutine[Any, Any, T]) -> T:
-    """uvloop leaves no signal to Python's own handlers: those that are to end the process end the run first."""
+    """Cancels the run when SIGTERM or SIGALRM arrives, then lets Python's handler end the process.
+
+    Without this, uvloop would not run Python's own signal handlers.
+    """
     ended_by: list[int] = []
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(run)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}

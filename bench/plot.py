@@ -1,10 +1,10 @@
-"""Pictures of a run: a panel per figure, a bar per server, each server in one colour.
+"""Draws pictures of a run: a panel per figure, a bar per server, a colour per server.
 
-``python -m bench`` draws everything that it measured. The README shows four figures of today's protocol (Connect):
+``python -m bench`` draws all figures. The README shows four figures of the current protocol (Connect):
 
     python -m bench.plot docs/bench.json docs/bench.png
 
-``docs/bench.json`` is what ``python -m bench`` has saved, or a part of it.
+``docs/bench.json`` is a file that ``python -m bench`` has written, or a part of it.
 """
 
 import json
@@ -26,6 +26,7 @@ _NAMES = {NGINX: "nginx", GATEWAY: "gateway", NODE: "Node", FASTAPI: "FastAPI"}
 
 _COLUMNS = 4
 
+# The bars of these servers are never cut.
 _TO_SCALE = (NGINX, GATEWAY, NODE)
 
 
@@ -43,11 +44,11 @@ _PANELS = (
     _Panel("streams", ONE_WAY_P99, "200 streams: latency p99\nms, less is better"),
     _Panel("many-30", ONE_WAY_P99, "15,000 tokens/s: latency p99\nms, less is better"),
     _Panel("slow", MEMORY, "2,000 streams: memory each\nKB, less is better"),
-    _Panel("flood", TOKENS_PER_S, "all at once\ntokens/s, more is better"),
+    _Panel("flood", TOKENS_PER_S, "as fast as possible\ntokens/s, more is better"),
     _Panel("burst", FIRST_P50, "300 new requests/s: first token\nms, less is better"),
 )
 
-# For people who do not know the benchmark.
+# The README's picture, for readers who do not know the benchmark.
 _SUMMARY = (
     _Panel("first-token", FIRST_P50, "Time to the first token\nms (Kimi takes 5 of them), lower is better"),
     _Panel("short", PER_S, "Short answers on one core\nper second, higher is better"),
@@ -58,7 +59,7 @@ _SUMMARY_GENERATION = "connect"
 
 
 def draw(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draws everything that was measured, generation by generation."""
+    """Draws all measured figures, one generation after the other. Draws nothing if there are none."""
     generations = list(dict.fromkeys(outcome.generation for outcome in outcomes))
     found = {(o.generation, o.scenario): o for o in outcomes}
     panels = [panel for panel in _PANELS if any((g, panel.scenario) in found for g in generations)]
@@ -74,15 +75,13 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
             _bars(axis, panel, found.get((generation, panel.scenario)))
         for axis in places[len(panels) :]:
             axis.set_visible(False)
-    figure.suptitle(
-        "One core, one worker. An arrow: the bar is cut. A dash: not measured, or it could not do it.", fontsize=10
-    )
+    figure.suptitle("One core, one worker. ↑: the bar is cut. –: not measured, or the server failed.", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
 def draw_summary(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draws the README's picture. Raises KeyError where a scenario was not measured."""
+    """Draws the README's picture. Raises KeyError: if a scenario was not measured."""
     found = {o.scenario: o for o in outcomes if o.generation == _SUMMARY_GENERATION}
     figure = Figure(figsize=(2.9 * len(_SUMMARY), 2.6))
     for axis, panel in zip(figure.subplots(1, len(_SUMMARY)), _SUMMARY, strict=True):
@@ -97,7 +96,7 @@ def draw_summary(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def read(run: Mapping[str, object]) -> list[Outcome]:
-    """The outcomes of a run that was saved as JSON."""
+    """The outcomes of a run, from its JSON."""
     scenarios = run["scenarios"]
     assert isinstance(scenarios, list), "a run has a list of scenarios"
     return [Outcome(**scenario) for scenario in scenarios]
@@ -107,7 +106,7 @@ def _bars(axis: Axes, panel: _Panel, outcome: Outcome | None) -> None:
     axis.set_title(panel.title, fontsize=8)
     names = list(_COLOURS)
     medians = [_median(outcome, name, panel.row) for name in names]
-    # One server out of all proportion must not flatten the others: its bar is cut, its number is not.
+    # One very large value must not flatten the other bars. Its bar is cut; its label shows the true value.
     top = 1.8 * max(
         (value for name, value in zip(names, medians, strict=True) if value and name in _TO_SCALE), default=1
     )

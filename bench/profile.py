@@ -1,6 +1,6 @@
-"""``python -m bench.profile``: where the gateway's processor time goes, file by file and function by function.
+"""``python -m bench.profile``: shows how much CPU time each file and function of the gateway uses.
 
-The worker runs as shipped, but for a sampler that notes its stack 250 times in a second of processor time
+The worker runs with its default configuration and a sampler, which records its stack 250 times per second of CPU time
 (``sampled.py``).
 """
 
@@ -23,53 +23,53 @@ from bench.processes import LOAD_CORE, ROOT, Failed, allow_many_files
 from bench.scenarios import warm_up
 from bench.servers import GATEWAY, Server, Simulator, running, servers, simulator
 
-# As sampled.py writes a frame: a name, then its file in brackets.
+# A frame as sampled.py writes it: the function, then its file in brackets.
 _FRAME = re.compile(r"(.+) \((.+)\)")
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A load, and what its cost is divided by."""
+    """A load. ``run`` returns the number of units, by which the cost is divided."""
 
     unit: str
     run: Callable[[Load, Simulator], int]
 
 
-def _answer(load: Load, simulator: Simulator) -> int:
-    """One streamed answer after the other, 500 tokens a second, nothing else."""
+def _one_stream(load: Load, simulator: Simulator) -> int:
+    """One stream of 500 tokens per second."""
     return _streams(load, simulator, 1, 500, 10.0)
 
 
-def _two_hundred(load: Load, simulator: Simulator) -> int:
+def _200_streams(load: Load, simulator: Simulator) -> int:
     return _streams(load, simulator, 200, 20, 20.0)
 
 
 def _streams(load: Load, simulator: Simulator, streams: int, per_s: int, seconds: float) -> int:
     tokens = int((seconds + streams / 150) * per_s)
-    simulator.turn(say=text_of(tokens), stamp=True, record=False, delay_s=1 / per_s)
+    simulator.set_knobs(say=text_of(tokens), stamp=True, record=False, delay_s=1 / per_s)
     load.streams(streams, tokens, streams / 150, tokens / per_s + 30)
     return streams * tokens
 
 
 def _short(load: Load, simulator: Simulator) -> int:
-    simulator.turn(say=text_of(8), stamp=True, record=False)
+    simulator.set_knobs(say=text_of(8), stamp=True, record=False)
     answers = len(load.closed_loop(8, 8.0, 8).first_ms)
     load.settle()
     return answers
 
 
 _WORK = {
-    "answer": _Work("token", _answer),
-    "streams": _Work("token", _two_hundred),
+    "answer": _Work("token", _one_stream),
+    "streams": _Work("token", _200_streams),
     "short": _Work("answer", _short),
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
-    parser.add_argument("--load", choices=_WORK, default="answer", help="what is done (default: one streamed answer)")
+    parser.add_argument("--load", choices=_WORK, default="answer", help="the load (default: one streamed answer)")
     parser.add_argument("--generation", choices=[g.name for g in GENERATIONS], default="sse")
-    parser.add_argument("--lines", type=int, default=30, help="how many functions are shown")
+    parser.add_argument("--lines", type=int, default=30, help="number of lines per table")
     options = parser.parse_args()
     generation = next(g for g in GENERATIONS if g.name == options.generation)
     allow_many_files()
@@ -98,10 +98,10 @@ def _sampled(samples: Path) -> Server:
 
 
 def _show(samples: str, cost_us: float, unit: str, lines: int) -> None:
-    """Own time per file and function, inclusive time per file of ours; in µs of what one unit costs."""
+    """Prints CPU time in µs per unit: own time per file and function, and inclusive time per file of ``app/``."""
     own_files: collections.Counter[str] = collections.Counter()
     own_functions: collections.Counter[str] = collections.Counter()
-    within: collections.Counter[str] = collections.Counter()
+    inclusive_files: collections.Counter[str] = collections.Counter()
     total = 0
     for line in samples.splitlines():
         stack, _, times = line.rpartition(" ")
@@ -110,13 +110,13 @@ def _show(samples: str, cost_us: float, unit: str, lines: int) -> None:
         total += count
         own_files[frames[-1][0]] += count
         own_functions["  ".join(frames[-1])] += count
-        within.update(dict.fromkeys((file for file, _ in frames if file.startswith("app")), count))
+        inclusive_files.update(dict.fromkeys((file for file, _ in frames if file.startswith("app")), count))
     if not total:
-        raise Failed("the worker did nothing")
-    print(f"{cost_us:.1f} µs of the worker's processor time per {unit}; {total} samples")
-    _table("spent in the file itself, µs", own_files, cost_us / total, lines)
-    _table("spent in the file or in what it called, µs", within, cost_us / total, lines)
-    _table("spent in the function itself, µs", own_functions, cost_us / total, lines)
+        raise Failed("no samples: the worker used no CPU time")
+    print(f"{cost_us:.1f} µs of the worker's CPU time per {unit}; {total} samples")
+    _table("own time per file, µs", own_files, cost_us / total, lines)
+    _table("time per file including its calls, µs", inclusive_files, cost_us / total, lines)
+    _table("own time per function, µs", own_functions, cost_us / total, lines)
 
 
 def _table(title: str, counts: Mapping[str, int], unit_us: float, lines: int) -> None:
@@ -126,7 +126,7 @@ def _table(title: str, counts: Mapping[str, int], unit_us: float, lines: int) ->
 
 
 def _named(frame: str) -> tuple[str, str]:
-    """The file, from our folder or from its package on, and the function."""
+    """The file, relative to this repository or to site-packages, and the function."""
     found = _FRAME.fullmatch(frame)
     if not found:
         return frame, ""

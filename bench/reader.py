@@ -1,8 +1,8 @@
-"""Reads streams in each of the ways that ``requests`` offers. A process of its own, started by ``reading.py``.
+"""Reads streams in each way that ``requests`` offers. ``reading.py`` starts this as a process.
 
     python -m gevent.monkey --module bench.reader PORT TOKEN
 
-Threads are greenlets here, as in the gateway. One job per line of standard input, one result per line out.
+Threads are greenlets, as in the gateway. Reads one job per line of standard input, writes one result per line.
 """
 
 import json
@@ -26,7 +26,7 @@ Way = Callable[["_Upstream", str, Ready], Iterator[bytes]]
 
 
 class _Upstream:
-    """The simulator, seen from here."""
+    """A client of the simulator."""
 
     def __init__(self, port: int, token: str) -> None:
         self.port = port
@@ -43,7 +43,7 @@ class _Upstream:
 
 
 def _bare_socket(upstream: _Upstream, prompt: str, ready: Ready) -> Iterator[bytes]:
-    """The floor: what the socket gives, as it is. The framing of chunks falls out because it is no SSE."""
+    """The lower limit: raw bytes of the socket. The SSE parser ignores the framing of HTTP chunks."""
     with socket.create_connection((HOST, upstream.port), timeout=30) as sock:
         sock.sendall(turn_request(upstream.chat_id, upstream.token, prompt, "Connection: close\r\n"))
         data = sock.recv(65536)
@@ -88,46 +88,46 @@ WAYS: dict[str, Way] = {
 
 
 class _Job:
-    """So many streams at once, read in one way. All are open before the first token comes."""
+    """Reads several streams at the same time in one way. All are open before the first token arrives."""
 
     def __init__(self, upstream: _Upstream, way: Way, streams: int, lead_s: float) -> None:
         self._upstream = upstream
         self._way = way
-        self._lead_s = lead_s
+        self._min_delay_s = lead_s
         self._to_open = streams
-        self._cpu_s = 0.0
+        self._opened_cpu_s = 0.0
         self._opened_ns = 0
         self.streams: list[list[Piece]] = [[] for _ in range(streams)]
 
     def run(self) -> float:
-        """Processor time from the moment when all streams were open."""
+        """Returns the CPU time in seconds after all streams were open."""
         self._upstream.new_chat()
         dice = random.Random(1)
         threads = [
-            # The simulator waits before the first token as the prompt says: no two streams are in step.
-            threading.Thread(target=self._read, args=(pieces, self._lead_s + dice.random() * 0.2), daemon=True)
+            # The prompt tells the simulator how long to wait, so that the streams do not send at the same moments.
+            threading.Thread(target=self._read, args=(pieces, self._min_delay_s + dice.random() * 0.2), daemon=True)
             for pieces in self.streams
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
-        return time.process_time() - self._cpu_s
+        return time.process_time() - self._opened_cpu_s
 
     def _read(self, pieces: list[Piece], first_delay_s: float) -> None:
         prompt = f"[[sim first_delay_s={first_delay_s:.4f}]] hello"
-        for data in self._way(self._upstream, prompt, self._opened):
+        for data in self._way(self._upstream, prompt, self._on_opened):
             pieces.append((time.monotonic_ns(), data))
 
-    def _opened(self) -> None:
+    def _on_opened(self) -> None:
         self._to_open -= 1
         if self._to_open == 0:
-            self._cpu_s = time.process_time()
+            self._opened_cpu_s = time.process_time()
             self._opened_ns = time.monotonic_ns()
 
     def check_lead(self, first_stamp_ns: int) -> None:
         if not 0 < self._opened_ns < first_stamp_ns:
-            raise RuntimeError("the first token came before all streams were open")
+            raise RuntimeError("the first token arrived before all streams were open")
 
 
 def _do(upstream: _Upstream, job: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The ways to read the upstream, compared in one process: what each holds back, and what it costs.
+"""Compares ways to read the upstream with ``requests``: how long each holds tokens back, and its CPU time.
 
-The job of this side is the simulator and the core; the reading itself is ``reader.py``.
+This file controls the simulator and the core. ``reader.py`` does the reading.
 """
 
 import json
@@ -21,7 +21,7 @@ _TOKENS_PER_S = 20
 
 
 def measure(sizes: Sizes, simulator: Simulator) -> list[dict[str, Figures]]:
-    """Per round: figures by ``framing, way``."""
+    """The figures of each round by "framing, way"."""
     reader = _start(simulator)
     try:
         _measure(reader, simulator, "chunked", "iter_lines(None)", 4, 4)  # warm
@@ -43,7 +43,7 @@ def _round(reader: subprocess.Popen[str], sizes: Sizes, simulator: Simulator) ->
 def _measure(
     reader: subprocess.Popen[str], simulator: Simulator, framing: str, way: str, streams: int, count: int
 ) -> Figures:
-    simulator.turn(
+    simulator.set_knobs(
         say=text_of(count),
         stamp=True,
         record=False,
@@ -51,7 +51,7 @@ def _measure(
         framing=framing,
         slot_scope="none",
     )
-    # Time enough to open all streams before the first token.
+    # Enough time to open all streams before the first token.
     job = {"way": way, "streams": streams, "tokens": count, "lead_s": 0.15 + 0.004 * streams}
     result = _ask(reader, job)
     return {

@@ -1,4 +1,4 @@
-"""What is shown of the figures: a table per scenario, the targets; and everything that was measured as JSON."""
+"""Prints a table per scenario and the targets. Saves all figures as JSON."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from bench.targets import verdicts
 
 OUT = Path(__file__).parent / "out"
 
-# Shown below a table, so that it can be believed or not.
+# Printed below a table: they show whether the figures can be trusted.
 _ABOUT_THE_RIG = ("core used by", "core denied")
 
 _ADDED = {row: row.replace("one-way", "added") for row in (ONE_WAY_P50, ONE_WAY_P99, ONE_WAY_P999)}
@@ -29,7 +29,10 @@ Rounds = Sequence[Mapping[str, Figures]]
 
 @dataclass(slots=True)
 class Outcome:
-    """One scenario over one generation: the figures of each round, and who failed in it and why."""
+    """One scenario over one generation.
+
+    ``rounds``: for each round, server → figures. ``failed``: server → reason.
+    """
 
     scenario: str
     title: str
@@ -52,7 +55,7 @@ def machine() -> dict[str, Any]:
 
 
 def save(result: Mapping[str, Any], outcomes: Sequence[Outcome]) -> Path:
-    """All that was measured so far; the next time in the same run, over it."""
+    """Saves all figures so far. A later call in the same run overwrites the file."""
     path = _place(result, ".json")
     whole = {**result, "scenarios": [asdict(outcome) for outcome in outcomes]}
     path.write_text(json.dumps(whole, indent=1, ensure_ascii=False))
@@ -60,7 +63,7 @@ def save(result: Mapping[str, Any], outcomes: Sequence[Outcome]) -> Path:
 
 
 def keep_log(result: Mapping[str, Any], log: Path) -> Path:
-    """The log of a server that did something wrong outlives the run."""
+    """Copies the log of a server that gave a wrong answer, because the run deletes its folder."""
     path = _place(result, f"-{log.name}")
     shutil.copyfile(log, path)
     return path
@@ -87,7 +90,7 @@ def print_reading(rounds: Rounds, baseline: str) -> None:
 
 
 def print_outcome(outcome: Outcome, servers: Sequence[str]) -> None:
-    """Medians of each server, then of the ratios of ours to each other; these are taken within each round."""
+    """Prints the medians of each server, then the medians of the ratios gateway / server, taken within each round."""
     rounds = [_with_added(figures) for figures in outcome.rounds]
     others = [name for name in servers if name not in (GATEWAY, NO_GATEWAY)] if GATEWAY in servers else []
     head = f"\n{outcome.title} [{outcome.generation}]"
@@ -103,11 +106,11 @@ def print_outcome(outcome: Outcome, servers: Sequence[str]) -> None:
             ratios = [_cell(_ratios(rounds, name, row)) for name in others]
             print(f"  {row:54}" + "".join(f"{cell:>12}" for cell in (*cells, *ratios)))
     for name, why in outcome.failed.items():
-        print(f"    {name} fails: {why.splitlines()[0][:150]}")
+        print(f"    {name} failed: {why.splitlines()[0][:150]}")
 
 
 def print_targets(outcomes: Iterable[Outcome]) -> None:
-    """All targets of the issue in one table."""
+    """Prints all targets in one table."""
     print("\ntargets")
     for outcome in outcomes:
         for verdict in verdicts(outcome.scenario, outcome.rounds):
@@ -116,15 +119,15 @@ def print_targets(outcomes: Iterable[Outcome]) -> None:
 
 def _print_verdict(verdict: Any, before: str = "") -> None:
     target = verdict.target
-    kind = "moonshot" if target.moonshot else "floor"
-    word = {True: "holds", False: "MISSED" if kind == "floor" else "not reached", None: "not measured"}[verdict.holds]
+    kind = "moonshot" if target.moonshot else "target"
+    word = {True: "reached", False: "MISSED" if kind == "target" else "missed", None: "not measured"}[verdict.reached]
     sign = ">=" if target.at_least else "<="
     value = _cell([] if verdict.value is None else [verdict.value])
     print(f"    {before}{kind:9}{target.what:26}{value:>9}  {sign} {target.limit:<5g} {word}")
 
 
 def _with_added(figures: Mapping[str, Figures]) -> dict[str, Figures]:
-    """Latencies over no gateway at all, in the same round."""
+    """Adds the latencies minus those without a gateway in the same round."""
     base = figures.get(NO_GATEWAY, {})
     return {
         name: one
@@ -150,7 +153,7 @@ def _ratios(rounds: Rounds, server: str, row: str) -> list[float]:
 
 
 def _cell(values: Sequence[float]) -> str:
-    """The median, with as many digits as mean something; nothing where there is no value."""
+    """The median with about three digits; "-" if there is no value."""
     if not values:
         return "-"
     value = statistics.median(values)
@@ -158,7 +161,7 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _commit() -> str:
-    """The commit that is measured, empty outside a repository."""
+    """The measured commit; "" outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,8 +1,8 @@
-"""gunicorn's configuration as shipped, and in each worker a sampler: ``gunicorn -c python:bench.sampled``.
+"""gunicorn's default configuration with a sampler in each worker: ``gunicorn -c python:bench.sampled``.
 
-As often as the kernel's clock allows (250 times in a second of processor time, mostly; waiting is never counted) a
-signal notes the Python stack. A call into C is noted at the Python line that made it; what the event loop itself does
-is gevent's ``Hub.run``. The notes go to the file that ``BENCH_SAMPLES`` names when the worker ends.
+A signal records the Python stack as often as the kernel's clock allows: usually 250 times per second of CPU time.
+Waiting is never counted. A call into C counts for the calling Python function, and the event loop itself for gevent's
+``Hub.run``. When the worker ends, the samples are written to the file ``BENCH_SAMPLES``.
 """
 
 import collections
@@ -25,9 +25,9 @@ _shipped_init = globals().get("post_worker_init")
 def post_worker_init(worker: Any) -> None:
     if _shipped_init is not None:
         _shipped_init(worker)
-    signal.signal(signal.SIGPROF, _note)
-    # Counts from the first answer on, so that the start is no part of it.
-    signal.signal(signal.SIGUSR2, _begin)
+    signal.signal(signal.SIGPROF, _record)
+    # The profiler starts the sampler by SIGUSR2 after the warm-up.
+    signal.signal(signal.SIGUSR2, _start_sampling)
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:
@@ -39,11 +39,11 @@ def worker_exit(_server: Any, _worker: Any) -> None:
     Path(os.environ["BENCH_SAMPLES"]).write_text("\n".join(lines))
 
 
-def _begin(_number: int, _frame: FrameType | None) -> None:
+def _start_sampling(_number: int, _frame: FrameType | None) -> None:
     signal.setitimer(signal.ITIMER_PROF, _EVERY_S, _EVERY_S)
 
 
-def _note(_number: int, frame: FrameType | None) -> None:
+def _record(_number: int, frame: FrameType | None) -> None:
     stack = []
     while frame is not None:
         stack.append((frame.f_code.co_filename, frame.f_code.co_name))

@@ -1,6 +1,6 @@
-"""What is measured of a server: one function per kind of load, each with the knobs it needs.
+"""The scenarios: one function per kind of load, which sets the simulator's knobs and returns figures.
 
-A figure is named by the row of the table that it stands in. Figures that a load cannot give are left out.
+The name of a figure is its row in the table. Figures that a load cannot give are left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from bench.servers import BEFORE, FASTAPI, GATEWAY, GATEWAY_POSTGRES, NO_GATEWAY
 
 Figures = dict[str, float]
 
-# Rows that other files look for.
+# Rows that other files use.
 FIRST_P50 = "first token p50, ms"
 ONE_WAY_P50, ONE_WAY_P99, ONE_WAY_P999 = (f"one-way latency {p}, ms" for p in ("p50", "p99", "p99.9"))
 CPU_TOKEN = "CPU per token, µs"
@@ -25,15 +25,15 @@ MEMORY = "memory per stream, KB"
 
 _SHORT_TOKENS = 8
 
-# Who knows conversations.
+# The servers that support conversations.
 _STATEFUL = (GATEWAY, BEFORE, GATEWAY_POSTGRES)
-# Whose token is compared with few streams: the relay with a client per call can hold no more.
+# The servers of the scenario with few streams: the FastAPI relay, with a client per call, cannot hold more.
 _FEW = (NO_GATEWAY, GATEWAY, BEFORE, FASTAPI)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of everything: enough to see that the rig works (quick), or to believe it (full)."""
+    """The sizes of all loads: QUICK only shows that the benchmark works, FULL gives reliable figures."""
 
     rounds: int
     fresh_rounds: int
@@ -114,9 +114,9 @@ FULL = Sizes(
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """``fresh``: the server is started anew, because what it did before would change the figures.
+    """One load. ``fresh``: a new server is started, because earlier loads would change the figures.
 
-    ``only``: the servers that are compared in it, where it is not for all.
+    ``only``: the servers that take part. Empty: all except the gateway on PostgreSQL.
     """
 
     key: str
@@ -134,7 +134,7 @@ def scenarios(sizes: Sizes) -> list[Scenario]:
         Scenario("streams", _paced(sizes.streams, 20), partial(_streams, sizes, sizes.streams, 20)),
         Scenario("many-20", _paced(sizes.many_streams, 20), partial(_streams, sizes, sizes.many_streams, 20)),
         Scenario("many-30", _paced(sizes.many_streams, 30), partial(_streams, sizes, sizes.many_streams, 30)),
-        Scenario("flood", "all at once, as fast as it comes", partial(_flood, sizes)),
+        Scenario("flood", "all at once, as fast as possible", partial(_flood, sizes)),
         Scenario("burst", f"new requests, {sizes.burst_per_s}/s", partial(_burst, sizes)),
         Scenario("slow", f"{sizes.slow_streams:,} slow streams", partial(_slow, sizes), fresh=sizes.slow_is_fresh),
         Scenario("mix", "stateful mix: conversations and stateless", partial(_mix, sizes), only=_STATEFUL),
@@ -142,7 +142,7 @@ def scenarios(sizes: Sizes) -> list[Scenario]:
 
 
 def warm_up(load: Load, simulator: Simulator) -> None:
-    """Everything is loaded, every path was walked."""
+    """Lets the server load all modules and use all code paths once."""
     _say(simulator, _SHORT_TOKENS)
     load.closed_loop(4, 0.3, _SHORT_TOKENS)
     load.settle()
@@ -162,12 +162,12 @@ def _first_token(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
 def _short(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
     _say(simulator, _SHORT_TOKENS)
     answers = load.closed_loop(8, sizes.short_s, _SHORT_TOKENS)
-    owed = simulator.owed_deletions()
+    undeleted = simulator.undeleted_chats()
     load.settle()
-    # What a server does after the answer (deleting the chat) belongs to the cost of the answer.
+    # The deletion of the chat, after the answer, is part of the cost of the answer.
     return {
         **_per_answer(len(answers.first_ms), answers.begin, answers.end, load.moment()),
-        "chats not yet deleted at the end": owed,
+        "chats not yet deleted at the end": undeleted,
         **_shares(answers.begin, answers.end),
     }
 
@@ -178,7 +178,7 @@ def _few(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
 
 
 def _streams(sizes: Sizes, streams: int, per_s: int, load: Load, simulator: Simulator) -> Figures:
-    # Streams begin spread over a while, then run together for stream_s.
+    # The streams start one after another during spread_s, then all run together for stream_s.
     spread_s = streams / sizes.ramp_per_s
     tokens = int((spread_s + sizes.stream_s + 0.3) * per_s)
     _say(simulator, tokens, delay_s=1 / per_s)
@@ -197,7 +197,7 @@ def _streams(sizes: Sizes, streams: int, per_s: int, load: Load, simulator: Simu
 def _flood(sizes: Sizes, load: Load, simulator: Simulator) -> Figures:
     text = text_of(sizes.flood_tokens)
     pieces = [text[at : at + TOKEN_CHARS] for at in range(0, len(text), TOKEN_CHARS)]
-    simulator.turn(record=False)
+    simulator.set_knobs(record=False)
     simulator.play(load.generation, recorded_answer(load.generation, pieces), sizes.flood_streams)
     before = load.moment()
     seconds = load.flood(sizes.flood_streams, sizes.flood_tokens)
@@ -259,4 +259,4 @@ def _shares(begin: Moment, end: Moment) -> Figures:
 
 
 def _say(simulator: Simulator, tokens: int, **knobs: object) -> None:
-    simulator.turn(say=text_of(tokens), stamp=True, record=False, **knobs)
+    simulator.set_knobs(say=text_of(tokens), stamp=True, record=False, **knobs)

@@ -1,7 +1,6 @@
-"""The servers that are compared: how each is started, where it listens, what it speaks.
+"""The compared servers: how each is started, where it listens, which API it serves.
 
-To compare another one (the same in another language, say) add a Server to ``servers``: everything else follows.
-The first of them is what latencies are compared with.
+To compare another server, add a ``Server`` to ``servers``. Added latencies are relative to the first one.
 """
 
 import base64
@@ -34,11 +33,12 @@ _RELAYS = Path(__file__).parent / "relays"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """``command`` and ``env`` may hold {port}, {upstream} and {folder}; no command: the simulator itself.
+    """A server to compare.
 
-    ``speak`` makes its dialect for a generation. ``missing`` says what it lacks to be run here, and where to
-    get it; ``prepare`` gets the same places as the command. ``is_ours``: a wrong answer of it fails the whole run.
-    ``home``: where its command runs.
+    ``command`` and ``env`` may contain {port}, {upstream} and {folder}; without a command it is the simulator itself.
+    ``speak`` returns its dialect for a generation. ``missing`` returns what is not installed and where to get it, or
+    "". ``prepare`` is called before the start with the values of the placeholders. ``is_ours``: a wrong answer fails
+    the whole run. ``home``: the working directory of its command.
     """
 
     name: str
@@ -52,8 +52,10 @@ class Server:
 
 
 def servers(database_url: str = "", before: Path | None = None) -> list[Server]:
-    """``database_url``: of a PostgreSQL; without one, the gateway's figures on one are left out. ``before``: the
-    folder of an earlier version of this repository, with a virtual environment in ``.venv``.
+    """All servers.
+
+    ``database_url``: of a PostgreSQL; without it, the gateway on PostgreSQL is left out. ``before``: the folder of an
+    earlier version of this repository, with a virtual environment in ``.venv``.
     """
     token = tokens.mint("bench", "access", 86_400)
     relay = {"PORT": "{port}", "UPSTREAM": "{upstream}", "TOKEN": token}
@@ -81,7 +83,7 @@ def servers(database_url: str = "", before: Path | None = None) -> list[Server]:
 def _gateway(
     name: str, token: str, database_url: str, command: Sequence[str] = python("-m", "gunicorn"), home: Path = ROOT
 ) -> Server:
-    # As shipped: every setting at its default, whatever a .env here says, but for these.
+    # All other settings have their defaults, whatever the .env of this folder says.
     settings = {setting.name: setting.default or "" for setting in describe_settings()} | {
         "KIMI_TOKENS": token,
         "KIMI_BASE_URL": "{upstream}",
@@ -89,7 +91,7 @@ def _gateway(
         "DATABASE_URL": database_url,
         "PORT": "{port}",
         "WEB_CONCURRENCY": "1",
-        # One account serves all: the simulator has no objection, and the others here have no limit either.
+        # One account serves all streams: the simulator accepts that, and the other servers have no limit either.
         "ACCOUNT_MAX_STREAMS": "0",
     }
     return Server(name, lambda generation: OpenAI(generation.model), command, settings, is_ours=True, home=home)
@@ -121,7 +123,7 @@ def _install_node_relay(_: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers; ``process`` is None where it is the simulator itself."""
+    """A running server. ``process``: None for the simulator itself."""
 
     server: Server
     port: int
@@ -142,19 +144,19 @@ class Simulator:
         self._session = requests.Session()
         self._session.trust_env = False
 
-    def turn(self, **knobs: object) -> None:
-        """Forgets all that was, then turns these knobs."""
+    def set_knobs(self, **knobs: object) -> None:
+        """Resets the simulator, then sets these knobs."""
         self._post("reset", {})
         self._post("knobs", knobs)
 
     def play(self, generation: Generation, body: bytes, times: int) -> None:
-        """The next turns are answered with a chunked body that is ready to be sent: it costs nothing to make."""
+        """Answers the next ``times`` turns with this chunked body, so that the simulator needs almost no CPU time."""
         headers = {"Content-Type": generation.stream_type, "Transfer-Encoding": "chunked"}
         reply = {"match": generation.stream_path, "times": times, "framing": "close", "headers": headers}
         self._post("script", {**reply, "body_base64": base64.b64encode(body).decode()})
 
-    def owed_deletions(self) -> int:
-        """Chats that nobody has deleted (yet)."""
+    def undeleted_chats(self) -> int:
+        """The number of chats that have not been deleted yet."""
         state = self.state()
         return int(state["total_chats"] - state["deleted_chats"])
 
@@ -213,5 +215,5 @@ def _wait_for_port(process: Process, port: int) -> None:
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
             return
         if time.monotonic() > deadline:
-            raise Failed(f"nothing listens on port {port}:\n{tail(process.log)}")
+            raise Failed(f"nothing listens on port {port} after 20 s:\n{tail(process.log)}")
         time.sleep(0.02)

@@ -1,8 +1,7 @@
-"""``python -m bench.soak``: hundreds of streams with clients that come and leave, for half an hour.
+"""``python -m bench.soak``: hundreds of streams with clients that connect and disconnect, for half an hour.
 
-What must be so at the end is asserted: every answer that was read to its end was the right one, no stream is open at
-Kimi, no file descriptor and no row of a table is left over. The slope of the memory is printed, and judged where the
-run was long enough to tell.
+At the end it checks that every complete answer was right, that no stream is open at Kimi, and that no file descriptor
+and no row of a table is left over. It prints the growth of memory, and checks it if the run was long enough.
 """
 
 import argparse
@@ -33,13 +32,13 @@ _STREAMS = 300
 _TOKENS = 120
 _PER_S = 20
 
-# The share of the run that does not count for the slope: what grows until everything was used once.
+# The first part of the run, which does not count for the growth: memory grows until all code was used once.
 _WARM = 0.25
-# Shorter runs show what they find and judge no slope.
+# Shorter runs do not check the growth of memory.
 _LONG_MIN = 10.0
 _MOST_GROWTH = 0.05
 
-# What may differ between two quiet moments without anything being lost: pooled connections to the database.
+# This difference between two idle moments is not a leak: connections to the database are pooled.
 _FEW_FILES = 40
 
 
@@ -52,8 +51,8 @@ class _Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class _Quiet:
-    """What is there when nobody asks for anything. ``files``: without those of connections kept to Kimi."""
+class _Idle:
+    """The state without requests. ``files``: open file descriptors, without keep-alive connections to Kimi."""
 
     files: int
     rows: dict[str, int]
@@ -76,12 +75,12 @@ def main() -> int:
         except Failed as failure:
             print(f"soak: {failure}\n--- end of the gateway's log:\n{tail(folder / 'gateway.log')}", file=sys.stderr)
             return 1
-    print("nothing was lost")
+    print("no leak was found")
     return 0
 
 
 def _gateway() -> Server:
-    """As shipped, its number of workers included."""
+    """The gateway with its default settings, also the number of workers."""
     gateway = next(server for server in servers() if server.name == GATEWAY)
     return replace(gateway, env={k: v for k, v in gateway.env.items() if k != "WEB_CONCURRENCY"})
 
@@ -93,49 +92,49 @@ class _Soak:
         self._port = one.port
         self._upstream = upstream
         self._database = folder / GATEWAY / "gateway.db"
-        self._said = text_of(_TOKENS)
+        self._answer = text_of(_TOKENS)
         self._dialects = [OpenAI(generation.model) for generation in GENERATIONS]
         self._visits: Counter[str] = Counter()
 
     def run(self, seconds: float, streams: int) -> None:
-        self._upstream.turn(say=self._said, stamp=True, record=False, delay_s=1 / _PER_S)
+        self._upstream.set_knobs(say=self._answer, stamp=True, record=False, delay_s=1 / _PER_S)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            # A first wave, so that what stays (pools, a worker's modules) is there before it is counted.
+            # A first wave, so that pools and modules are there before anything is counted.
             runner.run(self._clients(streams, 2 * _TOKENS / _PER_S, []))
-            before = self._quiet()
+            before = self._wait_until_idle()
             samples: list[_Sample] = []
             runner.run(self._clients(streams, seconds, samples))
-        after = self._quiet()
+        after = self._wait_until_idle()
         print(", ".join(f"{count} {kind}" for kind, count in sorted(self._visits.items())))
-        print(f"quiet before: {before}\nquiet after:  {after}")
-        self._judge(before, after, samples, seconds)
+        print(f"idle before: {before}\nidle after:  {after}")
+        self._check_leaks(before, after, samples, seconds)
 
-    def _judge(self, before: _Quiet, after: _Quiet, samples: Sequence[_Sample], seconds: float) -> None:
+    def _check_leaks(self, before: _Idle, after: _Idle, samples: Sequence[_Sample], seconds: float) -> None:
         warm = [sample for sample in samples if sample.at_s >= seconds * _WARM]
         slope = statistics.linear_regression([s.at_s / 60 for s in warm], [s.memory_kb for s in warm]).slope
         size = statistics.median(s.memory_kb for s in warm)
         grown = slope * (seconds * (1 - _WARM)) / 60 / size
         print(f"memory {size / 1024:.1f} MB, slope {slope:+.0f} KB/min, {grown:+.1%} over the run")
         if after.files > before.files + _FEW_FILES:
-            raise Failed(f"file descriptors were lost: {before.files} before, {after.files} after")
+            raise Failed(f"file descriptors have leaked: {before.files} before, {after.files} after")
         grew = {table: (before.rows.get(table, 0), rows) for table, rows in after.rows.items()}
         if grew := {table: pair for table, pair in grew.items() if pair[1] > pair[0]}:
             raise Failed(f"tables have grown (rows before, after): {grew}")
         if seconds >= _LONG_MIN * 60 and grown > _MOST_GROWTH:
             raise Failed(f"memory grows: {grown:+.1%} over the run")
 
-    def _quiet(self) -> _Quiet:
-        """Waits until all that is owed has been done; raises Failed if it never is."""
+    def _wait_until_idle(self) -> _Idle:
+        """Waits until all streams are closed and all chats deleted. Raises Failed: if that takes over a minute."""
         deadline = time.monotonic() + 60
         while True:
             state = self._upstream.state()
-            owed = state["total_chats"] - state["deleted_chats"]
-            if not state["open_streams"] and not owed:
+            undeleted = state["total_chats"] - state["deleted_chats"]
+            if not state["open_streams"] and not undeleted:
                 break
             if time.monotonic() > deadline:
-                raise Failed(f"{state['open_streams']} streams are open at Kimi, {owed} chats not deleted")
+                raise Failed(f"{state['open_streams']} streams are open at Kimi, {undeleted} chats are not deleted")
             time.sleep(0.2)
-        # Workers notice that a client has closed a kept connection when they next look.
+        # Workers notice a closed keep-alive connection only at their next check.
         files = self._process.open_files() - state["open_connections"]
         while time.monotonic() < deadline:
             time.sleep(1)
@@ -143,7 +142,7 @@ class _Soak:
             if now == files:
                 break
             files = now
-        return _Quiet(files, self._rows())
+        return _Idle(files, self._rows())
 
     def _rows(self) -> dict[str, int]:
         with contextlib.closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True)) as db:
@@ -181,7 +180,7 @@ class _Soak:
         while time.monotonic() < until:
             kind, visit = dice.choices(
                 (
-                    ("whole answers", self._whole),
+                    ("whole answers", self._read_answer),
                     ("left in the middle", self._leave),
                     ("conversations of two turns", self._conversation),
                 ),
@@ -194,12 +193,15 @@ class _Soak:
                 connection.close()
             self._visits[kind] += 1
 
-    async def _whole(self, connection: Connection, dice: random.Random) -> None:
+    async def _read_answer(self, connection: Connection, dice: random.Random) -> None:
         dialect = dice.choice(self._dialects)
         self._check(dialect, await dialect.turn(connection))
 
     async def _leave(self, connection: Connection, dice: random.Random) -> None:
-        """Some time after the answer has begun: before that, nobody may know yet that Kimi has opened a chat."""
+        """Disconnects some time after the start of the answer.
+
+        Before that, the gateway may not know yet that Kimi has created a chat.
+        """
         begun = asyncio.Event()
         dialect = dice.choice(self._dialects)
         answer = asyncio.ensure_future(dialect.turn(connection, lambda _: begun.set()))
@@ -207,7 +209,7 @@ class _Soak:
         await begun.wait()
         await asyncio.wait([answer], timeout=dice.random() * 0.9 * _TOKENS / _PER_S)
         if answer.done():
-            # On a machine that does too much else at once, this one came to it late.
+            # This client was late, on a busy machine.
             self._check(dialect, await answer)
             return
         connection.close()
@@ -221,14 +223,14 @@ class _Soak:
         for turn in range(2):
             messages.append({"role": "user", "content": f"{turn}: {PROMPT}"})
             self._check(dialect, await connection.ask(dialect.request(messages, conversation)))
-            messages.append({"role": "assistant", "content": self._said})
+            messages.append({"role": "assistant", "content": self._answer})
         await connection.ask(request("DELETE", f"/v1/chat/completions/{conversation}", "sk-soak"))
 
     def _check(self, dialect: OpenAI, reply: Reply) -> None:
         payloads = list(dialect.payloads(reply.pieces()))
         if not payloads or not dialect.is_last(payloads[-1][1]):
             raise Failed(f"an answer without its end: {payloads[-1:]}")
-        tokens_of(payloads, dialect.text, self._said)
+        tokens_of(payloads, dialect.text, self._answer)
 
 
 if __name__ == "__main__":

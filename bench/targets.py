@@ -1,6 +1,6 @@
-"""What the gateway must reach, as ratios to the servers beside it; and whether it did.
+"""The gateway's targets, most of them as ratios to the other servers, and whether it reaches them.
 
-One core, one worker. The floors must hold; the moonshots are how far a design has ever come.
+One core, one worker. Moonshots are harder targets: the best that any design has reached.
 """
 
 import statistics
@@ -19,15 +19,15 @@ from bench.scenarios import (
 from bench.servers import FASTAPI, GATEWAY, NGINX, NO_GATEWAY, NODE
 
 Round = Mapping[str, Figures]
-"""Figures of each server that could be measured."""
+"""Server → figures, for each server that could be measured."""
 
 Measure = Callable[[Round], float]
-"""Raises KeyError or ZeroDivisionError where a server has no such figure."""
+"""Raises KeyError or ZeroDivisionError: if a server has no such figure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``limit`` is a ceiling unless ``at_least``."""
+    """``limit``: the highest allowed value; with ``at_least`` the lowest."""
 
     scenario: str
     what: str
@@ -36,20 +36,20 @@ class Target:
     at_least: bool = False
     moonshot: bool = False
 
-    def reached(self, value: float) -> bool:
+    def is_reached(self, value: float) -> bool:
         return value >= self.limit if self.at_least else value <= self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``value`` is the median over the rounds that have one; None where there is none."""
+    """``value``: the median of the rounds that have one. None: not measured."""
 
     target: Target
     value: float | None
 
     @property
-    def holds(self) -> bool | None:
-        return None if self.value is None else self.target.reached(self.value)
+    def reached(self) -> bool | None:
+        return None if self.value is None else self.target.is_reached(self.value)
 
 
 def _figure(row: str) -> Measure:
@@ -61,7 +61,7 @@ def _to(server: str, row: str) -> Measure:
 
 
 def _added(server: str, row: str) -> Measure:
-    """What a server adds to a latency: over no gateway at all, in the same round."""
+    """The latency that a server adds: the difference to no gateway in the same round."""
     return lambda figures: figures[server][row] - figures[NO_GATEWAY][row]
 
 
@@ -76,7 +76,7 @@ TARGETS = (
     Target("short", "answers/s / FastAPI", _to(FASTAPI, PER_S), 30, at_least=True),
     Target("short", "answers/s / Node", _to(NODE, PER_S), 1.5, at_least=True),
     Target("short", "answers/s / nginx", _to(NGINX, PER_S), 0.33, at_least=True, moonshot=True),
-    # The same with few: 200 streams are mostly more than that relay can hold.
+    # Also with few streams: usually the FastAPI relay cannot hold 200.
     Target("few", "CPU per token / FastAPI", _to(FASTAPI, CPU_TOKEN), 0.25),
     Target("streams", "CPU per token / FastAPI", _to(FASTAPI, CPU_TOKEN), 0.25),
     Target("streams", "CPU per token / Node", _to(NODE, CPU_TOKEN), 1.0),

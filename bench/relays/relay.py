@@ -1,7 +1,8 @@
-"""A relay from OpenAI's API to Kimi's, as plainly as such projects in Python are written today: FastAPI in front,
-one httpx client per call, events split at blank lines, a pydantic model per chunk. It is what the gateway is
-compared with, so it does the same work and no more: a new chat, one answer passed on as it comes, the chat
-deleted afterwards. One account, no conversations, no heartbeats, no limits.
+"""A plain relay from OpenAI's API to Kimi's, for the comparison with the gateway.
+
+It is written like many projects today: FastAPI, one httpx client per call, events split at blank lines, a pydantic
+model per chunk. It does the same work for an answer and no more: it creates a chat, streams the answer and deletes
+the chat. It has one account and no conversations, heartbeats or limits.
 
     PORT=8010 UPSTREAM=http://127.0.0.1:8901 TOKEN=... python -m bench.relays.relay
 """

