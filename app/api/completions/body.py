@@ -29,12 +29,12 @@ from app.web.shared_parameters import (
 
 _PROMPT = ParameterRule(
     "honoured",
-    "one text; several, and token numbers, are a 400",
+    "one text; several texts or token numbers are a 400",
     "一段文本；多段文本或 token 数组返回 400",
 )
 _MAX_TOKENS = ParameterRule(
     "honoured",
-    "by estimate, thinking included; without it the answer is whole, where OpenAI's ends after 16 tokens",
+    "by estimate, thinking included; without it the answer is complete, while OpenAI stops after 16 tokens",
     "按估算值（含思考）截断；不设置时给出完整回答（OpenAI 会在 16 个 token 后截断）",
 )
 _ONE = ParameterRule(
