@@ -318,6 +318,8 @@ def test_stopping_a_container_waits_for_a_token_that_is_being_renewed(
     simulator.knobs(refresh_delay_s=2)
     token = mint("alice", 7_776_000, "refresh")
     with running.gateway(simulator.url, server="container", KIMI_TOKENS=token) as gateway:
+        # gunicorn loses a signal that comes while a worker is being started.
+        gateway.wait_for_workers()
         wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
         (first,) = gateway.process.children()
         os.kill(first, signal.SIGTERM)

@@ -351,7 +351,7 @@ def run_home(home: Path, env_file: bytes, command: list[str], folder: Path, **en
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     return (done.stdout + done.stderr).strip()
