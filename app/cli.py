@@ -34,9 +34,13 @@ if TYPE_CHECKING:
     from app.web.parameters import Parameters
 
 
+# Flask's own commands that use the gateway. The others, and --help, work without settings.
+_USE_THE_GATEWAY = frozenset({"run", "routes", "shell"})
+
+
 def is_running() -> bool:
-    """Whether the ``flask`` command is about to run a command of this file."""
-    return click.get_current_context(silent=True) is not None and not COMMANDS.keys().isdisjoint(sys.argv[1:])
+    """Whether the ``flask`` command runs, with a command or option that does not use the gateway."""
+    return click.get_current_context(silent=True) is not None and _USE_THE_GATEWAY.isdisjoint(sys.argv[1:])
 
 
 def register(app: Flask) -> None:

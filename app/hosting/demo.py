@@ -20,12 +20,13 @@ def main() -> None:
         kimi = f"http://127.0.0.1:{_free_port(0)}"
         port = _free_port(int(os.environ.get("PORT") or "8000"))
         token = subprocess.check_output(
-            [sys.executable, "-m", "app.simulator", "--mint", "demo", "--lifetime-s", "864000"], text=True
+            [sys.executable, "-m", "app.simulator", "--mint", "demo", "--kind", "refresh"], text=True
         ).strip()
         _start(stack, ["-m", "app.simulator", "--port", kimi.rpartition(":")[2], "--set", "delay_s=0.05"], {}, True)
         settings = {
             "KIMI_TOKENS": f"demo={token}",
             "KIMI_BASE_URL": kimi,
+            "KIMI_AUTH_URL": kimi,
             "DATABASE_URL": f"sqlite:///{folder}/demo.db",
             "HOST": "127.0.0.1",
             "PORT": str(port),

@@ -135,6 +135,8 @@ def _unknown_url() -> str:
     unknown = f"Unknown URL: {request.method} {request.path}"
     if "/v1/v1/" in f"{request.path}/":
         return f"{unknown}. Your client adds /v1 by itself: remove it from the base URL that you set"
+    if request.path == "/":
+        return f"{unknown}. The API is under /v1; /docs describes it"
     if "//" in request.path:
         return f"{unknown}. It has two slashes in a row: remove the one at the end of the base URL that you set"
     return unknown

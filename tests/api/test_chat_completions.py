@@ -330,6 +330,12 @@ def test_a_doubled_v1_is_explained(gateway: Gateway) -> None:
     assert "remove it from the base URL" in error["message"]
 
 
+def test_a_browser_that_opens_the_gateway_learns_where_the_api_and_its_page_are(gateway: Gateway) -> None:
+    response = gateway.get("/")
+    assert response.status_code == 404
+    assert "/v1" in response.json()["error"]["message"] and "/docs" in response.json()["error"]["message"]
+
+
 def test_every_response_has_a_request_id(gateway: Gateway, simulator: Simulator) -> None:
     assert gateway.get("/healthz").headers["x-request-id"].startswith("req_")
     mine = gateway.get("/nowhere", headers={"x-request-id": "my-id.1"})

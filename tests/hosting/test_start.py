@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app import __version__
+from app import __version__, cli
 from app.settings.config import Config, describe_settings
 from tests.running import ROOT, Gateway, Running, Share, Simulator, mint
 from tests.running.certificates import own_certificate
@@ -215,6 +215,14 @@ def test_the_version_is_told_everywhere(gateway: Gateway, simulator: Simulator) 
     assert gateway.say("hello").ok
     agents = {call["headers"]["user-agent"] for call in simulator.requests(simulator.turn_path)}
     assert agents == {f"kimi-gateway/{__version__}"}
+
+
+def test_the_commands_are_listed_before_anything_is_set() -> None:
+    listed = run_flask_for_real("--help")
+    assert (listed.code, listed.errors) == (0, "")
+    assert all(f"  {name} " in listed.output for name in cli.COMMANDS)
+    routes = run_flask_for_real("routes")
+    assert routes.code != 0 and "KIMI_TOKENS is not set" in routes.errors
 
 
 @pytest.mark.parametrize(
