@@ -13,6 +13,8 @@ held back only while it may become a marker. Does not know what a marker refers 
 import re
 from dataclasses import dataclass
 
+from app.text.markdown import Code
+
 _MAX_QUOTE_CHARS = 1000
 
 _D = "(?:[\ue3a0\ue3a8\U0001f6e0\U0001f3a8]\ufe0f?)"
@@ -43,8 +45,6 @@ _PLACES = re.compile(f"{_D}(?:cite)?({_PLACE})")
 
 # The characters that may start code, a line or a marker.
 _find_special = re.compile("`+|~+|\n|[\\[\ue3a0\ue3a8\U0001f6e0\U0001f3a8]").search
-# What may precede a fence in its line: block quotes, list items.
-_BEFORE_FENCE = re.compile(r"[ \t>*+\-0-9.)]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Markers:
 
     def __init__(self) -> None:
         self._held = ""
-        self._code = _Code()
+        self._code = Code()
 
     def passes_unchanged(self, piece: str) -> bool:
         """Whether ``split`` would return just this piece, which then must not be passed to it any more.
@@ -112,72 +112,16 @@ class Markers:
         return [part for part in out if part]
 
 
+_CERTAIN_MARKER = re.compile(f"(?:{_ELEMENT})+{_D}?")
+
+
+def without_certain_markers(text: str) -> str:
+    """A whole text without the markers that nobody writes by hand."""
+    return _CERTAIN_MARKER.sub("", text)
+
+
 def _marker(found: re.Match[str]) -> Marker:
     number = found["number"]
     if number is not None:
         return Marker(found.group(), (str(int(number)),), is_certain=False)
     return Marker(found.group(), tuple(dict.fromkeys(_PLACES.findall(found.group()))), is_certain=True)
-
-
-class _Code:
-    """Whether the current position in a text is inside code of Markdown.
-
-    A code span that is not closed ends with its paragraph.
-    """
-
-    def __init__(self) -> None:
-        self._fence = ""
-        self._is_fence_line = False
-        self._span = 0
-        self._ticks = ""
-        self._line_begins = True
-        self._line_is_blank = True
-        # In the middle of a line, where more plain text changes nothing.
-        self.is_within_line = False
-
-    def plain(self, text: str) -> None:
-        if not text:
-            return
-        if self._ticks:
-            self._end_ticks()
-        if self._line_begins and not _BEFORE_FENCE.fullmatch(text):
-            self._line_begins = False
-        if self._line_is_blank and not text.isspace():
-            self._line_is_blank = False
-        self.is_within_line = not self._line_begins and not self._line_is_blank
-
-    def ticks(self, ticks: str) -> None:
-        """Back-ticks or tildes, possibly the continuation of those in the last piece."""
-        if self._ticks and self._ticks[0] != ticks[0]:
-            self._end_ticks()
-        self._ticks += ticks
-        self.is_within_line = False
-
-    def newline(self) -> None:
-        self._end_ticks()
-        if self._line_is_blank:
-            self._span = 0
-        self._line_begins = self._line_is_blank = True
-        self._is_fence_line = self.is_within_line = False
-
-    def allows_marker(self) -> bool:
-        """Whether the next character, which may start a marker, is outside of code."""
-        self._end_ticks()
-        self._line_begins = self._line_is_blank = False
-        return not self._fence and not self._span
-
-    def _end_ticks(self) -> None:
-        ticks, self._ticks = self._ticks, ""
-        if not ticks:
-            return
-        begins, self._line_begins, self._line_is_blank = self._line_begins, False, False
-        if self._fence and self._is_fence_line and ticks[0] == self._fence[0] == "`":
-            # More back-ticks in the line that seemed to open a block: they close a code span.
-            self._span, self._fence = len(self._fence), ""
-        if self._fence:
-            if begins and ticks.startswith(self._fence):
-                self._fence = ""
-        elif begins and len(ticks) >= 3 and not self._span:
-            self._fence, self._is_fence_line = ticks, True
-        elif ticks[0] == "`":
-            self._span = len(ticks) if not self._span else 0 if self._span == len(ticks) else self._span
