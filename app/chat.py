@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-FinishReason = Literal["stop", "length", "content_filter"]
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
 # What a reference to a web page becomes: a Citation, a Markdown link in the text, both; off: the upstream's own
 # marker.
 CitationStyle = Literal["annotations", "markdown", "both", "off"]
@@ -54,13 +54,52 @@ class OtherPart:
 Part = TextPart | ImagePart | FilePart | OtherPart
 
 
+# function: its arguments are a JSON object. text: it takes one free text ("custom" at OpenAI).
+ToolKind = Literal["function", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function of the client that the model may call."""
+
+    name: str
+    description: str = ""
+    # A JSON Schema as JSON text; None: an object without declared fields.
+    schema: str | None = None
+    kind: ToolKind = "function"
+    # The arguments must fit the schema.
+    strict: bool = False
+    # The group that the client declared it in. Names are unique within a group.
+    namespace: str | None = None
+    # The field of the request that it came in, for errors.
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """What the client demands about calls."""
+
+    # auto: the model decides. none: no call. required: at least one.
+    mode: Literal["auto", "none", "required"] = "auto"
+    # The labels (``text.tools.names``) of the functions that may be called; empty: all.
+    names: tuple[str, ...] = ()
+    # More than one call in an answer.
+    parallel: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the assistant made in an earlier turn. ``arguments`` is JSON text, as it came."""
+    """A call of a client's function: in a message of the history, or as an event of an answer.
+
+    ``id``: in the history as the client sent it; in an event the part that is unique, which encoders put a prefix
+    before. ``arguments``: JSON text as it came, for a tool of the kind text its text.
+    """
 
     id: str
     name: str
     arguments: str
+    kind: ToolKind = "function"
+    namespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +111,8 @@ class Message:
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    # The result of a call that is an error.
+    failed: bool = False
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -110,6 +151,18 @@ class Options:
     thinking: bool | None = None
     search: bool | None = None
     format: JsonFormat | None = None
+    # The model is told of functions, which some of its forms take worse than others.
+    offers_tools: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTools:
+    """What an upstream's chat has read about functions in earlier turns."""
+
+    # The code of its headings (``text.tools.grammar``).
+    code: str
+    # Of the functions that were described last.
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +180,18 @@ class ChatRequest:
     repairs_last_turn: bool = False
     # The field of the request that holds the messages, for errors.
     messages_field: str = "messages"
+    # The client's functions.
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    # What the chat that this turn continues knows of functions. Set by the planner.
+    known_tools: KnownTools | None = None
+    # The code of the headings, where a message repeats an answer that contains it.
+    code: str | None = None
+
+    @property
+    def offers_tools(self) -> bool:
+        """Whether the model is told of functions."""
+        return bool(self.tools) and self.tool_choice.mode != "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +282,37 @@ class Finished:
     stop_sequence: str | None = None
 
 
-Event = Started | ReasoningDelta | TextDelta | Source | Citation | Heartbeat | Notice | Unrecognised | Finished
+@dataclass(frozen=True, slots=True)
+class CallFlaw:
+    """Why a call cannot be passed on. ``kind`` is our word, for logs and counters."""
+
+    kind: str
+    # For Kimi: what is wrong, and where. It may show what Kimi wrote.
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlawedCalls:
+    """Comes right before Finished where calls are missing or cannot be used. Never leaves ``answers``."""
+
+    flaws: tuple[CallFlaw, ...]
+    # What Kimi wrote and the client was not shown, with the code in its headings.
+    raw: str
+    code: str
+
+
+Event = (
+    Started
+    | ReasoningDelta
+    | TextDelta
+    | ToolCall
+    | FlawedCalls
+    | Source
+    | Citation
+    | Heartbeat
+    | Notice
+    | Unrecognised
+    | Finished
+)
 
 HEARTBEAT = Heartbeat()
