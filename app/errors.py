@@ -309,6 +309,22 @@ class InvalidJsonAnswer(UpstreamError):
     permanent = True
 
 
+class ToolCallMissing(UpstreamError):
+    """Permanent for SDKs, as ``InvalidJsonAnswer``."""
+
+    status = 502
+    default_code = "tool_call_missing"
+    permanent = True
+
+
+class ToolCallInvalid(UpstreamError):
+    """Permanent for SDKs, as ``InvalidJsonAnswer``."""
+
+    status = 502
+    default_code = "tool_call_invalid"
+    permanent = True
+
+
 class UpstreamTimeout(UpstreamError):
     status = 504
     default_code = "timeout"

@@ -170,11 +170,11 @@ def _build_gateway(
         lambda row: _delete_chat(row, router.upstreams, accounts),
         keep_s=longest_s,
     )
-    services = AttemptServices(router, accounts, leases, cleanup, config.keep_chats, config.citations)
+    checker = JsonChecker()
+    services = AttemptServices(router, accounts, leases, cleanup, checker, config.keep_chats, config.citations)
     policy = RetryPolicy(config.failover_s, config.retry_backoff_s)
     turns = Turns(Planner(router, accounts), services, conversations, store, policy)
     idempotent = IdempotentAnswers(store, process_lease, commit_after_s=config.commit_after_s, tick_s=timeouts.tick_s)
-    checker = JsonChecker()
     return Gateway(turns, router, accounts, conversations, cleanup, idempotent, checker, store, timeouts, watchdog)
 
 

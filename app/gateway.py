@@ -5,6 +5,7 @@ Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 
 import logging
 import time
+from dataclasses import replace
 
 from app.accounts.pool import Accounts
 from app.answers.answer import Answer
@@ -12,6 +13,7 @@ from app.answers.idempotency import IdempotentAnswers
 from app.answers.json_checker import JsonChecker
 from app.answers.stream import AnswerTimeouts, ChatStream
 from app.answers.structured import open_structured
+from app.answers.tool_calling import open_calling
 from app.answers.turn import Turns
 from app.answers.turn_state import TurnState
 from app.chat import Caller, ChatRequest, Model
@@ -61,6 +63,7 @@ class Gateway:
         the answer. Raises GatewayError; ``wait_for_answer`` of the answer may still raise one.
         """
         self._router.check(request)
+        request = _for_upstreams(request)
         if caller.idempotency_key is None:
             return self._open(request, caller, commit)
 
@@ -72,15 +75,22 @@ class Gateway:
         return self._idempotent.open(caller.idempotency_key, request, caller, open_certain, commit=commit)
 
     def prompt_text(self, request: ChatRequest) -> str:
-        """The text that an upstream would be sent for this request. Raises UnknownModel, InvalidRequest."""
+        """The text that an upstream would be sent for this request, for counting tokens. Raises UnknownModel,
+        InvalidRequest."""
         self._router.check(request)
-        return self._router.for_model(request.model)[0].prepare(request, request.messages).text
+        request = _for_upstreams(request)
+        return self._router.for_model(request.model)[0].prepare(request, request.messages).counted_text
 
     def end_within(self, seconds: float) -> None:
         """Turns that still run then are ended, each with an error that says so: the process ends soon after."""
         self._timeouts.ends_at = time.monotonic() + seconds
 
     def _open(self, request: ChatRequest, caller: Caller, commit: bool) -> Answer:
+        if not _may_hold_calls(request):
+            return self._open_worded(request, caller, commit=commit)
+        return open_calling(self._open_worded, request, caller, commit=commit)
+
+    def _open_worded(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
         if request.options.format is None:
             return self._begin(request, caller, commit)
         return open_structured(self._open_text, self.json_checker, request, caller, commit=commit)
@@ -153,3 +163,19 @@ class Gateway:
         if row.chat_id is not None and row.upstream is not None and row.account_id is not None:
             # It was noted with the loss of the conversation.
             self._cleanup.discard(row.upstream, row.chat_id, row.account_id)
+
+
+def _for_upstreams(request: ChatRequest) -> ChatRequest:
+    """With options that say whether functions are offered: the form of a model may depend on it."""
+    if not request.offers_tools:
+        return request
+    return replace(request, options=replace(request.options, offers_tools=True))
+
+
+def _may_hold_calls(request: ChatRequest) -> bool:
+    """Whether the answer may hold calls: there are functions, or Kimi has seen calls and may imitate them."""
+    return (
+        bool(request.tools)
+        or request.conversation_id is not None
+        or any(message.tool_calls or message.role in ("tool", "function") for message in request.messages)
+    )

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 from app.accounts.leases import Lease, Leases
 from app.accounts.pool import Accounts
+from app.answers.json_checker import JsonChecker
 from app.answers.plan import Plan
-from app.answers.shaping import shaper
+from app.answers.shaping import Shaper, shaper
+from app.answers.tool_reading import ToolReading
 from app.answers.turn_state import TurnState
 from app.chat import (
     CitationStyle,
@@ -27,6 +29,7 @@ from app.chat import (
     Source,
     Started,
     TextDelta,
+    ToolCall,
     Unrecognised,
 )
 from app.concurrency.background import Cancellation
@@ -34,7 +37,7 @@ from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLease
 from app.errors import AccountRejected, ConversationTaken, ProtocolUnavailable, UpstreamError
 from app.store import StoreError
-from app.upstreams import Resume, Upstream
+from app.upstreams import PreparedTurn, Resume, Upstream
 from app.upstreams.routing import Router
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class AttemptServices:
     accounts: Accounts
     leases: Leases
     cleanup: ChatCleanup
+    checker: JsonChecker
     # The chats of stateless requests stay in the account's list.
     keep_chats: bool
     citations: CitationStyle
@@ -80,7 +84,9 @@ class Attempt:
         self._account = services.accounts.get(lease.account_id)
         self._upstream: Upstream = plan.upstreams[0]
         self._resume = plan.resume
+        self._prepared = plan.prepared
         self._text: list[str] = []
+        self._calls: list[ToolCall] = []
         self.chat_id: str | None = None
         self._message_id: str | None = None
         # A part of the answer has been emitted.
@@ -149,10 +155,11 @@ class Attempt:
         turn, upstream = self._turn, self._upstream
         plan = self._plan
         is_first = upstream is plan.upstreams[0]
-        prepared = plan.prepared if is_first else upstream.prepare(turn.request, plan.messages)
-        turn.info.prompt = prepared.text
+        prepared = plan.prepared if is_first else upstream.prepare(plan.prepared.request, plan.messages)
+        self._prepared = prepared
+        turn.info.prompt = prepared.counted_text
         events = upstream.open(prepared, self._account, self._resume, self._cancellation)
-        shape = shaper(turn.request.options, self._services.citations)
+        shape = self._shaper(prepared)
         remember, emit = self._remember, self._emit
         with contextlib.closing(events):
             try:
@@ -164,11 +171,11 @@ class Attempt:
                     match event:
                         case Started():
                             self._started(event)
-                        case Unrecognised(kind):
-                            turn.unrecognised.add(kind)
                         case Source() if shape is None:
                             continue
                     for shaped in (event,) if shape is None else shape.take((event,)):
+                        if isinstance(shaped, Unrecognised):
+                            turn.unrecognised.add(shaped.kind)
                         remember(shaped)
                         emit(shaped)
                     if self.finished and not isinstance(event, Finished):
@@ -180,6 +187,19 @@ class Attempt:
                     emit(shaped)
                 raise
 
+    def _shaper(self, prepared: PreparedTurn) -> Shaper | None:
+        request = prepared.request
+        reading = None
+        if prepared.prompt.reads_calls:
+            reading = ToolReading(
+                request,
+                prepared.prompt,
+                self._services.checker,
+                shows_all=self._resume is None,
+                reports_spent=request.options.max_tokens is not None,
+            )
+        return shaper(request.options, self._services.citations, reading)
+
     def _remember(self, event: Event) -> None:
         """Called before the event is emitted. By class and not by pattern: this happens for each token."""
         if event.__class__ is TextDelta:
@@ -187,6 +207,8 @@ class Attempt:
                 self._text.append(event.text)
         elif event.__class__ is Finished:
             self._finish()
+        elif event.__class__ is ToolCall:
+            self._calls.append(event)
         elif event.__class__ is not ReasoningDelta:
             return
         if not self.answered:
@@ -226,6 +248,8 @@ class Attempt:
                 plan.system_digest,
                 plan.new_messages,
                 "".join(self._text),
+                self._calls,
+                self._prepared.prompt.known_tools,
                 # The turn that it repairs may have been forgotten meanwhile.
                 counts=not request.repairs_last_turn or conversation.row.turns == 0,
             )

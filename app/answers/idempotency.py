@@ -34,6 +34,7 @@ from app.chat import (
     ReasoningDelta,
     TextDelta,
     TextPart,
+    ToolCall,
 )
 from app.concurrency.periodic import every
 from app.errors import (
@@ -288,18 +289,36 @@ def request_digest(request: ChatRequest) -> str:
     described = (
         f"ChatRequest(model={request.model!r}, messages=({messages}{',' if len(request.messages) == 1 else ''}), "
         f"conversation_id={request.conversation_id!r}, options={_described_options(options)}, after_turn=None, "
-        f"mends={request.repairs_last_turn!r}, asked_in={request.messages_field!r})"
+        f"mends={request.repairs_last_turn!r}, asked_in={request.messages_field!r}"
+        f"{_described_tools(request)})"
     )
     return hashlib.sha256(described.encode(errors="replace")).hexdigest()
 
 
 def _described_message(message: Message) -> str:
     parts = tuple(part.text if isinstance(part, TextPart) else part for part in message.parts)
-    calls = ", ".join(repr(call) for call in message.tool_calls)
+    calls = ", ".join(_described_call(call) for call in message.tool_calls)
+    failed = ", failed=True" if message.failed else ""
     return (
         f"Message(role={message.role!r}, parts={parts!r}, name={message.name!r}, "
-        f"tool_calls=({calls}{',' if len(message.tool_calls) == 1 else ''}), tool_call_id={message.tool_call_id!r})"
+        f"tool_calls=({calls}{',' if len(message.tool_calls) == 1 else ''}), tool_call_id={message.tool_call_id!r}"
+        f"{failed})"
     )
+
+
+def _described_call(call: ToolCall) -> str:
+    more = "" if call.kind == "function" else f", kind={call.kind!r}"
+    more += "" if call.namespace is None else f", namespace={call.namespace!r}"
+    return f"ToolCall(id={call.id!r}, name={call.name!r}, arguments={call.arguments!r}{more})"
+
+
+def _described_tools(request: ChatRequest) -> str:
+    """Empty for a request without functions."""
+    if not request.tools:
+        return ""
+    tools = [(t.name, t.description, t.schema, t.kind, t.strict, t.namespace) for t in request.tools]
+    choice = request.tool_choice
+    return f", tools={tools!r}, tool_choice={(choice.mode, choice.names, choice.parallel)!r}"
 
 
 def _described_options(options: Options) -> str:
@@ -319,6 +338,7 @@ def _described_options(options: Options) -> str:
 _KINDS: dict[str, Callable[..., Event]] = {
     "reasoning": ReasoningDelta,
     "text": TextDelta,
+    "call": ToolCall,
     "citation": Citation,
     "finished": Finished,
 }
@@ -335,6 +355,8 @@ def _encode_answer(info: AnswerInfo, events: Sequence[Event]) -> dict[str, Any]:
                     kept[-1][1].append(text)
                 else:
                     kept.append([kind, [text]])
+            case ToolCall(call_id, name, arguments, call_kind, namespace):
+                kept.append(["call", call_id, name, arguments, call_kind, namespace])
             case Citation(url, title, start, end):
                 kept.append(["citation", url, title, start, end])
             case Finished(reason, stop):

@@ -74,7 +74,7 @@ class Planner:
         except (ConversationLost, AccountRejected) as e:
             return self.rebuild(request, conversation, e, info)
         _check_text(new, request)
-        prepared = upstreams[0].prepare(request, new)
+        prepared = upstreams[0].prepare(replace(request, known_tools=conversation.known_tools), new)
         return Plan(new, upstreams, prepared, accounts, Resume(row.chat_id, row.message_id), new, digest)
 
     def rebuild(
@@ -110,7 +110,9 @@ class Planner:
 
 
 def _check_text(messages: Sequence[Message], request: ChatRequest) -> None:
-    """Raises InvalidRequest where there is no text to send."""
+    """Raises InvalidRequest where there is no text to send. The result of a call may be empty."""
+    if any(message.role in ("tool", "function") for message in messages):
+        return
     if not any(text.strip() for message in messages for text in message.texts):
         field_name = request.messages_field
         raise InvalidRequest(f"{field_name}: there is no text to send", param=field_name)

@@ -1,32 +1,52 @@
-"""Changes the events of an upstream for the client: citations, stop sequences, a limit of tokens, in this order.
+"""Changes the events of an upstream for the client: calls, citations, stop sequences, a limit of tokens, in this
+order.
 
-So stop sequences and the limit apply to the text that the client gets. Does not know any wire format or API.
+So stop sequences and the limit apply to the text that the client gets, and what stands in a call is data. The limit
+counts calls, too. Does not know any wire format or API.
 """
 
 from collections.abc import Sequence
 
-from app.chat import CitationStyle, Event, Finished, FinishReason, Options, ReasoningDelta, Source, TextDelta
+from app.answers.tool_reading import ToolReading
+from app.chat import (
+    Citation,
+    CitationStyle,
+    Event,
+    Finished,
+    FinishReason,
+    Options,
+    ReasoningDelta,
+    Source,
+    TextDelta,
+    ToolCall,
+)
 from app.text.citations import Citations
+from app.text.tools.reader import Spent
 from app.text.truncation import StopSequences, TokenBudget
 
 
-def shaper(options: Options, style: CitationStyle) -> "Shaper | None":
-    """None if no event would be changed, apart from Source, which encoders ignore."""
+def shaper(options: Options, style: CitationStyle, calls: ToolReading | None) -> "Shaper | None":
+    """``calls`` reads the calls of the answer, where there may be any. None if no event would be changed, apart from
+    Source, which encoders ignore."""
     if style != "off" and options.format is not None:
         # A link would become part of the data.
         style = "annotations"
-    if style == "off" and not options.stop and options.max_tokens is None:
+    if style == "off" and not options.stop and options.max_tokens is None and calls is None:
         return None
-    return Shaper(options, style)
+    return Shaper(options, style, calls)
 
 
 class Shaper:
     """Shapes one answer. Its events end with Finished as soon as the answer is over, also if the upstream goes on.
     Events that are taken after that have no effect."""
 
-    __slots__ = ("_budget", "_citations", "_length", "_limits", "_over", "_stops")
+    __slots__ = ("_budget", "_called", "_calls", "_citations", "_cited", "_length", "_limits", "_over", "_stops")
 
-    def __init__(self, options: Options, style: CitationStyle) -> None:
+    def __init__(self, options: Options, style: CitationStyle, calls: ToolReading | None) -> None:
+        self._calls = calls
+        self._called = False
+        # The citations that were passed on before a call.
+        self._cited: set[Citation] = set()
         self._citations = None if style == "off" else Citations(style)
         self._stops = StopSequences(options.stop) if options.stop else None
         self._budget = None if options.max_tokens is None else TokenBudget(options.max_tokens)
@@ -43,32 +63,86 @@ class Shaper:
         if self._limits or self._over:
             return False
         if event.__class__ is TextDelta:
+            if self._calls is not None and not self._calls.passes_text(event.text):
+                return False
             return self._citations is None or self._citations.passes_unchanged(event.text)
-        return event.__class__ is ReasoningDelta
+        return event.__class__ is ReasoningDelta and (self._calls is None or self._calls.passes_thinking(event.text))
 
     def take(self, events: Sequence[Event]) -> list[Event]:
         out: list[Event] = []
         for event in events:
             if self._over:
                 break
+            if self._calls is None:
+                self._shape(out, event)
+                continue
             match event:
-                case TextDelta():
-                    self._text(out, event)
-                case ReasoningDelta():
-                    self._thinking(out, event)
-                case Source():
-                    if self._citations is not None:
-                        self._citations.add_source(event)
-                case Finished():
-                    out += self.flush()
-                    if not self._over:
-                        self._finish(out, event.reason)
+                case TextDelta(text):
+                    read = self._calls.text(text)
+                case ReasoningDelta(text):
+                    read = self._calls.thinking(text)
+                case Finished(reason):
+                    read = self._calls.finish(reason)
                 case _:
-                    out.append(event)
+                    read = [event]
+            self._shape_all(out, read)
         return out
 
     def flush(self) -> list[Event]:
-        """The events of the text that was held back. To be called after the last event."""
+        """The events of the text that was held back. To be called after the last event, where the answer failed."""
+        out: list[Event] = []
+        if self._calls is not None and not self._over:
+            self._shape_all(out, self._calls.abandon())
+        return out + self._held_text()
+
+    def _shape_all(self, out: list[Event], events: Sequence[Event | Spent]) -> None:
+        for event in events:
+            if self._over:
+                return
+            if isinstance(event, Spent):
+                self._spend_on_call(out, event.text)
+            else:
+                self._shape(out, event)
+
+    def _shape(self, out: list[Event], event: Event) -> None:
+        match event:
+            case TextDelta():
+                self._text(out, event)
+            case ReasoningDelta():
+                self._thinking(out, event)
+            case Source():
+                if self._citations is not None:
+                    self._citations.add_source(event)
+            case ToolCall():
+                self._call(out, event)
+            case Finished():
+                out += self._held_text()
+                if not self._over:
+                    self._finish(out, event.reason)
+            case _:
+                out.append(event)
+
+    def _call(self, out: list[Event], call: ToolCall) -> None:
+        """What was said before a call is passed on before it."""
+        out += self._held_text()
+        if self._over:
+            return
+        self._called = True
+        out += self._citations_so_far()
+        out.append(call)
+
+    def _spend_on_call(self, out: list[Event], text: str) -> None:
+        """What Kimi writes for a call counts as it comes, so that a call without end ends, too."""
+        if self._budget is not None and len(self._budget.cut_text(text)) < len(text):
+            assert self._calls is not None, "only it reports what is spent"
+            for event in self._calls.finish("length"):
+                if isinstance(event, TextDelta):
+                    self._text(out, event)
+            if not self._over:
+                out += self._held_text()
+                self._finish(out, "length")
+
+    def _held_text(self) -> list[Event]:
         out: list[Event] = []
         if not self._over and self._citations is not None and (text := self._citations.flush()):
             self._limit(out, TextDelta(text))
@@ -106,15 +180,28 @@ class Shaper:
             out.append(ReasoningDelta(allowed))
         if len(allowed) < len(event.text):
             # The text that is held back came before.
-            out += self.flush()
+            out += self._held_text()
             if not self._over:
                 self._finish(out, "length")
 
     def _finish(self, out: list[Event], reason: FinishReason, stop_sequence: str | None = None) -> None:
         self._over = True
-        if self._citations is not None:
-            out += self._citations.citations(self._length if self._limits else None)
+        out += self._citations_so_far()
+        if self._called and reason == "stop":
+            # A stop sequence between two calls.
+            reason, stop_sequence = "tool_calls", None
         out.append(Finished(reason, stop_sequence))
+
+    def _citations_so_far(self) -> list[Citation]:
+        """Those that were not passed on yet."""
+        if self._citations is None:
+            return []
+        found = self._citations.citations(self._length if self._limits else None)
+        if self._cited:
+            found = [citation for citation in found if citation not in self._cited]
+        if self._called:
+            self._cited.update(found)
+        return found
 
 
 def _with_text(event: TextDelta, text: str) -> TextDelta:

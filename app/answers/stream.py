@@ -25,6 +25,7 @@ from app.chat import (
     ReasoningDelta,
     Started,
     TextDelta,
+    ToolCall,
     Unrecognised,
 )
 from app.concurrency.background import Background, ConsumerStalled, EndOfSource
@@ -79,6 +80,7 @@ class ChatStream(Answer):
         self._commit_at = self._began + timeouts.commit_after_s if commit else None
         self._early: list[Event] = []
         self._reason: str | None = None
+        self._calls = 0
         self._closed = False
         within_s = min(timeouts.tick_s, timeouts.commit_after_s) / 4
         self._background = Background[Event](
@@ -177,6 +179,8 @@ class ChatStream(Answer):
                     case Notice(kind):
                         self._add_notice(kind)
                         continue
+                    case ToolCall():
+                        self._calls += 1
                     case Finished(reason):
                         self._reason = reason
             kept.append(event)
@@ -220,12 +224,15 @@ class ChatStream(Answer):
         )
         turn = self.turn
         log.info(
-            "turn model=%s upstream=%s account=%s attempts=%d first_ms=%s total_ms=%.0f end=%s",
+            "turn model=%s upstream=%s account=%s attempts=%d first_ms=%s total_ms=%.0f calls=%d asked_again=%d "
+            "end=%s",
             turn.request.model,
             turn.upstream,
             turn.account.id if turn.account else "-",
             turn.attempts,
             first,
             (time.monotonic() - self._began) * 1000,
+            self._calls,
+            turn.request.repairs_last_turn,
             end,
         )

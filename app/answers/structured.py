@@ -20,10 +20,12 @@ from app.chat import (
     Citation,
     Event,
     Finished,
+    FlawedCalls,
     JsonFormat,
     Message,
     TextDelta,
     TextPart,
+    ToolCall,
     text_message,
 )
 from app.errors import GatewayError, InvalidJsonAnswer
@@ -65,6 +67,8 @@ class _StructuredAnswer(Answer):
         self._caller = caller
         self._wanted = wanted
         self._closed = False
+        # The answer makes calls, or tries to.
+        self._called = False
         self._answers = [open_text(request, caller, commit=commit)]
 
     @property
@@ -79,6 +83,10 @@ class _StructuredAnswer(Answer):
 
     def __iter__(self) -> Iterator[Sequence[Event]]:
         text, end = yield from self._listen(self._answers[0])
+        if self._called:
+            # Calls take the place of the JSON.
+            yield [end]
+            return
         try:
             yield from self._certain(text, end)
         except GatewayError as e:
@@ -90,6 +98,9 @@ class _StructuredAnswer(Answer):
         if isinstance(json, Problem) and _is_whole(end):
             log.info("json_answer_repaired rule=%s", json.rule)
             text, end = yield from self._mended(text, json)
+            if self._called:
+                yield [end]
+                return
             json = self._find_json(text)
             if isinstance(json, Problem) and _is_whole(end):
                 raise InvalidJsonAnswer(
@@ -103,12 +114,19 @@ class _StructuredAnswer(Answer):
             yield [TextDelta(json), end if end.reason == "content_filter" else Finished("stop")]
 
     def _listen(self, answer: Answer) -> Generator[Sequence[Event], None, tuple[str, Finished]]:
-        """Passes on all but the text; gives that, and how it ended."""
+        """Passes on all but the text; gives that, and how it ended. Once there are calls, the text, too."""
         text: list[str] = []
         for batch in answer:
             passed: list[Event] = []
             for event in batch:
                 match event:
+                    case ToolCall() | FlawedCalls():
+                        if not self._called and text:
+                            passed.append(TextDelta("".join(text)))
+                        self._called = True
+                        passed.append(event)
+                    case TextDelta() if self._called:
+                        passed.append(event)
                     case TextDelta(delta):
                         text.append(delta)
                     case Citation():
@@ -161,6 +179,8 @@ def _with_wish(request: ChatRequest, wanted: JsonFormat) -> tuple[Message, ...]:
         return ()
     name = f"{wanted.name}: {wanted.description}" if wanted.description else wanted.name
     wish = _OBJECT if wanted.schema is None else _SCHEMA.format(name=name, schema=wanted.schema)
+    if request.offers_tools:
+        wish = f"\nWhere you run no function: {wish.lstrip()}"
     *earlier, last = request.messages
     if last.role != "user":
         return (*request.messages, text_message("user", wish))

@@ -110,7 +110,7 @@ class _Run:
         while plan is not None:
             turn.is_queued = True
             turn.reached_upstream = plan.resume is not None
-            turn.info.prompt = plan.prepared.text
+            turn.info.prompt = plan.prepared.counted_text
             try:
                 lease = self._lease(plan)
             except (NoAccountFree, AccountRejected) as e:

@@ -5,15 +5,16 @@ at a time has its lease. Must never know any upstream's JSON.
 """
 
 import hashlib
+import json
 import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from app.chat import Caller, Message, text_message
+from app.chat import Caller, KnownTools, Message, ToolCall, text_message
 from app.concurrency.background import Cancellation
 from app.concurrency.periodic import every
 from app.errors import (
@@ -25,6 +26,7 @@ from app.errors import (
 )
 from app.store import ConversationRow, Store, Transaction, WrongSecret
 from app.store.process_lease import ProcessLease
+from app.text.prompt import result_text
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,11 @@ class ConversationLease:
         """Whether no chat was ever opened for it."""
         return self.row.chat_id is None
 
+    @property
+    def known_tools(self) -> KnownTools | None:
+        """What its chat has read about functions."""
+        return None if self.row.tools is None else KnownTools(*json.loads(self.row.tools))
+
     def save_chat(self, account_id: str, upstream: str, model: str, chat_id: str, message_id: str | None) -> bool:
         """Stores which chat continues the conversation, before anything of its answer is known: a kill loses nothing.
         False where another turn has the conversation now."""
@@ -80,10 +87,7 @@ class ConversationLease:
             # A start does not check transcripts: a changed secret loses what it sealed, and nothing else.
             log.warning("transcript_unreadable reason=it was sealed with another GATEWAY_SECRET")
             return ()
-        return tuple(
-            text_message(role, text)  # type: ignore[arg-type]  # only what ``complete`` has written
-            for role, text in lines
-        )
+        return _read_transcript(lines)
 
     def complete(
         self,
@@ -92,11 +96,14 @@ class ConversationLease:
         system_digest: str,
         new_messages: Sequence[Message],
         answer: str,
+        calls: Sequence[ToolCall],
+        known_tools: KnownTools | None,
         *,
         counts: bool,
     ) -> None:
         """The answer is complete, and the conversation is free.
 
+        ``calls``: those of the answer. ``known_tools``: what its chat knows of functions now; None: nothing new.
         ``counts``: this was a turn of its own, and not the second half of the last one. Raises ConversationTaken
         where another turn took the conversation over.
         """
@@ -110,8 +117,11 @@ class ConversationLease:
             "updated_at": self._store.database.now(),
             "held_until": 0.0,
         }
+        if known_tools is not None:
+            values["tools"] = json.dumps([known_tools.code, known_tools.digest])
         if self._keep_transcript:
-            lines = [(m.role, m.text) for m in new_messages] + [("assistant", answer)]
+            said = Message("assistant", text_message("assistant", answer).parts, tool_calls=tuple(calls))
+            lines = [line for message in (*new_messages, said) for line in _transcript_lines(message)]
             turn, first = (self.row.turns, 0) if counts else (self.row.turns - 1, _REPAIR_LINE)
             saved = self._store.database.in_exclusive_transaction(
                 lambda tx: self._save_with_transcript(tx, values, turn, lines, first)
@@ -263,6 +273,33 @@ class Conversations:
         for row in rows:
             _note_chat(self._store, tx, row)
         return rows
+
+
+def _transcript_lines(message: Message) -> Iterator[tuple[str, str]]:
+    """A message as lines of a transcript, each (role, text). Calls and results have roles of their own."""
+    if message.role in ("tool", "function"):
+        fields = {"id": message.tool_call_id, "name": message.name, "failed": message.failed}
+        yield "result", json.dumps({**fields, "text": result_text(message)})
+        return
+    yield message.role, message.text
+    for call in message.tool_calls:
+        yield "call", json.dumps([call.id, call.name, call.arguments, call.kind, call.namespace])
+
+
+def _read_transcript(lines: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
+    """What ``_transcript_lines`` has written."""
+    messages: list[Message] = []
+    for role, text in lines:
+        if role == "call":
+            last = messages.pop()
+            messages.append(replace(last, tool_calls=(*last.tool_calls, ToolCall(*json.loads(text)))))
+        elif role == "result":
+            kept = json.loads(text)
+            parts = text_message("tool", kept["text"]).parts
+            messages.append(Message("tool", parts, kept["name"], (), kept["id"], kept["failed"]))
+        else:
+            messages.append(text_message(role, text))  # type: ignore[arg-type]  # what was written above
+    return tuple(messages)
 
 
 def _note_chat(store: Store, tx: Transaction, row: ConversationRow) -> None:

@@ -82,6 +82,7 @@ _MIGRATIONS = {
     "cache": _KEPT,
     "leases, queue, cooldowns, transcripts, idempotent answers": _LEASES,
     "API keys": _API_KEYS,
+    "functions in conversations": ("ALTER TABLE conversations ADD COLUMN tools TEXT",),
 }
 
 # How many migrations this gateway knows.

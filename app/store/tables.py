@@ -102,6 +102,7 @@ conversations = sa.Table(
     sa.Column("holder", sa.String, nullable=False),  # random id of the turn that has the conversation
     sa.Column("held_until", sa.Float, nullable=False),
     sa.Column("process_id", sa.String, nullable=False, server_default=""),  # of the holder
+    sa.Column("tools", sa.Text),  # what Kimi has read about functions, as JSON: the code of headings, a digest
     sa.Index("conversations_by_age", "updated_at"),
 )
 

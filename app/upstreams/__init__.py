@@ -10,6 +10,7 @@ from typing import Protocol
 from app.chat import ChatRequest, Event, Message, Model, Options
 from app.concurrency.background import Cancellation
 from app.store import Store
+from app.text.prompt import Prompt
 from app.upstreams.account import Account
 
 # Sees the wire of an upstream, for the doctor's recording: "request" or "response" with a head (a line, then headers
@@ -39,8 +40,17 @@ class PreparedTurn:
     """One turn, ready to be sent by the upstream that prepared it."""
 
     request: ChatRequest
-    # All text that will be sent, for counting tokens.
-    text: str
+    # All text that will be sent, and what is needed to read calls in its answer.
+    prompt: Prompt
+
+    @property
+    def text(self) -> str:
+        return self.prompt.text
+
+    @property
+    def counted_text(self) -> str:
+        """The text for counting tokens: the same for the same request."""
+        return self.prompt.counted_text
 
 
 class Upstream(Protocol):

@@ -107,6 +107,9 @@ class Router:
 
 def _check_parts(message: Message, able: Sequence[Supports]) -> None:
     """The one place where content is refused that cannot be served. Raises InvalidRequest."""
+    if message.role in ("tool", "function"):
+        # The result of a call says in words what it cannot show: agents cannot choose what their functions return.
+        return
     for part in message.parts:
         match part:
             case TextPart():

@@ -14,7 +14,7 @@ import orjson
 from app.chat import ChatRequest, Event, Message, Model, Options
 from app.concurrency.background import Cancellation, Cancelled
 from app.errors import ChatUnknown, GatewayError, ProtocolUnavailable, RequestRefused, UpstreamError
-from app.text.prompt import flatten
+from app.text.prompt import compose
 from app.upstreams import PreparedTurn, Resume, Supports
 from app.upstreams.account import Account
 from app.upstreams.kimi import envelope
@@ -59,7 +59,7 @@ class KimiConnect:
         return self._models.unmet(model_id, options)
 
     def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
-        return PreparedTurn(request, flatten(messages))
+        return PreparedTurn(request, compose(request, messages, self._models.wording(request.model)))
 
     def open(
         self,

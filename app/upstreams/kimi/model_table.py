@@ -11,6 +11,7 @@ from typing import Any
 
 from app.chat import Model, Options
 from app.errors import UnknownModel
+from app.text.tools.describing import WordingName
 
 # Names of the upstreams, as they stand in the store.
 SSE = "kimi_rest"
@@ -51,6 +52,8 @@ class Row:
     family: str = ""
     thinks: bool = False
     own_tools: bool = False
+    # How the client's functions are described to it. Reports differ by model (kimi-protocol-2.md 4.2).
+    wording: WordingName = "example"
 
     @property
     def searches(self) -> bool:
@@ -183,6 +186,8 @@ _KEYS = {row.key for row in _ROWS if row.key}
 # family → thinks, searches → the row of that form
 _FORMS = {(row.family, row.thinks, row.searches): row for row in _ROWS if row.family}
 
+_REFUSES_TOOLS_WHEN_THINKING = ("k2.5", "k2.6")
+
 # What a catalogue may name; anything else is left out. Its keys become ids in URLs and its words go out again.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_OFFERS = 50
@@ -256,11 +261,17 @@ def _variant_for(row: Row, options: Options) -> Row:
     thinking being looked at first."""
     if not row.family:
         # One that only the catalogue knows.
-        if options.search is not None and row.key == "" and row.connect is not None and not row.own_tools:
-            return replace(row, connect=replace(row.connect, search=options.search))
+        search = False if options.offers_tools and options.search is None else options.search
+        if search is not None and row.key == "" and row.connect is not None and not row.own_tools:
+            return replace(row, connect=replace(row.connect, search=search))
         return row
     thinks = row.thinks if options.thinking is None else options.thinking
     searches = row.searches if options.search is None else options.search
+    if options.offers_tools:
+        # Functions are asked for in words. The form of K2.6 that thinks is reported to refuse that, and clients with
+        # functions ask for thinking by habit: only its own id insists on it. A search makes words likely.
+        thinks = thinks and (row.thinks or row.family not in _REFUSES_TOOLS_WHEN_THINKING)
+        searches = options.search is True
     forms = ((thinks, searches), (thinks, not searches), (row.thinks, searches))
     return next((_FORMS[row.family, *form] for form in forms if (row.family, *form) in _FORMS), row)
 
@@ -311,14 +322,23 @@ class KimiModels:
         variant = _variant_for(row, options)
         unmet = []
         if options.thinking is not None and options.thinking != variant.thinks:
-            unmet.append("thinking-unavailable" if options.thinking else "thinking-unavoidable")
+            without_tools = _variant_for(row, replace(options, offers_tools=False)).thinks
+            unavailable = "thinking-off-for-tools" if without_tools else "thinking-unavailable"
+            unmet.append(unavailable if options.thinking else "thinking-unavoidable")
         # Also where thinking was asked for, and only the form without a search has it.
         wanted = row.searches if options.search is None else options.search
         if wanted and not variant.searches:
-            unmet.append("search-unavailable")
+            is_for_tools = options.offers_tools and options.search is None
+            unmet.append("search-off-for-tools" if is_for_tools else "search-unavailable")
+        if options.offers_tools and variant.own_tools:
+            unmet.append("tools-may-be-kimis")
         if options.search is False and (variant.searches or variant.own_tools):
             unmet.append("search-unavoidable")
         return unmet
+
+    def wording(self, model_id: str) -> WordingName:
+        """How functions are described to the model."""
+        return self._row(model_id).wording
 
     def _row(self, model_id: str) -> Row:
         """Raises UnknownModel where the catalogue has withdrawn it since the request was routed."""

@@ -21,7 +21,7 @@ from app.chat import (
 )
 from app.concurrency.background import Cancellation
 from app.errors import ChatUnknown, ProtocolUnavailable, UpstreamError
-from app.text.prompt import flatten
+from app.text.prompt import compose
 from app.upstreams import PreparedTurn, Resume, Supports
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
@@ -58,7 +58,7 @@ class KimiRest:
         return self._models.unmet(model_id, options)
 
     def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
-        return PreparedTurn(request, flatten(messages))
+        return PreparedTurn(request, compose(request, messages, self._models.wording(request.model)))
 
     def open(
         self,

@@ -6,6 +6,7 @@ from app.chat import ChatRequest, Event, Finished, ImagePart, Message, Model, Op
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
 from app.settings.config import Config
+from app.text.prompt import Prompt
 from app.upstreams import PreparedTurn, Resume, Supports, Tap, UpstreamGroup
 from app.upstreams.account import Account
 
@@ -28,7 +29,7 @@ class Parrot:
     def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
         parts = [part for message in messages for part in message.parts]
         texts = [f"<{part.source}>" if isinstance(part, ImagePart) else getattr(part, "text", "") for part in parts]
-        return PreparedTurn(request, " ".join(texts))
+        return PreparedTurn(request, Prompt(" ".join(texts)))
 
     def open(
         self, turn: PreparedTurn, account: Account, resume: Resume | None, cancellation: Cancellation
