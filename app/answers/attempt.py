@@ -248,8 +248,8 @@ class Attempt:
                 plan.system_digest,
                 plan.new_messages,
                 "".join(self._text),
-                self._calls,
-                self._prepared.prompt.known_tools,
+                calls=self._calls,
+                known_tools=self._prepared.prompt.known_tools,
                 # The turn that it repairs may have been forgotten meanwhile.
                 counts=not request.repairs_last_turn or conversation.row.turns == 0,
             )

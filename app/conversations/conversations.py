@@ -96,9 +96,9 @@ class ConversationLease:
         system_digest: str,
         new_messages: Sequence[Message],
         answer: str,
-        calls: Sequence[ToolCall],
-        known_tools: KnownTools | None,
         *,
+        calls: Sequence[ToolCall] = (),
+        known_tools: KnownTools | None = None,
         counts: bool,
     ) -> None:
         """The answer is complete, and the conversation is free.
