@@ -84,6 +84,7 @@ def create_app(
     app.config["HEARTBEAT_S"] = config.heartbeat_s
     app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)
     app.config["STRICT_PARAMS"] = config.strict_params
+    app.config["TOOLS"] = config.tools
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
     app.extensions["rate_limits"] = RateLimits(store, process_lease, _longest_s(config))

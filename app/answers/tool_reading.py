@@ -74,6 +74,8 @@ class ToolReading:
         self._hidden: list[str] = []
         self._held_words: list[str] = []
         self._said_words = False
+        # How many calls there were before the last words.
+        self._said_after = 0
         self._suppressed = False
         self._calls: dict[tuple[str, str], int] = {}
         self._count = 0
@@ -154,8 +156,10 @@ class ToolReading:
                 case str() if self._is_forced:
                     self._held_words.append(item)
                 case str():
-                    self._said_words = True
-                    out.append(TextDelta(item))
+                    # Apart from what was said before the calls.
+                    is_apart = self._said_words and self._count > self._said_after
+                    self._said_words, self._said_after = True, self._count
+                    out.append(TextDelta(f"\n\n{item}" if is_apart else item))
                 case Spent():
                     out.append(item)
                 case Block():

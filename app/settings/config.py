@@ -275,6 +275,15 @@ class Config:
         "网页引用的形式：注解（`annotations`）、正文里的链接（`markdown`）、两者都有（`both`），"
         "或保留 Kimi 的原始标记（`off`）。",
     )
+    tools: str = _setting(
+        "TOOLS",
+        parsers.choice("emulate", "off"),
+        "emulate",
+        "What happens to the functions that clients offer. `emulate`: Kimi is asked for calls in words, and they are "
+        "read out of its answer (docs/tools.md). `off`: they have no effect.",
+        "客户端提供的函数如何处理。`emulate`：用文字请 Kimi 调用，再从回答里读出来（docs/tools.zh-CN.md）。"
+        "`off`：不起作用。",
+    )
     conversation_wait_s: float = _setting(
         "CONVERSATION_WAIT_S",
         parsers.seconds(0, 600),

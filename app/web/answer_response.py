@@ -15,7 +15,7 @@ from typing import Any
 from flask import Response, current_app
 
 from app.answers.answer import Answer
-from app.chat import Citation, Event, Finished, FinishReason, ReasoningDelta, TextDelta
+from app.chat import Citation, Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCall
 from app.text import token_count
 from app.web import sse
 from app.web.error_responses import Failure, failure_of
@@ -25,7 +25,7 @@ from app.web.request_context import info_headers, json_response
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens, estimated because Kimi gives no numbers. ``output`` is reasoning and text together."""
+    """Tokens, estimated because Kimi gives no numbers. ``output`` is reasoning, text and calls together."""
 
     input: int
     output: int
@@ -43,6 +43,8 @@ class Choice:
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
+    # Each with the number of texts before it.
+    calls: list[tuple[int, ToolCall]] = field(default_factory=list)
     # None until the choice is complete.
     finish_reason: FinishReason | None = None
     stop_sequence: str | None = None
@@ -55,6 +57,19 @@ class Choice:
     def reasoning(self) -> str:
         return "".join(self.thoughts)
 
+    @property
+    def parts(self) -> Iterator[str | ToolCall]:
+        """The texts and the calls in their order; neighbouring texts joined, none empty. Not of a stream whose
+        encoder keeps no text."""
+        start = 0
+        for end, call in self.calls:
+            if text := "".join(self.texts[start:end]):
+                yield text
+            yield call
+            start = end
+        if text := "".join(self.texts[start:]):
+            yield text
+
     def add(self, event: Event) -> None:
         match event:
             case TextDelta(text):
@@ -63,6 +78,8 @@ class Choice:
                 self.thoughts.append(text)
             case Citation():
                 self.citations.append(event)
+            case ToolCall():
+                self.calls.append((len(self.texts), event))
             case Finished(reason, stop_sequence):
                 self.finish_reason, self.stop_sequence = reason, stop_sequence
 
@@ -96,6 +113,8 @@ class AnswerSoFar:
         """The prompt counts once, as at OpenAI. Streams whose encoder keeps no text can count the prompt only."""
         reasoning = sum(token_count.estimate(choice.reasoning) for choice in self.choices)
         text = sum(token_count.estimate(choice.text) for choice in self.choices)
+        calls = [call for choice in self.choices for _, call in choice.calls]
+        text += sum(token_count.estimate(call.name) + token_count.estimate(call.arguments) for call in calls)
         # What was sent to Kimi may not have been known when the answer began: the request was queued.
         return Usage(token_count.estimate(self._answer.info.prompt), text + reasoning, reasoning)
 
@@ -120,6 +139,10 @@ class Encoder(ABC):
 
     @abstractmethod
     def reasoning(self, index: int, text: str) -> bytes: ...
+
+    def tool_call(self, index: int, call: ToolCall) -> bytes:  # noqa: ARG002  # of those who offer functions
+        """One whole call. Text may come before, between and behind calls."""
+        return b""
 
     def citation(self, index: int, citation: Citation) -> bytes:  # noqa: ARG002  # of those who have a place for them
         return b""
@@ -196,6 +219,9 @@ def _batch_encoder(encoder: Encoder, so_far: AnswerSoFar, out: list[bytes]) -> C
                 append(encode_reasoning(index, event.text))  # type: ignore[union-attr]
                 if keeps_text:
                     choices[index].thoughts.append(event.text)  # type: ignore[union-attr]
+            elif isinstance(event, ToolCall):
+                choices[index].add(event)
+                append(encoder.tool_call(index, event))
             elif isinstance(event, Citation):
                 choices[index].citations.append(event)
                 append(encoder.citation(index, event))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool, StrictStr
 
+from app.chat import ToolCall
 from app.web.answer_response import Usage
 from app.web.request_body import Fields
 
@@ -16,6 +17,11 @@ Stop = StrictStr | Annotated[list[StrictStr], Field(max_length=4)]
 
 class StreamOptions(Fields):
     include_usage: StrictBool | None = None
+
+
+def call_id(call: ToolCall) -> str:
+    """The id of a call, for chat completions and Responses."""
+    return f"call_{call.id}"
 
 
 def stop_sequences(stop: str | list[str] | None) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def ignored_parameters_header(names: Sequence[str]) -> dict[str, str]:
     if names and current_app.config["STRICT_PARAMS"]:
         raise unsupported(names[0], "it has no effect here, and STRICT_PARAMS refuses parameters without effect")
     # Only plain names are repeated in a header, and not any number of them.
-    plain = [name for name in names if re.fullmatch(r"[A-Za-z0-9_.$-]{1,64}", name)]
+    plain = [name for name in names if re.fullmatch(r"[A-Za-z0-9_.$\[\]-]{1,64}", name)]
     return {"x-ignored-params": ", ".join(plain[:50])} if plain else {}
 
 

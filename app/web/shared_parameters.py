@@ -38,20 +38,6 @@ BOOKKEEPING = ParameterRule(
     neutral=("auto", "default"),
 )
 STYLE = ParameterRule("ignored", "write it in a message", "请写在消息里", neutral=("medium",))
-# Tool calling gets its place here. Until then these are accepted, because most clients send tools with every chat.
-TOOLS = ParameterRule(
-    "ignored",
-    "tools are never called; `tool_choice` other than `auto` and `none` is a 400",
-    "不会调用工具；`tool_choice` 不是 `auto` 或 `none` 时返回 400",
-    neutral=(True,),
-)
-# For APIs where one tool is the web search.
-TOOLS_WITH_SEARCH = ParameterRule(
-    "ignored",
-    "tools are never called, but `web_search` chooses the form of the model that searches",
-    "不会调用工具；但 `web_search` 会选择模型的联网形式",
-)
-NO_FORCED_TOOL = "tools cannot be called, so a call cannot be forced"
 PROBABILITIES = ParameterRule("refused", "Kimi gives no probabilities", "Kimi 不提供概率", _refuse_probabilities)
 BIASES = ParameterRule(
     "refused", "Kimi takes no biases", "Kimi 不支持偏置", lambda value: "Kimi takes no biases" if value else None

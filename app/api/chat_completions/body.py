@@ -7,7 +7,7 @@ only in the sentences for people.
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 
 from app.chat import (
     ChatRequest,
@@ -18,9 +18,10 @@ from app.chat import (
     Options,
     OtherPart,
     Part,
-    Role,
     TextPart,
+    Tool,
     ToolCall,
+    ToolChoice,
 )
 from app.errors import InvalidRequest
 from app.web.accepted_request import AnswerParameters
@@ -33,7 +34,6 @@ from app.web.shared_parameters import (
     BOOKKEEPING,
     CONVERSATION,
     MODEL,
-    NO_FORCED_TOOL,
     PENALTY,
     PROBABILITIES,
     SAMPLING,
@@ -41,11 +41,19 @@ from app.web.shared_parameters import (
     STOP,
     STREAM,
     STYLE,
-    TOOLS,
     VENDOR,
     Effort,
     Number,
     thinks,
+)
+from app.web.tool_parameters import (
+    TOOLS,
+    AnyPart,
+    TextFormat,
+    arguments_schema,
+    tool_choice_rule,
+    tools_are_on,
+    with_tools,
 )
 
 # Each choice is a Kimi chat of its own.
@@ -99,35 +107,65 @@ class _OtherPart(Fields):
 _Part = Annotated[_TextPart | _RefusalPart | _ImagePart | _FilePart | _OtherPart, Field(discriminator="type")]
 
 
+_KNOWN_PARTS = frozenset({"text", "refusal", "image_url", "file", "input_audio", "video_url"})
+
+
+def _part_tag(part: Any) -> str:
+    return "known" if isinstance(part, dict) and part.get("type") in _KNOWN_PARTS else "any"
+
+
+# What a call returned may hold content of any type: an agent cannot choose what its functions return.
+_ResultPart = Annotated[
+    Annotated[_Part, Tag("known")] | Annotated[AnyPart, Tag("any")],
+    Discriminator(_part_tag),
+]
+
+
 class _Function(Fields):
     name: StrictStr
     arguments: StrictStr = ""
 
 
+class _FreeText(Fields):
+    name: StrictStr
+    input: StrictStr = ""
+
+
 class _ToolCall(Fields):
     id: StrictStr = ""
-    function: _Function
+    function: _Function | None = None
+    custom: _FreeText | None = None
+
+    def to_call(self, place: str) -> ToolCall:
+        if self.custom is not None:
+            return ToolCall(self.id, self.custom.name, self.custom.input, "text")
+        if self.function is None:
+            raise InvalidRequest(f"{place}.function: Field required", param=f"{place}.function")
+        return ToolCall(self.id, self.function.name, self.function.arguments)
 
 
 class _Message(Fields):
-    role: Role
+    role: Literal["system", "developer", "user", "assistant"]
     content: StrictStr | Many[_Part] | None = None
     refusal: StrictStr | None = None
     name: StrictStr | None = None
     tool_calls: Many[_ToolCall] | None = None
     function_call: _Function | None = None
-    tool_call_id: StrictStr | None = None
     # Moonshot's: the answer is to continue this message. Other fields of messages are what their clients received.
     partial: StrictBool | None = None
 
     def to_message(self, place: str) -> Message:
         if self.content is None and self.role in ("system", "developer", "user"):
             raise InvalidRequest(f"a {self.role} message needs content", param=f"{place}.content")
-        calls = [ToolCall(c.id, c.function.name, c.function.arguments) for c in self.tool_calls or ()]
+        calls = [c.to_call(f"{place}.tool_calls[{i}]") for i, c in enumerate(self.tool_calls or ())]
         if self.function_call is not None:
             calls.append(ToolCall("", self.function_call.name, self.function_call.arguments))
         parts = (*self._parts(place), *([TextPart(self.refusal)] if self.refusal else []))
-        return Message(self.role, parts, self.name, tuple(calls), self.tool_call_id)
+        return Message(self.role, parts, self.name, tuple(calls))
+
+    def unshown(self, _place: str) -> Iterator[str]:
+        """The places of what cannot be shown to Kimi and is replaced by words."""
+        yield from ()
 
     def _parts(self, place: str) -> Iterator[Part]:
         if isinstance(self.content, str):
@@ -135,6 +173,144 @@ class _Message(Fields):
             return
         for index, part in enumerate(self.content or ()):
             yield part.to_part(f"{place}.content[{index}]")
+
+
+class _Result(Fields):
+    """What a call returned."""
+
+    role: Literal["tool", "function"]
+    content: StrictStr | Many[_ResultPart] | None = None
+    name: StrictStr | None = None
+    tool_call_id: StrictStr | None = None
+
+    def to_message(self, place: str) -> Message:
+        return Message(self.role, tuple(self._parts(place)), self.name, (), self.tool_call_id)
+
+    def unshown(self, place: str) -> Iterator[str]:
+        for index, part in enumerate(self._parts(place)):
+            if not isinstance(part, TextPart):
+                yield f"{place}.content[{index}]"
+
+    def _parts(self, place: str) -> Iterator[Part]:
+        if isinstance(self.content, str):
+            yield TextPart(self.content)
+            return
+        for index, part in enumerate(self.content or ()):
+            yield part.to_part(f"{place}.content[{index}]")
+
+
+def _message_tag(message: Any) -> str:
+    return "result" if isinstance(message, dict) and message.get("role") in ("tool", "function") else "message"
+
+
+_AnyMessage = Annotated[
+    Annotated[_Message, Tag("message")] | Annotated[_Result, Tag("result")], Discriminator(_message_tag)
+]
+
+
+# Functions
+
+
+class _Declaration(Fields):
+    name: StrictStr
+    description: StrictStr | None = None
+    parameters: dict[str, Any] | None = None
+    strict: StrictBool | None = None
+
+    def to_tool(self, place: str) -> Tool:
+        schema = arguments_schema(self.parameters, f"{place}.parameters")
+        return Tool(self.name, self.description or "", schema, strict=bool(self.strict), place=f"{place}.name")
+
+
+class _FreeTextDeclaration(Fields):
+    name: StrictStr
+    description: StrictStr | None = None
+    format: TextFormat | None = None
+
+    def to_tool(self, place: str) -> Tool:
+        words = (self.description or "") + (self.format.words if self.format else "")
+        return Tool(self.name, words, kind="text", place=f"{place}.name")
+
+
+class _FunctionTool(Fields):
+    type: Literal["function"] = "function"
+    function: _Declaration
+
+    def to_tool(self, place: str) -> Tool | None:
+        return None if self.function.name == _WEB_SEARCH else self.function.to_tool(f"{place}.function")
+
+
+class _FreeTextTool(Fields):
+    type: Literal["custom"]
+    custom: _FreeTextDeclaration
+
+    def to_tool(self, place: str) -> Tool | None:
+        return self.custom.to_tool(f"{place}.custom")
+
+
+class _OtherTool(Fields):
+    """One that its provider runs, such as Moonshot's ``builtin_function``."""
+
+    type: StrictStr | None = None
+    function: Any = None
+
+    def to_tool(self, _place: str) -> Tool | None:
+        return None
+
+
+def _tool_tag(tool: Any) -> str:
+    kind = tool.get("type", "function") if isinstance(tool, dict) else "other"
+    return kind if kind in ("function", "custom") else "other"
+
+
+_Tool = Annotated[
+    Annotated[_FunctionTool, Tag("function")]
+    | Annotated[_FreeTextTool, Tag("custom")]
+    | Annotated[_OtherTool, Tag("other")],
+    Discriminator(_tool_tag),
+]
+
+
+class _Named(Fields):
+    name: StrictStr
+
+
+class _ToolReference(Fields):
+    """A function in a ``tool_choice``."""
+
+    type: Literal["function", "custom"] = "function"
+    function: _Named | None = None
+    custom: _Named | None = None
+
+    def label(self) -> str:
+        named = self.custom if self.type == "custom" else self.function
+        if named is None:
+            raise InvalidRequest(f"tool_choice.{self.type}: Field required", param="tool_choice")
+        return named.name
+
+
+class _AllowedTools(Fields):
+    mode: Literal["auto", "required"] = "auto"
+    tools: Many[_ToolReference] = []
+
+
+class _AllowedChoice(Fields):
+    type: Literal["allowed_tools"]
+    allowed_tools: _AllowedTools
+
+
+def _choice_tag(choice: Any) -> str:
+    if not isinstance(choice, dict):
+        return "word"
+    return "allowed" if choice.get("type") == "allowed_tools" else "one"
+
+
+_ToolChoice = Annotated[
+    Annotated[Literal["auto", "none", "required"], Tag("word")]
+    | Annotated[_AllowedChoice, Tag("allowed")]
+    | Annotated[_ToolReference, Tag("one")],
+    Discriminator(_choice_tag),
+]
 
 
 # Values with a form of their own
@@ -182,12 +358,10 @@ _WEB_SEARCH = "$web_search"
 # Why a value cannot be served
 
 
-def _refuse_forced_tool(value: Any) -> str | None:
-    mode = value
-    if isinstance(value, dict) and value.get("type") == "allowed_tools":
-        allowed = value.get("allowed_tools")
-        mode = allowed.get("mode", "auto") if isinstance(allowed, dict) else "auto"
-    return None if mode in ("auto", "none") else NO_FORCED_TOOL
+def _is_forced(choice: Any) -> bool:
+    if isinstance(choice, _AllowedChoice):
+        return choice.allowed_tools.mode == "required"
+    return choice not in ("auto", "none")
 
 
 def _refuse_choices(value: int) -> str | None:
@@ -198,8 +372,9 @@ def _refuse_choices(value: int) -> str | None:
 
 _MESSAGES = ParameterRule(
     "honoured",
-    "all roles, text; images, files and audio in `content` are a 400 that names their place",
-    "所有角色的文本；`content` 里的图片、文件、音频返回 400，并指出位置",
+    "all roles, text; images, files and audio in `content` are a 400 that names their place; in the results of calls "
+    "words take their place",
+    "所有角色的文本；`content` 里的图片、文件、音频返回 400，并指出位置；工具结果里的则用文字代替",
 )
 _MAX_TOKENS = ParameterRule(
     "honoured",
@@ -234,7 +409,14 @@ _PARENT = ParameterRule(
     "对话总是从最后一轮继续",
     lambda _value: "a conversation goes on after its last turn",
 )
-_TOOL_CHOICE = ParameterRule("refused", "a call that is forced", "强制调用工具", _refuse_forced_tool)
+_TOOL_CHOICE = tool_choice_rule(
+    "`auto`, `none`, `required`, one function, or `allowed_tools`",
+    "`auto`、`none`、`required`、指定函数或 `allowed_tools`",
+    _is_forced,
+)
+_PARALLEL = ParameterRule(
+    "honoured", "false: the answer ends after its first call", "为 false 时回答在第一次调用后结束"
+)
 _MODALITIES = ParameterRule(
     "refused",
     "anything but text",
@@ -248,7 +430,7 @@ class Body(AnswerParameters):
     """The body of ``POST /v1/chat/completions``."""
 
     model: Annotated[StrictStr, MODEL]
-    messages: Annotated[Many[_Message], Field(min_length=1), _MESSAGES]
+    messages: Annotated[Many[_AnyMessage], Field(min_length=1), _MESSAGES]
     stream: Annotated[StrictBool | None, STREAM] = None
     stream_options: Annotated[StreamOptions | None, STREAM] = None
     max_completion_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
@@ -286,12 +468,12 @@ class Body(AnswerParameters):
     moderation: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
     verbosity: Annotated[Literal["low", "medium", "high"] | None, STYLE] = None
     prediction: Annotated[dict[str, Any] | None, STYLE] = None
-    tools: Annotated[Many[dict[str, Any]] | None, TOOLS] = None
-    parallel_tool_calls: Annotated[StrictBool | None, TOOLS] = None
-    functions: Annotated[Many[dict[str, Any]] | None, TOOLS] = None
+    tools: Annotated[Many[_Tool] | None, TOOLS] = None
+    tool_choice: Annotated[_ToolChoice | None, _TOOL_CHOICE] = None
+    parallel_tool_calls: Annotated[StrictBool | None, _PARALLEL] = None
+    functions: Annotated[Many[_Declaration] | None, TOOLS] = None
+    function_call: Annotated[Literal["auto", "none"] | _Named | None, _TOOL_CHOICE] = None
 
-    tool_choice: Annotated[Any, _TOOL_CHOICE] = None
-    function_call: Annotated[Any, _TOOL_CHOICE] = None
     logprobs: Annotated[Any, PROBABILITIES] = None
     top_logprobs: Annotated[Any, PROBABILITIES] = None
     logit_bias: Annotated[Any, BIASES] = None
@@ -320,7 +502,41 @@ class Body(AnswerParameters):
         if conversation_id is not None and self.choices > 1:
             raise InvalidRequest("a conversation continues with one answer: n must be 1", param="n")
         messages = tuple(m.to_message(f"messages[{i}]") for i, m in enumerate(self.messages))
-        return ChatRequest(self.model, messages, conversation_id, self._options())
+        request = ChatRequest(self.model, messages, conversation_id, self._options())
+        choice_field = "function_call" if self.uses_functions else "tool_choice"
+        return with_tools(request, self._tools(), self._tool_choice(), choice_field)
+
+    @property
+    def uses_functions(self) -> bool:
+        """Whether the client offers functions in the form that ``tools`` has replaced: calls come back in it, too."""
+        return bool(self.functions) and not self.tools
+
+    def _tools(self) -> list[Tool]:
+        if self.uses_functions:
+            return [one.to_tool(f"functions[{i}]") for i, one in enumerate(self.functions or ())]
+        tools = [one.to_tool(f"tools[{i}]") for i, one in enumerate(self.tools or ())]
+        return [tool for tool in tools if tool is not None]
+
+    def _tool_choice(self) -> ToolChoice:
+        if self.uses_functions:
+            # One call was all that this form had a place for.
+            match self.function_call:
+                case _Named(name=name):
+                    return ToolChoice("required", (name,), parallel=False)
+                case "none":
+                    return ToolChoice("none")
+                case _:
+                    return ToolChoice(parallel=False)
+        parallel = self.parallel_tool_calls is not False
+        match self.tool_choice:
+            case _AllowedChoice(allowed_tools=allowed):
+                return ToolChoice(allowed.mode, tuple(tool.label() for tool in allowed.tools), parallel)
+            case _ToolReference() as one:
+                return ToolChoice("required", (one.label(),), parallel)
+            case None:
+                return ToolChoice(parallel=parallel)
+            case mode:
+                return ToolChoice(mode, (), parallel)
 
     def _options(self) -> Options:
         return Options(
@@ -350,16 +566,30 @@ class Body(AnswerParameters):
         return next((wish for wish in wishes if wish is not None), None)
 
     def _ignored(self) -> Iterator[str]:
-        for name in super()._ignored():
-            if name != "tools" or not all(map(_is_web_search, self.tools or ())):
-                yield name
-        if any(message.partial for message in self.messages):
+        yield from super()._ignored()
+        if any(isinstance(message, _Message) and message.partial for message in self.messages):
             yield "messages.partial"
+        if not tools_are_on():
+            if not all(map(_is_web_search, self.tools or ())):
+                yield "tools"
+            if self.functions:
+                yield "functions"
+            return
+        for index, tool in enumerate(self.tools or ()):
+            if isinstance(tool, _OtherTool) and not _is_web_search(tool):
+                yield f"tools[{index}]"
+        for index, message in enumerate(self.messages):
+            yield from message.unshown(f"messages[{index}]")
 
 
-def _is_web_search(tool: dict[str, Any]) -> bool:
-    function = tool.get("function")
-    return isinstance(function, dict) and function.get("name") == _WEB_SEARCH
+def _is_web_search(tool: _FunctionTool | _FreeTextTool | _OtherTool) -> bool:
+    match tool:
+        case _FunctionTool(function=function):
+            return function.name == _WEB_SEARCH
+        case _OtherTool(function={"name": name}):
+            return bool(name == _WEB_SEARCH)
+        case _:
+            return False
 
 
 def _json_format(wish: _Text | _JsonObject | _JsonSchema | None) -> JsonFormat | None:

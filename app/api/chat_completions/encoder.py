@@ -9,17 +9,23 @@ from typing import Any
 
 import orjson
 
-from app.chat import Citation
+from app.chat import Citation, ToolCall
 from app.web import sse
 from app.web.answer_response import AnswerSoFar, Choice, Encoder
 from app.web.error_responses import Failure, openai_error
-from app.web.openai_shapes import encode_usage
+from app.web.openai_shapes import call_id, encode_usage
 
 
 class ChatEncoder(Encoder):
-    def __init__(self, reply_id: str, model: str, choices: int, *, stream_usage: bool) -> None:
-        """``stream_usage``: a stream ends with a chunk of usage; else nothing of its text is kept."""
+    def __init__(
+        self, reply_id: str, model: str, choices: int, *, stream_usage: bool, uses_functions: bool = False
+    ) -> None:
+        """``stream_usage``: a stream ends with a chunk of usage; else nothing of its text is kept.
+        ``uses_functions``: calls have the form that ``tool_calls`` has replaced."""
         self.keeps_text = stream_usage
+        self._uses_functions = uses_functions
+        # How many calls each choice has made.
+        self._calls = [0] * choices
         # One `created` for all chunks of a reply, as OpenAI does it.
         self._head = {"id": reply_id, "object": "chat.completion", "created": int(time.time()), "model": model}
         self._start = b"data: " + orjson.dumps({**self._head, "object": "chat.completion.chunk"})[:-1]
@@ -38,12 +44,24 @@ class ChatEncoder(Encoder):
         chunk = self._chunks[index]
         return chunk.before_reasoning + orjson.dumps(text) + chunk.after_text
 
+    def tool_call(self, index: int, call: ToolCall) -> bytes:
+        """Whole, in one chunk: id, type and name come once, because naive clients join what they get."""
+        number = self._calls[index]
+        self._calls[index] += 1
+        delta: dict[str, Any]
+        if self._uses_functions:
+            delta = {"function_call": _function(call)} if number == 0 else {}
+        else:
+            delta = {"tool_calls": [{"index": number, **_encode_call(call)}]}
+        chunk = self._chunks[index]
+        return chunk.before_delta + orjson.dumps(delta) + chunk.after_delta
+
     def finish(self, index: int, choice: Choice) -> bytes:
         # All annotations are here: a list in more than one chunk breaks openai-python, and LobeChat reads them only
         # beside a finish reason.
         annotations = [_annotation(citation) for citation in choice.citations]
         delta = orjson.dumps({"annotations": annotations} if annotations else {})
-        reason = b',"logprobs":null,"finish_reason":' + orjson.dumps(choice.finish_reason)
+        reason = b',"logprobs":null,"finish_reason":' + orjson.dumps(self._reason(choice))
         chunk = self._chunks[index]
         return chunk.before_delta + delta + reason + chunk.after_reason
 
@@ -60,11 +78,35 @@ class ChatEncoder(Encoder):
         return {
             **self._head,
             "choices": [
-                {"index": i, "message": _message(choice), "logprobs": None, "finish_reason": choice.finish_reason}
+                {
+                    "index": i,
+                    "message": self._message(choice),
+                    "logprobs": None,
+                    "finish_reason": self._reason(choice),
+                }
                 for i, choice in enumerate(so_far.choices)
             ],
             "usage": encode_usage(so_far.usage()),
         }
+
+    def _reason(self, choice: Choice) -> str | None:
+        is_call = choice.finish_reason == "tool_calls" and self._uses_functions
+        return "function_call" if is_call else choice.finish_reason
+
+    def _message(self, choice: Choice) -> dict[str, Any]:
+        # Without text it is null beside calls, and only there: clients refuse both other ways.
+        content = choice.text if choice.text or not choice.calls else None
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if choice.thoughts:
+            message["reasoning_content"] = choice.reasoning
+        if choice.citations:
+            message["annotations"] = [_annotation(citation) for citation in choice.citations]
+        calls = [call for _, call in choice.calls]
+        if calls and self._uses_functions:
+            message["function_call"] = _function(calls[0])
+        elif calls:
+            message["tool_calls"] = [_encode_call(call) for call in calls]
+        return message
 
 
 class _ChunkParts:
@@ -81,15 +123,6 @@ class _ChunkParts:
         self.after_reason = b"}]" + tail
 
 
-def _message(choice: Choice) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
-    if choice.thoughts:
-        message["reasoning_content"] = choice.reasoning
-    if choice.citations:
-        message["annotations"] = [_annotation(citation) for citation in choice.citations]
-    return message
-
-
 def _annotation(citation: Citation) -> dict[str, Any]:
     """All four fields or nothing: a partial one is a hard failure in several clients."""
     return {
@@ -101,3 +134,13 @@ def _annotation(citation: Citation) -> dict[str, Any]:
             "end_index": citation.end_index,
         },
     }
+
+
+def _encode_call(call: ToolCall) -> dict[str, Any]:
+    if call.kind == "text":
+        return {"id": call_id(call), "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
+    return {"id": call_id(call), "type": "function", "function": _function(call)}
+
+
+def _function(call: ToolCall) -> dict[str, str]:
+    return {"name": call.name, "arguments": call.arguments}

@@ -34,7 +34,13 @@ def create(conversation_id: str | None = None) -> Response:
     body, who = accepted.body, accepted.caller
     request = body.to_request(accepted.conversation_id)
     answer = _open(request, who, body.choices, commit=body.wants_stream)
-    encoder = ChatEncoder(reply_id("chatcmpl-", who), body.model, body.choices, stream_usage=body.wants_usage)
+    encoder = ChatEncoder(
+        reply_id("chatcmpl-", who),
+        body.model,
+        body.choices,
+        stream_usage=body.wants_usage,
+        uses_functions=body.uses_functions,
+    )
     return respond(answer, encoder, stream=body.wants_stream, headers=accepted.headers)
 
 
@@ -71,8 +77,8 @@ def _encode_conversation(row: ConversationRow) -> dict[str, Any]:
 
 _CHOICE = object_of(
     index={"type": "integer"},
-    message=object_of(role={"const": "assistant"}, content={"type": "string"}, refusal={"type": "null"}),
-    finish_reason={"enum": ["stop", "length", "content_filter"]},
+    message=object_of(role={"const": "assistant"}, content={"type": ["string", "null"]}, refusal={"type": "null"}),
+    finish_reason={"enum": ["stop", "length", "content_filter", "tool_calls", "function_call"]},
     logprobs={"type": "null"},
 )
 _COMPLETION = object_of(

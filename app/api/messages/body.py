@@ -5,10 +5,10 @@ Source: Anthropic's API reference, the models of anthropic-python 2.12, and what
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
-from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 
 from app.chat import (
     ChatRequest,
@@ -20,7 +20,9 @@ from app.chat import (
     OtherPart,
     Part,
     TextPart,
+    Tool,
     ToolCall,
+    ToolChoice,
     text_message,
 )
 from app.errors import InvalidRequest
@@ -31,12 +33,18 @@ from app.web.request_body import Fields, Many
 from app.web.shared_parameters import (
     BOOKKEEPING,
     MODEL,
-    NO_FORCED_TOOL,
     SAMPLING,
     STREAM_ONLY,
-    TOOLS_WITH_SEARCH,
     VENDOR,
     Number,
+)
+from app.web.tool_parameters import (
+    TOOLS_WITH_SEARCH,
+    AnyPart,
+    arguments_schema,
+    tool_choice_rule,
+    tools_are_on,
+    with_tools,
 )
 
 
@@ -94,13 +102,41 @@ def _source(source: dict[str, Any]) -> str:
     return str(source.get("url") or source.get("file_id") or "")
 
 
-_ResultBlock = Annotated[_Text | _Image | _Document | _OtherBlock, Field(discriminator="type")]
+def _result_tag(block: Any) -> str:
+    kind = block.get("type") if isinstance(block, dict) else None
+    return kind if kind in ("text", "image", "document") else "any"
+
+
+# What a call returned may hold content of any type: an agent cannot choose what its functions return.
+_ResultBlock = Annotated[
+    Annotated[_Text, Tag("text")]
+    | Annotated[_Image, Tag("image")]
+    | Annotated[_Document, Tag("document")]
+    | Annotated[AnyPart, Tag("any")],
+    Discriminator(_result_tag),
+]
 
 
 class _ToolResult(Fields):
     type: Literal["tool_result"]
     tool_use_id: StrictStr
     content: StrictStr | Many[_ResultBlock] | None = None
+    is_error: StrictBool | None = None
+
+    def to_message(self, place: str) -> Message:
+        parts = tuple(self._parts(f"{place}.content"))
+        return Message("tool", parts, tool_call_id=self.tool_use_id, failed=bool(self.is_error))
+
+    def unshown(self, place: str) -> Iterator[str]:
+        """The places of what cannot be shown to Kimi and is replaced by words."""
+        yield from (part.place for part in self._parts(f"{place}.content") if not isinstance(part, TextPart))
+
+    def _parts(self, place: str) -> Iterator[Part]:
+        if isinstance(self.content, str):
+            yield TextPart(self.content)
+            return
+        for index, block in enumerate(self.content or ()):
+            yield block.to_part(f"{place}[{index}]")
 
 
 _Block = Annotated[
@@ -127,8 +163,7 @@ class _Message(Fields):
                 case _ToolUse():
                     calls.append(ToolCall(block.id, block.name, _json(block.input, f"{here}.input")))
                 case _ToolResult():
-                    results = tuple(_result_parts(block, f"{here}.content"))
-                    yield Message("tool", results, tool_call_id=block.tool_use_id)
+                    yield block.to_message(here)
                 case _:
                     parts.append(block.to_part(here))
         if parts or calls:
@@ -142,26 +177,55 @@ def _json(value: Any, place: str) -> str:
         raise InvalidRequest(f"{place} is nested too deep", param=place) from None
 
 
-def _result_parts(result: _ToolResult, place: str) -> Iterator[Part]:
-    if isinstance(result.content, str):
-        yield TextPart(result.content)
-        return
-    for index, block in enumerate(result.content or ()):
-        yield block.to_part(f"{place}[{index}]")
+class _ServerTool(Fields):
+    """One that Anthropic runs, or whose schema only Anthropic's models know."""
 
-
-class _Tool(Fields):
-    # Anthropic's own tools have one; those of the client may leave it out.
-    type: StrictStr | None = None
+    type: StrictStr
     name: StrictStr | None = None
 
     @property
     def searches(self) -> bool:
-        return (self.type or "").startswith("web_search")
+        return self.type.startswith("web_search")
+
+
+class _ClientTool(Fields):
+    type: Literal["custom"] | None = None
+    name: StrictStr
+    description: StrictStr | None = None
+    input_schema: dict[str, Any] | None = None
+    strict: StrictBool | None = None
+    searches: ClassVar[bool] = False
+
+    def to_tool(self, place: str) -> Tool:
+        schema = arguments_schema(self.input_schema, f"{place}.input_schema")
+        return Tool(self.name, self.description or "", schema, strict=bool(self.strict), place=f"{place}.name")
+
+
+def _tool_tag(tool: Any) -> str:
+    return "server" if isinstance(tool, dict) and tool.get("type") not in (None, "custom") else "client"
+
+
+_Tool = Annotated[
+    Annotated[_ServerTool, Tag("server")] | Annotated[_ClientTool, Tag("client")], Discriminator(_tool_tag)
+]
 
 
 class _ToolChoice(Fields):
     type: Literal["auto", "none", "any", "tool"]
+    name: StrictStr | None = None
+    disable_parallel_tool_use: StrictBool | None = None
+
+    def to_choice(self) -> ToolChoice:
+        parallel = not self.disable_parallel_tool_use
+        match self.type:
+            case "any":
+                return ToolChoice("required", (), parallel)
+            case "tool":
+                if self.name is None:
+                    raise InvalidRequest("tool_choice.name: Field required", param="tool_choice.name")
+                return ToolChoice("required", (self.name,), parallel)
+            case mode:
+                return ToolChoice(mode, (), parallel)
 
 
 class _ThinkingOptions(Fields):
@@ -186,8 +250,9 @@ class _OutputOptions(Fields):
 
 _MESSAGES = ParameterRule(
     "honoured",
-    "text, calls and their results; thinking is dropped, images and documents are a 400 that names their place",
-    "文本、工具调用及其结果；思考会被丢弃，图片和文档返回 400，并指出位置",
+    "text, calls and their results; thinking is dropped, images and documents are a 400 that names their place; in "
+    "the results of calls words take their place",
+    "文本、工具调用及其结果；思考会被丢弃，图片和文档返回 400，并指出位置；工具结果里的则用文字代替",
 )
 _SYSTEM = ParameterRule("honoured", "the first message", "作为第一条消息")
 _MAX_TOKENS = ParameterRule(
@@ -212,12 +277,12 @@ _OUTPUT = ParameterRule(
     "its answer",
     "没有 `thinking` 时，`high` 及以上的 `effort` 选择思考；`format` 通过提示词要求，并校验回答",
 )
-_TOOL_CHOICE = ParameterRule(
-    "refused",
-    "a call that is forced",
-    "强制调用工具",
-    lambda value: NO_FORCED_TOOL if value.type in ("any", "tool") else None,
+_TOOL_CHOICE = tool_choice_rule(
+    "`auto`, `none`, `any` or one function, and `disable_parallel_tool_use`",
+    "`auto`、`none`、`any` 或指定函数，以及 `disable_parallel_tool_use`",
+    lambda value: value.type in ("any", "tool"),
 )
+_MCP = ParameterRule("ignored", "this gateway connects to no MCP server", "本网关不连接 MCP 服务器")
 _CONTEXT = ParameterRule(
     "ignored",
     "nothing is taken out of what was sent, and nothing but text is kept anywhere",
@@ -231,6 +296,14 @@ class _PromptFields(Fields):
     model: Annotated[StrictStr, MODEL]
     messages: Annotated[Many[_Message], Field(min_length=1), _MESSAGES]
     system: Annotated[StrictStr | Many[_Text] | None, _SYSTEM] = None
+    tools: Annotated[Many[_Tool] | None, TOOLS_WITH_SEARCH] = None
+    tool_choice: Annotated[_ToolChoice | None, _TOOL_CHOICE] = None
+
+    def with_tools(self, request: ChatRequest) -> ChatRequest:
+        """``request`` with the functions that are offered. Raises InvalidRequest with the field that is at fault."""
+        tools = [one.to_tool(f"tools[{i}]") for i, one in enumerate(self.tools or ()) if isinstance(one, _ClientTool)]
+        choice = self.tool_choice.to_choice() if self.tool_choice else ToolChoice()
+        return with_tools(request, tools, choice, "tool_choice")
 
     def to_messages(self) -> tuple[Message, ...]:
         """Raises InvalidRequest with the field that is at fault."""
@@ -242,6 +315,10 @@ class _PromptFields(Fields):
 
 class PromptBody(_PromptFields, Parameters):
     """The body of ``POST /v1/messages/count_tokens``."""
+
+    def to_request(self) -> ChatRequest:
+        """Raises InvalidRequest with the field that is at fault."""
+        return self.with_tools(ChatRequest(self.model, self.to_messages()))
 
 
 class Body(_PromptFields, AnswerParameters):
@@ -256,14 +333,11 @@ class Body(_PromptFields, AnswerParameters):
     temperature: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
     top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
     top_k: Annotated[StrictInt | None, Field(ge=0), VENDOR] = None
-    tools: Annotated[Many[_Tool] | None, TOOLS_WITH_SEARCH] = None
     metadata: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
     service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
     context_management: Annotated[dict[str, Any] | None, _CONTEXT] = None
     container: Annotated[StrictStr | dict[str, Any] | None, _CONTEXT] = None
-    mcp_servers: Annotated[Many[dict[str, Any]] | None, TOOLS_WITH_SEARCH] = None
-
-    tool_choice: Annotated[_ToolChoice | None, _TOOL_CHOICE] = None
+    mcp_servers: Annotated[Many[dict[str, Any]] | None, _MCP] = None
 
     @property
     def wants_stream(self) -> bool:
@@ -276,7 +350,7 @@ class Body(_PromptFields, AnswerParameters):
 
     def to_request(self, conversation_id: str | None) -> ChatRequest:
         """Raises InvalidRequest with the field that is at fault."""
-        return ChatRequest(self.model, self.to_messages(), conversation_id, self._options())
+        return self.with_tools(ChatRequest(self.model, self.to_messages(), conversation_id, self._options()))
 
     def _options(self) -> Options:
         if not all(stop.strip() for stop in self.stop_sequences or ()):
@@ -310,9 +384,20 @@ class Body(_PromptFields, AnswerParameters):
         return JsonFormat("answer", schema_text(wanted.schema_, place), schema_field=place)
 
     def _ignored(self) -> Iterator[str]:
-        only_searches = all(tool.searches for tool in self.tools or ())
-        yield from (name for name in super()._ignored() if name != "tools" or not only_searches)
-        if only_searches:
-            yield from unknown_fields(self.tools or (), "tools")
+        yield from super()._ignored()
+        yield from unknown_fields((tool for tool in self.tools or () if tool.searches), "tools")
+        if tools_are_on():
+            for index, tool in enumerate(self.tools or ()):
+                if isinstance(tool, _ServerTool) and not tool.searches:
+                    yield f"tools[{index}]"
+            yield from self._unshown()
+        elif not all(tool.searches for tool in self.tools or ()):
+            yield "tools"
         if self.thinking is not None and self.thinking.budget_tokens is not None:
             yield "thinking.budget_tokens"
+
+    def _unshown(self) -> Iterator[str]:
+        for at, message in enumerate(self.messages):
+            for index, block in enumerate(message.content if isinstance(message.content, list) else ()):
+                if isinstance(block, _ToolResult):
+                    yield from block.unshown(f"messages[{at}].content[{index}]")

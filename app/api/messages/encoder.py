@@ -4,11 +4,13 @@ Source of the shapes: Anthropic's API reference, the models of anthropic-python 
 (openai-contract.md 3, 2026-11-23). Must never know that Kimi exists.
 """
 
+import json
 from typing import Any, Literal
 
 import orjson
 
 from app import logs
+from app.chat import ToolCall
 from app.web import sse
 from app.web.answer_response import AnswerSoFar, Choice, Encoder
 from app.web.error_responses import Failure
@@ -53,13 +55,30 @@ class MessageEncoder(Encoder):
         # The block that is open, if any, and how many have been opened.
         self._open: Literal["text", "thinking"] | None = None
         self._blocks = 0
+        self._calls = 0
 
     def start(self, so_far: AnswerSoFar) -> bytes:
         usage = {"input_tokens": so_far.usage().input, "output_tokens": 0}
         return self._event("message_start", message=self._message([], usage)) + self.heartbeat
 
     def text(self, index: int, text: str) -> bytes:  # noqa: ARG002  # there is one choice
-        return self._block("text") + self._delta({"type": "text_delta", "text": text})
+        if self._open != "text":
+            out = self._block("text")
+            # A block of its own needs no empty lines to be apart from what was said before.
+            return out + self._delta({"type": "text_delta", "text": text.lstrip("\n") if self._calls else text})
+        return self._delta({"type": "text_delta", "text": text})
+
+    def tool_call(self, index: int, call: ToolCall) -> bytes:  # noqa: ARG002  # there is one choice
+        self._calls += 1
+        out = self._close_block()
+        self._blocks += 1
+        block = {"type": "tool_use", "id": _call_id(call), "name": call.name, "input": {}}
+        return (
+            out
+            + self._event("content_block_start", index=self._blocks - 1, content_block=block)
+            + self._delta({"type": "input_json_delta", "partial_json": call.arguments})
+            + self._event("content_block_stop", index=self._blocks - 1)
+        )
 
     def reasoning(self, index: int, text: str) -> bytes:  # noqa: ARG002  # there is one choice
         if not self._show_thinking:
@@ -68,8 +87,8 @@ class MessageEncoder(Encoder):
 
     def end(self, so_far: AnswerSoFar) -> bytes:
         choice = so_far.only
-        # An answer has a text, even where it is empty.
-        out = b"" if choice.texts else self._block("text")
+        # An answer has a text, even where it is empty; beside calls an empty one is refused when it is sent back.
+        out = b"" if choice.texts or choice.calls else self._block("text")
         delta = {"stop_reason": _stop_reason(choice), "stop_sequence": choice.stop_sequence}
         return (
             out
@@ -83,9 +102,12 @@ class MessageEncoder(Encoder):
 
     def whole(self, so_far: AnswerSoFar) -> dict[str, Any]:
         choice = so_far.only
-        content: list[dict[str, Any]] = [{"type": "text", "text": choice.text, "citations": None}]
+        content: list[dict[str, Any]] = []
         if self._show_thinking and choice.thoughts:
-            content.insert(0, {"type": "thinking", "thinking": choice.reasoning, "signature": ""})
+            content.append({"type": "thinking", "thinking": choice.reasoning, "signature": ""})
+        content += [_encode_part(part, is_first=number == 0) for number, part in enumerate(choice.parts)]
+        if not (choice.text or choice.calls):
+            content.append({"type": "text", "text": "", "citations": None})
         return self._message(content, _usage(so_far), _stop_reason(choice), choice.stop_sequence)
 
     def _message(
@@ -143,8 +165,31 @@ _EMPTY = {
     "thinking": {"type": "thinking", "thinking": "", "signature": ""},
 }
 
-_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+_STOP_REASONS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "content_filter": "refusal",
+    "tool_calls": "tool_use",
+}
 
 
 def _stop_reason(choice: Choice) -> str | None:
     return "stop_sequence" if choice.stop_sequence is not None else _STOP_REASONS.get(choice.finish_reason or "")
+
+
+def _call_id(call: ToolCall) -> str:
+    return f"toolu_{call.id}"
+
+
+def _encode_part(part: str | ToolCall, *, is_first: bool) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part if is_first else part.lstrip("\n"), "citations": None}
+    return {"type": "tool_use", "id": _call_id(part), "name": part.name, "input": _loads(part.arguments)}
+
+
+def _loads(arguments: str) -> Any:
+    try:
+        return orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        # Halves of surrogate pairs, which a client could not be sent in an object.
+        return orjson.loads(json.dumps(json.loads(arguments), ensure_ascii=False).encode("utf-8", "replace"))

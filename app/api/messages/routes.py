@@ -10,7 +10,6 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from app.api.messages.body import Body, PromptBody
 from app.api.messages.encoder import MessageEncoder, encode_error
-from app.chat import ChatRequest
 from app.text import token_count
 from app.web.accepted_request import accept
 from app.web.answer_response import respond
@@ -42,10 +41,10 @@ def create() -> Response:
 
 @blueprint.post("/messages/count_tokens")
 def count_tokens() -> Response:
-    """An estimate of the tokens that would be sent: tools are not."""
+    """An estimate of the tokens that would be sent, functions included."""
     caller()
     body = parse(PromptBody, request.get_data(cache=False))
-    text = gateway().prompt_text(ChatRequest(body.model, body.to_messages()))
+    text = gateway().prompt_text(body.to_request())
     return json_response({"input_tokens": token_count.estimate(text)})
 
 

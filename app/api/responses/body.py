@@ -4,7 +4,7 @@ Source: OpenAI's API reference, and what Codex and the AI SDK were seen to send 
 Knows Kimi only in the sentences for people.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
@@ -21,10 +21,13 @@ from app.chat import (
     OtherPart,
     Part,
     TextPart,
+    Tool,
     ToolCall,
+    ToolChoice,
     text_message,
 )
 from app.errors import InvalidRequest
+from app.text.tools.names import Names
 from app.web.accepted_request import AnswerParameters
 from app.web.json_schema import schema_text
 from app.web.parameters import ParameterRule, unknown_fields
@@ -32,16 +35,22 @@ from app.web.request_body import Fields, Many
 from app.web.shared_parameters import (
     BOOKKEEPING,
     MODEL,
-    NO_FORCED_TOOL,
     PENALTY,
     PROBABILITIES,
     SAMPLING,
     STREAM_ONLY,
-    TOOLS,
-    TOOLS_WITH_SEARCH,
     Effort,
     Number,
     thinks,
+)
+from app.web.tool_parameters import (
+    TOOLS_WITH_SEARCH,
+    AnyPart,
+    TextFormat,
+    arguments_schema,
+    tool_choice_rule,
+    tools_are_on,
+    with_tools,
 )
 
 
@@ -91,10 +100,22 @@ class _OtherPart(Fields):
         return OtherPart(place, self.type)
 
 
-_Parts = Many[Annotated[_Text | _Refusal | _Image | _File | _OtherPart, Field(discriminator="type")]]
+_Part = Annotated[_Text | _Refusal | _Image | _File | _OtherPart, Field(discriminator="type")]
+_Parts = Many[_Part]
+_KNOWN_PARTS = frozenset({"input_text", "output_text", "text", "refusal", "input_image", "input_file"})
 
 
-def _to_parts(content: str | _Parts, place: str) -> tuple[Part, ...]:
+def _part_tag(part: Any) -> str:
+    return "known" if isinstance(part, dict) and part.get("type") in _KNOWN_PARTS else "any"
+
+
+# What a call returned may hold content of any type: an agent cannot choose what its functions return.
+_ResultParts = Many[
+    Annotated[Annotated[_Part, Tag("known")] | Annotated[AnyPart, Tag("any")], Discriminator(_part_tag)]
+]
+
+
+def _to_parts(content: str | _Parts | _ResultParts, place: str) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (TextPart(content),)
     return tuple(part.to_part(f"{place}[{index}]") for index, part in enumerate(content))
@@ -115,20 +136,41 @@ class _Call(Fields):
     type: Literal["function_call", "custom_tool_call"]
     call_id: StrictStr
     name: StrictStr
+    namespace: StrictStr | None = None
     arguments: StrictStr = ""
     input: StrictStr = ""
 
     def to_message(self, _place: str) -> Message:
-        return Message("assistant", (), tool_calls=(ToolCall(self.call_id, self.name, self.arguments or self.input),))
+        is_text = self.type == "custom_tool_call"
+        said = self.input or self.arguments if is_text else self.arguments or self.input
+        call = ToolCall(self.call_id, self.name, said, "text" if is_text else "function", self.namespace)
+        return Message("assistant", (), tool_calls=(call,))
+
+
+class _OldOutput(Fields):
+    """As older versions of Codex send it."""
+
+    content: StrictStr | _ResultParts | None = None
+    success: StrictBool | None = None
 
 
 class _CallOutput(Fields):
     type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: StrictStr
-    output: StrictStr | _Parts
+    output: StrictStr | _ResultParts | _OldOutput | None = None
 
     def to_message(self, place: str) -> Message:
-        return Message("tool", _to_parts(self.output, f"{place}.output"), tool_call_id=self.call_id)
+        old = self.output if isinstance(self.output, _OldOutput) else None
+        failed = old is not None and old.success is False
+        return Message("tool", self._parts(place), tool_call_id=self.call_id, failed=failed)
+
+    def unshown(self, place: str) -> Iterator[str]:
+        """The places of what cannot be shown to Kimi and is replaced by words."""
+        yield from (part.place for part in self._parts(place) if not isinstance(part, TextPart))
+
+    def _parts(self, place: str) -> tuple[Part, ...]:
+        content = self.output.content if isinstance(self.output, _OldOutput) else self.output
+        return () if content is None else _to_parts(content, f"{place}.output")
 
 
 class _Dropped(Fields):
@@ -183,17 +225,96 @@ _InputItem = Annotated[
 ]
 
 
-class _Tool(Fields):
+class _FunctionTool(Fields):
+    type: Literal["function"]
+    name: StrictStr
+    description: StrictStr | None = None
+    parameters: dict[str, Any] | None = None
+    strict: StrictBool | None = None
+    searches: ClassVar[bool] = False
+
+    def to_tools(self, place: str, namespace: str | None = None) -> Iterator[Tool]:
+        schema = arguments_schema(self.parameters, f"{place}.parameters")
+        about = self.description or ""
+        yield Tool(self.name, about, schema, "function", bool(self.strict), namespace, f"{place}.name")
+
+
+class _FreeTextTool(Fields):
+    type: Literal["custom"]
+    name: StrictStr
+    description: StrictStr | None = None
+    format: TextFormat | None = None
+    searches: ClassVar[bool] = False
+
+    def to_tools(self, place: str, namespace: str | None = None) -> Iterator[Tool]:
+        about = (self.description or "") + (self.format.words if self.format else "")
+        yield Tool(self.name, about, None, "text", namespace=namespace, place=f"{place}.name")
+
+
+class _OtherTool(Fields):
+    """One that OpenAI or a client's own model runs."""
+
     type: StrictStr
 
     @property
     def searches(self) -> bool:
         return self.type.startswith("web_search")
 
+    def to_tools(self, _place: str, _namespace: str | None = None) -> Iterator[Tool]:
+        yield from ()
 
-class _ToolChoice(Fields):
+
+def _tool_tag(tool: Any) -> str:
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    return kind if kind in ("function", "custom", "namespace") else "other"
+
+
+_OneTool = Annotated[
+    Annotated[_FunctionTool, Tag("function")]
+    | Annotated[_FreeTextTool, Tag("custom")]
+    | Annotated[_OtherTool, Tag("other")],
+    Discriminator(lambda tool: "other" if (tag := _tool_tag(tool)) == "namespace" else tag),
+]
+
+
+class _Namespace(Fields):
+    """Functions under one name, such as those of an MCP server."""
+
+    type: Literal["namespace"]
+    name: StrictStr
+    description: StrictStr | None = None
+    tools: Many[_OneTool] = []
+    searches: ClassVar[bool] = False
+
+    def to_tools(self, place: str) -> Iterator[Tool]:
+        for index, tool in enumerate(self.tools):
+            yield from tool.to_tools(f"{place}.tools[{index}]", self.name)
+
+
+_Tool = Annotated[
+    Annotated[_FunctionTool, Tag("function")]
+    | Annotated[_FreeTextTool, Tag("custom")]
+    | Annotated[_Namespace, Tag("namespace")]
+    | Annotated[_OtherTool, Tag("other")],
+    Discriminator(_tool_tag),
+]
+
+
+class _ToolReference(Fields):
     type: StrictStr
-    mode: StrictStr | None = None
+    name: StrictStr | None = None
+    namespace: StrictStr | None = None
+
+
+class _ToolChoice(_ToolReference):
+    """One tool, or with the type ``allowed_tools`` several."""
+
+    mode: Literal["auto", "required"] = "auto"
+    tools: Many[_ToolReference] = []
+
+    @property
+    def is_required(self) -> bool:
+        return self.type != "allowed_tools" or self.mode == "required"
 
 
 class _Format(Fields):
@@ -223,8 +344,9 @@ class _Conversation(Fields):
 
 _INPUT = ParameterRule(
     "honoured",
-    "text, or messages, calls and their results; images, files and audio are a 400 that names their place",
-    "文本，或消息、工具调用及其结果；图片、文件、音频返回 400，并指出位置",
+    "text, or messages, calls and their results; images, files and audio are a 400 that names their place; in the "
+    "results of calls words take their place",
+    "文本，或消息、工具调用及其结果；图片、文件、音频返回 400，并指出位置；工具结果里的则用文字代替",
 )
 _INSTRUCTIONS = ParameterRule(
     "honoured",
@@ -288,13 +410,17 @@ _PROMPT = ParameterRule(
 )
 
 
-def _refuse_forced_tool(value: str | _ToolChoice) -> str | None:
-    if isinstance(value, _ToolChoice):
-        value = (value.mode or "auto") if value.type == "allowed_tools" else "required"
-    return None if value in ("auto", "none") else NO_FORCED_TOOL
-
-
-_TOOL_CHOICE = ParameterRule("refused", "a call that is forced", "强制调用工具", _refuse_forced_tool)
+_TOOL_CHOICE = tool_choice_rule(
+    "`auto`, `none`, `required`, one function, or `allowed_tools`",
+    "`auto`、`none`、`required`、指定函数或 `allowed_tools`",
+    lambda value: value.is_required if isinstance(value, _ToolChoice) else value == "required",
+)
+_PARALLEL = ParameterRule(
+    "honoured", "false: the answer ends after its first call", "为 false 时回答在第一次调用后结束"
+)
+_MAX_CALLS = ParameterRule(
+    "ignored", "it limits tools that the provider runs, and none is run here", "限制由服务方运行的工具；这里没有"
+)
 
 
 # As at OpenAI.
@@ -335,8 +461,9 @@ class Body(AnswerParameters):
     presence_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
     truncation: Annotated[Literal["auto", "disabled"] | None, _TRUNCATION] = None
     tools: Annotated[Many[_Tool] | None, TOOLS_WITH_SEARCH] = None
-    parallel_tool_calls: Annotated[StrictBool | None, TOOLS] = None
-    max_tool_calls: Annotated[StrictInt | None, Field(ge=1), TOOLS] = None
+    tool_choice: Annotated[Literal["auto", "none", "required"] | _ToolChoice | None, _TOOL_CHOICE] = None
+    parallel_tool_calls: Annotated[StrictBool | None, _PARALLEL] = None
+    max_tool_calls: Annotated[StrictInt | None, Field(ge=1), _MAX_CALLS] = None
     include: Annotated[Many[StrictStr] | None, _INCLUDE] = None
     stream_options: Annotated[dict[str, Any] | None, ParameterRule("ignored", "nothing is padded", "不做填充")] = None
     service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
@@ -345,7 +472,6 @@ class Body(AnswerParameters):
     prompt_cache_retention: Annotated[StrictStr | None, BOOKKEEPING] = None
     user: Annotated[StrictStr | None, BOOKKEEPING] = None
 
-    tool_choice: Annotated[Literal["auto", "none", "required"] | _ToolChoice | None, _TOOL_CHOICE] = None
     top_logprobs: Annotated[StrictInt | None, Field(ge=0, le=20), PROBABILITIES] = None
     background: Annotated[StrictBool | None, _BACKGROUND] = None
     prompt: Annotated[Any, _PROMPT] = None
@@ -363,6 +489,26 @@ class Body(AnswerParameters):
         """Whether the client put a web search at the model's disposal."""
         return any(tool.searches for tool in self.tools or ())
 
+    def shown_tools(self) -> list[dict[str, Any]]:
+        """The tools that were the model's to use, as the response repeats them."""
+        shown: list[dict[str, Any]] = []
+        for tool in self.tools or ():
+            if tool.searches:
+                shown = [*shown, {"type": "web_search"}] if {"type": "web_search"} not in shown else shown
+            elif not isinstance(tool, _OtherTool) and tools_are_on():
+                defaults = (
+                    {"description": None, "parameters": None, "strict": None} if tool.type == "function" else {}
+                )
+                shown.append({**defaults, **tool.model_dump(exclude_unset=True)})
+        return shown
+
+    def shown_tool_choice(self) -> str | dict[str, Any]:
+        """As it was sent, where it has an effect."""
+        if not tools_are_on():
+            return "none" if self.tool_choice == "none" else "auto"
+        choice = self.tool_choice
+        return choice.model_dump(exclude_unset=True) if isinstance(choice, _ToolChoice) else choice or "auto"
+
     def previous(self) -> Previous | None:
         """What the request continues from, if it says so. Raises InvalidRequest where it says two things."""
         items = [] if isinstance(self.input, str) else self.input
@@ -377,7 +523,7 @@ class Body(AnswerParameters):
 
     def to_request(self, turn: TurnId | None) -> ChatRequest:
         """``turn``: the turn that is asked for. Raises InvalidRequest with the field that is at fault."""
-        return ChatRequest(
+        request = ChatRequest(
             self.model,
             self._messages(),
             turn.conversation_id if turn else None,
@@ -385,6 +531,20 @@ class Body(AnswerParameters):
             turn.number - 1 if turn and turn.number else None,
             messages_field="input",
         )
+        tools = [tool for i, one in enumerate(self.tools or ()) for tool in one.to_tools(f"tools[{i}]")]
+        return with_tools(request, tools, self._tool_choice(tools), "tool_choice")
+
+    def _tool_choice(self, tools: Sequence[Tool]) -> ToolChoice:
+        choice, parallel = self.tool_choice, self.parallel_tool_calls is not False
+        if not isinstance(choice, _ToolChoice):
+            return ToolChoice(choice or "auto", (), parallel)
+        if choice.type != "allowed_tools":
+            return ToolChoice("required", _labels(choice, tools), parallel)
+        # A search is no function: it is allowed or not by itself.
+        names = [
+            name for one in choice.tools if not one.type.startswith("web_search") for name in _labels(one, tools)
+        ]
+        return ToolChoice(choice.mode, tuple(names), parallel)
 
     def _messages(self) -> tuple[Message, ...]:
         messages = [text_message("system", self.instructions)] if self.instructions else []
@@ -422,9 +582,27 @@ class Body(AnswerParameters):
         return JsonFormat(wanted.name, schema_text(wanted.schema_, place), wanted.description or "", place)
 
     def _ignored(self) -> Iterator[str]:
-        only_searches = all(tool.searches for tool in self.tools or ())
-        yield from (name for name in super()._ignored() if name != "tools" or not only_searches)
-        if only_searches:
-            yield from unknown_fields(self.tools or (), "tools")
+        yield from super()._ignored()
+        yield from unknown_fields((tool for tool in self.tools or () if tool.searches), "tools")
+        if tools_are_on():
+            for index, tool in enumerate(self.tools or ()):
+                if isinstance(tool, _OtherTool) and not tool.searches:
+                    yield f"tools[{index}]"
+            for index, item in enumerate(self.input if isinstance(self.input, list) else ()):
+                if isinstance(item, _CallOutput):
+                    yield from item.unshown(f"input[{index}]")
+        elif not all(tool.searches for tool in self.tools or ()):
+            yield "tools"
         if self.text is not None and self.text.verbosity not in (None, "medium"):
             yield "text.verbosity"
+
+
+def _labels(reference: _ToolReference, tools: Sequence[Tool]) -> tuple[str, ...]:
+    """How the functions that a reference names are called in a prompt: one, or all of a namespace."""
+    names = Names(tools)
+    if reference.type == "namespace":
+        found = [tool for tool in tools if tool.namespace == reference.name]
+    else:
+        found = [tool for tool in tools if (tool.namespace, tool.name) == (reference.namespace, reference.name)]
+    # What is not there is refused by its name.
+    return tuple(names.label(tool) for tool in found) or (reference.name or reference.type,)

@@ -5,16 +5,17 @@ schema demands (openai-contract.md 4, 2026-11-23). Must never know that Kimi exi
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from app.api.responses.body import Body
-from app.chat import Citation
+from app.chat import Citation, ToolCall
 from app.web import sse
 from app.web.answer_response import AnswerSoFar, Choice, Encoder
 from app.web.error_responses import Failure
+from app.web.openai_shapes import call_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,10 @@ class _Item:
 
     id: str
     index: int
-    texts: list[str]
+    # How many characters of the answer's text come before it.
+    start: int
+    texts: list[str] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def place(self) -> dict[str, Any]:
@@ -37,8 +41,8 @@ class _Item:
 class ResponseEncoder(Encoder):
     """Thinking is sent as a reasoning summary, the one form of it that every client shows.
 
-    One message holds the whole text, so that the places of citations are places in it; thinking that comes after
-    the text has begun is an item of its own behind it.
+    A message holds the text up to the next call; thinking that comes after the text has begun is an item of its own
+    behind it. The places of citations are places in their message.
     """
 
     def __init__(self, body: Body, name: str, conversation_id: str | None) -> None:
@@ -51,7 +55,9 @@ class ResponseEncoder(Encoder):
         self._output: list[dict[str, Any] | None] = []
         self._message: _Item | None = None
         self._thought: _Item | None = None
-        self._annotations: list[dict[str, Any]] = []
+        # Characters of text so far.
+        self._length = 0
+        self._called = False
 
     def start(self, so_far: AnswerSoFar) -> bytes:  # noqa: ARG002  # an Encoder's
         response = self._response("in_progress", [])
@@ -61,8 +67,12 @@ class ResponseEncoder(Encoder):
 
     def text(self, index: int, text: str) -> bytes:  # noqa: ARG002  # there is one choice
         out = self._end_thought()
+        self._length += len(text)
         if self._message is None:
-            self._message = self._new_item("msg")
+            if self._called:
+                # A message of its own needs no empty lines to be apart from what was said before.
+                text = text.lstrip("\n")
+            self._message = self._new_item("msg", self._length - len(text))
             out += self._begin_message(self._message)
         self._message.texts.append(text)
         return out + self._event(
@@ -79,16 +89,35 @@ class ResponseEncoder(Encoder):
             "response.reasoning_summary_text.delta", **self._thought.place, summary_index=0, delta=text
         )
 
+    def tool_call(self, index: int, call: ToolCall) -> bytes:  # noqa: ARG002  # there is one choice
+        self._called = True
+        out = self._end_thought()
+        if self._message is not None:
+            message, self._message = self._message, None
+            out += self._end_message(message, "completed")
+        item = self._new_item(_CALL_PREFIXES[call.kind])
+        field_name, event = ("input", "custom_tool_call_input") if call.kind == "text" else ("arguments", _ARGUMENTS)
+        done = self._output[item.index] = _call_item(item.id, call)
+        added = {**done, field_name: "", "status": "in_progress"}
+        return (
+            out
+            + self._event("response.output_item.added", output_index=item.index, item=added)
+            + self._event(f"response.{event}.delta", **item.place, delta=call.arguments)
+            + self._event(f"response.{event}.done", **item.place, **{field_name: call.arguments})
+            + self._event("response.output_item.done", output_index=item.index, item=done)
+        )
+
     def citation(self, index: int, citation: Citation) -> bytes:  # noqa: ARG002  # there is one choice
-        if self._message is None:
+        message = self._message
+        if message is None or citation.start_index < message.start:
             return b""
-        self._annotations.append(_annotation(citation))
+        message.annotations.append(_annotation(citation, message.start))
         return self._event(
             "response.output_text.annotation.added",
-            **self._message.place,
+            **message.place,
             content_index=0,
-            annotation_index=len(self._annotations) - 1,
-            annotation=self._annotations[-1],
+            annotation_index=len(message.annotations) - 1,
+            annotation=message.annotations[-1],
         )
 
     def end(self, so_far: AnswerSoFar) -> bytes:
@@ -108,15 +137,25 @@ class ResponseEncoder(Encoder):
 
     def whole(self, so_far: AnswerSoFar) -> dict[str, Any]:
         choice = so_far.only
-        thought = [_reasoning_item(f"rs_{self._name}_0", choice.reasoning)] if choice.thoughts else []
-        annotations = [_annotation(citation) for citation in choice.citations]
-        message = _message_item(f"msg_{self._name}_{len(thought)}", _status(choice), choice.text, annotations)
-        return self._response(_status(choice), [*thought, message], so_far)
+        output = [_reasoning_item(f"rs_{self._name}_0", choice.reasoning)] if choice.thoughts else []
+        length = 0
+        # An answer without calls has a text, even where it is empty.
+        for number, part in enumerate(list(choice.parts) or [""]):
+            if isinstance(part, ToolCall):
+                output.append(_call_item(f"{_CALL_PREFIXES[part.kind]}_{self._name}_{len(output)}", part))
+                continue
+            text = part.lstrip("\n") if number else part
+            start, length = length + len(part) - len(text), length + len(part)
+            annotations = [_annotation(c, start) for c in choice.citations if start <= c.start_index < max(length, 1)]
+            output.append(_message_item(f"msg_{self._name}_{len(output)}", "completed", text, annotations))
+        if output[-1]["type"] == "message":
+            output[-1]["status"] = _status(choice)
+        return self._response(_status(choice), output, so_far)
 
-    def _new_item(self, prefix: str) -> _Item:
+    def _new_item(self, prefix: str, start: int = 0) -> _Item:
         index = len(self._output)
         self._output.append(None)
-        return _Item(f"{prefix}_{self._name}_{index}", index, [])
+        return _Item(f"{prefix}_{self._name}_{index}", index, start)
 
     def _complete_items(self) -> list[dict[str, Any]]:
         return [item for item in self._output if item is not None]
@@ -128,11 +167,11 @@ class ResponseEncoder(Encoder):
         )
 
     def _end_message(self, item: _Item, status: str) -> bytes:
-        done = self._output[item.index] = _message_item(item.id, status, item.text, self._annotations)
+        done = self._output[item.index] = _message_item(item.id, status, item.text, item.annotations)
         place = {**item.place, "content_index": 0}
         return (
             self._event("response.output_text.done", **place, text=item.text, logprobs=[])
-            + self._event("response.content_part.done", **place, part=_text_part(item.text, self._annotations))
+            + self._event("response.content_part.done", **place, part=_text_part(item.text, item.annotations))
             + self._event("response.output_item.done", output_index=item.index, item=done)
         )
 
@@ -213,8 +252,8 @@ def _fixed_fields(body: Body, response_id: str, conversation_id: str | None) -> 
         "store": body.store is not False,
         "temperature": 1 if body.temperature is None else body.temperature,
         "text": {"format": _format(body), "verbosity": (body.text and body.text.verbosity) or "medium"},
-        "tool_choice": "none" if body.tool_choice == "none" else "auto",
-        "tools": [{"type": "web_search"}] if body.searches else [],
+        "tool_choice": body.shown_tool_choice(),
+        "tools": body.shown_tools(),
         "top_logprobs": 0,
         "top_p": 1 if body.top_p is None else body.top_p,
         "truncation": body.truncation or "disabled",
@@ -253,13 +292,29 @@ def _message_item(item_id: str, status: str, text: str, annotations: list[dict[s
     return {"id": item_id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
-def _annotation(citation: Citation) -> dict[str, Any]:
+_CALL_PREFIXES = {"function": "fc", "text": "ctc"}
+_ARGUMENTS = "function_call_arguments"
+
+
+def _call_item(item_id: str, call: ToolCall) -> dict[str, Any]:
+    """A call in the kind that its function was declared in, with its namespace apart: Codex knows it by nothing
+    else."""
+    item = {"id": item_id, "call_id": call_id(call), "name": call.name, "status": "completed"}
+    if call.namespace is not None:
+        item["namespace"] = call.namespace
+    if call.kind == "text":
+        return {**item, "type": "custom_tool_call", "input": call.arguments}
+    return {**item, "type": "function_call", "arguments": call.arguments}
+
+
+def _annotation(citation: Citation, start: int) -> dict[str, Any]:
+    """``start``: where in the answer the text of its message begins."""
     return {
         "type": "url_citation",
         "url": citation.url,
         "title": citation.title,
-        "start_index": citation.start_index,
-        "end_index": citation.end_index,
+        "start_index": citation.start_index - start,
+        "end_index": citation.end_index - start,
     }
 
 

@@ -15,7 +15,7 @@ from app.web.request_context import gateway, reply_id
 
 _TURN = r"([A-Za-z0-9._:-]{1,128})_([1-9][0-9]{0,8})"
 _RESPONSE_ID = re.compile(f"resp_{_TURN}")
-_ITEM_ID = re.compile(f"(?:msg|rs)_{_TURN}_[0-9]+")
+_ITEM_ID = re.compile(f"(?:msg|rs|fc|ctc)_{_TURN}_[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)

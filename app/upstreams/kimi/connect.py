@@ -70,7 +70,8 @@ class KimiConnect:
     ) -> Generator[Event, None, None]:
         """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well."""
         form = self._models.connect(turn.request.model, turn.request.options)
-        answer = AnswerDecoder(account, form.scenario, resume)
+        own_tools = (("web_search",) if form.search else ()) if turn.request.offers_tools else None
+        answer = AnswerDecoder(account, form.scenario, resume, own_tools)
         body = envelope.encode(build_turn(turn.text, form, resume))
         try:
             with self._http.stream(_CHAT, account, body, CONNECT_STREAM, cancellation) as stream:

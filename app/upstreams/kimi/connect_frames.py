@@ -5,7 +5,7 @@ socket. Must never know paths, bodies of requests, retries or the other generati
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from app.chat import (
@@ -119,9 +119,13 @@ class AnswerDecoder:
     ``chat_id``, ``message_id``: the chat and the answer in it, as soon as Kimi has named them.
     """
 
-    def __init__(self, account: Account, scenario: str, resume: Resume | None) -> None:
+    def __init__(
+        self, account: Account, scenario: str, resume: Resume | None, own_tools: Collection[str] | None = None
+    ) -> None:
         """``account`` is named in errors. ``scenario``: that of the model that was asked. ``resume``: the chat that
-        the answer must come from; None for a new one."""
+        the answer must come from; None for a new one. ``own_tools``: those of Kimi's own tools that were asked for;
+        the use of another one is a notice, because the client's functions were meant. None: they do not matter."""
+        self._own_tools = own_tools
         self.chat_id: str | None = None
         self.message_id: str | None = None
         self.reason: FinishReason | None = None
@@ -358,6 +362,7 @@ class AnswerDecoder:
             elif part == "exception":
                 yield from self._exception(block)
             elif part == "tool":
+                yield from self._own_tool(block.get(part))
                 yield from sources_of_tool(block.get(part))
             elif part not in _QUIET_PARTS and part not in _NO_PARTS:
                 yield Unrecognised(f"mask {_name(path)}")
@@ -388,6 +393,12 @@ class AnswerDecoder:
             return None
         self._spoke = True
         return kind(new)
+
+    def _own_tool(self, tool: object) -> Iterator[Event]:
+        """Never passed on as a call: Kimi's machine has run it, also where a function has the same name."""
+        name = tool.get("name") if isinstance(tool, dict) else None
+        if self._own_tools is not None and isinstance(name, str) and name not in self._own_tools:
+            yield Notice("kimi-own-tool")
 
     def _exception(self, block: dict[str, Any]) -> Iterator[Event]:
         exception = block.get("exception")
