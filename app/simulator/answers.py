@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.simulator.knobs import Knobs
+from app.simulator.tooling import Spoken
 
 _CJK = re.compile(r"[\u3400-\u9fff]")
 _RECALL = re.compile(r"what did i say|我刚才说了什么|recall", re.IGNORECASE)
@@ -51,11 +52,22 @@ class Answer:
     thoughts: tuple[str, ...]
     pages: tuple[Page, ...]
     tokens: tuple[str, ...]
+    own_tool: str = ""
+    """The name of a tool of Kimi's own that is used before the text."""
 
 
-def compose(question: Question, knobs: Knobs) -> Answer:
-    """The answer to a question."""
+def compose(question: Question, knobs: Knobs, spoken: Spoken | None = None) -> Answer:
+    """The answer to a question. ``spoken``: what is said because of functions in it."""
     size = max(1, knobs.token_chars)
+    if spoken is not None:
+        thinking = _thinking(question, knobs) if spoken.thinking is None else spoken.thinking
+        return Answer(
+            title=_title(question.prompt),
+            thoughts=_pieces(thinking, size),
+            pages=_pages(question, knobs.search) if question.searches else (),
+            tokens=_pieces(spoken.text, size),
+            own_tool=spoken.own_tool,
+        )
     return Answer(
         title=_title(question.prompt),
         thoughts=_pieces(_thinking(question, knobs), size),

@@ -229,7 +229,8 @@ def _answered(
     parent = conversation.messages.get(demand.parent_id) or conversation.latest("assistant")
     earlier = [m.text for m in conversation.ancestry(parent.id) if m.role == "user"] if parent else []
     files = [world.files[ref].name if ref in world.files else ref for ref in demand.file_ids]
-    answer = compose(Question(demand.prompt, earlier[::-1], files, demand.thinks, demand.searches), knobs)
+    question = Question(demand.prompt, earlier[::-1], files, demand.thinks, demand.searches)
+    answer = compose(question, knobs, exchange.sim.tooling.speak(question.prompt, question.earlier, knobs))
     asked = conversation.add(
         Message(new_id(), parent.id if parent else "", "user", demand.prompt, scenario=demand.scenario)
     )

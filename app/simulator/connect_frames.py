@@ -160,6 +160,8 @@ class ConnectVoice:
 
     def _content(self) -> Iterator[Step]:
         yield from self._thinking()
+        if self._answer.own_tool:
+            yield from self._own_tool(self._answer.own_tool)
         if self._answer.pages:
             yield from self._old_search() if self._old else self._tool_search()
         if self._knobs.reset_block and self.tokens:
@@ -217,6 +219,14 @@ class ConnectVoice:
         yield HEARTBEAT
         found = [_found(number, page) for number, page in enumerate(self._answer.pages)]
         done = {"contents": found, "status": "STATUS_DONE"}
+        yield self._block("block.tool.contents,block.tool.status", {"id": block_id, "tool": done})
+
+    def _own_tool(self, name: str) -> Iterator[bytes]:
+        """A tool that runs on Kimi's machine (L8)."""
+        block_id = self._next_block()
+        pending = {"toolCallId": f"{name}_0", "name": name, "status": "STATUS_PENDING"}
+        yield self._frame({"op": "set"}, {"block": {"id": block_id, "tool": pending}})
+        done = {"contents": [{"text": "done"}], "status": "STATUS_DONE"}
         yield self._block("block.tool.contents,block.tool.status", {"id": block_id, "tool": done})
 
     def _open_text(self, token: str) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar, cast, get_type_hints
 
 from app.simulator import faults
+from app.simulator.tool_behaviours import BEHAVIOURS
 
 T = TypeVar("T")
 
@@ -78,6 +79,13 @@ class Knobs:
     length_times: int = _knob(1, "how many streams of one answer end in `length`")
     req_on_continue: bool = _knob(False, "a continued stream repeats `req` (Q5)")
     done: str = _knob("once", "SSE `done` before all_done: once, none or twice (Q4)")
+    tools: str = _knob("", "how functions in a prompt are taken: a behaviour of the list below; empty: obey if asked")
+    call: str = _knob("", "the function that is called; empty: the one that the prompt demands, or the first")
+    args: str = _knob("", "its arguments; empty: from what its schema requires")
+    calls: int = _knob(2, "how many calls `tools=parallel` makes")
+    tools_times: int = _knob(0, "`tools`, or `say`, only for the first N turns with functions; 0 = always")
+    then: str | None = _knob(None, "exact answer text after `tools_times` turns, in place of obeying")
+    plan: str = _knob("", "steps as JSON: words, a call {call, args, value, say}, or a list of calls at once")
     empty_text: bool = _knob(False, "an event with empty text after each token")
 
     # when
@@ -121,6 +129,7 @@ _CHOICES = {
     "end": ("clean", "close", "reset", "stall"),
     "completion": ("status", "whole"),
     "refs": ("", "before", "after"),
+    "tools": ("", *BEHAVIOURS),
 }
 _CUT = re.compile(r"none|event|line|byte|random:\d+")
 

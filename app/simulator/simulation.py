@@ -17,6 +17,7 @@ from app.simulator.ids import Ids
 from app.simulator.knobs import Knobs, turned
 from app.simulator.records import Records
 from app.simulator.replies import ScriptedReply
+from app.simulator.tooling import Tooling
 from app.simulator.world import Account, Chat, World
 
 # The faults that strike elsewhere than in a turn when nobody says where.
@@ -54,6 +55,7 @@ class Simulation:
         self.streams = Streams(open=self.streams.open)
         self._busy: set[str] = set()
         self._failures: dict[object, int] = {}
+        self.tooling = Tooling()
         # How often each fault has struck.
         self.struck: Counter[str] = Counter()
         self.records.clear()
@@ -69,6 +71,7 @@ class Simulation:
         """Changes the run's knobs; an empty mapping turns all back. Raises BadKnob."""
         self.knobs = turned(self.knobs, changes) if changes else self._first_knobs
         self._failures.pop(None, None)
+        self.tooling = Tooling()
 
     def fault(
         self, place: str, account: Account | None, knobs: Knobs, words: Mapping[str, str], prompt: str = ""

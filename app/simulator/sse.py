@@ -132,7 +132,7 @@ def _answered(
     files = [world.files[ref].name if ref in world.files else ref for ref in demand.refs]
     earlier = [message.text for message in chat.messages.values() if message.role == "user"]
     question = Question(_URL_WRAPPING.sub(r"\1", demand.prompt), earlier, files, demand.thinks, demand.searches)
-    answer = compose(question, knobs)
+    answer = compose(question, knobs, exchange.sim.tooling.speak(question.prompt, earlier, knobs))
     tokens = _with_citations(answer) if knobs.cite else answer.tokens
     parent = chat.latest("assistant")
     chat.add(Message(question_id, parent.id if parent else "", "user", demand.prompt))

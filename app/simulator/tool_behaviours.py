@@ -1,0 +1,38 @@
+"""The ways in which the simulated Kimi takes functions: values of the knob `tools`, with their meanings."""
+
+from __future__ import annotations
+
+BEHAVIOURS = {
+    "obey": "words and a block; after its result, words that quote it",
+    "refuse": "says that it has no such function",
+    "wary": "refuses a prompt that holds no example, and obeys one that does (K2.6 with a contract)",
+    "announce": "says that it will use the function, and stops",
+    "parallel": "`calls` blocks, with words between them",
+    "fence": "the block in a code fence",
+    "no-end": "the block without its end mark",
+    "wrong-code": "the block with another code",
+    "near-code": "the block with one character of the code wrong",
+    "spaced": "the block with more white space than agreed",
+    "value": "a long text outside of the JSON",
+    "broken": "arguments that are no JSON",
+    "double": "arguments as a JSON string that holds JSON",
+    "envelope": "arguments inside of {name, arguments}",
+    "types": "every argument as a string",
+    "unknown": "a function that was not offered",
+    "unfinished": "ends in the middle of the arguments",
+    "k2": "the tokens of K2",
+    "k3": "the elements of K3",
+    "k3-tail": "the block with K3's end tokens in place of its end mark",
+    "hermes": "JSON in a tag tool_call",
+    "invoke": "tags invoke and parameter",
+    "functions": "functions.NAME:0 on a line of its own",
+    "narrate": "tells of a call as older gateways did",
+    "quote": "repeats a block with another code, as from a file",
+    "fabricate": "the block, then a result that it made up, and more words",
+    "thinking": "the block at the end of the thinking, and no text",
+    "own": "uses a tool of Kimi's own with the name of the function (Connect)",
+    "long": "a text of `tokens` characters outside of the JSON",
+    "loop": "the same call, again and again",
+    "forget": "obeys only where the last lines of the prompt remind of the form",
+    "empty-result": "obeys, and says nothing after the result",
+}
