@@ -282,6 +282,14 @@ _TOOL_CHOICE = tool_choice_rule(
     "`auto`、`none`、`any` 或指定函数，以及 `disable_parallel_tool_use`",
     lambda value: value.type in ("any", "tool"),
 )
+# A client that leaves out what it believes to be kept here must not be answered without it. Source of the shape and
+# of the error: anthropic-python 2.12 (BetaMessageThreadParam, ThreadUnsupportedRequestErrorDetails).
+_THREAD = ParameterRule(
+    "refused",
+    "no threads are kept here: send the whole conversation. Anthropic's tool runners do so after this error",
+    "本网关不保存 thread：请发送完整对话。Anthropic 的 tool runner 收到此错误后会这样做",
+    refusal=lambda _thread: "no threads are kept here: send the whole conversation, without it",
+)
 _MCP = ParameterRule("ignored", "this gateway connects to no MCP server", "本网关不连接 MCP 服务器")
 _CONTEXT = ParameterRule(
     "ignored",
@@ -338,6 +346,8 @@ class Body(_PromptFields, AnswerParameters):
     context_management: Annotated[dict[str, Any] | None, _CONTEXT] = None
     container: Annotated[StrictStr | dict[str, Any] | None, _CONTEXT] = None
     mcp_servers: Annotated[Many[dict[str, Any]] | None, _MCP] = None
+
+    thread: Annotated[dict[str, Any] | None, _THREAD] = None
 
     @property
     def wants_stream(self) -> bool:

@@ -35,11 +35,11 @@ def encode_error(failure: Failure) -> dict[str, Any]:
     message = failure.message
     if failure.param and not message.startswith(failure.param) and f"'{failure.param}'" not in message:
         message = f"{failure.param}: {message}"
-    return {
-        "type": "error",
-        "error": {"type": _TYPES.get(failure.status, default), "message": message},
-        "request_id": logs.request_id.get(),
-    }
+    error: dict[str, Any] = {"type": _TYPES.get(failure.status, default), "message": message}
+    if failure.param == "thread":
+        # By this the SDK's tool runner knows that it is to send the whole conversation instead.
+        error["details"] = {"error_code": "thread_unsupported_request"}
+    return {"type": "error", "error": error, "request_id": logs.request_id.get()}
 
 
 class MessageEncoder(Encoder):
