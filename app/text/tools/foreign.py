@@ -10,7 +10,7 @@
                "DSML" between bars in the tags
     functions  functions.NAME:0 on a line of its own, then a JSON object
 
-Sources: MoonshotAI/Kimi-K2 (docs/tool_call_guidance.md), reports of leaked markup (kimi-protocol-2.md 4.4, 2026-11).
+Sources: MoonshotAI/Kimi-K2 (its guidance on tool calls), reports of leaked markup (kimi-protocol-2.md 4.4, 2026-11).
 These forms hold no code, so anything that Kimi quotes may look like one: who reads them decides whether they count.
 Knows no function that was declared.
 """
