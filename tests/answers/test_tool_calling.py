@@ -375,7 +375,7 @@ def test_slips_are_counted(running: Running, simulator: Simulator) -> None:
         for behaviour in ("k2", "quote", "fabricate", "double"):
             simulator.knobs(tools=behaviour)
             gateway.say("?", tools=[WEATHER])
-        rows = gateway.database.execute("SELECT kind FROM unrecognised ORDER BY kind")
+        rows = gateway.database.run("SELECT kind FROM unrecognised ORDER BY kind")
         assert [kind for (kind,) in rows] == [
             "tools:fabricated", "tools:form-k2", "tools:mended", "tools:wrong-code",
         ]  # fmt: skip

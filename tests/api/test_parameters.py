@@ -26,8 +26,6 @@ IGNORED: dict[str, Any] = {
     "verbosity": "low",
     "prediction": {"type": "content", "content": "x"},
     "moderation": {"model": "x"},
-    "tools": [{"type": "function", "function": {"name": "f"}}],
-    "functions": [{"name": "f"}],
     "unknown_thing": 3,
 }
 
@@ -163,10 +161,6 @@ def test_strict_takes_what_asks_for_nothing(strict: Gateway, simulator: Simulato
         ("logprobs", True),
         ("top_logprobs", 3),
         ("logit_bias", {"50256": -100}),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-        ("tool_choice", {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": []}}),
-        ("function_call", {"name": "f"}),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy"}),
         ("parent_id", "x"),

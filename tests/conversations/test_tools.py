@@ -109,11 +109,43 @@ def test_what_a_result_cannot_show_is_said(gateway: Gateway, simulator: Simulato
     assert ("result 2", "(no output)") in told
 
 
+def test_the_items_of_one_response_are_one_message(gateway: Gateway, simulator: Simulator) -> None:
+    """As Codex sends them back. Else two calls at once would both be number 1."""
+    items: list[dict[str, Any]] = [
+        {"type": "message", "role": "user", "content": CANARY},
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I look."}]},
+        {"type": "function_call", "call_id": "a", "name": "weather", "arguments": "{}"},
+        {"type": "custom_tool_call", "call_id": "b", "name": "patch", "input": "*** Begin"},
+        {"type": "custom_tool_call_output", "call_id": "b", "output": "patched"},
+        {"type": "function_call_output", "call_id": "a", "output": "sunny"},
+        {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "rainy"},
+    ]
+    assert gateway.post("/v1/responses", json={"model": gateway.model, "input": items, "store": False}).ok
+    assert sections(simulator.prompts()[0])[:-1] == [
+        ("user", CANARY),
+        ("assistant", "I look."),
+        ("call weather:1", "{}"),
+        ("/call", ""),
+        ("call patch:2", "*** Begin"),
+        ("/call", ""),
+        ("result patch:2", "patched"),
+        ("result weather:1", "sunny"),
+        ("assistant", ""),
+        ("call weather:1", "{}"),
+        ("/call", ""),
+        ("result weather:1", "rainy"),
+    ]
+
+
 def test_a_strict_gateway_refuses_what_it_cannot_show(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url, STRICT_PARAMS="1") as gateway:
         result = {"role": "tool", "tool_call_id": "Bash:0", "content": [{"type": "hologram"}]}
         response = gateway.chat({"model": gateway.model, "messages": history(result), "tools": [WEATHER]})
         assert response.status_code == 400 and response.json()["error"]["param"] == "messages[2].content[0]"
+        response = gateway.say("?", tools=[WEATHER, {"type": "builtin_function", "function": {"name": "$files"}}])
+        assert response.status_code == 400 and response.json()["error"]["param"] == "tools[1]"
 
 
 @EACH_GENERATION

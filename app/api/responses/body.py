@@ -5,6 +5,7 @@ Knows Kimi only in the sentences for people.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
@@ -119,6 +120,15 @@ def _to_parts(content: str | _Parts | _ResultParts, place: str) -> tuple[Part, .
     if isinstance(content, str):
         return (TextPart(content),)
     return tuple(part.to_part(f"{place}[{index}]") for index, part in enumerate(content))
+
+
+def _append(messages: list[Message], message: Message) -> None:
+    """What one response said and called are several items, and one message: its calls are numbered in it."""
+    last = messages[-1] if messages else None
+    if message.tool_calls and last is not None and last.role == "assistant":
+        messages[-1] = replace(last, tool_calls=(*last.tool_calls, *message.tool_calls))
+    else:
+        messages.append(message)
 
 
 class _Message(Fields):
@@ -265,7 +275,8 @@ class _OtherTool(Fields):
 
 
 def _tool_tag(tool: Any) -> str:
-    kind = tool.get("type") if isinstance(tool, dict) else None
+    # A dict as it comes, an object as the response repeats it.
+    kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
     return kind if kind in ("function", "custom", "namespace") else "other"
 
 
@@ -298,6 +309,13 @@ _Tool = Annotated[
     | Annotated[_OtherTool, Tag("other")],
     Discriminator(_tool_tag),
 ]
+
+
+# Fields that openai-python's models demand of a response's tools, and that a request may leave out.
+_SHOWN_ALWAYS: dict[str, dict[str, Any]] = {
+    "function": {"description": None, "parameters": None, "strict": None},
+    "namespace": {"description": "", "tools": []},
+}
 
 
 class _ToolReference(Fields):
@@ -496,10 +514,7 @@ class Body(AnswerParameters):
             if tool.searches:
                 shown = [*shown, {"type": "web_search"}] if {"type": "web_search"} not in shown else shown
             elif not isinstance(tool, _OtherTool) and tools_are_on():
-                defaults = (
-                    {"description": None, "parameters": None, "strict": None} if tool.type == "function" else {}
-                )
-                shown.append({**defaults, **tool.model_dump(exclude_unset=True)})
+                shown.append({**_SHOWN_ALWAYS.get(tool.type, {}), **tool.model_dump(exclude_unset=True)})
         return shown
 
     def shown_tool_choice(self) -> str | dict[str, Any]:
@@ -556,7 +571,7 @@ class Body(AnswerParameters):
             # What comes before a reference has been said; only instructions may have changed. Without the items that
             # references stand for, it is no history from which a conversation could be rebuilt.
             if message is not None and (index > held or message.role in ("system", "developer")):
-                messages.append(message)
+                _append(messages, message)
         return tuple(messages)
 
     def _options(self) -> Options:
