@@ -51,12 +51,13 @@ def register(app: Flask) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document that contains nothing private.")
 @click.option("--refresh", is_flag=True, help="Renew the tokens, also if they are still valid for long.")
+@click.option("--tools", is_flag=True, help="Try how well Kimi calls functions: some 12 more turns per protocol.")
 @click.option(
     "--record",
     type=click.Path(dir_okay=False),
     help="Write what was sent and received in the test turns to a file, redacted.",
 )
-def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
+def doctor(as_json: bool, refresh: bool, record: str | None, tools: bool) -> None:
     """Find out why the gateway does not work, and what to do.
 
     Asks one short question per protocol with your account and deletes its chat. The exit code is 1 if there is a
@@ -80,7 +81,7 @@ def doctor(as_json: bool, refresh: bool, record: str | None) -> None:
 
     recorder = Recorder() if record is not None else None
     findings = []
-    for finding in Doctor(settings, privacy, DoctorOptions(upstreams, refresh, recorder)).findings():
+    for finding in Doctor(settings, privacy, DoctorOptions(upstreams, refresh, recorder, tools)).findings():
         findings.append(finding)
         if not as_json:
             _say(finding)

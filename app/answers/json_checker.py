@@ -51,6 +51,10 @@ class JsonChecker:
     def __init__(self) -> None:
         self._helper = HelperProcess("app.text.json_service")
 
+    def close(self) -> None:
+        """Ends the process. The next check starts another one."""
+        self._helper.close()
+
     def check_schema(self, schema: str, field: str) -> None:
         """Raises InvalidRequest, naming ``field``: if the text is not a JSON Schema that can be used here."""
         try:

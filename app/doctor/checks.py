@@ -8,6 +8,7 @@ import logging
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from app.accounts.renewal import renew_in_a_process
 from app.doctor import sites
 from app.doctor.findings import Finding, Mark, Privacy, database_name, database_path
 from app.doctor.sites import Probe
+from app.doctor.tool_trials import TRIALS, model_for_agents, run_trials
 from app.doctor.trial_turn import Generation, Outcome, take_turn
 from app.doctor.wire_transcript import Recorder
 from app.errors import (
@@ -81,6 +83,7 @@ class DoctorOptions:
     upstreams: Callable[[Recorder | None], Sequence[Generation]]
     refresh: bool = False
     recorder: Recorder | None = None
+    tools: bool = False
 
 
 class Doctor:
@@ -108,6 +111,7 @@ class Doctor:
                 ("site", self._check_sites),
                 ("refresh", self._check_refresh),
                 ("turn", self._check_turns),
+                ("tools", self._check_tools),
                 ("unknown", self._check_unrecognised),
             ):
                 for finding in _guarded(check, findings()):
@@ -346,6 +350,32 @@ class Doctor:
         some_answered = any(outcome.content for outcome in outcomes)
         for generation, outcome in zip(generations, outcomes, strict=True):
             yield from self._describe_turn(generation, outcome, some_answered)
+
+    def _check_tools(self) -> Iterator[Finding]:
+        if not self._options.tools:
+            return
+        if (reason := self._why_no_turn()) is not None or self._store is None:
+            yield Finding("skipped", "tools", f"not tried: {reason or 'it needs the store'}")
+            return
+        for generation in self._options.upstreams(None):
+            yield from self._try_tools(generation, self._usable[0], self._store)
+
+    def _try_tools(self, generation: Generation, account: Account, store: Store) -> Iterator[Finding]:
+        model = model_for_agents(generation)
+        name = f"{generation.upstream.name}, {model.id}"
+        yield Finding("ok", "tools", f"{name}: {len(TRIALS)} short turns follow; each counts against the account")
+        tried, right, odd = 0, 0, Counter[str]()
+        limit_s = min(_TURN_S, self._config.first_event_timeout_s)
+        for result in run_trials(generation, model, account, self._accounts, store, limit_s):
+            tried += 1
+            right += not result.wrong
+            odd.update(kind for kind in result.outcome.unrecognised if kind.startswith("tools:"))
+            found = f"{name}: {result.trial.about}: {result.wrong or 'right'}"
+            yield Finding("warning" if result.wrong else "ok", "tools", found)
+        counted = "".join(f"; {kind} {times} times" for kind, times in sorted(odd.items()))
+        mark: Mark = "ok" if right == len(TRIALS) else "warning"
+        advice = "" if mark == "ok" else "docs/tools.md says which model to take and what can go wrong"
+        yield Finding(mark, "tools", f"{name}: {right} of {tried} right{counted}", advice)
 
     def _why_no_turn(self) -> str | None:
         if "KIMI_BASE_URL" in self._wrong:

@@ -9,14 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from app.accounts.pool import Accounts
+from app.answers.json_checker import JsonChecker
+from app.answers.shaping import Shaper
+from app.answers.tool_reading import ToolReading
 from app.chat import (
     ChatRequest,
     Event,
     Finished,
+    FlawedCalls,
     Model,
     ReasoningDelta,
     Started,
     TextDelta,
+    ToolCall,
     Unrecognised,
     text_message,
 )
@@ -53,6 +58,9 @@ class Outcome:
     reasoning: str = ""
     finish_reason: str | None = None
     error: GatewayError | None = None
+    calls: list[ToolCall] = field(default_factory=list)
+    # What is wrong with calls that cannot be used, each in one word.
+    flaws: list[str] = field(default_factory=list)
     chats: list[str] = field(default_factory=list)
     unrecognised: set[str] = field(default_factory=set)
     first_s: float | None = None
@@ -62,20 +70,28 @@ class Outcome:
 
 
 def take_turn(
-    generation: Generation, account: Account, accounts: Accounts | None, store: Store | None, limit_s: float
+    generation: Generation,
+    account: Account,
+    accounts: Accounts | None,
+    store: Store | None,
+    limit_s: float,
+    request: ChatRequest | None = None,
+    checker: JsonChecker | None = None,
 ) -> Outcome:
     """Takes the turn, within ``limit_s`` seconds. Renews a rejected token once, as the gateway does.
 
-    An error of the turn is in ``Outcome.error`` and is not raised.
+    ``request``: one with functions, whose calls ``checker`` checks; without it, a small question is asked. An error
+    of the turn is in ``Outcome.error`` and is not raised.
     """
-    outcome = _attempt(generation, account, store, limit_s)
+    request = request or ChatRequest(generation.models[0].id, (text_message("user", PROMPT),))
+    outcome = _attempt(generation, account, store, limit_s, request, checker)
     if isinstance(outcome.error, AccountRejected) and account.renewable and accounts is not None:
         try:
             account = accounts.after_rejection(account)
         except UpstreamError as e:
             outcome.error = e
         else:
-            rejected, outcome = outcome, _attempt(generation, account, store, limit_s)
+            rejected, outcome = outcome, _attempt(generation, account, store, limit_s, request, checker)
             outcome.renewed = True
             outcome.chats = [*rejected.chats, *outcome.chats]
     for chat_id in outcome.chats:
@@ -83,10 +99,20 @@ def take_turn(
     return outcome
 
 
-def _attempt(generation: Generation, account: Account, store: Store | None, limit_s: float) -> Outcome:
+def _attempt(
+    generation: Generation,
+    account: Account,
+    store: Store | None,
+    limit_s: float,
+    request: ChatRequest,
+    checker: JsonChecker | None,
+) -> Outcome:
     upstream, outcome = generation.upstream, Outcome()
-    request = ChatRequest(generation.models[0].id, (text_message("user", PROMPT),))
     turn = upstream.prepare(request, request.messages)
+    shaper = None
+    if checker is not None:
+        reading = ToolReading(request, turn.prompt, checker, shows_all=True, reports_spent=False)
+        shaper = Shaper(request.options, "off", reading)
     began = time.monotonic()
 
     def ask(cancellation: Cancellation, emit: Callable[[Event], None]) -> None:
@@ -101,7 +127,8 @@ def _attempt(generation: Generation, account: Account, store: Store | None, limi
             if left_s <= 0:
                 raise UpstreamTimeout(f"{account.label}: no complete answer within {limit_s:g} s")
             for event in background.take(left_s):
-                _note(event, outcome, time.monotonic() - began)
+                for shaped in (event,) if shaper is None else shaper.take((event,)):
+                    _note(shaped, outcome, time.monotonic() - began)
                 if isinstance(event, Started) and store is not None:
                     store.pending_deletions.add(
                         upstream.name, event.chat_id, account.id, store.database.now() + _DELETION_DUE_S
@@ -122,6 +149,10 @@ def _note(event: Event, outcome: Outcome, at_s: float) -> None:
         outcome.chats.append(event.chat_id)
     elif isinstance(event, TextDelta):
         outcome.content += event.text
+    elif isinstance(event, ToolCall):
+        outcome.calls.append(event)
+    elif isinstance(event, FlawedCalls):
+        outcome.flaws += [flaw.kind for flaw in event.flaws]
     elif isinstance(event, ReasoningDelta):
         outcome.reasoning += event.text
     elif isinstance(event, Unrecognised):

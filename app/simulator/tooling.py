@@ -133,7 +133,8 @@ def _sections(text: str) -> list[tuple[str, str]]:
 def _wished(task: _Task) -> str:
     """The function that the user asks for: "use NAME"."""
     return next(
-        (name for name in task.functions if re.search(rf"\buse {re.escape(name)}(?![\w-])", task.question)), ""
+        (name for name in task.functions if re.search(rf"(?:\buse |用 ?){re.escape(name)}(?![\w-])", task.question)),
+        "",
     )
 
 

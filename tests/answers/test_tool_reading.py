@@ -92,7 +92,7 @@ def filled(text: str) -> str:
 def checker() -> Iterator[JsonChecker]:
     checker = JsonChecker()
     yield checker
-    checker._helper.close()
+    checker.close()
 
 
 def request_of(case: dict[str, Any]) -> ChatRequest:

@@ -68,6 +68,44 @@ def test_a_healthy_gateway_has_no_problem(surgery: Surgery, simulator: Simulator
     assert (state["turns"], state["deleted_chats"], state["refreshes"]) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("protocol", ["sse", "connect"])
+def test_it_tries_how_well_kimi_calls_functions(surgery: Surgery, simulator: Simulator, protocol: str) -> None:
+    visit = surgery.visit("--tools", KIMI_PROTOCOL=protocol)
+    told = [line for line in visit.lines if line[9:].startswith("tools ")]
+    assert "12 short turns follow" in told[0] and len(told) == 1 + 12 + 1
+    # The simulated Kimi makes one call at a time, with arguments of its own choice.
+    wrong = [line.split(": ", 1)[1] for line in told[1:-1] if not line.endswith(": right")]
+    assert [text.split(":")[0] for text in wrong] == [
+        "two calls in one message",
+        "a text with quotes and backslashes",
+    ]
+    assert "10 of 12 right" in told[-1] and visit.code == 0
+    state = simulator.state()
+    assert (state["turns"], state["deleted_chats"]) == (13, 13)
+    # What stands in a log or a report says nothing of what was asked.
+    assert "Ulm" not in visit.output and "echo no" not in visit.output
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "right", "wrong"),
+    [("refuse", 3, "no call, but words"), ("broken", 1, "cannot be used"), ("k2", 8, "tools:form-k2")],
+)
+def test_it_says_how_functions_are_not_called(
+    surgery: Surgery, simulator: Simulator, behaviour: str, right: int, wrong: str
+) -> None:
+    # Where one is not asked for, the last two call all the same.
+    simulator.knobs(tools=behaviour)
+    visit = surgery.visit("--tools")
+    assert wrong in visit.output, visit.output
+    assert f"{right} of 12 right" in visit.output, visit.output
+
+
+def test_a_limited_account_is_not_asked_on(surgery: Surgery, simulator: Simulator) -> None:
+    simulator.knobs(fail="stream_pushing")
+    visit = surgery.visit("--tools")
+    assert "0 of 1 right" in visit.output and simulator.state()["turns"] <= 3
+
+
 def test_a_token_is_renewed_only_where_it_is_due_or_asked_for(surgery: Surgery, simulator: Simulator) -> None:
     token = refresh("alice")
     surgery.visit(KIMI_TOKENS=token)
