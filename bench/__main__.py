@@ -25,8 +25,8 @@ from bench.report import Outcome
 from bench.scenarios import FULL, QUICK, Scenario, Sizes, scenarios, warm_up
 from bench.servers import (
     BEFORE,
-    GATEWAY_POSTGRES,
     NO_GATEWAY,
+    SPECIAL,
     Running,
     Server,
     Simulator,
@@ -169,7 +169,7 @@ class _Bench:
 
 
 def _takes_part(server: Server, scenario: Scenario) -> bool:
-    return server.name in scenario.only if scenario.only else server.name != GATEWAY_POSTGRES
+    return server.name in scenario.only if scenario.only else server.name not in SPECIAL
 
 
 class _Fleet:

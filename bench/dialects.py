@@ -58,15 +58,34 @@ class Generation:
     record: Callable[[list[str]], Iterable[bytes]]
 
 
-class OpenAI:
-    """POST /v1/chat/completions, streamed."""
+# About as many as an agent offers. Kimi answers in words all the same.
+_FUNCTIONS = [
+    {
+        "type": "function",
+        "function": {
+            "name": f"function_{number}",
+            "description": "It does one thing of the many that an agent may want to have done. " * 4,
+            "parameters": {
+                "type": "object",
+                "properties": {"path": {"type": "string", "description": "which file"}, "limit": {"type": "integer"}},
+                "required": ["path"],
+            },
+        },
+    }
+    for number in range(20)
+]
 
-    def __init__(self, model: str) -> None:
+
+class OpenAI:
+    """POST /v1/chat/completions, streamed. ``offers_functions``: each request offers 20 functions."""
+
+    def __init__(self, model: str, *, offers_functions: bool = False) -> None:
         self.model = model
+        self._tools = {"tools": _FUNCTIONS} if offers_functions else {}
         self._request = self.request([{"role": "user", "content": PROMPT}])
 
     def request(self, messages: list[dict[str, str]], conversation: str = "") -> bytes:
-        body = {"model": self.model, "stream": True, "messages": messages}
+        body = {"model": self.model, "stream": True, "messages": messages, **self._tools}
         path = "/v1/chat/completions" + (f"/{conversation}" if conversation else "")
         return request("POST", path, "sk-bench", orjson.dumps(body))
 

@@ -10,7 +10,7 @@ from functools import partial
 from bench.answers import TOKEN_CHARS, text_of
 from bench.dialects import recorded_answer
 from bench.load import Load, Moment, quantile
-from bench.servers import BEFORE, FASTAPI, GATEWAY, GATEWAY_POSTGRES, NO_GATEWAY, Simulator
+from bench.servers import BEFORE, FASTAPI, GATEWAY, GATEWAY_POSTGRES, GATEWAY_TOOLS, NO_GATEWAY, Simulator
 
 Figures = dict[str, float]
 
@@ -27,6 +27,8 @@ _SHORT_TOKENS = 8
 
 # The servers that support conversations.
 _STATEFUL = (GATEWAY, BEFORE, GATEWAY_POSTGRES)
+# The cost of functions: requests without any, here and in an earlier version, and requests with 20 of them.
+_TOOLS = (GATEWAY, BEFORE, GATEWAY_TOOLS)
 # The servers of the scenario with few streams: the FastAPI relay, with a client per call, cannot hold more.
 _FEW = (NO_GATEWAY, GATEWAY, BEFORE, FASTAPI)
 
@@ -138,6 +140,8 @@ def scenarios(sizes: Sizes) -> list[Scenario]:
         Scenario("burst", f"new requests, {sizes.burst_per_s}/s", partial(_burst, sizes)),
         Scenario("slow", f"{sizes.slow_streams:,} slow streams", partial(_slow, sizes), fresh=sizes.slow_is_fresh),
         Scenario("mix", "stateful mix: conversations and stateless", partial(_mix, sizes), only=_STATEFUL),
+        Scenario("tools-short", "short answers, with 20 functions", partial(_short, sizes), only=_TOOLS),
+        Scenario("tools-flood", "as fast as possible, with 20 functions", partial(_flood, sizes), only=_TOOLS),
     ]
 
 

@@ -11,7 +11,7 @@ import string
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ HOST = "127.0.0.1"
 NO_GATEWAY, NGINX, GATEWAY, NODE, FASTAPI = "no gateway", "nginx", "gateway", "node", "fastapi"
 BEFORE = "before"
 GATEWAY_POSTGRES = "PostgreSQL"
+GATEWAY_TOOLS = "with functions"
+# Compared only in the scenarios that name them.
+SPECIAL = (GATEWAY_POSTGRES, GATEWAY_TOOLS)
 
 _RELAYS = Path(__file__).parent / "relays"
 
@@ -77,6 +80,8 @@ def servers(database_url: str = "", before: Path | None = None) -> list[Server]:
     if before is not None:
         earlier = (str(before / ".venv/bin/python"), "-m", "gunicorn")
         found.append(_gateway(BEFORE, token, "sqlite:///{folder}/gateway.db", earlier, before))
+    with_functions = _gateway(GATEWAY_TOOLS, token, "sqlite:///{folder}/gateway.db")
+    found.append(replace(with_functions, speak=lambda g: OpenAI(g.model, offers_functions=True)))
     return [*found, *([_gateway(GATEWAY_POSTGRES, token, database_url)] if database_url else [])]
 
 
