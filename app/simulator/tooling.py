@@ -59,13 +59,15 @@ class Tooling:
     def speak(self, prompt: str, earlier: Sequence[str], knobs: Knobs) -> Spoken | None:
         """What is said to a prompt with functions or calls; None: what would be said without."""
         code = _code([prompt, *reversed(earlier)])
-        if not code or (knobs.say is not None and "%" not in knobs.say):
+        # Words without a code are an answer like any other, unless `tools` says how functions are taken.
+        says_blocks = knobs.say is not None and "%" in knobs.say
+        if not code or (knobs.say is not None and not says_blocks and not knobs.tools):
             return None
         self.turns += 1
         is_later = bool(knobs.tools_times) and self.turns > knobs.tools_times
         if is_later and knobs.then is not None:
             return Spoken(_filled(knobs.then, code))
-        if knobs.say is not None and not is_later:
+        if knobs.say is not None and says_blocks and not is_later:
             return Spoken(_filled(knobs.say, code))
         task = _read(prompt, earlier)
         if task is None:

@@ -23,25 +23,32 @@ AT_LEAST = 9 * EXAMPLES if EXAMPLES else 300
 
 
 def _focused(document: dict[str, Any]) -> dict[str, Any]:
-    """With models that there are, so that requests get far, and with an answer's schema that Kimi's answer fits:
-    what it says otherwise is its failure, and a true 502."""
+    """With models that there are, so that requests get far, and with schemas of answers and functions that Kimi's
+    answer fits: what it says otherwise is its failure, and a true 502."""
     for schema in document["components"]["schemas"].values():
         fields = schema.get("properties", {})
         if "model" in fields:
             fields["model"]["enum"] = ["k2", "k1.5", "none"]
         if "schema" in fields:
             fields["schema"] = {"enum": [{}]}
+        for name in ("parameters", "input_schema"):
+            if name in fields:
+                fields[name] = {"enum": [{}, _WEATHER]}
+                fields["name"] = {"enum": ["weather", "read", "not a name"]}
     return document
+
+
+_WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_no_request_is_too_odd(running: Running, simulator: Simulator, tmp_path: Path) -> None:
-    simulator.knobs(record=False, say="{}", think="")
+    simulator.knobs(record=False, say="{}", think="", tools="obey")
     with running.gateway(simulator.url, WEB_CONCURRENCY="2", LOG_LEVEL="INFO") as gateway:
         document = tmp_path / "openapi.json"
         document.write_text(json.dumps(_focused(gateway.get("/openapi.json").json())))
-        done = _fuzz(gateway, document, tmp_path)
+        done = _fuzz(gateway, document, tmp_path, EXAMPLES or 36)
         print(done.stdout[-6000:])  # noqa: T201  # pytest shows it where it fails
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         made = re.search(r"(\d+) generated", done.stdout)
@@ -51,12 +58,73 @@ def test_no_request_is_too_odd(running: Running, simulator: Simulator, tmp_path:
         wait_until("nothing is held any more", lambda: gateway.get("/readyz").ok)
 
 
-def _fuzz(gateway: Gateway, document: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
+# What a request about functions is made of; the rest would make nearly all of them a 400.
+_ABOUT_TOOLS = (
+    *("model", "max_tokens", "stream", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
+    *("messages", "input", "n", "response_format", "thinking", "reasoning_effort"),
+)
+_PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
+
+
+def _with_tools(document: dict[str, Any]) -> dict[str, Any]:
+    """Requests that offer functions, with a short history that has calls in it or not."""
+    document = _focused(document)
+    document["paths"] = {path: document["paths"][path] for path in _PATHS}
+    hello = {"role": "user", "content": "Hello"}
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    use = {"type": "tool_use", "id": "a", "name": "weather", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": "sunny"}
+    item = {"type": "function_call", "call_id": "a", "name": "weather", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "a", "output": "sunny"}
+    histories: dict[str, list[Any]] = {
+        "/v1/chat/completions": [[hello], [hello, said, {"role": "tool", "tool_call_id": "a", "content": "sunny"}]],
+        "/v1/messages": [
+            [hello],
+            [hello, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}],
+        ],
+        "/v1/responses": ["Hello", [hello, item, output]],
+    }
+    for path in _PATHS:
+        content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        name = content["schema"]["$ref"].rpartition("/")[2]
+        body = document["components"]["schemas"][name]
+        body["properties"] = {key: value for key, value in body["properties"].items() if key in _ABOUT_TOOLS}
+        said_in = "input" if path == "/v1/responses" else "messages"
+        body["properties"]["model"] = {"enum": ["k2"]}
+        body["properties"][said_in] = {"enum": histories[path]}
+        body["properties"]["n"] = {"enum": [1, 2]} if path == "/v1/chat/completions" else {"type": "null"}
+        body["properties"]["max_tokens"] = {"enum": [20, 4000]}
+        offered = body["properties"]["tools"]["anyOf"][0]
+        # Tools of the provider may be anything; the other test makes them.
+        kinds = [kind for kind in offered["items"]["oneOf"] if not kind["$ref"].endswith(("OtherTool", "ServerTool"))]
+        body["properties"]["tools"] = {"type": "array", "items": {"oneOf": kinds}, "minItems": 1, "maxItems": 2}
+        body["required"] = ["model", said_in, "tools", *(["max_tokens"] if path == "/v1/messages" else [])]
+        body["additionalProperties"] = False
+    return document
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_no_request_with_functions_is_too_odd(running: Running, simulator: Simulator, tmp_path: Path) -> None:
+    simulator.knobs(record=False, say="{}", think="", tools="obey")
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2", LOG_LEVEL="INFO") as gateway:
+        document = tmp_path / "openapi.json"
+        document.write_text(json.dumps(_with_tools(gateway.get("/openapi.json").json())))
+        done = _fuzz(gateway, document, tmp_path, EXAMPLES or 60)
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+        assert "Traceback" not in gateway.log()
+        # They were not all refused: calls came back.
+        assert len(re.findall(r" calls=[1-9]", gateway.log())) > 5, done.stdout[-3000:]
+        simulator.wait("open_streams", equals=0)
+
+
+def _fuzz(gateway: Gateway, document: Path, folder: Path, examples: int) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", str(document), "--url", gateway.url),
             *("--checks", "not_a_server_error,content_type_conformance,response_schema_conformance"),
-            *("--phases", PHASES, "--max-examples", str(EXAMPLES or 36)),
+            *("--phases", PHASES, "--max-examples", str(examples)),
             *("--request-timeout", "20", "--workers", "2", "--no-color", "--continue-on-failure"),
             *("--generation-database", "none", "--suppress-health-check", "all", "--seed", "1"),
         ],
