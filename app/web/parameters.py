@@ -21,6 +21,10 @@ from app.web.request_body import Fields, has_effect, unsupported
 Language = Literal["en", "zh"]
 
 
+# A link to a page of docs/, which a reader of /openapi.json does not have.
+_LINK = re.compile(r" \(\[[^\]]*\]\([^)]*\)\)")
+
+
 @dataclass(frozen=True, slots=True)
 class ParameterRule:
     """What happens to one parameter, or to several that share a sentence."""
@@ -37,7 +41,7 @@ class ParameterRule:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         described = handler(schema)
-        described["description"] = f"{self.done.capitalize()}: {self.about}"
+        described["description"] = f"{self.done.capitalize()}: {_LINK.sub('', self.about)}"
         return described
 
 

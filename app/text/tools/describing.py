@@ -2,8 +2,7 @@
 
 Reports say that Kimi's newer web models take a contract ("you must", "tools available to you") for an injection and
 refuse it, and follow a text that shows what it wants (kimi-protocol-2.md 4.2, 4.3). So ``example`` is the default.
-None of them has been measured on kimi.com: ``make toolbench`` compares them on a real account. Knows no API, and
-nothing of how calls are read.
+None of them has been measured on kimi.com (docs/tools.md). Knows no API, and nothing of how calls are read.
 """
 
 import hashlib
