@@ -7,6 +7,7 @@
 # make docs    write the generated parts of the documentation
 # make bench   measure the speed (QUICK=1: only check that the benchmark works)
 # make profile measure where the processor time goes
+# make toolbench measure how well Kimi calls functions, through a running gateway (TOOLBENCH="--model k2-nosearch")
 # make soak    30 minutes of clients that come and leave (QUICK=1: two minutes)
 # make fuzz    20,000 random requests, made from /openapi.json
 # make chaos   an hour of failures of every kind (SEED=7 SECONDS=600: another run)
@@ -17,7 +18,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test servers check format docs chaos bench profile soak fuzz clients clean
+.PHONY: help demo run test servers check format docs chaos bench profile toolbench soak fuzz clients clean
 help:
 	@sed -n '/^# /!q; s/^# //p' Makefile
 
@@ -73,6 +74,9 @@ bench: $(VENV)/dev
 
 profile: $(VENV)/dev
 	$(BIN)/python -m bench.profile $(PROFILE)
+
+toolbench: $(VENV)/dev
+	$(BIN)/python -m bench.toolbench $(TOOLBENCH)
 
 soak: $(VENV)/dev
 	$(BIN)/python -m bench.soak $(if $(QUICK),--minutes 2)
