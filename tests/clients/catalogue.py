@@ -7,15 +7,17 @@ failed, so an exercise cannot leave something out in silence.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Fact = Literal["text", "stream", "thinking", "usage", "error", "broken"]
+Fact = Literal["text", "stream", "thinking", "usage", "error", "broken", "tools"]
 """
 text: the answer, exactly. stream: the same in several pieces, while they came. thinking: reasoning, apart from the
 text. usage: token counts. error: a failure as the class or message that the client has for it, asked for once.
-broken: a failure in mid-stream is one, and not an end.
+broken: a failure in mid-stream is one, and not an end. tools: functions are called and their results are used, over
+two questions of one conversation, for each way in ``told.WAYS``.
 """
 
 FACTS: tuple[Fact, ...] = get_args(Fact)
 _LIBRARY = frozenset(FACTS)
+_AGENT: frozenset[Fact] = frozenset({"text", "tools"})
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,16 @@ CLIENTS = (
     Client("openai_python", "openai-python", _LIBRARY, keeps_chats=True),
     Client("openai_node", "openai-node", _LIBRARY, keeps_chats=True),
     Client("ai_sdk", "AI SDK", _LIBRARY, keeps_chats=True),
-    Client("langchain", "LangChain", _LIBRARY - {"thinking"}),
+    Client("langchain", "LangChain", _LIBRARY - {"thinking"}, keeps_chats=True),
     Client("pydantic_ai", "pydantic-ai", _LIBRARY, keeps_chats=True),
     Client("litellm", "LiteLLM", _LIBRARY),
     Client("llama_index", "LlamaIndex", _LIBRARY - {"thinking"}),
     Client("llm", "llm", frozenset({"text", "stream", "usage", "error"})),
+    Client("agents_sdk", "OpenAI Agents SDK", _AGENT, keeps_chats=True),
     Client("aider", "aider", frozenset({"text", "error"})),
-    Client("codex", "Codex", frozenset({"text", "usage", "error"})),
-    Client("claude_code", "Claude Code", frozenset({"text", "usage", "error"})),
+    Client("codex", "Codex", frozenset({"text", "usage", "error", "tools"})),
+    Client("claude_code", "Claude Code", frozenset({"text", "usage", "error", "tools"})),
+    Client("opencode", "opencode", _AGENT),
     Client("chromium", "openai-node in Chromium", frozenset({"text", "stream", "error", "broken"})),
     Client(
         "open_webui",
@@ -54,4 +58,4 @@ CLIENTS = (
     ),
 )
 # By the seconds that they take, so that the longest is not the last one left.
-FIRST = ("aider", "litellm", "llama_index", "langchain", "codex", "claude_code")
+FIRST = ("aider", "litellm", "llama_index", "langchain", "opencode", "codex", "claude_code")

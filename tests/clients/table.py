@@ -21,6 +21,9 @@ settings and a simulated Kimi, and writes this table. A mark says that the test 
 - **error**: a failure becomes the error that the client has for it. Libraries do not repeat a request that would fail
   again, with the exceptions under *also*
 - **broken**: an answer that breaks off is an error and not a normal end
+- **tools**: functions are called and their results are used ([tool calls](tools.md)), in two questions of one
+  conversation. The simulated Kimi makes one call, then two at once, then one that cannot be used and has to be asked
+  for again
 
 A dash means that the client has no such feature or does not show it, or that it was not tested. After each client the
 run checks that no stream is still open and that no chat is left except those of conversations. It also searches the

@@ -24,6 +24,15 @@ export const refused = () => prompt({ fail: 'error_unknown' });
 export const knobs = (values) =>
   fetch(`${process.env.SIMULATOR_URL}/_sim/knobs`, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(values) });
 
+// What Kimi does when it is first to call a function, and how many calls that makes.
+export const WAYS = [['obey', 1], ['parallel', 2], ['broken', 1]];
+
+// From here on Kimi calls this function where it is offered, the first time in this way, and then says what it returned.
+export async function calls(behaviour, name = 'weather', args = { city: 'Ulm' }) {
+  await knobs({});
+  await knobs({ tools: behaviour, tools_times: 1, call: name, args: JSON.stringify(args), think: '' });
+}
+
 export async function turns() {
   return (await (await fetch(`${process.env.SIMULATOR_URL}/_sim/state`)).json()).turns;
 }

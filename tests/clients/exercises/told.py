@@ -49,6 +49,25 @@ def knobs(**values: object) -> None:
     _control("knobs", values)
 
 
+# What Kimi does when it is first to call a function, and how many calls that makes.
+WAYS = (("obey", 1), ("parallel", 2), ("broken", 1))
+
+
+def calls(behaviour: str, name: str = "weather", arguments: object = None, **more: object) -> None:
+    """From here on Kimi calls this function where it is offered, the first time in this way, and afterwards says what
+    it returned. It thinks nothing, because some clients show thoughts as text."""
+    knobs()
+    arguments = {"city": "Ulm"} if arguments is None else arguments
+    knobs(tools=behaviour, tools_times=1, call=name, args=json.dumps(arguments), think="", **more)
+
+
+def steps(*plan: object) -> None:
+    """From here on Kimi takes these steps of an agent: words, or calls ``{call, args, value, say}``. ``%R%`` in words
+    is what the calls have returned."""
+    knobs()
+    knobs(plan=json.dumps(plan), think="")
+
+
 def turns() -> int:
     """How often Kimi has been asked."""
     state = _control("state")

@@ -1,9 +1,9 @@
 // Vercel's AI SDK by its three doors: openai-compatible, openai's chat, and openai's default, which is Responses.
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { APICallError, generateText, jsonSchema, Output, streamText } from 'ai';
+import { APICallError, generateText, jsonSchema, Output, stepCountIs, streamText, tool } from 'ai';
 import { readFileSync } from 'node:fs';
-import { BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, asked, assert, cutShort, prompt, proved, refused, slowly, version } from './told.mjs';
+import { BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, WAYS, asked, assert, calls, cutShort, knobs, prompt, proved, refused, slowly, version } from './told.mjs';
 
 const installed = (name) => JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, import.meta.url))).version;
 version(`${installed('ai')}, openai-compatible ${installed('@ai-sdk/openai-compatible')}, openai ${installed('@ai-sdk/openai')}`);
@@ -60,6 +60,31 @@ for (const { name, model, thinks } of doors) {
 }
 for (const fact of ['text', 'stream', 'thinking', 'usage', 'error', 'broken']) proved(fact);
 proved('also', 'structured output');
+
+const weather = tool({
+  description: 'The weather',
+  inputSchema: jsonSchema({ type: 'object', properties: { city: { type: 'string' } }, required: ['city'], additionalProperties: false }),
+  execute: ({ city }) => `sunny in ${city}`,
+});
+for (const { model } of doors) {
+  for (const ask of [generateText, streamText]) {
+    for (const [way, times] of WAYS) {
+      await calls(way);
+      const history = [];
+      for (const [question, expected] of [['Is it warm?', times], ['And now?', 1]]) {
+        history.push({ role: 'user', content: question });
+        const result = await ask({ model: model(MODEL), messages: history, tools: { weather }, stopWhen: stepCountIs(5) });
+        assert.equal(await result.text, `It returned: ${Array(expected).fill('sunny in Ulm').join('\n')}`);
+        const made = (await result.steps).map((step) => step.toolCalls.length);
+        assert.deepEqual(made, [expected, 0]);
+        assert.equal(await result.finishReason, 'stop');
+        history.push(...(await result.response).messages);
+      }
+    }
+  }
+}
+proved('tools');
+await knobs({});
 
 const messages = [];
 for (const content of ['I like tea', 'What did I say?']) {

@@ -5,7 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from told import BASE, KEY, MODEL, TEXT, THINKING, asked, prompt, proved, refused, version
+from told import BASE, KEY, MODEL, TEXT, THINKING, asked, calls, prompt, proved, refused, steps, version
 
 settings = Path.home() / ".codex"
 settings.mkdir()
@@ -28,10 +28,11 @@ request_max_retries = 1
 environment = {**os.environ, "CODEX_HOME": str(settings), "KIMI_GATEWAY_KEY": KEY}
 
 
-def run(*arguments: str, fails: bool = False) -> str:
+def run(*arguments: str, fails: bool = False, cwd: Path | None = None) -> str:
     done = subprocess.run(
         ["codex", *arguments],
         env=environment,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=120,
@@ -60,3 +61,34 @@ assert "context window" in told, told
 told = run("exec", "--skip-git-repo-check", "--json", refused(), fails=True)
 assert "something_new" in told, told
 proved("error")
+
+# A whole task. Codex offers apply_patch, a custom tool, where its list of models says so. A model that is not in it
+# changes files by commands; so an entry of the list is given our name.
+models = json.loads(run("debug", "models", "--bundled"))["models"]
+# "Responses lite" is a form of the API that Codex speaks with OpenAI alone.
+known = next(m for m in models if m["apply_patch_tool_type"] == "freeform" and not m.get("use_responses_lite"))
+(settings / "models.json").write_text(json.dumps({"models": [{**known, "slug": MODEL, "display_name": MODEL}]}))
+agent = ("--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
+agent += ("-c", f'model_catalog_json="{settings / "models.json"}"')
+work = Path.home() / "work"
+work.mkdir()
+tea = work / "tea.py"
+tea.write_text("LEAVES = 1\n")
+patch = "*** Begin Patch\n*** Update File: tea.py\n@@\n-LEAVES = 1\n+LEAVES = 3\n*** End Patch"
+look, count = ({"call": "exec_command", "args": {"cmd": command}} for command in ("cat tea.py", "wc -l < tea.py"))
+steps(look, {"call": "apply_patch", "args": patch}, [look, count], "Done.")
+with asked(4):
+    told = run("exec", *agent, "--json", "Set LEAVES to 3.", cwd=work)
+assert tea.read_text() == "LEAVES = 3\n", told
+items = [json.loads(line).get("item", {}) for line in told.splitlines()]
+ran = [item for item in items if item.get("type") == "command_execution" and item["status"] == "completed"]
+assert sorted(item["aggregated_output"] for item in ran) == ["1\n", "LEAVES = 1\n", "LEAVES = 3\n"], told
+assert any(item.get("type") == "file_change" and item["status"] == "completed" for item in items), told
+assert items[-2]["text"] == "Done.", told
+# The conversation goes on, and the first call cannot be used.
+calls("broken", "exec_command", {"cmd": "cat tea.py"})
+with asked(3):
+    told = run("exec", "resume", "--last", *agent, "What is in it?", cwd=work)
+assert "It returned:" in told and "LEAVES = 3" in told, told
+proved("tools")
+proved("also", "runs commands and applies a patch (a custom tool)")

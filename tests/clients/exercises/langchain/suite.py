@@ -13,17 +13,39 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from told import BASE, KEY, MODEL, knobs
 
-_JOKE = json.dumps({"setup": "Why did the tea blush?", "punchline": "It saw the kettle."})
+_JOKE = {"setup": "Why did the tea blush?", "punchline": "It was 100 % hot."}
+# What a function is called with, where it is not what the schema alone demands. By a part of the test's name.
+_ARGUMENTS = {
+    "no_arguments": {},
+    "test_tool_c": {"input": 3},
+    "unicode": {"customer_name": "你好啊集团, こんにちは株式会社", "description": "A company"},
+}
 
 
-@pytest.fixture(autouse=True)
-def answer(request: pytest.FixtureRequest) -> Iterator[None]:
-    wants_a_joke = "structured_output" in request.node.name or "json_mode" in request.node.name
-    knobs(say=_JOKE if wants_a_joke else None, profile="all")
-    yield
+def _answer(test: str, *, by_calls: bool) -> dict[str, object]:
+    if "v1" in test:
+        # By a call for the class, and as JSON for its schema. Where a call is demanded, JSON is asked for again.
+        return {"say": json.dumps(_JOKE), "args": json.dumps(_JOKE), "tools_times": 1}
+    if "structured_output" in test and by_calls:
+        return {"args": json.dumps(_JOKE)}
+    if "structured_output" in test or "json_mode" in test:
+        return {"say": json.dumps(_JOKE)}
+    arguments = next((value for part, value in _ARGUMENTS.items() if part in test), None)
+    wishes: dict[str, object] = {} if arguments is None else {"args": json.dumps(arguments)}
+    if "agent_loop" in test:
+        wishes["call"] = "get_weather"
+    return wishes
 
 
 class TestGateway(ChatModelIntegrationTests):
+    by_calls = False
+
+    @pytest.fixture(autouse=True)
+    def _answer(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        knobs()
+        knobs(profile="all", **_answer(request.node.name, by_calls=self.by_calls))
+        yield
+
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
         return ChatOpenAI
@@ -34,11 +56,11 @@ class TestGateway(ChatModelIntegrationTests):
 
     @property
     def has_tool_calling(self) -> bool:
-        return False
+        return True
 
     @property
     def has_tool_choice(self) -> bool:
-        return False
+        return True
 
     @property
     def has_structured_output(self) -> bool:
@@ -52,6 +74,16 @@ class TestGateway(ChatModelIntegrationTests):
     def supports_json_mode(self) -> bool:
         return True
 
-    @pytest.mark.xfail(reason="LangChain asks for models of pydantic 1 by a forced tool call", strict=True)
-    def test_structured_output_pydantic_2_v1(self, model: BaseChatModel) -> None:
-        super().test_structured_output_pydantic_2_v1(model)
+
+class TestByResponses(TestGateway):
+    """The same by the other API, and structured output by calls that are demanded."""
+
+    by_calls = True
+
+    @property
+    def chat_model_params(self) -> dict[str, object]:
+        return {**super().chat_model_params, "use_responses_api": True}
+
+    @property
+    def structured_output_kwargs(self) -> dict[str, object]:
+        return {"method": "function_calling"}

@@ -1,6 +1,7 @@
 """LiteLLM's SDK: the OpenAI provider with a base of its own."""
 
 import importlib.metadata
+import json
 import os
 
 # Otherwise it asks the internet for prices, and waits.
@@ -14,7 +15,9 @@ from told import (
     TEXT,
     THINKING,
     THOUGHT,
+    WAYS,
     asked,
+    calls,
     cut_short,
     fails,
     prompt,
@@ -63,3 +66,35 @@ with fails(litellm.exceptions.MidStreamFallbackError):
         text += chunk.choices[0].delta.content or ""
 assert text == "Tea is r", text
 proved("broken")
+
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+
+
+def with_tools(history: list, *, stream: bool):
+    """The answer, with as many calls before it as Kimi makes."""
+    while True:
+        said = litellm.completion(
+            model=f"openai/{MODEL}", api_base=BASE, api_key=KEY, messages=history, tools=[WEATHER], stream=stream
+        )
+        said = (litellm.stream_chunk_builder(list(said)) if stream else said).choices[0]
+        history.append(said.message.model_dump())
+        if said.finish_reason == "stop":
+            return said.message.content
+        assert said.finish_reason == "tool_calls", said
+        for call in said.message.tool_calls:
+            city = json.loads(call.function.arguments)["city"]
+            history.append({"role": "tool", "tool_call_id": call.id, "content": f"sunny in {city}"})
+
+
+for stream in (False, True):
+    for way, times in WAYS:
+        calls(way)
+        conversation = []
+        for question, expected in (("Is it warm?", times), ("And now?", 1)):
+            conversation.append({"role": "user", "content": question})
+            assert with_tools(conversation, stream=stream) == "It returned: " + "\n".join(["sunny in Ulm"] * expected)
+proved("tools")
+proved("also", "functions need `litellm[mcp]`")

@@ -1,11 +1,29 @@
 """LlamaIndex's OpenAILike, by chat completions and by the legacy API, which is its default."""
 
+import asyncio
 import importlib.metadata
 
 import openai
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
+from llama_index.core.workflow import Context
 from llama_index.llms.openai_like import OpenAILike
-from told import BASE, KEY, MODEL, TEXT, asked, cut_short, fails, prompt, proved, refused, slowly, version
+from told import (
+    BASE,
+    KEY,
+    MODEL,
+    TEXT,
+    WAYS,
+    asked,
+    calls,
+    cut_short,
+    fails,
+    prompt,
+    proved,
+    refused,
+    slowly,
+    version,
+)
 
 version(importlib.metadata.version("llama-index-llms-openai-like"))
 
@@ -35,3 +53,31 @@ for is_chat_model in (True, False):
 for fact in ("text", "usage", "stream", "error", "broken"):
     proved(fact)
 proved("also", "a 5xx is repeated twice by LlamaIndex itself (`max_retries`)")
+
+
+def weather(city: str) -> str:
+    """The weather of a city"""
+    return f"sunny in {city}"
+
+
+async def ask_agent() -> None:
+    model = OpenAILike(
+        model=MODEL,
+        api_base=BASE,
+        api_key=KEY,
+        is_chat_model=True,
+        is_function_calling_model=True,
+        context_window=9999,
+    )
+    agent = FunctionAgent(tools=[weather], llm=model)
+    for way, times in WAYS:
+        calls(way)
+        context = Context(agent)
+        for question, expected in (("Is it warm?", times), ("And now?", 1)):
+            said = str(await agent.run(question, ctx=context))
+            assert said == "It returned: " + "\n".join(["sunny in Ulm"] * expected), said
+
+
+asyncio.run(ask_agent())
+proved("tools")
+proved("also", "`FunctionAgent`")

@@ -1,7 +1,7 @@
 // OpenAI's SDK for Node: chat completions by hand and by its helper, Responses, errors.
 import OpenAI from 'openai';
 import { VERSION } from 'openai/version';
-import { BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, asked, assert, cutShort, prompt, proved, refused, slowly, version } from './told.mjs';
+import { BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, WAYS, asked, assert, calls, cutShort, prompt, proved, refused, slowly, version } from './told.mjs';
 
 const client = new OpenAI({ baseURL: BASE, apiKey: KEY });
 version(`${VERSION} (Node ${process.versions.node})`);
@@ -70,3 +70,20 @@ assert.match(second.output_text, /Hello/);
 const events = client.responses.stream({ model: MODEL, input: slowly() });
 assert.equal((await events.finalResponse()).output_text, TEXT);
 proved('also', 'Responses with `previous_response_id`');
+
+const parameters = { type: 'object', properties: { city: { type: 'string' } } };
+const asFunction = { name: 'weather', description: 'The weather', parameters, parse: JSON.parse, function: ({ city }) => `sunny in ${city}` };
+for (const stream of [false, true]) {
+  for (const [way, times] of WAYS) {
+    await calls(way);
+    const history = [];
+    for (const [question, expected] of [['Is it warm?', times], ['And now?', 1]]) {
+      history.push({ role: 'user', content: question });
+      const toolRunner = client.chat.completions.runTools({ model: MODEL, messages: history, stream, tools: [{ type: 'function', function: asFunction }] });
+      assert.equal(await toolRunner.finalContent(), `It returned: ${Array(expected).fill('sunny in Ulm').join('\n')}`);
+      history.splice(0, history.length, ...toolRunner.messages);
+    }
+  }
+}
+proved('tools');
+proved('also', '`.runTools()`');

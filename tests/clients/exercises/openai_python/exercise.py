@@ -1,5 +1,7 @@
 """OpenAI's SDK for Python: chat completions by hand and by helpers, strictly validated; Responses; the legacy API."""
 
+import json
+
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response
@@ -11,7 +13,9 @@ from told import (
     TEXT,
     THINKING,
     THOUGHT,
+    WAYS,
     asked,
+    calls,
     cut_short,
     fails,
     prompt,
@@ -102,3 +106,55 @@ assert client.completions.create(model=MODEL, prompt=prompt()).choices[0].text =
 proved("also", "legacy completions")
 assert MODEL in [model.id for model in client.models.list()]
 proved("also", "models")
+
+
+WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+
+
+def by_chat(history: list, question: str) -> str:
+    """One question, with as many calls as Kimi makes."""
+    history.append({"role": "user", "content": question})
+    while True:
+        with client.chat.completions.stream(
+            model=MODEL, messages=history, tools=[{"type": "function", "function": WEATHER}]
+        ) as stream:
+            said = stream.get_final_completion().choices[0]
+        history.append(said.message.model_dump(include={"role", "content", "tool_calls"}, exclude_none=True))
+        if said.finish_reason == "stop":
+            return said.message.content
+        assert said.finish_reason == "tool_calls", said
+        for call in said.message.tool_calls:
+            city = json.loads(call.function.arguments)["city"]
+            history.append({"role": "tool", "tool_call_id": call.id, "content": f"sunny in {city}"})
+
+
+def by_responses(previous: list, question: str) -> str:
+    sent = question
+    while True:
+        response = client.responses.create(
+            model=MODEL,
+            input=sent,
+            tools=[{"type": "function", **WEATHER}],
+            previous_response_id=previous[-1] if previous else None,
+        )
+        previous.append(response.id)
+        made = [item for item in response.output if item.type == "function_call"]
+        if not made:
+            return response.output_text
+        sent = [
+            {
+                "type": "function_call_output",
+                "call_id": call.call_id,
+                "output": f"sunny in {json.loads(call.arguments)['city']}",
+            }
+            for call in made
+        ]
+
+
+for ask in (by_chat, by_responses):
+    for way, times in WAYS:
+        calls(way)
+        conversation = []
+        assert ask(conversation, "Is it warm?") == "It returned: " + "\n".join(["sunny in Ulm"] * times)
+        assert ask(conversation, "And now?") == "It returned: sunny in Ulm"
+proved("tools")

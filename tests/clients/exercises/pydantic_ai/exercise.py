@@ -16,7 +16,9 @@ from told import (
     TEXT,
     THINKING,
     THOUGHT,
+    WAYS,
     asked,
+    calls,
     cut_short,
     fails,
     prompt,
@@ -79,6 +81,26 @@ async def main() -> None:
     result = await responder.run(prompt())
     assert result.output == TEXT and thoughts(result) == THOUGHT
     proved("also", "Responses")
+
+    for model in (OpenAIChatModel(MODEL, provider=provider), OpenAIResponsesModel(MODEL, provider=provider)):
+        worker = Agent(model)
+
+        @worker.tool_plain
+        def weather(city: str) -> str:
+            return f"sunny in {city}"
+
+        for way, times in WAYS:
+            calls(way)
+            history = []
+            for question, expected in (("Is it warm?", times), ("And now?", 1)):
+                result = await worker.run(question, message_history=history)
+                assert result.output == "It returned: " + "\n".join(["sunny in Ulm"] * expected)
+                history = result.all_messages()
+        # Its default form of structured output: a call of a function that it demands.
+        calls("broken", "final_result", {"leaves": 3})
+        assert (await Agent(model, output_type=Tea).run("How many?")).output == Tea(leaves=3)
+    proved("tools")
+    proved("also", "tools as output")
 
 
 asyncio.run(main())
