@@ -379,3 +379,23 @@ def test_slips_are_counted(running: Running, simulator: Simulator) -> None:
         assert [kind for (kind,) in rows] == [
             "tools:fabricated", "tools:form-k2", "tools:mended", "tools:wrong-code",
         ]  # fmt: skip
+
+
+@EACH_GENERATION
+def test_a_call_that_comes_byte_by_byte_is_whole(gateway: Gateway, simulator: Simulator, profile: Profile) -> None:
+    block = GOOD.replace("Ulm", "乌尔姆")
+    simulator.knobs(say=f"我看看。%N%%N%{block}", think="", cut="byte", token_chars=1)
+    assert told(gateway, True) == ("我看看。", ['{"city":"乌尔姆"}'], "tool_calls")
+
+
+@pytest.mark.parametrize("profile", ["sse-2025"], indirect=True)
+@BOTH_WAYS
+def test_a_call_that_kimi_cuts_and_continues_is_whole(
+    gateway: Gateway, simulator: Simulator, profile: Profile, stream: bool
+) -> None:
+    """Kimi's own limit, which this protocol can go on from."""
+    simulator.knobs(say=f"I look.%N%{GOOD}", think="", token_chars=4, length_after=8)
+    assert told(gateway, stream) == ("I look.", ['{"city":"Ulm"}'], "tool_calls")
+    # Kimi ends there for good: the call is none, and nothing says that the answer is complete.
+    simulator.knobs(say=f"I look.%N%{GOOD.replace('Ulm', 'U' * 400)}", length_times=1000)
+    assert told(gateway, stream) == ("I look.", [], "length")
