@@ -12,6 +12,8 @@ FinishReason = Literal["stop", "length", "content_filter"]
 # What a reference to a web page becomes: a Citation, a Markdown link in the text, both; off: the upstream's own
 # marker.
 CitationStyle = Literal["annotations", "markdown", "both", "off"]
+# How much a model is to think: not at all, hardly, …
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 # Parts of a message. ``place`` is the field of the request that a part came in, for errors; ``sent_as`` is the type
@@ -109,6 +111,8 @@ class Options:
     # Chooses the form of the model that thinks, or that does not, where there is one; the same for web search.
     thinking: bool | None = None
     search: bool | None = None
+    # How much a form that thinks is to think, if there is a choice.
+    effort: Effort | None = None
     format: JsonFormat | None = None
 
 

@@ -73,7 +73,7 @@ def create_app(
     # After what others have to say at the end (the process lease). The last to close a SQLite file leaves nothing
     # beside it: who copies that one file then has everything.
     atexit.register(store.close)
-    accounts = Accounts(config.credentials, store, renew_in_a_process)
+    accounts = Accounts(config.credentials, config.site_names, store, renew_in_a_process)
     process_lease = ProcessLease(store, config.lease_s)
     process_lease.start()
     watchdog = Watchdog()
@@ -123,7 +123,8 @@ def _log_ready(config: Config) -> None:
         if credential.refresh_token is None and credential.expires_at is None:
             log.warning("%s: this token does not say when it expires; it is used as it is", credential.label)
     accounts = len(config.credentials)
-    log.info("ready version=%s accounts=%d upstream=%s", __version__, accounts, config.kimi_base_url)
+    sites = ",".join(site.base_url for site in config.sites)
+    log.info("ready version=%s accounts=%d upstream=%s", __version__, accounts, sites)
 
 
 def _build_gateway(

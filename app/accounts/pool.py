@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 from app.concurrency.periodic import every
@@ -39,13 +39,18 @@ class Accounts:
     """The configured accounts. Safe for threads."""
 
     def __init__(
-        self, credentials: Sequence[Credential], store: Store, renew: Callable[[str, int, float], None] | None = None
+        self,
+        credentials: Sequence[Credential],
+        sites: Mapping[str, str],
+        store: Store,
+        renew: Callable[[str, int, float], None] | None = None,
     ) -> None:
-        """``renew(account_id, version, wait_s)``: refreshes token pair ``version`` in another process. Returns when
-        the new pair, or the error, is in the store, or after ``wait_s`` seconds. Concurrent calls are safe: one of
-        them refreshes.
+        """``sites``: account id → the name of its site. ``renew(account_id, version, wait_s)``: refreshes token pair
+        ``version`` in another process. Returns when the new pair, or the error, is in the store, or after ``wait_s``
+        seconds. Concurrent calls are safe: one of them refreshes.
         """
         self._credentials = {credential.id: credential for credential in credentials}
+        self._sites = sites
         self._store = store
         self._renew = renew
         # Account id → the pair that this process last read. The store is asked again when a token no longer works.
@@ -72,13 +77,20 @@ class Accounts:
         for account_id in self._rows:
             every(_MAX_SLEEP_S, partial(self._renew_ahead, account_id), f"renewal-of-{account_id}")
 
-    def usable(self) -> dict[str, str]:
-        """Account id → digest of its token, for the accounts that may be used. Raises AccountRejected, which says
-        what to do, where there is none."""
-        usable = {c.id: c.source for c in self._credentials.values() if self._problem(c) is None}
+    def usable(self, sites: Collection[str] | None = None) -> dict[str, str]:
+        """Account id → digest of its token, for the accounts of ``sites`` (None: of all) that may be used. Raises
+        AccountRejected, which says what to do, where there is none."""
+        there = [c for c in self._credentials.values() if sites is None or self._sites[c.id] in sites]
+        usable = {c.id: c.source for c in there if self._problem(c) is None}
         if not usable:
+            if sites is not None and not there:
+                raise AccountRejected(f"no Kimi account of {' or '.join(sorted(sites))} is configured; add one")
             raise AccountRejected("no usable Kimi account. " + " ".join(self.problems()))
         return usable
+
+    def has_site(self, site: str) -> bool:
+        """Whether an account of the site is configured."""
+        return site in self._sites.values()
 
     def usable_accounts(self) -> Iterator[Account]:
         """The accounts that may be used, each with a token that works. Those whose token cannot be renewed now are
@@ -177,7 +189,17 @@ class Accounts:
     def _account(self, c: Credential) -> Account:
         row = self._rows.get(c.id)
         token, expires_at = (row.access_token, row.expires_at) if row else (c.access_token, c.expires_at)
-        return Account(c.id, c.label, token or "", expires_at, row is not None, c.user_id, c.device_id, c.session_id)
+        return Account(
+            c.id,
+            c.label,
+            token or "",
+            expires_at,
+            row is not None,
+            c.user_id,
+            c.device_id,
+            c.session_id,
+            self._sites[c.id],
+        )
 
     def _reload(self, account_id: str) -> TokenRow:
         """Raises RenewalFailed where a gateway with another secret has sealed the pair."""

@@ -32,7 +32,7 @@ from app.chat import (
 from app.concurrency.background import Cancellation
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLease
-from app.errors import AccountRejected, ConversationTaken, ProtocolUnavailable, UpstreamError
+from app.errors import AccountRejected, ConversationTaken, ProtocolUnavailable, UnknownModel, UpstreamError
 from app.store import StoreError
 from app.upstreams import Resume, Upstream
 from app.upstreams.routing import Router
@@ -97,16 +97,18 @@ class Attempt:
         turn.account, turn.attempts = self._account, turn.attempts + 1
         self._account = services.accounts.fresh(self._account)
         turn.is_queued = False
-        for upstream in self._plan.upstreams:
+        upstreams = services.router.for_site(self._plan.upstreams, turn.request.model, self._account.site)
+        for upstream in upstreams:
             self._upstream, turn.upstream = upstream, upstream.name
             try:
                 self._run_with_renewal()
                 return
             except ProtocolUnavailable as e:
-                services.router.mark_unavailable(upstream, e)
-                if upstream is self._plan.upstreams[-1]:
+                services.router.mark_unavailable(upstream, self._account.site, e)
+                if upstream is upstreams[-1]:
                     raise
                 self.clean_up()
+        raise UnknownModel(f"{self._account.site} no longer offers the model '{turn.request.model}'", param="model")
 
     def keep_chat(self) -> None:
         """``clean_up`` leaves the chat alone."""
@@ -191,7 +193,7 @@ class Attempt:
             return
         if not self.answered:
             self.answered = True
-            self._services.router.mark_available(self._upstream)
+            self._services.router.mark_available(self._upstream, self._account.site)
             self._services.leases.recovered(self._lease)
 
     def _started(self, event: Started) -> None:
@@ -237,7 +239,10 @@ class Attempt:
     def _save_chat(self, conversation: ConversationLease) -> bool:
         assert self.chat_id is not None, "only what was started can be saved"
         model = self._turn.request.model
-        return conversation.save_chat(self._account.id, self._upstream.name, model, self.chat_id, self._message_id)
+        account = self._account
+        return conversation.save_chat(
+            account.id, account.site, self._upstream.name, model, self.chat_id, self._message_id
+        )
 
     def _is_temporary(self) -> bool:
         """Whether the chat goes unless it is said to stay: that of a stateless turn, and the one that is to replace

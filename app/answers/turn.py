@@ -121,7 +121,7 @@ class _Run:
     def _lease(self, plan: Plan) -> Lease:
         """Raises NoAccountFree; AccountRejected where no account is left that could serve this."""
         turn = self._turn
-        usable = plan.accounts or self._services.accounts.usable()
+        usable = plan.accounts or self._services.accounts.usable(plan.sites)
         accounts = {id_: token for id_, token in usable.items() if id_ not in self._excluded}
         if not accounts:
             raise AccountRejected("every Kimi account that could serve this has refused")

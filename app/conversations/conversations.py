@@ -65,11 +65,18 @@ class ConversationLease:
         """Whether no chat was ever opened for it."""
         return self.row.chat_id is None
 
-    def save_chat(self, account_id: str, upstream: str, model: str, chat_id: str, message_id: str | None) -> bool:
+    def save_chat(
+        self, account_id: str, site: str, upstream: str, model: str, chat_id: str, message_id: str | None
+    ) -> bool:
         """Stores which chat continues the conversation, before anything of its answer is known: a kill loses nothing.
         False where another turn has the conversation now."""
         return self._save(
-            account_id=account_id, upstream=upstream, model=model, chat_id=chat_id, message_id=message_id
+            account_id=account_id,
+            site=site,
+            upstream=upstream,
+            model=model,
+            chat_id=chat_id,
+            message_id=message_id,
         )
 
     def transcript(self) -> tuple[Message, ...]:

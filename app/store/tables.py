@@ -102,6 +102,7 @@ conversations = sa.Table(
     sa.Column("holder", sa.String, nullable=False),  # random id of the turn that has the conversation
     sa.Column("held_until", sa.Float, nullable=False),
     sa.Column("process_id", sa.String, nullable=False, server_default=""),  # of the holder
+    sa.Column("site", sa.String),  # of the account; NULL until there is a chat, and in rows of older gateways
     sa.Index("conversations_by_age", "updated_at"),
 )
 

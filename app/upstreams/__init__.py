@@ -3,7 +3,7 @@
 Must never know any upstream in particular. docs/adding.md shows how one is added.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,6 +60,10 @@ class Upstream(Protocol):
 
     def rank(self, model_id: str) -> int | None:
         """How well it serves the model: 0 is best; None: not at all. Called once per request."""
+        ...
+
+    def sites(self, model_id: str) -> Collection[str] | None:
+        """The names of the sites whose accounts it can serve the model with; None: all accounts."""
         ...
 
     def unmet(self, model_id: str, options: Options) -> list[str]:

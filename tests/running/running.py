@@ -62,8 +62,9 @@ class Running:
         self.logs.append(log)
         if database not in self.databases:
             self.databases.append(database)
+        site = self.profile.site
         env = {
-            "KIMI_TOKENS": ",".join(f"{user}={mint(user)}" for user in users.split(",")),
+            "KIMI_TOKENS": ",".join(f"{user}={mint(user, site=site)}" for user in users.split(",")),
             "KIMI_BASE_URL": upstream,
             "KIMI_AUTH_URL": upstream,
             "DATABASE_URL": database.url,

@@ -225,12 +225,12 @@ class Tables:
 
     # Kimi's list of models
 
-    def keep_a_catalogue(self, text: str) -> None:
+    def keep_a_catalogue(self, site: str, text: str) -> None:
         """As if this had been read far in the future."""
-        self.database.run("INSERT INTO kept VALUES ('offers', ?, 1e12)", text)
+        self.database.run("INSERT INTO kept VALUES (?, ?, 1e12)", f"models@{site}", text)
 
-    def catalogue(self) -> str:
-        ((text,),) = self.database.run("SELECT value FROM kept WHERE name = 'offers'")
+    def catalogue(self, site: str) -> str:
+        ((text,),) = self.database.run("SELECT value FROM kept WHERE name = ?", f"models@{site}")
         return str(text)
 
     # All

@@ -69,7 +69,10 @@ def test_an_error_means_what_its_code_says(
     code: str, reason: str, status: int, our_code: str, place: str, text: str
 ) -> None:
     """Instead of a stream, in the end-of-stream envelope, in a frame, and after `done`."""
-    account, error = Account("id", "alice", "a token", None, False, None, None, None), error_of(code, reason, text)
+    account, error = (
+        Account("id", "alice", "a token", None, False, None, None, None, "kimi.com"),
+        error_of(code, reason, text),
+    )
     if place == "http":
         # The status says less than the code.
         reply = Reply(400, "application/json", {}, json.dumps(error).encode())

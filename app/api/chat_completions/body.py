@@ -11,6 +11,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from app.chat import (
     ChatRequest,
+    Effort,
     FilePart,
     ImagePart,
     JsonFormat,
@@ -43,7 +44,6 @@ from app.web.shared_parameters import (
     STYLE,
     TOOLS,
     VENDOR,
-    Effort,
     Number,
     thinks,
 )
@@ -214,7 +214,8 @@ _N = ParameterRule(
 )
 _THINKING = ParameterRule(
     "honoured",
-    "chooses the form of the model with or without thinking. The first of these that is set wins",
+    "chooses the form of the model with or without thinking, and how much it thinks where Kimi offers a choice. The "
+    "first of these that is set wins",
     "选择模型的思考或非思考形式；以最先给出的为准",
 )
 _SEARCH = ParameterRule(
@@ -328,6 +329,7 @@ class Body(AnswerParameters):
             stop=stop_sequences(self.stop),
             thinking=self._wants_thinking(),
             search=self._wants_search(),
+            effort=(self.reasoning.effort if self.reasoning else None) or self.reasoning_effort,
             format=_json_format(self.response_format),
         )
 

@@ -286,6 +286,7 @@ class Body(_PromptFields, AnswerParameters):
             stop=tuple(self.stop_sequences or ()),
             thinking=self._thinking(),
             search=self._search(),
+            effort=self.output_config.effort if self.output_config else None,
             format=self._json_format(),
         )
 

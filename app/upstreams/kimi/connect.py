@@ -1,4 +1,5 @@
-"""Generation 2: Connect-RPC, JSON in envelopes (``kimi-protocol.md`` 5, 6; 12 where it differs).
+"""Generation 2: Connect-RPC, JSON in envelopes (``kimi-protocol.md`` 5, 6; 12 where it differs; and
+``kimi-protocol-2.md`` 5, which wins).
 
 Knows its paths and bodies; frames are ``connect_frames``'s. Must never know Flask, OpenAI's fields, retries,
 other accounts or the other generation.
@@ -6,23 +7,24 @@ other accounts or the other generation.
 
 import contextlib
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from app.chat import ChatRequest, Event, Message, Model, Options
+from app.chat import ChatRequest, Event, Message, Model, Notice, Options, Started, Unrecognised
 from app.concurrency.background import Cancellation, Cancelled
 from app.errors import ChatUnknown, GatewayError, ProtocolUnavailable, RequestRefused, UpstreamError
 from app.text.prompt import flatten
 from app.upstreams import PreparedTurn, Resume, Supports
-from app.upstreams.account import Account
+from app.upstreams.account import NOBODY, Account
 from app.upstreams.kimi import envelope
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.connect_frames import AnswerDecoder
 from app.upstreams.kimi.http import CONNECT_STREAM, KimiHttp, Reply
 from app.upstreams.kimi.json_frames import Reader
-from app.upstreams.kimi.model_table import ConnectForm, KimiModels, Offer, parse_offers
+from app.upstreams.kimi.listing import Listing, parse_listing
+from app.upstreams.kimi.model_table import ConnectForm, KimiModels
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,9 @@ _CHAT = "/apiv2/kimi.gateway.chat.v1.ChatService/Chat"
 _CANCEL_CHAT = "/apiv2/kimi.gateway.chat.v1.ChatService/CancelChat"
 _DELETE_CHAT = "/apiv2/kimi.chat.v1.ChatService/DeleteChat"
 _MODELS = "/apiv2/kimi.gateway.config.v1.ConfigService/GetAvailableModels"
+
+# How the kinds of Unrecognised begin that count forms of requests which a site has refused.
+REFUSED_FORM = "refused form "
 
 # Nobody waits for a cancellation, and the generation that it stops ends by itself some day.
 _CANCEL_S = 5.0
@@ -39,12 +44,13 @@ _NO_STREAM = ("application/json", "text/html", "application/xhtml+xml")
 
 
 class KimiConnect:
-    """One Kimi site, spoken to in generation 2."""
+    """Kimi's sites, spoken to in generation 2."""
 
     name = "kimi_connect"
 
-    def __init__(self, http: KimiHttp, models: KimiModels) -> None:
-        self._http = http
+    def __init__(self, sites: Mapping[str, KimiHttp], models: KimiModels) -> None:
+        """``sites``: by their names."""
+        self._sites = sites
         self._models = models
 
     supports = Supports()
@@ -54,6 +60,9 @@ class KimiConnect:
 
     def rank(self, model_id: str) -> int | None:
         return self._models.rank(model_id, self.name)
+
+    def sites(self, model_id: str) -> Collection[str] | None:
+        return self._models.sites(model_id)
 
     def unmet(self, model_id: str, options: Options) -> list[str]:
         return self._models.unmet(model_id, options)
@@ -68,54 +77,94 @@ class KimiConnect:
         resume: Resume | None,
         cancellation: Cancellation,
     ) -> Generator[Event, None, None]:
-        """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well."""
-        form = self._models.connect(turn.request.model, turn.request.options)
-        answer = AnswerDecoder(account, form.scenario, resume)
-        body = envelope.encode(build_turn(turn.text, form, resume))
+        """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well. Where Kimi
+        refuses the form of the request before there is a chat, the next form of the same model is tried, once."""
+        forms = self._models.connect(turn.request.model, turn.request.options, account.site)
+        answer = AnswerDecoder(account, forms[0].scenario, resume)
+        refusal: RequestRefused | None = None
         try:
-            with self._http.stream(_CHAT, account, body, CONNECT_STREAM, cancellation) as stream:
+            yield from self._turn(turn, forms[0], answer, account, resume, cancellation)
+            return
+        except RequestRefused as e:
+            log.warning("request_refused model=%s form=%r code=%s", turn.request.model, forms[0].way, e.code)
+            # Of all refusals only one without a name can be about the form (E19).
+            if len(forms) == 1 or answer.chat_id is not None or e.code != kimi_errors.UNNAMED_REFUSAL:
+                raise
+            refusal = e
+        answer = AnswerDecoder(account, forms[1].scenario, resume)
+        try:
+            for event in self._turn(turn, forms[1], answer, account, resume, cancellation):
+                if refusal is not None and isinstance(event, Started):
+                    refusal = None
+                    self._models.refuse(account.site, forms[0])
+                    yield Unrecognised(REFUSED_FORM + forms[0].way)
+                yield event
+        except RequestRefused:
+            # It was not the form.
+            if refusal is not None:
+                raise refusal from None
+            raise
+
+    def _turn(
+        self,
+        turn: PreparedTurn,
+        form: ConnectForm,
+        answer: AnswerDecoder,
+        account: Account,
+        resume: Resume | None,
+        cancellation: Cancellation,
+    ) -> Generator[Event, None, None]:
+        body = envelope.encode(build_turn(turn.text, form, resume))
+        http = self._sites[account.site]
+        try:
+            with http.stream(_CHAT, account, body, CONNECT_STREAM, cancellation) as stream:
                 if not stream.ok or stream.media_type in _NO_STREAM:
                     raise self._refusal(stream.whole(), account)
+                if form.replaced:
+                    yield Notice("model-replaced")
                 yield from answer.decode(stream.chunks())
                 stream.drain()
         except (GeneratorExit, Cancelled):
             self._cancel(account, answer)
             raise
-        except RequestRefused as e:
-            # As far as is known, only a request of a form that Kimi does not take any more (E19).
-            log.warning("request_refused model=%s code=%s", turn.request.model, e.code or "invalid_argument")
-            raise
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
-        reply = self._http.call("POST", _DELETE_CHAT, account, orjson.dumps({"chat_id": chat_id}))
+        reply = self._sites[account.site].call("POST", _DELETE_CHAT, account, orjson.dumps({"chat_id": chat_id}))
         if not kimi_errors.succeeded(reply):
             error = self._refusal(reply, account)
             if not isinstance(error, ChatUnknown):
                 raise error
 
-    def offers(self, account: Account) -> tuple[Offer, ...]:
-        """Kimi's own catalogue of models (6.2). Raises UpstreamError."""
-        reply = self._http.call("POST", _MODELS, account, b"{}")
+    def listing(self, site: str, account: Account | None = None) -> Listing:
+        """A site's own list of models, which is public. Raises UpstreamError."""
+        asker = account or NOBODY
+        reply = self._sites[site].call("POST", _MODELS, asker, b"{}", authorize=account is not None)
         if not 200 <= reply.status < 300 or reply.media_type != "application/json":
-            raise self._refusal(reply, account)
-        frame = Reader().load(reply.body)
-        return parse_offers(frame.get("availableModels") if isinstance(frame, dict) else None)
+            raise self._refusal(reply, asker, site)
+        return parse_listing(Reader().load(reply.body))
 
-    def _refusal(self, reply: Reply, account: Account) -> UpstreamError:
+    def learn(self, site: str, listing: Listing) -> None:
+        """The list of a site decides from now on."""
+        self._models.learn(site, listing)
+
+    def _refusal(self, reply: Reply, account: Account, site: str = "") -> UpstreamError:
         """What a chat that Kimi does not know gets is told in Connect's words; a path that is gone has none."""
+        base_url = self._sites[site or account.site].base_url
         if reply.status in (404, 405, 410) and not kimi_errors.is_known_error(reply):
             return ProtocolUnavailable(
-                f"{account.label}: {self._http.base_url} does not serve Kimi's Connect protocol "
-                f"(status {reply.status}); check KIMI_BASE_URL and KIMI_PROTOCOL"
+                f"{account.label}: {base_url} does not serve Kimi's Connect protocol (status {reply.status}); "
+                "check KIMI_BASE_URL and KIMI_PROTOCOL"
             )
-        return kimi_errors.refusal(reply, account, self._http.base_url)
+        return kimi_errors.refusal(reply, account, base_url)
 
     def _cancel(self, account: Account, answer: AnswerDecoder) -> None:
         """Best effort, in the reader's own thread, after the connection has been closed."""
         if answer.is_generating:
-            ids = {"chat_id": answer.chat_id, "message_id": answer.message_id}
+            ids = orjson.dumps({"chat_id": answer.chat_id, "message_id": answer.message_id})
             with contextlib.suppress(GatewayError):
-                self._http.call("POST", _CANCEL_CHAT, account, orjson.dumps(ids), Cancellation(), timeout_s=_CANCEL_S)
+                self._sites[account.site].call(
+                    "POST", _CANCEL_CHAT, account, ids, Cancellation(), timeout_s=_CANCEL_S
+                )
 
 
 def build_turn(prompt: str, form: ConnectForm, resume: Resume | None) -> bytes:

@@ -74,7 +74,9 @@ _MODEL_LIMITED = _Row(
 )
 _QUOTA = _Row(AccountLimited, "the quota of this account or plan is spent", "insufficient_quota", 600)
 _FAULT = _Row(UpstreamError, "Kimi failed")
-_REFUSED = _Row(RequestRefused, "Kimi refuses this request: its form, its model, or its length", "request_refused")
+# The code of a refusal that says nothing but that the request is wrong.
+UNNAMED_REFUSAL = "request_refused"
+_REFUSED = _Row(RequestRefused, "Kimi refuses this request: its form, its model, or its length", UNNAMED_REFUSAL)
 _CONFLICT = _Row(UpstreamConflict, "Kimi cannot do this in the chat's present state; try again", retry_after_s=5)
 
 # `error_type` of the SSE generation, in a body (E1, E5, E7, E8, E14, E20) or in an event (E9, E10).
@@ -275,7 +277,7 @@ def _redirect(reply: Reply, account: Account, site: str) -> UpstreamError:
     host = _host(reply.headers.get("Location", ""))
     message = (
         f"{account.label}: Kimi redirects to {host or 'another address'}; "
-        "set KIMI_BASE_URL to the site that your account lives on"
+        "if your account lives there, say so in KIMI_TOKENS (token@kimi.ai, token@kimi.com) or in KIMI_BASE_URL"
     )
     moved = host is not None and host != urlsplit(site).hostname
     kind = ProtocolUnavailable if moved else UpstreamUnavailable

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 _JSON = "application/json"
 
+# Decides which list of models a site answers (kimi-protocol-2.md 5.1): that of the site itself on 2026-09-15.
+X_MSH_VERSION = "2.2.0"
+
 _USER_AGENT = f"kimi-gateway/{__version__}"
 
 # The media type of Connect's streams. A request with it names the version of Connect.
@@ -271,6 +274,7 @@ def _headers(
         "User-Agent": _USER_AGENT,
         "Origin": base_url,
         "X-Msh-Platform": "web",
+        "X-Msh-Version": X_MSH_VERSION,
     }
     if media_type == CONNECT_STREAM:
         headers["Connect-Protocol-Version"] = "1"

@@ -7,7 +7,7 @@ accounts or the other generation.
 import logging
 import re
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 
 import orjson
 
@@ -37,12 +37,13 @@ _OPENING_S = 5.0
 
 
 class KimiRest:
-    """One Kimi site, spoken to in generation 1."""
+    """Kimi's sites, spoken to in generation 1."""
 
     name = "kimi_rest"
 
-    def __init__(self, http: KimiHttp, models: KimiModels, *, max_continuations: int) -> None:
-        self._http = http
+    def __init__(self, sites: Mapping[str, KimiHttp], models: KimiModels, *, max_continuations: int) -> None:
+        """``sites``: by their names."""
+        self._sites = sites
         self._models = models
         self._max_continuations = max_continuations
 
@@ -53,6 +54,9 @@ class KimiRest:
 
     def rank(self, model_id: str) -> int | None:
         return self._models.rank(model_id, self.name)
+
+    def sites(self, model_id: str) -> Collection[str] | None:
+        return self._models.sites(model_id)
 
     def unmet(self, model_id: str, options: Options) -> list[str]:
         return self._models.unmet(model_id, options)
@@ -73,12 +77,14 @@ class KimiRest:
         yield Started(chat_id)
         body = build_turn(turn.text, wire)
         path = f"/api/chat/{chat_id}/completion/stream"
-        answer = AnswerDecoder(account, self._http.base_url)
+        answer = AnswerDecoder(account, self._sites[account.site].base_url)
         for left in range(self._max_continuations, -1, -1):
             try:
-                with self._http.stream(path, account, body, "application/json", cancellation) as stream:
+                with self._sites[account.site].stream(
+                    path, account, body, "application/json", cancellation
+                ) as stream:
                     if not stream.ok or stream.media_type in _NO_STREAM:
-                        raise kimi_errors.refusal(stream.whole(), account, self._http.base_url)
+                        raise kimi_errors.refusal(stream.whole(), account, self._sites[account.site].base_url)
                     yield from answer.decode(stream.lines(), is_last=left == 0)
                     stream.drain()
             except UpstreamError as e:
@@ -94,9 +100,9 @@ class KimiRest:
             body = build_continuation(answer.segment_id or "", wire)
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
-        reply = self._http.call("DELETE", f"/api/chat/{chat_id}", account)
+        reply = self._sites[account.site].call("DELETE", f"/api/chat/{chat_id}", account)
         if not kimi_errors.succeeded(reply):
-            error = kimi_errors.refusal(reply, account, self._http.base_url)
+            error = kimi_errors.refusal(reply, account, self._sites[account.site].base_url)
             # The path names the chat: a 404 without a word says that it is gone. A page may be a bot wall's.
             if not isinstance(error, ChatUnknown) or (reply.is_page and not kimi_errors.is_known_error(reply)):
                 raise error
@@ -106,18 +112,19 @@ class KimiRest:
         opening = Cancellation()
         cancellation.attach(lambda: _cancel_later(opening))
         try:
-            reply = self._http.call("POST", "/api/chat", account, _NEW_CHAT, opening)
+            reply = self._sites[account.site].call("POST", "/api/chat", account, _NEW_CHAT, opening)
         finally:
             cancellation.detach()
         chat_id = _chat_id(reply)
         if chat_id is not None:
             return chat_id
+        base_url = self._sites[account.site].base_url
         if reply.status in (404, 405, 410):
             raise ProtocolUnavailable(
-                f"{account.label}: {self._http.base_url} does not serve Kimi's SSE protocol (status {reply.status}); "
+                f"{account.label}: {base_url} does not serve Kimi's SSE protocol (status {reply.status}); "
                 "check KIMI_BASE_URL and KIMI_PROTOCOL"
             )
-        raise kimi_errors.refusal(reply, account, self._http.base_url)
+        raise kimi_errors.refusal(reply, account, self._sites[account.site].base_url)
 
 
 def _cancel_later(opening: Cancellation) -> None:

@@ -22,6 +22,9 @@ class Parrot:
     def rank(self, model_id: str) -> int | None:
         return 0 if model_id == _MODEL.id else None
 
+    def sites(self, model_id: str) -> None:
+        return None
+
     def unmet(self, _model_id: str, options: Options) -> list[str]:
         return ["thinking-unavailable"] if options.thinking else []
 
