@@ -85,11 +85,12 @@ class Attempt:
         self._message_id: str | None = None
         # A part of the answer has been emitted.
         self.answered = False
-        # The answer is complete, and its lease released.
+        # The answer is complete; Kimi's stream may still be open.
         self.finished = False
 
     def run(self) -> None:
-        """Emits the events of the turn.
+        """Emits the events of the turn. Returns when Kimi's stream has ended, or was closed, which may be a moment
+        after the last event.
 
         Raises UpstreamError, ConversationTaken, Cancelled, and what ``emit`` raises.
         """
@@ -211,7 +212,6 @@ class Attempt:
         if self._conversation is not None:
             self._complete(self._conversation)
         self.finished = True
-        self._services.leases.release(self._lease)
 
     def _complete(self, conversation: ConversationLease) -> None:
         """The conversation has one more turn. Raises ConversationTaken."""

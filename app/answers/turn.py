@@ -163,12 +163,12 @@ class _Run:
             error = e
             plan = self._next_plan(e, plan, lease, answered=attempt is not None and attempt.answered)
         finally:
+            # Not before Kimi's stream has ended: it counts the streams of an account, too.
             try:
                 if attempt is not None:
                     attempt.clean_up()
             finally:
-                if attempt is None or not attempt.finished:
-                    self._services.leases.release(lease)
+                self._services.leases.release(lease)
         self._turn.is_queued = True
         if error.blame == "upstream":
             backoff_s = failover.backoff_s(error, self._policy.backoff_s)
