@@ -20,18 +20,23 @@
        ├─ AccountRejected                   401  account   its token is expired, revoked or banned
        ├─ AccountForbidden                  403  account   flagged, or stopped by a bot wall
        ├─ AccountLimited                    429  account   too many requests
+       ├─ QuotaSpent                        402  account   this model needs credits or a plan that it has not
+       ├─ ModelUnavailable                  503  account   it does not serve this model; perhaps no account does
        ├─ RequestRefused                    400  request   this prompt, on any account
+       │  └─ FormRefused                    400  request   perhaps only the form in which the upstream was asked
        ├─ ChatForbidden                     403  request   Kimi has disabled this chat
        ├─ ChatUnknown                       404  request   Kimi does not know this chat
        ├─ UpstreamOverloaded                503  upstream
        ├─ UpstreamConflict                  409  upstream  the chat is in a state that does not allow it
        ├─ AnswerRewritten                   502  upstream  Kimi took back text that was already passed on
+       ├─ AnswerCancelled                   502  upstream  it was cancelled at Kimi, by another program or a person
        ├─ InvalidJsonAnswer                 502  upstream  not the JSON that was asked for, after one repair
        ├─ UpstreamUnavailable               502  upstream  connect, read, 5xx, redirect
        │  ├─ AnswerEmpty                    502  upstream  complete, and without any text
        │  ├─ RenewalFailed                  502  upstream  an account's token could not be renewed for now
        │  └─ ProtocolUnavailable            502  upstream  the site does not serve this protocol
        ├─ UpstreamTimeout                   504  upstream  silence
+       │  └─ EdgeTimeout                    504  upstream  Kimi's edge waited for Kimi in vain
        └─ UpstreamProtocolError             502  ours      an answer that this gateway cannot read
 
 ``status`` is for the client, ``blame`` is for the gateway. Errors are complete when they are made: ``replaced`` gives
@@ -247,10 +252,29 @@ class AccountLimited(UpstreamError):
     default_code = "rate_limit_exceeded"
 
 
+class QuotaSpent(UpstreamError):
+    """Permanent for SDKs: it takes a person to buy something, or weeks."""
+
+    status = 402
+    blame: ClassVar[Blame] = "account"
+    default_code = "insufficient_quota"
+    permanent = True
+
+
+class ModelUnavailable(UpstreamError):
+    status = 503
+    blame: ClassVar[Blame] = "account"
+    default_code = "model_unavailable"
+
+
 class RequestRefused(UpstreamError):
     status = 400
     blame: ClassVar[Blame] = "request"
     permanent = True
+
+
+class FormRefused(RequestRefused):
+    """Said before anything was begun, and without a reason that speaks of something else."""
 
 
 class ChatForbidden(UpstreamError):
@@ -300,6 +324,11 @@ class AnswerRewritten(UpstreamError):
     default_code = "answer_rewritten"
 
 
+class AnswerCancelled(UpstreamError):
+    status = 502
+    default_code = "answer_cancelled"
+
+
 class InvalidJsonAnswer(UpstreamError):
     """Permanent for SDKs: a retry might succeed, but two Kimi answers were already spent, so the caller must
     decide."""
@@ -312,6 +341,10 @@ class InvalidJsonAnswer(UpstreamError):
 class UpstreamTimeout(UpstreamError):
     status = 504
     default_code = "timeout"
+
+
+class EdgeTimeout(UpstreamTimeout):
+    """The turn may have begun all the same."""
 
 
 class UpstreamProtocolError(UpstreamError):

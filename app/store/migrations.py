@@ -77,6 +77,8 @@ _API_KEYS = (
 
 _SITES = ("ALTER TABLE conversations ADD COLUMN site VARCHAR",)
 
+_CAUSES = ("ALTER TABLE rests ADD COLUMN cause VARCHAR NOT NULL DEFAULT ''",)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -85,6 +87,7 @@ _MIGRATIONS = {
     "leases, queue, cooldowns, transcripts, idempotent answers": _LEASES,
     "API keys": _API_KEYS,
     "sites of conversations": _SITES,
+    "causes of cooldowns": _CAUSES,
 }
 
 # How many migrations this gateway knows.

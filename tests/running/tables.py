@@ -48,7 +48,11 @@ class Tables:
         """For so long from now on; a negative time means that they are about to come back."""
         self.database.run("DELETE FROM rests")
         until = time.time() + seconds
-        self.database.run("INSERT INTO rests SELECT id, '', CAST(? AS FLOAT), ? FROM accounts", until, failures)
+        self.database.run(
+            "INSERT INTO rests (account_id, scope, until, strikes) SELECT id, '', CAST(? AS FLOAT), ? FROM accounts",
+            until,
+            failures,
+        )
 
     def refused_accounts(self) -> list[str]:
         """Ids of the accounts whose token Kimi has rejected."""

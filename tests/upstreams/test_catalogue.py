@@ -252,7 +252,7 @@ def test_a_form_that_is_refused_is_replaced_once_and_remembered(running: Running
             assert ask(gateway, stream, model="kimi-k2.6").finish_reason == "stop"
         asked = [turn.body["scenario"] for turn in simulator.turns()]
         assert asked == ["SCENARIO_CHAT", "SCENARIO_K2D5", "SCENARIO_K2D5", "SCENARIO_K2D5"]
-        assert "form_refused" in gateway.log()
+        assert "form_replaced" in gateway.log()
         counted = "SELECT kind, times FROM unrecognised"
         wait_until(
             "it is counted",

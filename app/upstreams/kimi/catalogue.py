@@ -81,7 +81,7 @@ class Catalogue:
 
     def _keep_refusals(self, site: str, refused: Mapping[str, float]) -> None:
         """Called in the middle of a turn, once per refused form and day."""
-        log.warning("form_refused site=%s forms=%r", site, sorted(refused))
+        log.warning("form_replaced site=%s forms=%r", site, sorted(refused))
         try:
             self._keep(_refusals_of(site), dict(refused))
         except StoreError:

@@ -14,7 +14,7 @@ import orjson
 
 from app.chat import ChatRequest, Event, Message, Model, Notice, Options, Started, Unrecognised
 from app.concurrency.background import Cancellation, Cancelled
-from app.errors import ChatUnknown, GatewayError, ProtocolUnavailable, RequestRefused, UpstreamError
+from app.errors import ChatUnknown, FormRefused, GatewayError, ProtocolUnavailable, UpstreamError
 from app.text.prompt import flatten
 from app.upstreams import PreparedTurn, Resume, Supports
 from app.upstreams.account import NOBODY, Account
@@ -80,18 +80,17 @@ class KimiConnect:
         """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well. Where Kimi
         refuses the form of the request before there is a chat, the next form of the same model is tried, once."""
         forms = self._models.connect(turn.request.model, turn.request.options, account.site)
-        answer = AnswerDecoder(account, forms[0].scenario, resume)
-        refusal: RequestRefused | None = None
+        answer = AnswerDecoder(account, forms[0].scenario, resume, turn.text)
+        refusal: FormRefused | None = None
         try:
             yield from self._turn(turn, forms[0], answer, account, resume, cancellation)
             return
-        except RequestRefused as e:
-            log.warning("request_refused model=%s form=%r code=%s", turn.request.model, forms[0].way, e.code)
-            # Of all refusals only one without a name can be about the form (E19).
-            if len(forms) == 1 or answer.chat_id is not None or e.code != kimi_errors.UNNAMED_REFUSAL:
+        except FormRefused as e:
+            log.warning("form_refused model=%s form=%r", turn.request.model, forms[0].way)
+            if len(forms) == 1 or answer.chat_id is not None:
                 raise
             refusal = e
-        answer = AnswerDecoder(account, forms[1].scenario, resume)
+        answer = AnswerDecoder(account, forms[1].scenario, resume, turn.text)
         try:
             for event in self._turn(turn, forms[1], answer, account, resume, cancellation):
                 if refusal is not None and isinstance(event, Started):
@@ -99,7 +98,7 @@ class KimiConnect:
                     self._models.refuse(account.site, forms[0])
                     yield Unrecognised(REFUSED_FORM + forms[0].way)
                 yield event
-        except RequestRefused:
+        except FormRefused:
             # It was not the form.
             if refusal is not None:
                 raise refusal from None

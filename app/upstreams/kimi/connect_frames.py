@@ -20,6 +20,7 @@ from app.chat import (
     Unrecognised,
 )
 from app.errors import (
+    AnswerCancelled,
     AnswerRewritten,
     ChatUnknown,
     UpstreamError,
@@ -31,7 +32,8 @@ from app.upstreams.account import Account
 from app.upstreams.kimi import envelope
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.json_frames import Reader, SurrogateJoiner, suffix_after
-from app.upstreams.kimi.sources import sources_of_ref, sources_of_tool
+from app.upstreams.kimi.set_phrases import Opening
+from app.upstreams.kimi.sources import sources_of_message, sources_of_ref, sources_of_tool
 
 
 class _BlockText:
@@ -104,7 +106,8 @@ class _Rewrite(Exception):
 # `ref` with their numbers, and stages (5.3, 5.6).
 _QUIET_PARTS = frozenset({"search", "stage", "multiStage"})
 _NO_PARTS = frozenset({"id", "parentId", "messageId"})
-_CHAT_MASKS = frozenset({"", "chat", "chat.lastRequest", "chat.name"})
+# `chat.files` repeats what was attached (kimi-protocol-2.md 2.5).
+_CHAT_MASKS = frozenset({"", "chat", "chat.lastRequest", "chat.name", "chat.files"})
 _MESSAGE_MASKS = frozenset({"", "message", "message.status", "message.blocks"})
 _HEADS = frozenset({"op", "mask", "eventOffset"})
 # What a frame of them says would be lost without a word if they were something else.
@@ -119,9 +122,9 @@ class AnswerDecoder:
     ``chat_id``, ``message_id``: the chat and the answer in it, as soon as Kimi has named them.
     """
 
-    def __init__(self, account: Account, scenario: str, resume: Resume | None) -> None:
+    def __init__(self, account: Account, scenario: str, resume: Resume | None, asked: str = "") -> None:
         """``account`` is named in errors. ``scenario``: that of the model that was asked. ``resume``: the chat that
-        the answer must come from; None for a new one."""
+        the answer must come from; None for a new one. ``asked``: the question."""
         self.chat_id: str | None = None
         self.message_id: str | None = None
         self.reason: FinishReason | None = None
@@ -136,6 +139,8 @@ class AnswerDecoder:
         self._has_news = False
         self._spoke = False
         self._complete = False
+        # None once it is certain that the answer is no set phrase.
+        self._opening: Opening | None = Opening(asked)
 
     @property
     def is_generating(self) -> bool:
@@ -169,10 +174,12 @@ class AnswerDecoder:
             except UpstreamError:
                 # The chat of an answer that failed is to be cleaned up all the same.
                 yield from self._news()
+                yield from self._open()
                 raise
             yield from self._news()
             if quiet:
                 yield HEARTBEAT
+        yield from self._open()
         raise UpstreamUnavailable(f"{self._account.label}: Kimi closed the connection before the end of the answer")
 
     def _news(self) -> tuple[Event, ...]:
@@ -191,15 +198,41 @@ class AnswerDecoder:
         if (error := end.get("error")) is not None:
             yield from self._fail(error)
             return
-        for kind, told in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
-            if half := told.flush():
-                self._spoke = True
-                yield kind(half)
+        yield from self._flush()
         if not self._spoke:
             raise kimi_errors.empty_answer(self._account)
         if not self._complete:
             raise UpstreamUnavailable(f"{self._account.label}: Kimi ended the stream before the end of the answer")
-        self.reason = "stop"
+        yield from self._finish()
+
+    def _flush(self) -> Iterator[Event]:
+        """What waits for its other half when nothing more comes."""
+        for kind, told in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
+            if half := told.flush():
+                yield from self._pass_on(kind, half)
+
+    def _finish(self) -> Iterator[Event]:
+        """The answer is complete. Raises UpstreamOverloaded where it says just that."""
+        meaning = self._opening.meaning if self._opening is not None else None
+        if meaning == "overloaded":
+            self._opening = None
+            raise kimi_errors.tired(self._account)
+        yield from self._open()
+        self.reason = "stop" if meaning is None else "content_filter"
+
+    def _open(self) -> Iterator[Event]:
+        """From now on the answer is one like any other."""
+        opening, self._opening = self._opening, None
+        if opening is not None and (held := opening.flush()):
+            yield TextDelta(held)
+
+    def _pass_on(self, kind: type[TextDelta] | type[ReasoningDelta], text: str) -> Iterator[Event]:
+        self._spoke = True
+        if self._opening is not None and kind is TextDelta:
+            if self._opening.holds(text):
+                return
+            yield from self._open()
+        yield kind(text)
 
     def _fail(self, error: object) -> Iterator[Event]:
         failure = kimi_errors.in_stream(error, self._account)
@@ -278,6 +311,9 @@ class AnswerDecoder:
             if message_id is not None:
                 self._user_messages.add(message_id)
             return
+        if role == "system":
+            # Seen without blocks, in K3's scenario (kimi-protocol-2.md 5.5).
+            return
         if role not in (None, "assistant"):
             yield Unrecognised(f"role {_name(role)}")
             return
@@ -291,6 +327,7 @@ class AnswerDecoder:
             return
         if (scenario := message.get("scenario") or self._scenario) != self._scenario:
             yield Unrecognised(f"scenario {_name(scenario)}")
+        yield from sources_of_message(message.get("refs"))
         blocks = message.get("blocks")
         if isinstance(blocks, list) and blocks:
             # Without a role it could be the echo, unless it is the message that is known to be the answer.
@@ -306,6 +343,8 @@ class AnswerDecoder:
                 self._complete = True
             case "MESSAGE_STATUS_GENERATING":
                 self._complete = False
+            case "MESSAGE_STATUS_CANCELLED":
+                raise AnswerCancelled(f"{self._account.label}: the answer was cancelled at Kimi before its end")
             case status:
                 yield Unrecognised(f"status {_name(status)}")
 
@@ -330,8 +369,7 @@ class AnswerDecoder:
                 yield Unrecognised(f"message whose blocks differ in {part}")
                 continue
             if new:
-                self._spoke = True
-                yield kind(new)
+                yield from self._pass_on(kind, new)
 
     def _block(self, op: str, mask: str, block: dict[str, Any]) -> Iterator[Event]:
         """A block of the answer. Which parts are meant says the mask, or, without one, what is there."""
@@ -345,6 +383,9 @@ class AnswerDecoder:
         for path in paths:
             root, _, path_in_block = path.partition(".")
             part, _, inner = path_in_block.partition(".")
+            if path == "block.think.summary":
+                # Beside the content, which says it in full (kimi-protocol-2.md 5.5).
+                continue
             if root != "block" or (part in ("text", "think") and inner not in ("", "content")):
                 yield Unrecognised(f"mask {_name(path)}")
             elif part in seen:
@@ -387,6 +428,12 @@ class AnswerDecoder:
         if not new:
             return None
         self._spoke = True
+        if self._opening is not None and kind is TextDelta:
+            if self._opening.holds(new):
+                return None
+            # It is certain only now that the answer is none of Kimi's set phrases.
+            new = self._opening.flush() + new
+            self._opening = None
         return kind(new)
 
     def _exception(self, block: dict[str, Any]) -> Iterator[Event]:

@@ -77,7 +77,7 @@ class KimiRest:
         yield Started(chat_id)
         body = build_turn(turn.text, wire)
         path = f"/api/chat/{chat_id}/completion/stream"
-        answer = AnswerDecoder(account, self._sites[account.site].base_url)
+        answer = AnswerDecoder(account, self._sites[account.site].base_url, turn.text)
         for left in range(self._max_continuations, -1, -1):
             try:
                 with self._sites[account.site].stream(
