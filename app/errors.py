@@ -33,9 +33,11 @@
        ├─ InvalidJsonAnswer                 502  upstream  not the JSON that was asked for, after one repair
        ├─ UpstreamUnavailable               502  upstream  connect, read, 5xx, redirect
        │  ├─ AnswerEmpty                    502  upstream  complete, and without any text
+       │  ├─ ConnectionLost                 502  upstream  it failed, or ended before the answer did
        │  ├─ RenewalFailed                  502  upstream  an account's token could not be renewed for now
        │  └─ ProtocolUnavailable            502  upstream  the site does not serve this protocol
        ├─ UpstreamTimeout                   504  upstream  silence
+       │  ├─ UpstreamSilent                 504  upstream  a connection that says nothing any more
        │  └─ EdgeTimeout                    504  upstream  Kimi's edge waited for Kimi in vain
        └─ UpstreamProtocolError             502  ours      an answer that this gateway cannot read
 
@@ -304,6 +306,10 @@ class AnswerEmpty(UpstreamUnavailable):
     """Kimi calls the answer complete, and it holds nothing: this is how it slows accounts down."""
 
 
+class ConnectionLost(UpstreamUnavailable):
+    """What the upstream was doing it may do all the same."""
+
+
 class RenewalFailed(UpstreamUnavailable):
     """The account cannot be used until its token is renewed. Other accounts may have tokens that still work."""
 
@@ -341,6 +347,10 @@ class InvalidJsonAnswer(UpstreamError):
 class UpstreamTimeout(UpstreamError):
     status = 504
     default_code = "timeout"
+
+
+class UpstreamSilent(UpstreamTimeout):
+    """As ``ConnectionLost``."""
 
 
 class EdgeTimeout(UpstreamTimeout):

@@ -35,6 +35,7 @@ from app.conversations.conversations import ConversationLease
 from app.errors import AccountRejected, ConversationTaken, ProtocolUnavailable, UnknownModel, UpstreamError
 from app.store import StoreError
 from app.upstreams import Resume, Upstream
+from app.upstreams.account import Account
 from app.upstreams.routing import Router
 
 log = logging.getLogger(__name__)
@@ -148,13 +149,19 @@ class Attempt:
         self._cancellation.check()
         self._stream()
 
+    def _renewed(self, account: Account) -> Account:
+        """The account with another token than the one that was just rejected. Raises UpstreamError."""
+        if not account.renewable:
+            raise AccountRejected(f"{account.label}: nothing renews its token")
+        return self._services.accounts.after_rejection(account)
+
     def _stream(self) -> None:
         turn, upstream = self._turn, self._upstream
         plan = self._plan
         is_first = upstream is plan.upstreams[0]
         prepared = plan.prepared if is_first else upstream.prepare(turn.request, plan.messages)
         turn.info.prompt = prepared.text
-        events = upstream.open(prepared, self._account, self._resume, self._cancellation)
+        events = upstream.open(prepared, self._account, self._resume, self._cancellation, self._renewed)
         shape = shaper(turn.request.options, self._services.citations)
         remember, emit = self._remember, self._emit
         with contextlib.closing(events):

@@ -185,8 +185,19 @@ class Config:
         "IDLE_TIMEOUT_S",
         parsers.seconds(0.1, 86400),
         "120",
-        "Seconds of complete silence from Kimi in the middle of an answer, after which the answer fails.",
-        "回答中途 Kimi 完全没有动静，超过多少秒视为失败。",
+        "Seconds of complete silence from Kimi in the middle of an answer, after which the answer fails. With Kimi's "
+        "newer protocol the rest is fetched over another connection before that (`RESUME_S`).",
+        "回答中途 Kimi 完全没有动静，超过多少秒视为失败。使用新一代协议时，在此之前会换一个连接去取其余部分"
+        "（`RESUME_S`）。",
+    )
+    resume_s: float = _setting(
+        "RESUME_S",
+        parsers.seconds(0, 3600),
+        "60",
+        "If the connection to Kimi breaks in the middle of an answer, the gateway tries for so many seconds to get "
+        "the rest (only with Kimi's newer protocol). `0`: never.",
+        "回答中途与 Kimi 的连接断开后，在多少秒之内设法取回其余部分（仅新一代协议）。`0`：不取。",
+        advanced=True,
     )
     total_timeout_s: float = _setting(
         "TOTAL_TIMEOUT_S",

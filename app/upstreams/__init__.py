@@ -17,6 +17,10 @@ from app.upstreams.account import Account
 Tap = Callable[[str, bytes], None]
 
 
+# The account with another token than the one that was just rejected. Raises UpstreamError.
+Renew = Callable[[Account], Account]
+
+
 @dataclass(frozen=True, slots=True)
 class Resume:
     """The upstream chat that a turn continues."""
@@ -75,10 +79,16 @@ class Upstream(Protocol):
         ...
 
     def open(
-        self, turn: PreparedTurn, account: Account, resume: Resume | None, cancellation: Cancellation
+        self,
+        turn: PreparedTurn,
+        account: Account,
+        resume: Resume | None,
+        cancellation: Cancellation,
+        renew: Renew | None = None,
     ) -> Generator[Event, None, None]:
         """The events of one turn: ``Started`` before any text, ``Finished`` last. Blocks while the upstream is
-        silent. The caller closes the iterator.
+        silent. The caller closes the iterator. ``renew``: for an upstream that sends further requests for the same
+        answer, when a token may have expired.
 
         Raises:
             UpstreamError: where the turn fails, also where the stream ends before the answer is complete.

@@ -8,19 +8,28 @@ other accounts or the other generation.
 import contextlib
 import logging
 from collections.abc import Collection, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
 
 from app.chat import ChatRequest, Event, Message, Model, Notice, Options, Started, Unrecognised
 from app.concurrency.background import Cancellation, Cancelled
-from app.errors import ChatUnknown, FormRefused, GatewayError, ProtocolUnavailable, UpstreamError
+from app.errors import (
+    ChatUnknown,
+    FormRefused,
+    GatewayError,
+    ProtocolUnavailable,
+    RequestRefused,
+    UpstreamError,
+)
 from app.text.prompt import flatten
-from app.upstreams import PreparedTurn, Resume, Supports
+from app.upstreams import PreparedTurn, Renew, Resume, Supports
 from app.upstreams.account import NOBODY, Account
 from app.upstreams.kimi import envelope
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.connect_frames import AnswerDecoder
+from app.upstreams.kimi.connect_resume import BREAKS, BrokenAnswer, ResumePolicy
 from app.upstreams.kimi.http import CONNECT_STREAM, KimiHttp, Reply
 from app.upstreams.kimi.json_frames import Reader
 from app.upstreams.kimi.listing import Listing, parse_listing
@@ -39,18 +48,16 @@ REFUSED_FORM = "refused form "
 # Nobody waits for a cancellation, and the generation that it stops ends by itself some day.
 _CANCEL_S = 5.0
 
-# What answers 200 and is no stream: an error in JSON, a page of a bot wall.
-_NO_STREAM = ("application/json", "text/html", "application/xhtml+xml")
-
 
 class KimiConnect:
     """Kimi's sites, spoken to in generation 2."""
 
     name = "kimi_connect"
 
-    def __init__(self, sites: Mapping[str, KimiHttp], models: KimiModels) -> None:
+    def __init__(self, sites: Mapping[str, KimiHttp], models: KimiModels, policy: ResumePolicy) -> None:
         """``sites``: by their names."""
         self._sites = sites
+        self._policy = policy
         self._models = models
 
     supports = Supports()
@@ -76,23 +83,22 @@ class KimiConnect:
         account: Account,
         resume: Resume | None,
         cancellation: Cancellation,
+        renew: Renew | None = None,
     ) -> Generator[Event, None, None]:
         """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well. Where Kimi
         refuses the form of the request before there is a chat, the next form of the same model is tried, once."""
         forms = self._models.connect(turn.request.model, turn.request.options, account.site)
-        answer = AnswerDecoder(account, forms[0].scenario, resume, turn.text)
         refusal: FormRefused | None = None
         try:
-            yield from self._turn(turn, forms[0], answer, account, resume, cancellation)
+            yield from self._turn(turn, forms[0], account, resume, cancellation, renew)
             return
         except FormRefused as e:
             log.warning("form_refused model=%s form=%r", turn.request.model, forms[0].way)
-            if len(forms) == 1 or answer.chat_id is not None:
+            if len(forms) == 1:
                 raise
             refusal = e
-        answer = AnswerDecoder(account, forms[1].scenario, resume, turn.text)
         try:
-            for event in self._turn(turn, forms[1], answer, account, resume, cancellation):
+            for event in self._turn(turn, forms[1], account, resume, cancellation, renew):
                 if refusal is not None and isinstance(event, Started):
                     refusal = None
                     self._models.refuse(account.site, forms[0])
@@ -108,23 +114,39 @@ class KimiConnect:
         self,
         turn: PreparedTurn,
         form: ConnectForm,
-        answer: AnswerDecoder,
         account: Account,
         resume: Resume | None,
         cancellation: Cancellation,
+        renew: Renew | None,
     ) -> Generator[Event, None, None]:
+        """The turn in one form. Raises FormRefused only before there is a chat."""
         body = envelope.encode(build_turn(turn.text, form, resume))
         http = self._sites[account.site]
+        answer = AnswerDecoder(account, form.scenario, resume, turn.text)
+        broken: BrokenAnswer | None = None
         try:
-            with http.stream(_CHAT, account, body, CONNECT_STREAM, cancellation) as stream:
-                if not stream.ok or stream.media_type in _NO_STREAM:
-                    raise self._refusal(stream.whole(), account)
-                if form.replaced:
-                    yield Notice("model-replaced")
-                yield from answer.decode(stream.chunks())
-                stream.drain()
+            try:
+                with http.stream(_CHAT, account, body, CONNECT_STREAM, cancellation) as stream:
+                    if not stream.ok or not stream.is_stream:
+                        raise self._refusal(stream.whole(), account)
+                    if form.replaced:
+                        yield Notice("model-replaced")
+                    if self._policy.limit_s:
+                        answer.on_named = partial(stream.limit_silence, self._policy.silence_s)
+                    yield from answer.decode(stream.chunks())
+                    stream.drain()
+            except BREAKS as e:
+                if not self._policy.limit_s or not answer.is_named:
+                    raise
+                broken = BrokenAnswer(answer, account, http, self._refusal, self._policy, renew, cancellation)
+                yield from broken.rest(e)
         except (GeneratorExit, Cancelled):
-            self._cancel(account, answer)
+            self._cancel(broken.account if broken is not None else account, answer)
+            raise
+        except UpstreamError as e:
+            yield from answer.give_up()
+            if isinstance(e, FormRefused) and answer.chat_id is not None:
+                raise RequestRefused(e.message, code=e.code) from e
             raise
 
     def delete_chat(self, account: Account, chat_id: str) -> None:

@@ -5,7 +5,7 @@ socket. Must never know paths, bodies of requests, retries or the other generati
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from app.chat import (
@@ -23,9 +23,9 @@ from app.errors import (
     AnswerCancelled,
     AnswerRewritten,
     ChatUnknown,
+    ConnectionLost,
     UpstreamError,
     UpstreamProtocolError,
-    UpstreamUnavailable,
 )
 from app.upstreams import Resume
 from app.upstreams.account import Account
@@ -71,6 +71,14 @@ class _BlockText:
         # Only the end can be new; the block that a repetition puts it into need not be the one that it came in.
         return self.append(self._last or "", self._added(shown, said))
 
+    def is_continued_by(self, blocks: list[tuple[str, str]]) -> bool:
+        """Whether what Kimi shows as the whole begins with what was passed on."""
+        try:
+            self._added("".join(text for _, text in blocks), self.said)
+        except _Rewrite:
+            return False
+        return True
+
     def flush(self) -> str:
         return self._halves.flush()
 
@@ -112,6 +120,7 @@ _MESSAGE_MASKS = frozenset({"", "message", "message.status", "message.blocks"})
 _HEADS = frozenset({"op", "mask", "eventOffset"})
 # What a frame of them says would be lost without a word if they were something else.
 _OBJECTS = frozenset({"block", "message", "chat"})
+_GENERATING = ("MESSAGE_STATUS_GENERATING", 1)
 _NOTICES = {"TYPE_MODEL_DEGRADE": "model-degraded"}
 
 
@@ -120,6 +129,7 @@ class AnswerDecoder:
 
     ``reason``: why Kimi calls the answer complete; None until it does.
     ``chat_id``, ``message_id``: the chat and the answer in it, as soon as Kimi has named them.
+    ``offset``: the number of the last frame that had one; 0 before.
     """
 
     def __init__(self, account: Account, scenario: str, resume: Resume | None, asked: str = "") -> None:
@@ -128,6 +138,10 @@ class AnswerDecoder:
         self.chat_id: str | None = None
         self.message_id: str | None = None
         self.reason: FinishReason | None = None
+        self.offset = 0
+        # Called when Kimi has named the chat and the answer.
+        self.on_named: Callable[[], None] | None = None
+        self._is_resumed = False
         self._account = account
         self._scenario = scenario
         self._resume = resume
@@ -147,6 +161,49 @@ class AnswerDecoder:
         """Whether Kimi is at it, as far as is known, and can be told to stop."""
         return self.chat_id is not None and self.message_id is not None and not self._complete and self.reason is None
 
+    @property
+    def is_named(self) -> bool:
+        """Whether Kimi has named the chat and the answer, so that it can be asked for them."""
+        return self.chat_id is not None and self.message_id is not None
+
+    def resume(self) -> None:
+        """What is decoded next is another stream of the same answer. Frames that were there before are left out."""
+        self._envelopes = envelope.Decoder()
+        self._is_resumed = True
+
+    def take_message(self, payload: bytes) -> Iterator[Event]:
+        """The events of what is new in the answer as a whole, as GetMessage gives it; Finished if it is complete.
+
+        Raises as ``decode``; AnswerRewritten also if the complete text is another one than what was passed on.
+        """
+        fields = self._json.load(payload)
+        message = fields.get("message", fields) if isinstance(fields, dict) else None
+        if not isinstance(message, dict):
+            raise UpstreamProtocolError("expected a message")
+        yield from sources_of_message(message.get("refs"))
+        blocks = message.get("blocks")
+        blocks = [block for block in blocks if isinstance(block, dict)] if isinstance(blocks, list) else []
+        for block in blocks:
+            yield from sources_of_tool(block.get("tool"))
+        if not self._text.is_continued_by(_shown(blocks, "text")):
+            if message.get("status") in _GENERATING:
+                # What is kept may be behind what was sent.
+                return
+            raise self._rewritten()
+        yield from self._whole_message("set", blocks)
+        yield from self._status(message.get("status"))
+        if self._complete and self.reason is None:
+            yield from self._flush()
+            if not self._spoke:
+                raise kimi_errors.empty_answer(self._account)
+            yield from self._finish()
+        if self.reason is not None:
+            yield Finished(self.reason)
+
+    def give_up(self) -> Iterator[Event]:
+        """What was held back of an answer that ends here, with an error."""
+        yield from self._open()
+
     def decode(self, chunks: Iterable[bytes]) -> Iterator[Event]:
         """The events of the stream that comes in ``chunks``, each as soon as its bytes are there. Finished is the
         last one; a chunk that says nothing is a Heartbeat.
@@ -157,7 +214,7 @@ class AnswerDecoder:
             AnswerRewritten: if text that was passed on has been changed.
             ChatUnknown: if the answer is one of another chat than that of ``resume``.
             UpstreamProtocolError: if the bytes are no envelopes or a frame is no JSON.
-            UpstreamUnavailable: if the bytes end before Kimi has said that the answer is complete.
+            ConnectionLost: if the bytes end before Kimi has said that the answer is complete.
         """
         for chunk in chunks:
             quiet = True
@@ -174,19 +231,19 @@ class AnswerDecoder:
             except UpstreamError:
                 # The chat of an answer that failed is to be cleaned up all the same.
                 yield from self._news()
-                yield from self._open()
                 raise
             yield from self._news()
             if quiet:
                 yield HEARTBEAT
-        yield from self._open()
-        raise UpstreamUnavailable(f"{self._account.label}: Kimi closed the connection before the end of the answer")
+        raise ConnectionLost(f"{self._account.label}: Kimi closed the connection before the end of the answer")
 
     def _news(self) -> tuple[Event, ...]:
         """Chat and message mostly become known together: they are told together."""
         if not self._has_news or self.chat_id is None:
             return ()
         self._has_news = False
+        if self.message_id is not None and self.on_named is not None:
+            self.on_named()
         return (Started(self.chat_id, self.message_id),)
 
     def _end(self, payload: bytes) -> Iterator[Event]:
@@ -202,7 +259,7 @@ class AnswerDecoder:
         if not self._spoke:
             raise kimi_errors.empty_answer(self._account)
         if not self._complete:
-            raise UpstreamUnavailable(f"{self._account.label}: Kimi ended the stream before the end of the answer")
+            raise ConnectionLost(f"{self._account.label}: Kimi ended the stream before the end of the answer")
         yield from self._finish()
 
     def _flush(self) -> Iterator[Event]:
@@ -246,6 +303,11 @@ class AnswerDecoder:
         if not isinstance(frame, dict):
             yield Unrecognised("frame (no object)")
             return
+        offset = frame.get("eventOffset")
+        if offset.__class__ is int:
+            if self._is_resumed and offset <= self.offset:
+                return
+            self.offset = offset
         op, mask = frame.get("op", "set"), frame.get("mask") or ""
         skipped = _HEADS
         if op not in ("set", "append"):
@@ -335,17 +397,21 @@ class AnswerDecoder:
                 yield from self._whole_message(op, [block for block in blocks if isinstance(block, dict)])
             elif op == "append":
                 yield Unrecognised("appended blocks of nobody")
-        # The last word on the status counts; it comes without a role (pitfall 4).
-        match message.get("status"):
+        yield from self._status(message.get("status"))
+
+    def _status(self, status: object) -> Iterator[Event]:
+        """The last word on the status counts; it comes without a role (pitfall 4). The numbers are those that one
+        client shows (``kimi-protocol-2.md`` 5.1)."""
+        match status:
             case None:
                 pass
-            case "MESSAGE_STATUS_COMPLETED":
+            case "MESSAGE_STATUS_COMPLETED" | 2:
                 self._complete = True
-            case "MESSAGE_STATUS_GENERATING":
+            case _ if status in _GENERATING:
                 self._complete = False
-            case "MESSAGE_STATUS_CANCELLED":
+            case "MESSAGE_STATUS_CANCELLED" | 3:
                 raise AnswerCancelled(f"{self._account.label}: the answer was cancelled at Kimi before its end")
-            case status:
+            case _:
                 yield Unrecognised(f"status {_name(status)}")
 
     def _whole_message(self, op: str, blocks: list[dict[str, Any]]) -> Iterator[Event]:
@@ -357,7 +423,7 @@ class AnswerDecoder:
         for block in blocks:
             yield from self._exception(block)
         for kind, told, part in ((ReasoningDelta, self._thinking, "think"), (TextDelta, self._text, "text")):
-            shown = [(str(block.get("id") or ""), _content(block, part) or "") for block in blocks if part in block]
+            shown = _shown(blocks, part)
             if not any(text for _, text in shown):
                 continue
             if op == "append" and told.said:
@@ -422,9 +488,7 @@ class AnswerDecoder:
             if kind is ReasoningDelta:
                 # A running commentary: what was passed on stays, and the answer does not suffer.
                 return Unrecognised("block.think rewritten")
-            raise AnswerRewritten(
-                f"{self._account.label}: Kimi replaced text that had already been passed on; ask again"
-            ) from None
+            raise self._rewritten() from None
         if not new:
             return None
         self._spoke = True
@@ -436,6 +500,11 @@ class AnswerDecoder:
             self._opening = None
         return kind(new)
 
+    def _rewritten(self) -> AnswerRewritten:
+        return AnswerRewritten(
+            f"{self._account.label}: Kimi replaced text that had already been passed on; ask again"
+        )
+
     def _exception(self, block: dict[str, Any]) -> Iterator[Event]:
         exception = block.get("exception")
         if exception is not None:
@@ -445,6 +514,11 @@ class AnswerDecoder:
         kind = notification.get("type")
         notice = _NOTICES.get(kind) if isinstance(kind, str) else None
         return Notice(notice) if notice is not None else Unrecognised(f"notification {_name(kind)}")
+
+
+def _shown(blocks: list[dict[str, Any]], part: str) -> list[tuple[str, str]]:
+    """The id and the text of each block that has this part."""
+    return [(str(block.get("id") or ""), _content(block, part) or "") for block in blocks if part in block]
 
 
 def _content(block: dict[str, Any], part: str) -> str | None:

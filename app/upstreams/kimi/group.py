@@ -9,6 +9,7 @@ from app.store import Store
 from app.upstreams import AccountSource, Tap, Upstream, UpstreamGroup
 from app.upstreams.kimi.catalogue import Catalogue
 from app.upstreams.kimi.connect import KimiConnect
+from app.upstreams.kimi.connect_resume import ResumePolicy
 from app.upstreams.kimi.http import KimiHttp, Timeouts
 from app.upstreams.kimi.listing import Listing
 from app.upstreams.kimi.model_table import KimiModels
@@ -32,7 +33,10 @@ def build(config: Config, watchdog: Watchdog, tap: Tap | None) -> UpstreamGroup:
     )
     sites = {site.name: KimiHttp(site.base_url, timeouts, tap, watchdog) for site in config.sites}
     models = KimiModels(switched_on=_SWITCHED_ON[config.kimi_protocol])
-    connect = KimiConnect(sites, models)
+    # A silent stream is given up while there is still time to get the rest of its answer.
+    silence_s = 0.75 * min(config.first_event_timeout_s, config.idle_timeout_s)
+    policy = ResumePolicy(limit_s=config.resume_s, silence_s=silence_s)
+    connect = KimiConnect(sites, models, policy)
     both: list[Upstream] = [KimiRest(sites, models, max_continuations=config.max_continuations), connect]
 
     def start(store: Store, accounts: AccountSource) -> None:

@@ -19,7 +19,7 @@ from urllib3.response import BaseHTTPResponse
 from app import __version__
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
-from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from app.errors import ConnectionLost, UpstreamError, UpstreamSilent, UpstreamUnavailable
 from app.upstreams import Tap
 from app.upstreams.account import Account
 from app.upstreams.kimi import sse
@@ -36,6 +36,8 @@ _USER_AGENT = f"kimi-gateway/{__version__}"
 
 # The media type of Connect's streams. A request with it names the version of Connect.
 CONNECT_STREAM = "application/connect+json"
+
+_NO_STREAM = ("application/json", "text/html", "application/xhtml+xml")
 
 # After its last event a stream is read to its real end, so that the connection can be used again.
 _DRAIN_S = 1.0
@@ -121,10 +123,18 @@ class KimiHttp:
 
     @contextlib.contextmanager
     def stream(
-        self, path: str, account: Account, body: bytes, media_type: str, cancellation: Cancellation
+        self,
+        path: str,
+        account: Account,
+        body: bytes,
+        media_type: str,
+        cancellation: Cancellation,
+        *,
+        read_s: float | None = None,
     ) -> Iterator["Stream"]:
-        """One POST whose response is read as it comes. Raises as ``call``, also while the stream is read."""
-        exchange = Exchange(cancellation, self._timeouts.read_s)
+        """One POST whose response is read as it comes. It fails when nothing has come for ``read_s`` (None: for the
+        usual time). Raises as ``call``, also while the stream is read."""
+        exchange = Exchange(cancellation, self._timeouts.read_s if read_s is None else read_s)
         with (
             self._asked("POST", path, account, media_type, body, exchange, _bearer(account)) as headers,
             self._transport.send("POST", path, headers, body, exchange) as response,
@@ -172,6 +182,15 @@ class Stream:
     @property
     def media_type(self) -> str:
         return _media_type(self._response.headers)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether this is none of what answers 200 and is no stream: an error in JSON, a page of a bot wall."""
+        return self.media_type not in _NO_STREAM
+
+    def limit_silence(self, seconds: float) -> None:
+        """From now on the stream fails when nothing has come for so long."""
+        self._exchange.read_s = seconds
 
     def whole(self) -> Reply:
         body = self._raw.read(_WHOLE_BYTES, decode_content=True)
@@ -308,11 +327,11 @@ def _error_of(e: Exception, account: Account, base_url: str, exchange: Exchange)
     # urllib3 calls a refused connection a kind of timeout.
     if isinstance(e, _TIMEOUTS) and not isinstance(e, NewConnectionError):
         message = f"{account.label}: no answer from {base_url} in time ({type(e).__name__})"
-        return UpstreamTimeout(message, reached_upstream=reached)
+        return UpstreamSilent(message, reached_upstream=reached)
     if exchange.timed_out:
-        return UpstreamTimeout(f"{account.label}: no answer from {base_url} in time", reached_upstream=reached)
+        return UpstreamSilent(f"{account.label}: no answer from {base_url} in time", reached_upstream=reached)
     message = f"{account.label}: the connection to {base_url} failed ({_reason(e)})"
-    return UpstreamUnavailable(message, reached_upstream=reached)
+    return ConnectionLost(message, reached_upstream=reached)
 
 
 def _reason(error: BaseException) -> str:

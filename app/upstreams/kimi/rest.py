@@ -22,7 +22,7 @@ from app.chat import (
 from app.concurrency.background import Cancellation
 from app.errors import ChatUnknown, ProtocolUnavailable, UpstreamError
 from app.text.prompt import flatten
-from app.upstreams import PreparedTurn, Resume, Supports
+from app.upstreams import PreparedTurn, Renew, Resume, Supports
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.http import KimiHttp, Reply
@@ -70,6 +70,7 @@ class KimiRest:
         account: Account,
         resume: Resume | None,
         cancellation: Cancellation,
+        renew: Renew | None = None,  # noqa: ARG002  # a broken stream cannot be resumed here
     ) -> Generator[Event, None, None]:
         """See ``Upstream.open``. Answers that Kimi cuts at its length limit are continued (3.9)."""
         wire = self._models.sse(turn.request.model, turn.request.options)
@@ -83,7 +84,7 @@ class KimiRest:
                 with self._sites[account.site].stream(
                     path, account, body, "application/json", cancellation
                 ) as stream:
-                    if not stream.ok or stream.media_type in _NO_STREAM:
+                    if not stream.ok or not stream.is_stream:
                         raise kimi_errors.refusal(stream.whole(), account, self._sites[account.site].base_url)
                     yield from answer.decode(stream.lines(), is_last=left == 0)
                     stream.drain()
@@ -131,11 +132,6 @@ def _cancel_later(opening: Cancellation) -> None:
     later = threading.Timer(_OPENING_S, opening.cancel)
     later.daemon = True
     later.start()
-
-
-# What answers 200 and is no stream: an error in JSON (3.10), a page of a bot wall. Everything else is read as
-# one: no source says which content type the stream has.
-_NO_STREAM = ("application/json", "text/html", "application/xhtml+xml")
 
 
 def build_turn(prompt: str, wire: SseForm) -> bytes:

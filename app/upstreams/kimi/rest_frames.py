@@ -17,7 +17,7 @@ from app.chat import (
     TextDelta,
     Unrecognised,
 )
-from app.errors import UpstreamError, UpstreamUnavailable
+from app.errors import ConnectionLost, UpstreamError
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi import sse
@@ -93,7 +93,7 @@ class AnswerDecoder:
             UpstreamError: if Kimi sent an error, in the stream or instead of one.
             AnswerEmpty: if Kimi calls an answer complete in which there is nothing.
             UpstreamProtocolError: if a frame is no JSON.
-            UpstreamUnavailable: if the bytes end before Kimi has said that the answer is complete.
+            ConnectionLost: if the bytes end before Kimi has said that the answer is complete.
         """
         events = sse.Decoder()
         try:
@@ -112,7 +112,7 @@ class AnswerDecoder:
             yield from self._open()
             raise
         yield from self._open()
-        raise UpstreamUnavailable(f"{self._account.label}: Kimi closed the connection before the end of the answer")
+        raise ConnectionLost(f"{self._account.label}: Kimi closed the connection before the end of the answer")
 
     def finish(self, reason: FinishReason) -> Iterator[Event]:
         """The last events of an answer that ends for this reason. Raises AnswerEmpty, UpstreamOverloaded."""

@@ -6,7 +6,7 @@ from app.chat import ChatRequest, Event, Finished, ImagePart, Message, Model, Op
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
 from app.settings.config import Config
-from app.upstreams import PreparedTurn, Resume, Supports, Tap, UpstreamGroup
+from app.upstreams import PreparedTurn, Renew, Resume, Supports, Tap, UpstreamGroup
 from app.upstreams.account import Account
 
 _MODEL = Model("parrot-1", "Parrot")
@@ -34,7 +34,12 @@ class Parrot:
         return PreparedTurn(request, " ".join(texts))
 
     def open(
-        self, turn: PreparedTurn, account: Account, resume: Resume | None, cancellation: Cancellation
+        self,
+        turn: PreparedTurn,
+        account: Account,
+        resume: Resume | None,
+        cancellation: Cancellation,
+        renew: Renew | None = None,
     ) -> Generator[Event, None, None]:
         yield Started(resume.chat_id if resume else f"chat of {account.label}", "answer-1")
         for word in turn.text.split(" "):
