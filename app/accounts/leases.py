@@ -18,16 +18,26 @@ from app.concurrency.background import Cancellation
 from app.concurrency.periodic import Periodic, every
 from app.errors import AccountRejected, ModelUnavailable, NoAccountFree, QuotaSpent, RateLimit
 from app.store import Store, StoreError, Transaction
-from app.store.leases import WHOLE_ACCOUNT, Cooldown, Grant, Ticket
+from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown, Grant, Ticket
 from app.store.process_lease import ProcessLease
 from app.upstreams.account import duration
 
 log = logging.getLogger(__name__)
 
+# The first cooldown of an account whose token Kimi has rejected: it may have been a fault of Kimi's. Seconds.
+REJECTED_COOLDOWN_S = 600.0
 # How often the queue is served while a request of this process is in it. Seconds.
 _SERVE_EVERY_S = 0.1
 # Retry-After where the end of the running streams cannot be predicted. Seconds.
 _RETRY_AFTER_S = 5.0
+
+
+def rejection_advice(wait_s: float, name: str = "NAME") -> str:
+    """What to do about a token that Kimi has rejected. ``name``: that of its account."""
+    return (
+        f"it is tried again in {duration(wait_s)}, or at once after `flask --app wsgi accounts wake {name}`; if it "
+        "stays so, paste a new one into KIMI_TOKENS and restart"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +130,20 @@ class Leases:
         """The account has served a request, so its cooldowns are over."""
         if lease.is_probe:
             now = self._store.database.now()
+            self._store.accounts.clear_refused(lease.account_id)
             self._store.leases.clear_cooldowns(lease.account_id, (WHOLE_ACCOUNT, lease.scope), now)
 
-    def refuse(self, account_id: str, token: str) -> None:
-        """Kimi has rejected the token with this digest. The account is not used until it has another one."""
-        self._store.accounts.set_refused(account_id, token)
+    def reject(self, account_id: str, token: str) -> float:
+        """Kimi has rejected the token with this digest: the account cools down, longer with each rejection in a row,
+        unless it gets another token. Returns the seconds."""
+
+        def reject(tx: Transaction) -> float:
+            if self._store.accounts.set_refused(tx, account_id, token):
+                self._store.leases.delete_cooldown(tx, account_id, WHOLE_ACCOUNT)
+            now = self._store.database.now()
+            return self._cool_down(tx, account_id, WHOLE_ACCOUNT, REJECTED_COOLDOWN_S, None, REJECTED, now)
+
+        return self._store.database.in_exclusive_transaction(reject)
 
     # The queue
 
@@ -162,10 +181,10 @@ class Leases:
         if lease is not None:
             return lease
         earliest = scheduling.earliest_available(accounts, ticket)
-        if earliest is None:
-            raise AccountRejected("Kimi does not accept the token any more; paste a new one into KIMI_TOKENS")
         wait_s = earliest.until - now
         if wait_s > self._wait_s:
+            if earliest.cause == REJECTED:
+                raise AccountRejected(f"Kimi has rejected the token; {rejection_advice(wait_s)}")
             if earliest.cause == scheduling.NEEDS_PLAN:
                 raise QuotaSpent(
                     f"no account has credits or a plan for this model; the next one is tried in {duration(wait_s)}",
@@ -255,9 +274,11 @@ class Leases:
         now: float,
     ) -> float:
         before = self._store.leases.cooldown(tx, account_id, scope) or Cooldown(0.0, 0)
+        if REJECTED in (cause, before.cause) and cause != before.cause:
+            before = Cooldown(before.until, 0)
         # A stream that fails during a cooldown began before it: that is the same failure, noticed again.
-        failures = before.failures if before.until > now else before.failures + 1
-        until = max(now + scheduling.cooldown_s(failures, base_s, asked_s), before.until)
+        failures = max(1, before.failures if before.until > now else before.failures + 1)
+        until = max(now + scheduling.cooldown_s(failures, base_s, asked_s, cause), before.until)
         self._store.leases.set_cooldown(tx, account_id, scope, Cooldown(until, failures, cause))
         return until - now
 

@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
+from app.accounts.leases import rejection_advice
 from app.concurrency.periodic import every
 from app.errors import AccountRejected, ConversationLost, RenewalFailed
 from app.settings.credentials import Credential, read_lifetime
 from app.store import Store, StoreError, TokenRow, WrongSecret
+from app.store.leases import REJECTED, Cooldown
 from app.upstreams.account import Account, describe_expiry, duration, when
 
 log = logging.getLogger(__name__)
@@ -152,9 +154,17 @@ class Accounts:
 
     def problems(self) -> list[str]:
         """A sentence for each account that cannot be used, saying what to do."""
-        refused = self._store.accounts.refused()
-        problems = (self._problem(c) or _refusal(c, refused) for c in self._credentials.values())
-        return [problem for problem in problems if problem is not None]
+        return list(self.problems_by_account().values())
+
+    def problems_by_account(self) -> dict[str, str]:
+        """As ``problems``, by the ids of the accounts."""
+        now = self._store.database.now()
+        tokens = {c.id: c.source for c in self._credentials.values()}
+        cooldowns = self._store.accounts.cooldowns(tokens, now)
+        found = {
+            c.id: self._problem(c) or _rejection(c, cooldowns.get(c.id), now) for c in self._credentials.values()
+        }
+        return {account_id: problem for account_id, problem in found.items() if problem is not None}
 
     def warnings(self) -> list[str]:
         """A sentence for each account that will stop working although it works now."""
@@ -277,10 +287,10 @@ class Accounts:
         return None if row.last_error else 0.0
 
 
-def _refusal(c: Credential, refused: Mapping[str, str]) -> str | None:
-    if refused.get(c.id) != c.source:
+def _rejection(c: Credential, cooldown: Cooldown | None, now: float) -> str | None:
+    if cooldown is None or cooldown.cause != REJECTED:
         return None
-    return f"{c.label}: Kimi does not accept the token any more; paste a new one into KIMI_TOKENS and restart."
+    return f"{c.label}: Kimi has rejected the token; {rejection_advice(cooldown.until - now, c.label)}."
 
 
 def _revoked(c: Credential, row: TokenRow) -> str:

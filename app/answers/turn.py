@@ -241,8 +241,8 @@ class _Run:
         accounts = self._services.accounts
         digest = accounts.refused_token(lease.account_id)
         if digest is not None:
-            self._services.leases.refuse(lease.account_id, digest)
-            log.warning("account_rejected account=%s until=new_token error=%s", lease.account_id, error.message)
+            seconds = self._services.leases.reject(lease.account_id, digest)
+            log.warning("account_rejected account=%s seconds=%.0f error=%s", lease.account_id, seconds, error.message)
             return None
         if accounts.is_revoked(lease.account_id):
             return None

@@ -32,13 +32,14 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.settings.config import Examination
-from app.settings.credentials import Credential, read_expiry
+from app.settings.credentials import Credential, describe_level, read_expiry
 from app.settings.sites import Site, is_at
 from app.store import Store, StoreError, StoreUnusable, TokenRow
 from app.upstreams.account import Account, duration, when
 from app.upstreams.kimi.connect import REFUSED_FORM
 from app.upstreams.kimi.http import KimiHttp, Timeouts
 from app.upstreams.kimi.listing import Listing
+from app.upstreams.kimi.quota import Quotas
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,13 @@ class _Catalogued(Protocol):
 
     def listing(self, site: str, account: Account) -> Listing: ...
     def learn(self, site: str, listing: Listing) -> None: ...
+
+
+@runtime_checkable
+class _Metered(Protocol):
+    """An upstream that says what is left of an account's credits."""
+
+    def subscription(self, account: Account) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +229,8 @@ class Doctor:
     def _describe_account(self, c: Credential, row: TokenRow | None) -> Finding:
         hint, now = self._privacy.hint(c), time.time()
         access, expires_at = (row.access_token, row.expires_at) if row else (c.access_token, c.expires_at)
+        if level := describe_level(access or c.refresh_token):
+            hint += f", {level}"
         works = access is not None and (expires_at is None or expires_at > now)
         until = _access(access, expires_at, now)
         if c.refresh_token is None:
@@ -355,6 +365,9 @@ class Doctor:
         account = accounts[0]
         for generation in generations:
             yield self._check_models(generation, site, account)
+        for generation in generations:
+            if isinstance(generation.upstream, _Metered):
+                yield from self._check_quotas(generation.upstream, accounts)
         limit_s = min(_TURN_S, self._config.first_event_timeout_s)
         outcomes = []
         for generation in generations:
@@ -394,6 +407,22 @@ class Doctor:
             count = len(listing.offers)
             return Finding("ok", "models", f"{name}: {ids}; Kimi's own list names {count}: {offered or 'none'}")
         return Finding("ok", "models", f"{name}: {ids}")
+
+    def _check_quotas(self, upstream: _Metered, accounts: Sequence[Account]) -> Iterator[Finding]:
+        quotas = Quotas(self._store, upstream.subscription)
+        for account in accounts:
+            try:
+                quota = quotas.of(account)
+            except UpstreamError as e:
+                yield Finding("skipped", "quota", f"{account.label}: Kimi does not say what is left ({e.message})")
+                continue
+            if quota is None:
+                yield Finding("skipped", "quota", f"{account.label}: Kimi did not say what is left some minutes ago")
+            elif quota.is_spent:
+                found = f"{account.label}: {quota}; agents (K3, K2.8) need credits, plain chat does not"
+                yield Finding("warning", "quota", found, "wait until they are renewed, or use another account")
+            else:
+                yield Finding("ok", "quota", f"{account.label}: {quota}")
 
     def _describe_turn(
         self, generation: Generation, site: Site, account: Account, outcome: Outcome, some_answered: bool

@@ -26,6 +26,10 @@ _AT_SITE = re.compile(r"(.+)@([^@;,\s]*)", re.DOTALL)
 _COOKIE = re.compile(r"[^\s=;,]+\s*=\s*[^\s=]")
 
 
+# The level of a free account.
+FREE_LEVEL = 10
+
+
 class CredentialError(ValueError):
     """An entry that cannot be a Kimi token. The text contains the number of the entry, not the entry."""
 
@@ -122,6 +126,12 @@ def read_level(token: str) -> int | None:
     membership = read_claims(token).get("membership")
     level = membership.get("level") if isinstance(membership, dict) else None
     return level if type(level) is int else None
+
+
+def describe_level(token: str | None) -> str:
+    """The level of membership in a JWT, for people; empty if it does not say so. Only one level is known."""
+    level = read_level(token) if token else None
+    return "" if level is None else "free" if level == FREE_LEVEL else f"membership level {level}"
 
 
 def _home(claims: dict[str, Any]) -> Site | None:

@@ -17,6 +17,8 @@ from app.store.tables import cooldowns, leases, queue
 
 # The scope of a cooldown that concerns the whole account. Other scopes are model ids.
 WHOLE_ACCOUNT = ""
+# The cause of a cooldown that ends with another token: Kimi has rejected this one.
+REJECTED = "rejected"
 # The account id of a cooldown that concerns a model of all accounts.
 ALL_ACCOUNTS = ""
 
@@ -53,13 +55,13 @@ class AccountState:
     def streams(self) -> int:
         return sum(self.active.values())
 
-    def cooldowns_for(self, scope: str) -> list[Cooldown]:
-        """Those that concern a request for this model."""
-        return [self.cooldowns[name] for name in {WHOLE_ACCOUNT, scope} if name in self.cooldowns]
-
-    def cools_down_until(self, scope: str) -> float:
-        """For a request for this model; 0 if there is no cooldown."""
-        return max((cooldown.until for cooldown in self.cooldowns_for(scope)), default=0.0)
+    def cooldowns_for(self, scope: str, token: str) -> dict[str, Cooldown]:
+        """Those that concern a request for this model with the token of this digest."""
+        return {
+            name: cooldown
+            for name, cooldown in self.cooldowns.items()
+            if name in (WHOLE_ACCOUNT, scope) and (cooldown.cause != REJECTED or self.refused == token)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,8 @@ _SET_COOLDOWN = per_dialect(
         )
     )
 )
+_DELETE_COOLDOWNS = sa.delete(cooldowns).where(cooldowns.c.account_id == _P("of_id"))
+_DELETE_COOLDOWN = _DELETE_COOLDOWNS.where(cooldowns.c.scope == _P("of_scope"))
 _CLEAR_COOLDOWNS = sa.delete(cooldowns).where(
     one_of(cooldowns.c.account_id, "accounts"),
     one_of(cooldowns.c.scope, "scopes"),
@@ -284,6 +288,13 @@ class LeaseRows:
             strikes=cooldown.failures,
             cause=cooldown.cause,
         )
+
+    def delete_cooldown(self, tx: Transaction, account_id: str, scope: str) -> None:
+        tx.run(_DELETE_COOLDOWN, of_id=account_id, of_scope=scope)
+
+    def delete_cooldowns(self, account_id: str) -> None:
+        """All of an account, over or not."""
+        self._database.run(_DELETE_COOLDOWNS, of_id=account_id)
 
     def clear_cooldowns(self, account_id: str, scopes: Sequence[str], now: float) -> None:
         """Deletes the cooldowns that are over, and with them the counts of failures; those of models of all accounts,

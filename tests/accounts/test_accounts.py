@@ -104,7 +104,7 @@ def test_a_failure_is_blamed_on_exactly_one(
     refused, cooldowns = quick.tables.refused_accounts(), quick.tables.cooldowns()
     told = bears in ("nothing", "ours", "model rests")
     assert response.ok is not told, response.text
-    expected = {"refused": (1, 0), "rests": (0, 1), "model rests": (0, 1)}.get(bears, (0, 0))
+    expected = {"refused": (1, 1), "rests": (0, 1), "model rests": (0, 1)}.get(bears, (0, 0))
     assert (len(refused), len(cooldowns)) == expected
     turns = served(simulator)
     assert len(turns) == (knobs.get("fail_times", 1) if told else 2)

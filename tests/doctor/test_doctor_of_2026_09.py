@@ -1,5 +1,6 @@
 """What the doctor says of Kimi as it is since September 2026: sites, lists of models, refused forms, quota."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,35 @@ def test_an_auth_address_of_the_other_site(surgery: Surgery, simulator: Simulato
         CONNECT_TIMEOUT_S="0.1",
     )
     assert "accounts of kimi.ai are used, but KIMI_AUTH_URL is on kimi.com" in visit.of("settings", "warning")
+
+
+@pytest.mark.parametrize("stats", ["free", "paid", "strings"])
+def test_what_is_left_of_the_credits(surgery: Surgery, simulator: Simulator, stats: str) -> None:
+    simulator.knobs(stats=stats)
+    visit = surgery.visit(KIMI_PROTOCOL="connect", KIMI_TOKENS=token())
+    assert "home: Kimi says: 59% of the credits left (renews 2030-01-14)" in visit.of("quota", "ok")
+    assert ("of the limit for 5 hours left" in visit.of("quota")) == (stats != "free")
+    # Ten minutes at least are between two questions.
+    assert "59%" in surgery.visit(KIMI_PROTOCOL="connect", KIMI_TOKENS=token()).of("quota", "ok")
+    assert len(simulator.requests("GetSubscriptionStats")) == 1
+
+
+def test_a_spent_quota(surgery: Surgery, simulator: Simulator) -> None:
+    """Plain chat needs no credits, so the trial turn is answered."""
+    simulator.knobs(used_ratio=1)
+    visit = surgery.visit(KIMI_PROTOCOL="connect", KIMI_TOKENS=token())
+    assert visit.code == 0 and "answered" in visit.of("turn", "ok")
+    assert "0% of the credits left" in visit.of("quota", "warning")
+    assert "plain chat does not -> wait until they are renewed" in visit.of("quota", "warning")
+
+
+def test_a_site_that_says_nothing_about_credits(surgery: Surgery, simulator: Simulator) -> None:
+    simulator.knobs(stats="absent")
+    visit = surgery.visit(KIMI_PROTOCOL="connect", KIMI_TOKENS=token())
+    assert visit.code == 0 and "Kimi does not say what is left" in visit.of("quota", "skipped")
+
+
+def test_the_level_in_a_token_is_shown(surgery: Surgery) -> None:
+    assert re.search(
+        r"home \(….{4}\), free: ", surgery.visit(KIMI_PROTOCOL="connect", KIMI_TOKENS=token()).of("account")
+    )

@@ -11,6 +11,7 @@ from app.errors import UpstreamError
 from app.store import Store
 from app.upstreams.account import Account
 from app.upstreams.kimi.connect import KimiConnect
+from app.upstreams.kimi.connect_resume import ResumePolicy
 from app.upstreams.kimi.http import KimiHttp, Timeouts
 from app.upstreams.kimi.listing import Offer
 from app.upstreams.kimi.model_table import KimiModels
@@ -285,7 +286,8 @@ def test_a_catalogue_that_makes_no_sense_offers_nothing(simulator: Simulator, bo
     account = Account("acc", "alice", mint("alice"), None, False, None, None, None, "kimi.com")
     offers: Sequence[Offer] = ()
     with contextlib.closing(http), contextlib.suppress(UpstreamError):
-        offers = KimiConnect({"kimi.com": http}, KimiModels(["kimi_connect"])).listing("kimi.com", account).offers
+        connect = KimiConnect({"kimi.com": http}, KimiModels(["kimi_connect"]), ResumePolicy(0, 1))
+        offers = connect.listing("kimi.com", account).offers
     assert not offers
 
 

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 _CHAT = "/apiv2/kimi.gateway.chat.v1.ChatService/Chat"
 _CANCEL_CHAT = "/apiv2/kimi.gateway.chat.v1.ChatService/CancelChat"
 _DELETE_CHAT = "/apiv2/kimi.chat.v1.ChatService/DeleteChat"
+_STATS = "/apiv2/kimi.gateway.membership.v2.MembershipService/GetSubscriptionStats"
 _MODELS = "/apiv2/kimi.gateway.config.v1.ConfigService/GetAvailableModels"
 
 # How the kinds of Unrecognised begin that count forms of requests which a site has refused.
@@ -163,6 +164,13 @@ class KimiConnect:
         if not 200 <= reply.status < 300 or reply.media_type != "application/json":
             raise self._refusal(reply, asker, site)
         return parse_listing(Reader().load(reply.body))
+
+    def subscription(self, account: Account) -> object:
+        """What Kimi says of the account's credits: for ``quota``. Raises UpstreamError."""
+        reply = self._sites[account.site].call("POST", _STATS, account, b"{}")
+        if not 200 <= reply.status < 300 or reply.media_type != "application/json":
+            raise self._refusal(reply, account)
+        return Reader().load(reply.body)
 
     def learn(self, site: str, listing: Listing) -> None:
         """The list of a site decides from now on."""
