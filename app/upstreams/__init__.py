@@ -45,6 +45,9 @@ class PreparedTurn:
     request: ChatRequest
     # All text that will be sent, for counting tokens.
     text: str
+    # The same in two parts, for an upstream that sends instructions apart: ``system`` is empty if it does not.
+    system: str = ""
+    rest: str = ""
 
 
 class Upstream(Protocol):

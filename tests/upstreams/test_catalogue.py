@@ -301,3 +301,67 @@ def test_a_model_that_another_one_answers_for_says_so(running: Running, simulato
             response = gateway.say("hello", stream=stream, model="k2")
             assert ask(gateway, stream, model="k2").finish_reason == "stop"
             assert response.headers["x-kimi-notice"] == "model-replaced"
+
+
+# Instructions
+
+SYSTEM, QUESTION = {"role": "system", "content": "Be brief."}, {"role": "user", "content": f"hello {CANARY}"}
+
+
+def sent(simulator: Simulator) -> tuple[str | None, str]:
+    """The instructions and the text of the latest turn."""
+    body = simulator.turns()[-1].body
+    return body["options"].get("system_prompt"), body["message"]["blocks"][0]["text"]["content"]
+
+
+@SEPTEMBER
+def test_instructions_are_sent_apart_from_the_text(gateway: Gateway, simulator: Simulator) -> None:
+    def ask_with(*messages: dict[str, str], conversation: str | None = None) -> tuple[str | None, str]:
+        assert gateway.chat({"model": gateway.model, "messages": list(messages)}, conversation).ok
+        return sent(simulator)
+
+    wait_until("the list is there", lambda: gateway.get("/v1/models/k3-agent").ok)
+    assert ask_with(SYSTEM, QUESTION) == ("Be brief.", QUESTION["content"])
+    developer = {"role": "developer", "content": "Be kind."}
+    assert ask_with(SYSTEM, developer, QUESTION) == ("Be brief.\n\nBe kind.", QUESTION["content"])
+    assert ask_with(QUESTION) == (None, QUESTION["content"])
+    # What does not come first keeps its place, and what has a name keeps it.
+    for messages in ((QUESTION, SYSTEM, QUESTION), ({**SYSTEM, "name": "boss"}, QUESTION), (SYSTEM,)):
+        system, text = ask_with(*messages)
+        assert system is None and "Be brief." in text
+    history = (QUESTION, {"role": "assistant", "content": "good day"}, QUESTION)
+    system, text = ask_with(SYSTEM, *history)
+    assert system == "Be brief." and "Be brief." not in text and "good day" in text
+    # A chat that continues has to remember them.
+    system, text = ask_with(SYSTEM, QUESTION, conversation="remembers")
+    assert system is None and "Be brief." in text
+
+
+@SEPTEMBER
+def test_without_a_list_instructions_are_text(running: Running, simulator: Simulator) -> None:
+    """The site may be one that does not take them apart."""
+    simulator.knobs(catalogue="absent")
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.chat({"model": gateway.model, "messages": [SYSTEM, QUESTION]}).ok
+    system, text = sent(simulator)
+    assert system is None and "Be brief." in text
+
+
+@pytest.mark.parametrize("profile", ["connect-2026", "sse-2025"], indirect=True)
+def test_where_the_protocol_has_no_place_for_instructions_they_are_text(
+    gateway: Gateway, simulator: Simulator
+) -> None:
+    assert gateway.chat({"model": gateway.model, "messages": [SYSTEM, QUESTION]}).ok
+    assert "Be brief." in simulator.prompts()[-1]
+    assert "system_prompt" not in str(simulator.turns()[-1].body)
+
+
+@SEPTEMBER
+def test_instructions_count_as_a_part_of_the_prompt(gateway: Gateway) -> None:
+    def tokens(*messages: dict[str, str]) -> int:
+        reply = gateway.chat({"model": gateway.model, "messages": list(messages)})
+        counted: int = reply.json()["usage"]["prompt_tokens"]
+        return counted
+
+    long = {"role": "system", "content": "Be brief. " * 50}
+    assert tokens(long, QUESTION) > tokens(QUESTION) + 100

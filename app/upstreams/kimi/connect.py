@@ -23,7 +23,7 @@ from app.errors import (
     RequestRefused,
     UpstreamError,
 )
-from app.text.prompt import flatten
+from app.text.prompt import flatten, split_instructions
 from app.upstreams import PreparedTurn, Renew, Resume, Supports
 from app.upstreams.account import NOBODY, Account
 from app.upstreams.kimi import envelope
@@ -76,7 +76,11 @@ class KimiConnect:
         return self._models.unmet(model_id, options)
 
     def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
-        return PreparedTurn(request, flatten(messages))
+        system, rest = split_instructions(messages)
+        # The chat of a conversation has to remember its instructions: nobody knows whether Kimi keeps the option.
+        if not system or request.conversation_id is not None:
+            return PreparedTurn(request, flatten(messages))
+        return PreparedTurn(request, flatten(messages), system, flatten(rest))
 
     def open(
         self,
@@ -121,9 +125,10 @@ class KimiConnect:
         renew: Renew | None,
     ) -> Generator[Event, None, None]:
         """The turn in one form. Raises FormRefused only before there is a chat."""
-        body = envelope.encode(build_turn(turn.text, form, resume))
+        text, system = (turn.rest, turn.system) if turn.system and form.system_prompt else (turn.text, "")
+        body = envelope.encode(build_turn(text, form, resume, system))
         http = self._sites[account.site]
-        answer = AnswerDecoder(account, form.scenario, resume, turn.text)
+        answer = AnswerDecoder(account, form.scenario, resume, text)
         broken: BrokenAnswer | None = None
         try:
             try:
@@ -196,8 +201,9 @@ class KimiConnect:
                 )
 
 
-def build_turn(prompt: str, form: ConnectForm, resume: Resume | None) -> bytes:
-    """The body of a turn (5.2), before it is put into its envelope. Kimi reads the one message only (L6)."""
+def build_turn(prompt: str, form: ConnectForm, resume: Resume | None, system: str = "") -> bytes:
+    """The body of a turn (5.2), before it is put into its envelope. Kimi reads the one message only (L6), and
+    ``system`` where the form takes it."""
     message: dict[str, Any] = {
         "role": "user",
         "blocks": [{"message_id": "", "text": {"content": prompt}}],
@@ -209,6 +215,8 @@ def build_turn(prompt: str, form: ConnectForm, resume: Resume | None) -> bytes:
         "message": message,
         "options": dict(form.options),
     }
+    if system:
+        body["options"]["system_prompt"] = system
     if form.kimiplus_id:
         body["kimiplus_id"] = form.kimiplus_id
     if form.agent_mode:

@@ -39,7 +39,7 @@ class ConnectForm:
     search: bool
     kimiplus_id: str = ""
     agent_mode: str = ""
-    # `options.system_prompt` is taken (kimi-protocol-2.md 5.4).
+    # `options.system_prompt` may be sent (kimi-protocol-2.md 5.4).
     system_prompt: bool = False
     # It is another model that answers.
     replaced: bool = False
@@ -64,6 +64,9 @@ class Way:
     instant: Mapping[str, Any] = field(default_factory=dict)
     thinking: Mapping[str, Any] = field(default_factory=dict)
     replaced: bool = False
+    # Instructions go into `options.system_prompt`, apart from the text. Off where it is not certain that the site
+    # takes it: an option that it does not know would be dropped without a word.
+    system_prompt: bool = False
 
     @property
     def name(self) -> str:
@@ -93,7 +96,7 @@ class Way:
             search,
             self.kimiplus_id,
             self.agent_mode,
-            system_prompt=bool(self.efforts),
+            system_prompt=self.system_prompt,
             replaced=self.replaced,
             way=self.name,
         )
@@ -265,6 +268,8 @@ def _way_of(offer: Offer, context: str = "") -> Way:
         context=context or offer.default_context,
         instant=_INSTANT,
         thinking=_THINKING,
+        # Entries have ids since August 2026, and clients of that time send it.
+        system_prompt=bool(offer.id),
     )
 
 
