@@ -143,6 +143,8 @@ class Caller:
     is_gone: Callable[[], bool]
     # Requests with the same key are one request.
     idempotency_key: str | None = None
+    # To be called by what keeps the request after its response has ended. Returns what is to be called at the end.
+    hold: Callable[[], Callable[[], None]] = lambda: lambda: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@
     ├─ NoAccountFree                        429  account   all are busy or cooling down, for longer than QUEUE_WAIT_S
     ├─ ShuttingDown                         503  ours      the process stops before the answer would end
     ├─ CheckUnavailable                     503  ours      no process could be started that checks JSON
+    ├─ GatewayOverloaded                    503  ours      the requests that run need all memory that they may have
+    ├─ BodyTooSlow                          408  request   the body did not come in time
     ├─ ClientGone                           499  request   the client has closed its connection
     └─ UpstreamError                        502  upstream
        ├─ AccountRejected                   401  account   its token is expired, revoked or banned
@@ -190,6 +192,17 @@ class ShuttingDown(GatewayError):
 class CheckUnavailable(GatewayError):
     status = 503
     default_code = "check_unavailable"
+
+
+class GatewayOverloaded(GatewayError):
+    status = 503
+    default_code = "gateway_overloaded"
+
+
+class BodyTooSlow(GatewayError):
+    status = 408
+    blame: ClassVar[Blame] = "request"
+    default_code = "body_too_slow"
 
 
 class ClientGone(GatewayError):

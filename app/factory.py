@@ -36,6 +36,7 @@ from app.web import conversation_id, cors, middleware
 from app.web.api_keys import ApiKeys
 from app.web.operations import Operation
 from app.web.rate_limits import RateLimits
+from app.web.request_memory import RequestMemory
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +82,15 @@ def create_app(
     gateway = _build_gateway(config, store, accounts, process_lease, watchdog, groups)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    app.config["MAX_MESSAGES"] = config.max_messages
+    app.config["MAX_JSON_VALUES"] = config.max_json_values
     app.config["HEARTBEAT_S"] = config.heartbeat_s
     app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)
     app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
     app.extensions["rate_limits"] = RateLimits(store, process_lease, _longest_s(config))
+    app.extensions["request_memory"] = RequestMemory(config.request_memory_bytes, config.queue_wait_s)
     middleware.install(app)
     cors.install(app, config.cors_origins)
     # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, and one at the end has

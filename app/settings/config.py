@@ -314,6 +314,34 @@ class Config:
         "Size limit of a request body, in bytes.",
         "请求体的最大字节数。",
     )
+    max_messages: int = _setting(
+        "MAX_MESSAGES",
+        parsers.integer(1, 1_000_000),
+        "10000",
+        "Messages of one request, and items of any other list in it. More are rejected with status 400.",
+        "一个请求最多有多少条消息；请求里的其他列表也是如此。再多返回 400。",
+        advanced=True,
+    )
+    max_json_values: int = _setting(
+        "MAX_JSON_VALUES",
+        parsers.integer(1000, 10_000_000),
+        "100000",
+        "Values in the JSON of one request: objects, lists, strings, numbers. More are rejected with status 400, "
+        "because a worker parses them without a pause.",
+        "一个请求的 JSON 里最多有多少个值（对象、数组、字符串、数字）。再多返回 400，因为解析时工作进程不能中断。",
+        advanced=True,
+    )
+    request_memory_bytes: int = _setting(
+        "REQUEST_MEMORY_BYTES",
+        parsers.integer(1 << 20, 1 << 40),
+        "268435456",
+        "Memory that the running requests of a worker may need, in bytes. A request needs about three times the size "
+        "of its body until its answer is complete. What does not fit waits for `QUEUE_WAIT_S` seconds, and then "
+        "fails with status 503. One API key gets at most half of it.",
+        "一个工作进程里所有进行中的请求最多占用多少字节内存。一个请求在回答完成之前大约占用请求体的三倍。"
+        "放不下的请求等待 `QUEUE_WAIT_S` 秒，之后返回 503。一个 API key 最多使用一半。",
+        advanced=True,
+    )
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS",
         parsers.origins,
