@@ -11,13 +11,13 @@ request with a renewed token where the token was rejected. Must never know HTTP,
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.accounts.leases import Lease, Leases
 from app.accounts.pool import Accounts
 from app.answers.plan import Plan
-from app.answers.shaping import shaper
+from app.answers.shaping import Shaper, shaper
 from app.answers.turn_state import TurnState
 from app.chat import (
     CitationStyle,
@@ -29,18 +29,40 @@ from app.chat import (
     TextDelta,
     Unrecognised,
 )
+from app.concurrency import background
 from app.concurrency.background import Cancellation
+from app.concurrency.yielding import pause
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLease
-from app.errors import AccountRejected, ConversationTaken, ProtocolUnavailable, UnknownModel, UpstreamError
+from app.errors import (
+    AccountRejected,
+    ConversationTaken,
+    ProtocolUnavailable,
+    UnknownModel,
+    UpstreamError,
+    UpstreamProtocolError,
+)
 from app.store import StoreError
+from app.text.held_text import HeldText
 from app.upstreams import Resume, Upstream
 from app.upstreams.account import Account
 from app.upstreams.routing import Router
 
 log = logging.getLogger(__name__)
 
-Emit = Callable[[Event], None]
+# A longer piece of text is passed on in parts. Characters.
+_LONG_PIECE = 1024
+_PART = 4096
+# So many characters weigh as much as a short event.
+_CHARS_PER_WEIGHT = 64
+
+# Kinds of frames that one turn may name as unrecognised.
+_MAX_UNRECOGNISED = 20
+# How often an answer may name its chat, or itself, anew. Kimi does it twice.
+_MAX_STARTS = 20
+
+
+Emit = background.Emit[Event]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +103,9 @@ class Attempt:
         self._account = services.accounts.get(lease.account_id)
         self._upstream: Upstream = plan.upstreams[0]
         self._resume = plan.resume
-        self._text: list[str] = []
+        # What was said, for the transcript of the conversation.
+        self._text = HeldText()
+        self._starts = 0
         self.chat_id: str | None = None
         self._message_id: str | None = None
         # A part of the answer has been emitted.
@@ -167,20 +191,20 @@ class Attempt:
         with contextlib.closing(events):
             try:
                 for event in events:
-                    if shape is not None and shape.passes_unchanged(event):
-                        remember(event)
-                        emit(event)
-                        continue
-                    match event:
-                        case Started():
-                            self._started(event)
-                        case Unrecognised(kind):
-                            turn.unrecognised.add(kind)
-                        case Source() if shape is None:
+                    # By class and not by pattern: this happens for each token.
+                    if event.__class__ is TextDelta or event.__class__ is ReasoningDelta:
+                        if len(event.text) > _LONG_PIECE:
+                            self._pass_on_in_parts(event, shape)
+                        elif shape is not None and not shape.passes_unchanged(event):
+                            self._pass_on(event, shape)
+                        else:
+                            remember(event)
+                            emit(event)
                             continue
-                    for shaped in (event,) if shape is None else shape.take((event,)):
-                        remember(shaped)
-                        emit(shaped)
+                    else:
+                        self._take_note(event)
+                        self._pass_on(event, shape)
+                        pause()
                     if self.finished and not isinstance(event, Finished):
                         # Over before Kimi has said everything: closing its stream tells it to stop.
                         return
@@ -190,11 +214,37 @@ class Attempt:
                     emit(shaped)
                 raise
 
+    def _take_note(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._started(event)
+            case Unrecognised(kind) if len(self._turn.unrecognised) < _MAX_UNRECOGNISED:
+                self._turn.unrecognised.add(kind)
+
+    def _pass_on(self, event: Event, shape: Shaper | None, weight: int = 1) -> None:
+        shaped_events: Sequence[Event] = (event,)
+        if shape is not None:
+            shaped_events = shape.take(shaped_events)
+        elif isinstance(event, Source):
+            return
+        for shaped in shaped_events:
+            self._remember(shaped)
+            self._emit(shaped, weight)
+
+    def _pass_on_in_parts(self, event: TextDelta | ReasoningDelta, shape: Shaper | None) -> None:
+        """What follows takes time and memory for each character, so that others must be able to run meanwhile."""
+        for at in range(0, len(event.text), _PART):
+            part = event.text[at : at + _PART]
+            self._pass_on(event.__class__(part), shape, 1 + len(part) // _CHARS_PER_WEIGHT)
+            if self.finished:
+                return
+            pause()
+
     def _remember(self, event: Event) -> None:
-        """Called before the event is emitted. By class and not by pattern: this happens for each token."""
+        """Called before the event is emitted."""
         if event.__class__ is TextDelta:
-            if self._conversation is not None:
-                self._text.append(event.text)
+            if self._conversation is not None and self._conversation.keeps_transcript:
+                self._text.add(event.text)
         elif event.__class__ is Finished:
             self._finish()
         elif event.__class__ is not ReasoningDelta:
@@ -205,6 +255,9 @@ class Attempt:
             self._services.leases.recovered(self._lease)
 
     def _started(self, event: Started) -> None:
+        self._starts += 1
+        if self._starts > _MAX_STARTS:
+            raise UpstreamProtocolError(f"{self._account.label}: Kimi named more than {_MAX_STARTS} chats or answers")
         is_new = event.chat_id != self.chat_id
         self.chat_id, self._message_id = event.chat_id, event.message_id
         self._turn.reached_upstream = True
@@ -234,7 +287,7 @@ class Attempt:
                 self._message_id,
                 plan.system_digest,
                 plan.new_messages,
-                "".join(self._text),
+                str(self._text),
                 # The turn that it repairs may have been forgotten meanwhile.
                 counts=not request.repairs_last_turn or conversation.row.turns == 0,
             )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from app.accounts.pool import Accounts
 from app.answers.answer import AnswerInfo
 from app.chat import ChatRequest, Message
+from app.concurrency.yielding import pause
 from app.conversations.conversations import ConversationLease, unsent_messages
 from app.errors import (
     AccountRejected,
@@ -76,6 +77,7 @@ class Planner:
         except (ConversationLost, AccountRejected) as e:
             return self.rebuild(request, conversation, e, info)
         _check_text(new, request)
+        pause()
         prepared = upstreams[0].prepare(request, new)
         sites = self._router.sites(upstreams, request.model)
         return Plan(new, upstreams, prepared, sites, accounts, Resume(row.chat_id, row.message_id), new, digest)
@@ -117,6 +119,7 @@ class Planner:
     ) -> Plan:
         """``site``: where the conversation is; None: nowhere yet."""
         _check_text(messages, request)
+        pause()
         upstreams = self._router.for_model(request.model)
         prepared, sites = upstreams[0].prepare(request, messages), self._router.sites(upstreams, request.model)
         if site is not None:
@@ -126,7 +129,7 @@ class Planner:
 
 def _check_text(messages: Sequence[Message], request: ChatRequest) -> None:
     """Raises InvalidRequest where there is no text to send."""
-    if not any(text.strip() for message in messages for text in message.texts):
+    if all(not text or text.isspace() for message in messages for text in message.texts):
         field_name = request.messages_field
         raise InvalidRequest(f"{field_name}: there is no text to send", param=field_name)
 

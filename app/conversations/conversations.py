@@ -50,7 +50,8 @@ class ConversationLease:
         self.row = row
         self._store = store
         self._process_lease = process_lease
-        self._keep_transcript = keep_transcript
+        # What is said in the turn is kept.
+        self.keeps_transcript = keep_transcript
         self._open = True
         # ``release`` deletes the conversation: its first turn was not completed, so it never began.
         self.forget = row.chat_id is None
@@ -117,7 +118,7 @@ class ConversationLease:
             "updated_at": self._store.database.now(),
             "held_until": 0.0,
         }
-        if self._keep_transcript:
+        if self.keeps_transcript:
             lines = [(m.role, m.text) for m in new_messages] + [("assistant", answer)]
             turn, first = (self.row.turns, 0) if counts else (self.row.turns - 1, _REPAIR_LINE)
             saved = self._store.database.in_exclusive_transaction(
