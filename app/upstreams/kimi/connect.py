@@ -15,6 +15,7 @@ import orjson
 
 from app.chat import ChatRequest, Event, Message, Model, Notice, Options, Started, Unrecognised
 from app.concurrency.background import Cancellation, Cancelled
+from app.concurrency.yielding import pause
 from app.errors import (
     ChatUnknown,
     FormRefused,
@@ -31,7 +32,7 @@ from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.connect_frames import AnswerDecoder
 from app.upstreams.kimi.connect_resume import BREAKS, BrokenAnswer, ResumePolicy
 from app.upstreams.kimi.http import CONNECT_STREAM, KimiHttp, Reply
-from app.upstreams.kimi.json_frames import Reader
+from app.upstreams.kimi.json_frames import Reader, text_of
 from app.upstreams.kimi.listing import Listing, parse_listing
 from app.upstreams.kimi.model_table import ConnectForm, KimiModels
 
@@ -126,7 +127,9 @@ class KimiConnect:
     ) -> Generator[Event, None, None]:
         """The turn in one form. Raises FormRefused only before there is a chat."""
         text, system = (turn.rest, turn.system) if turn.system and form.system_prompt else (turn.text, "")
+        pause()
         body = envelope.encode(build_turn(text, form, resume, system))
+        pause()
         http = self._sites[account.site]
         answer = AnswerDecoder(account, form.scenario, resume, text)
         broken: BrokenAnswer | None = None
@@ -206,7 +209,7 @@ def build_turn(prompt: str, form: ConnectForm, resume: Resume | None, system: st
     ``system`` where the form takes it."""
     message: dict[str, Any] = {
         "role": "user",
-        "blocks": [{"message_id": "", "text": {"content": prompt}}],
+        "blocks": [{"message_id": "", "text": {"content": text_of(prompt)}}],
         "scenario": form.scenario,
     }
     body: dict[str, Any] = {

@@ -27,6 +27,7 @@ from app.errors import (
     UpstreamError,
     UpstreamProtocolError,
 )
+from app.text.held_text import HeldText, TextLimit
 from app.upstreams import Resume
 from app.upstreams.account import Account
 from app.upstreams.kimi import envelope
@@ -34,6 +35,12 @@ from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.json_frames import Reader, SurrogateJoiner, suffix_after
 from app.upstreams.kimi.set_phrases import Opening
 from app.upstreams.kimi.sources import sources_of_message, sources_of_ref, sources_of_tool
+
+# Blocks of one answer, and user's messages that are repeated in it. Observed were a few of each.
+_MAX_BLOCKS = 1000
+_MAX_USER_MESSAGES = 1000
+# The mask of a frame: observed ones have some thirty characters, and name one or two paths.
+_MAX_MASK_CHARS = 1000
 
 
 class _BlockText:
@@ -46,22 +53,32 @@ class _BlockText:
     """
 
     def __init__(self, reader: Reader) -> None:
-        self._blocks: dict[str, list[str]] = {}
+        self._blocks: dict[str, HeldText] = {}
+        self._limit = TextLimit()
+        # The place of each block in the answer; the block of the last frame, with its place; the last block that has
+        # text, with its place.
+        self._places: dict[str, int] = {}
         self._last: str | None = None
+        self._place = 0
+        self._end = ""
+        self._end_place = 0
         self._reader = reader
         self._halves = SurrogateJoiner(reader)
 
     def append(self, block_id: str, text: str) -> str:
         """What is to be passed on. Raises _Rewrite."""
         if block_id != self._last:
-            self._go_to(block_id, text)
+            self._go_to(block_id)
         if text:
-            self._blocks[block_id].append(text)
+            if self._place < self._end_place:
+                raise _Rewrite
+            self._end, self._end_place = block_id, self._place
+            self._blocks[block_id].add(text)
         return self._halves.join(text)
 
     def set(self, block_id: str, text: str) -> str:
         """What is to be passed on. Raises _Rewrite."""
-        return self.append(block_id, self._added(text, "".join(self._blocks.get(block_id, ()))))
+        return self.append(block_id, self._added(text, str(self._blocks.get(block_id, ""))))
 
     def repeat(self, blocks: list[tuple[str, str]]) -> str:
         """What is to be passed on when Kimi shows the whole message. Raises _Rewrite."""
@@ -69,7 +86,7 @@ class _BlockText:
         if not said:
             return "".join(self.set(block_id, text) for block_id, text in blocks)
         # Only the end can be new; the block that a repetition puts it into need not be the one that it came in.
-        return self.append(self._last or "", self._added(shown, said))
+        return self.append(self._end, self._added(shown, said))
 
     def is_continued_by(self, blocks: list[tuple[str, str]]) -> bool:
         """Whether what Kimi shows as the whole begins with what was passed on."""
@@ -84,7 +101,7 @@ class _BlockText:
 
     @property
     def said(self) -> str:
-        return "".join("".join(parts) for parts in self._blocks.values())
+        return "".join(map(str, self._blocks.values()))
 
     def _added(self, text: str, old: str) -> str:
         """What ``text`` adds to ``old``. Raises _Rewrite."""
@@ -96,14 +113,13 @@ class _BlockText:
             raise _Rewrite
         return new
 
-    def _go_to(self, block_id: str, text: str) -> None:
+    def _go_to(self, block_id: str) -> None:
         if block_id not in self._blocks:
-            self._blocks[block_id] = []
-        elif text and any(
-            self._blocks[later] for later in list(self._blocks)[list(self._blocks).index(block_id) + 1 :]
-        ):
-            raise _Rewrite
-        self._last = block_id
+            if len(self._blocks) == _MAX_BLOCKS:
+                raise UpstreamProtocolError(f"Kimi sent an answer of more than {_MAX_BLOCKS} blocks")
+            self._blocks[block_id] = HeldText(self._limit)
+            self._places[block_id] = len(self._places)
+        self._last, self._place = block_id, self._places[block_id]
 
 
 class _Rewrite(Exception):
@@ -313,7 +329,7 @@ class AnswerDecoder:
         if op not in ("set", "append"):
             yield Unrecognised(f"op {_name(op)}")
             skipped = _HEADS | {"block", "message", "chat", "ref"}
-        if not isinstance(mask, str):
+        if not isinstance(mask, str) or len(mask) > _MAX_MASK_CHARS:
             mask = "?"
         for kind, value in frame.items():
             if kind in skipped:
@@ -372,6 +388,8 @@ class AnswerDecoder:
             # The echo of the prompt (pitfall 1).
             if message_id is not None:
                 self._user_messages.add(message_id)
+                if len(self._user_messages) > _MAX_USER_MESSAGES:
+                    raise UpstreamProtocolError(f"Kimi repeated more than {_MAX_USER_MESSAGES} messages")
             return
         if role == "system":
             # Seen without blocks, in K3's scenario (kimi-protocol-2.md 5.5).
@@ -481,7 +499,7 @@ class AnswerDecoder:
         content = _content(block, part)
         if content is None:
             return Unrecognised(f"block.{part} without text")
-        block_id = str(block.get("id") or "")
+        block_id = _block_id(block)
         try:
             new = told.append(block_id, content) if op == "append" else told.set(block_id, content)
         except _Rewrite:
@@ -518,7 +536,7 @@ class AnswerDecoder:
 
 def _shown(blocks: list[dict[str, Any]], part: str) -> list[tuple[str, str]]:
     """The id and the text of each block that has this part."""
-    return [(str(block.get("id") or ""), _content(block, part) or "") for block in blocks if part in block]
+    return [(_block_id(block), _content(block, part) or "") for block in blocks if part in block]
 
 
 def _content(block: dict[str, Any], part: str) -> str | None:
@@ -526,6 +544,12 @@ def _content(block: dict[str, Any], part: str) -> str | None:
     fields = block.get(part) or {}
     content = fields.get("content", "") if isinstance(fields, dict) else None
     return content if isinstance(content, str) else None
+
+
+def _block_id(block: dict[str, Any]) -> str:
+    """Empty where there is none."""
+    block_id = block.get("id")
+    return str(block_id)[:128] if isinstance(block_id, str | int) else ""
 
 
 def _id(value: object) -> str | None:

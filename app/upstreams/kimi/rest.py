@@ -20,13 +20,14 @@ from app.chat import (
     Started,
 )
 from app.concurrency.background import Cancellation
+from app.concurrency.yielding import pause
 from app.errors import ChatUnknown, ProtocolUnavailable, UpstreamError
 from app.text.prompt import flatten
 from app.upstreams import PreparedTurn, Renew, Resume, Supports
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.http import KimiHttp, Reply
-from app.upstreams.kimi.json_frames import dump
+from app.upstreams.kimi.json_frames import dump, text_of
 from app.upstreams.kimi.model_table import KimiModels, SseForm
 from app.upstreams.kimi.rest_frames import AnswerDecoder
 
@@ -76,7 +77,9 @@ class KimiRest:
         wire = self._models.sse(turn.request.model, turn.request.options)
         chat_id = resume.chat_id if resume else self._create_chat(account, cancellation)
         yield Started(chat_id)
+        pause()
         body = build_turn(turn.text, wire)
+        pause()
         path = f"/api/chat/{chat_id}/completion/stream"
         answer = AnswerDecoder(account, self._sites[account.site].base_url, turn.text)
         for left in range(self._max_continuations, -1, -1):
@@ -142,7 +145,7 @@ def build_turn(prompt: str, wire: SseForm) -> bytes:
             "extend": {"sidebar": True},
             "model": wire.model,
             "use_search": wire.use_search,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "user", "content": text_of(prompt)}],
             "refs": [],
             "history": [],
             "scene_labels": [],

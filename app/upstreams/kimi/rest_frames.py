@@ -173,8 +173,10 @@ class AnswerDecoder:
                 return tuple(sources_of_cards(frame.get("ref_cards"))) or (HEARTBEAT,)
             case str(kind) if kind in _QUIET:
                 pass
+            case str(kind):
+                return (Unrecognised(f"event {kind[:40]}"),)
             case kind:
-                return (Unrecognised(f"event {str(kind)[:40]}"),)
+                return (Unrecognised(f"event ({type(kind).__name__})"),)
         return (HEARTBEAT,)
 
     def _delta(
