@@ -12,6 +12,8 @@ FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
 # What a reference to a web page becomes: a Citation, a Markdown link in the text, both; off: the upstream's own
 # marker.
 CitationStyle = Literal["annotations", "markdown", "both", "off"]
+# How much a model is to think: not at all, hardly, …
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 # Parts of a message. ``place`` is the field of the request that a part came in, for errors; ``sent_as`` is the type
@@ -150,6 +152,8 @@ class Options:
     # Chooses the form of the model that thinks, or that does not, where there is one; the same for web search.
     thinking: bool | None = None
     search: bool | None = None
+    # How much a form that thinks is to think, if there is a choice.
+    effort: Effort | None = None
     format: JsonFormat | None = None
     # The model is told of functions, which some of its forms take worse than others.
     offers_tools: bool = False
@@ -204,6 +208,8 @@ class Caller:
     is_gone: Callable[[], bool]
     # Requests with the same key are one request.
     idempotency_key: str | None = None
+    # To be called by what keeps the request after its response has ended. Returns what is to be called at the end.
+    hold: Callable[[], Callable[[], None]] = lambda: lambda: None
 
 
 @dataclass(frozen=True, slots=True)

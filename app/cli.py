@@ -1,5 +1,6 @@
 """The commands of ``flask --app wsgi``.
 
+    accounts    list the Kimi accounts, and use one again at once
     doctor      find out why the gateway does not work, as lines or as JSON
     keys        add, list and revoke API keys in the database
     parameters  print what the parameters of an endpoint do, as a table in Markdown
@@ -24,7 +25,9 @@ from flask import Flask
 
 from app import __version__, logs
 from app.settings.config import Config, Language
+from app.settings.credentials import describe_level
 from app.store import KeyRow, Store, StoreUnusable
+from app.upstreams.account import duration
 from app.web.api_keys import digest_of, make_key, seconds_of
 
 if TYPE_CHECKING:
@@ -227,10 +230,70 @@ def revoke(name: str) -> None:
         raise click.ClickException(f"there is no key called '{name}'")
 
 
-def _store() -> tuple[Config, Store]:
-    """The settings that keys need, and the database. Exits with the error if one of them cannot be used."""
+@click.group()
+def accounts() -> None:
+    """Show the Kimi accounts, and use one again at once."""
+
+
+@accounts.command("list")
+def list_accounts() -> None:
+    """List the accounts: their site, their state, and what Kimi says of their credits.
+
+    Kimi is asked every ten minutes at most.
+    """
+    from app.accounts.pool import Accounts
+    from app.accounts.renewal import renew_in_a_process
+    from app.errors import GatewayError
+    from app.factory import build_router
+    from app.upstreams.kimi.connect import KimiConnect
+    from app.upstreams.kimi.quota import Quotas
+
+    config, store = _store("KIMI_TOKENS", "KIMI_BASE_URL", "KIMI_AUTH_URL", "KIMI_PROTOCOL")
+    logs.configure("ERROR", config.secrets)
+    pool = Accounts(config.credentials, config.site_names, store, renew_in_a_process)
+    now, problems = store.database.now(), pool.problems_by_account()
+    cooldowns = store.accounts.cooldowns({c.id: c.source for c in config.credentials}, now)
+    connect = next((u for u in build_router(config).upstreams.values() if isinstance(u, KimiConnect)), None)
+    quotas = Quotas(store, connect.subscription) if connect is not None else None
+    for c in config.credentials:
+        state, said = problems.get(c.id, ""), ""
+        if not state and c.id in cooldowns:
+            state = f"cools down after a failure, for {duration(cooldowns[c.id].until - now)}"
+        level = describe_level(c.access_token or c.refresh_token)
+        if not state and quotas is not None:
+            try:
+                account = pool.fresh(pool.get(c.id))
+                level = describe_level(account.token) or level
+                said = str(quotas.of(account) or "")
+            except GatewayError as e:
+                said = f"Kimi does not say what is left ({e.message})"
+        parts = (config.site_of(c).name, level, state.removeprefix(f"{c.label}: ") or "can be used", said)
+        _echo(f"{c.label}: {'; '.join(filter(None, parts))}")
+
+
+@accounts.command()
+@click.argument("name")
+def wake(name: str) -> None:
+    """Use the account called NAME again at once, whatever has happened to it.
+
+    That is for a token that Kimi has rejected, a refresh token that it has refused, and an account in a cooldown. A
+    running gateway knows of it at once, of a refresh token within a minute.
+    """
+    config, store = _store("KIMI_TOKENS")
+    account_id = next((c.id for c in config.credentials if name in (c.label, c.id)), None)
+    if account_id is None:
+        names = ", ".join(f"'{c.label}'" for c in config.credentials)
+        raise click.ClickException(f"there is no account called '{name}'; KIMI_TOKENS has {names}")
+    store.accounts.clear_refused(account_id)
+    store.leases.delete_cooldowns(account_id)
+    store.tokens.restore(account_id)
+
+
+def _store(*more: str) -> tuple[Config, Store]:
+    """The settings, of which those that keys need and ``more`` are right, and the database. Exits with the error if
+    one of them cannot be used."""
     settings = Config.examine(os.environ)
-    for setting in ("DATABASE_URL", "GATEWAY_API_KEYS", "GATEWAY_SECRET"):
+    for setting in ("DATABASE_URL", "GATEWAY_API_KEYS", "GATEWAY_SECRET", *more):
         if setting in settings.wrong:
             raise click.ClickException(settings.wrong[setting])
     try:
@@ -262,6 +325,7 @@ def _day(at: float) -> str:
 
 
 COMMANDS: dict[str, click.Command] = {
+    "accounts": accounts,
     "doctor": doctor,
     "keys": keys,
     "parameters": parameters,

@@ -15,23 +15,32 @@
     ├─ NoAccountFree                        429  account   all are busy or cooling down, for longer than QUEUE_WAIT_S
     ├─ ShuttingDown                         503  ours      the process stops before the answer would end
     ├─ CheckUnavailable                     503  ours      no process could be started that checks JSON
+    ├─ GatewayOverloaded                    503  ours      the requests that run need all memory that they may have
+    ├─ BodyTooSlow                          408  request   the body did not come in time
     ├─ ClientGone                           499  request   the client has closed its connection
     └─ UpstreamError                        502  upstream
        ├─ AccountRejected                   401  account   its token is expired, revoked or banned
        ├─ AccountForbidden                  403  account   flagged, or stopped by a bot wall
        ├─ AccountLimited                    429  account   too many requests
+       ├─ QuotaSpent                        402  account   this model needs credits or a plan that it has not
+       ├─ ModelUnavailable                  503  account   it does not serve this model; perhaps no account does
        ├─ RequestRefused                    400  request   this prompt, on any account
+       │  └─ FormRefused                    400  request   perhaps only the form in which the upstream was asked
        ├─ ChatForbidden                     403  request   Kimi has disabled this chat
        ├─ ChatUnknown                       404  request   Kimi does not know this chat
        ├─ UpstreamOverloaded                503  upstream
        ├─ UpstreamConflict                  409  upstream  the chat is in a state that does not allow it
        ├─ AnswerRewritten                   502  upstream  Kimi took back text that was already passed on
+       ├─ AnswerCancelled                   502  upstream  it was cancelled at Kimi, by another program or a person
        ├─ InvalidJsonAnswer                 502  upstream  not the JSON that was asked for, after one repair
        ├─ UpstreamUnavailable               502  upstream  connect, read, 5xx, redirect
        │  ├─ AnswerEmpty                    502  upstream  complete, and without any text
+       │  ├─ ConnectionLost                 502  upstream  it failed, or ended before the answer did
        │  ├─ RenewalFailed                  502  upstream  an account's token could not be renewed for now
        │  └─ ProtocolUnavailable            502  upstream  the site does not serve this protocol
        ├─ UpstreamTimeout                   504  upstream  silence
+       │  ├─ UpstreamSilent                 504  upstream  a connection that says nothing any more
+       │  └─ EdgeTimeout                    504  upstream  Kimi's edge waited for Kimi in vain
        └─ UpstreamProtocolError             502  ours      an answer that this gateway cannot read
 
 ``status`` is for the client, ``blame`` is for the gateway. Errors are complete when they are made: ``replaced`` gives
@@ -185,6 +194,17 @@ class CheckUnavailable(GatewayError):
     default_code = "check_unavailable"
 
 
+class GatewayOverloaded(GatewayError):
+    status = 503
+    default_code = "gateway_overloaded"
+
+
+class BodyTooSlow(GatewayError):
+    status = 408
+    blame: ClassVar[Blame] = "request"
+    default_code = "body_too_slow"
+
+
 class ClientGone(GatewayError):
     status = 499
     blame: ClassVar[Blame] = "request"
@@ -247,10 +267,29 @@ class AccountLimited(UpstreamError):
     default_code = "rate_limit_exceeded"
 
 
+class QuotaSpent(UpstreamError):
+    """Permanent for SDKs: it takes a person to buy something, or weeks."""
+
+    status = 402
+    blame: ClassVar[Blame] = "account"
+    default_code = "insufficient_quota"
+    permanent = True
+
+
+class ModelUnavailable(UpstreamError):
+    status = 503
+    blame: ClassVar[Blame] = "account"
+    default_code = "model_unavailable"
+
+
 class RequestRefused(UpstreamError):
     status = 400
     blame: ClassVar[Blame] = "request"
     permanent = True
+
+
+class FormRefused(RequestRefused):
+    """Said before anything was begun, and without a reason that speaks of something else."""
 
 
 class ChatForbidden(UpstreamError):
@@ -280,6 +319,10 @@ class AnswerEmpty(UpstreamUnavailable):
     """Kimi calls the answer complete, and it holds nothing: this is how it slows accounts down."""
 
 
+class ConnectionLost(UpstreamUnavailable):
+    """What the upstream was doing it may do all the same."""
+
+
 class RenewalFailed(UpstreamUnavailable):
     """The account cannot be used until its token is renewed. Other accounts may have tokens that still work."""
 
@@ -298,6 +341,11 @@ class UpstreamConflict(UpstreamError):
 class AnswerRewritten(UpstreamError):
     status = 502
     default_code = "answer_rewritten"
+
+
+class AnswerCancelled(UpstreamError):
+    status = 502
+    default_code = "answer_cancelled"
 
 
 class InvalidJsonAnswer(UpstreamError):
@@ -328,6 +376,14 @@ class ToolCallInvalid(UpstreamError):
 class UpstreamTimeout(UpstreamError):
     status = 504
     default_code = "timeout"
+
+
+class UpstreamSilent(UpstreamTimeout):
+    """As ``ConnectionLost``."""
+
+
+class EdgeTimeout(UpstreamTimeout):
+    """The turn may have begun all the same."""
 
 
 class UpstreamProtocolError(UpstreamError):

@@ -36,6 +36,7 @@ from app.web import conversation_id, cors, middleware
 from app.web.api_keys import ApiKeys
 from app.web.operations import Operation
 from app.web.rate_limits import RateLimits
+from app.web.request_memory import RequestMemory
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def create_app(
     # After what others have to say at the end (the process lease). The last to close a SQLite file leaves nothing
     # beside it: who copies that one file then has everything.
     atexit.register(store.close)
-    accounts = Accounts(config.credentials, store, renew_in_a_process)
+    accounts = Accounts(config.credentials, config.site_names, store, renew_in_a_process)
     process_lease = ProcessLease(store, config.lease_s)
     process_lease.start()
     watchdog = Watchdog()
@@ -81,6 +82,8 @@ def create_app(
     gateway = _build_gateway(config, store, accounts, process_lease, watchdog, groups)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    app.config["MAX_MESSAGES"] = config.max_messages
+    app.config["MAX_JSON_VALUES"] = config.max_json_values
     app.config["HEARTBEAT_S"] = config.heartbeat_s
     app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)
     app.config["STRICT_PARAMS"] = config.strict_params
@@ -88,6 +91,7 @@ def create_app(
     app.extensions["gateway"] = gateway
     app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
     app.extensions["rate_limits"] = RateLimits(store, process_lease, _longest_s(config))
+    app.extensions["request_memory"] = RequestMemory(config.request_memory_bytes, config.queue_wait_s)
     middleware.install(app)
     cors.install(app, config.cors_origins)
     # Never a redirect, which would lose the body of a POST: a doubled slash is an unknown URL, and one at the end has
@@ -124,7 +128,8 @@ def _log_ready(config: Config) -> None:
         if credential.refresh_token is None and credential.expires_at is None:
             log.warning("%s: this token does not say when it expires; it is used as it is", credential.label)
     accounts = len(config.credentials)
-    log.info("ready version=%s accounts=%d upstream=%s", __version__, accounts, config.kimi_base_url)
+    sites = ",".join(site.base_url for site in config.sites)
+    log.info("ready version=%s accounts=%d upstream=%s", __version__, accounts, sites)
 
 
 def _build_gateway(

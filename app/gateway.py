@@ -19,6 +19,7 @@ from app.answers.turn_state import TurnState
 from app.chat import Caller, ChatRequest, Model
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
+from app.concurrency.yielding import pause
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import Conversations
 from app.store import ConversationRow, Store, StoreError
@@ -62,8 +63,11 @@ class Gateway:
         ``commit``: the status may go out after COMMIT_AFTER_S without a part of the answer. The caller must ``close``
         the answer. Raises GatewayError; ``wait_for_answer`` of the answer may still raise one.
         """
+        # Each of these steps may take some 30 ms where the request is large.
+        pause()
         self._router.check(request)
         request = _for_upstreams(request)
+        pause()
         if caller.idempotency_key is None:
             return self._open(request, caller, commit)
 

@@ -44,6 +44,22 @@ class Token:
 
 def tokens_of(payloads: Iterable[Piece], text: Callable[[bytes], str | None], expected: str) -> Sequence[Token]:
     """The stamped tokens of an answer; raises Failed if its text is not exactly what was expected."""
+    tokens, said = _read(payloads, text)
+    if _digest(said) != _digest(expected):
+        raise Failed(f"a wrong answer: {said[:200]!r} instead of {expected[:200]!r}")
+    return tokens
+
+
+def tokens_so_far(payloads: Iterable[Piece], text: Callable[[bytes], str | None], expected: str) -> Sequence[Token]:
+    """The same of an answer that was not read to its end; raises Failed if what was expected does not begin so."""
+    tokens, said = _read(payloads, text)
+    if not expected.startswith(said):
+        raise Failed(f"a wrong answer: {said[:200]!r}, where it was to begin like {expected[:200]!r}")
+    return tokens
+
+
+def _read(payloads: Iterable[Piece], text: Callable[[bytes], str | None]) -> tuple[list[Token], str]:
+    """The tokens, and the text without their stamps."""
     tokens: list[Token] = []
     said: list[str] = []
     for came_ns, payload in payloads:
@@ -52,9 +68,7 @@ def tokens_of(payloads: Iterable[Piece], text: Callable[[bytes], str | None], ex
         said.append(before)
         tokens += [Token(int(stamp), came_ns) for stamp in stamped[::2]]
         said += stamped[1::2]
-    if _digest("".join(said)) != _digest(expected):
-        raise Failed(f"a wrong answer: {''.join(said)[:200]!r} instead of {expected[:200]!r}")
-    return tokens
+    return tokens, "".join(said)
 
 
 def envelopes_of(pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -66,6 +66,10 @@ class Process:
         """Pids: of a gunicorn, its workers."""
         return _tree(self._popen.pid)[1:]
 
+    def children_of(self, pid: int) -> list[int]:
+        """Pids of what descends from one of its processes."""
+        return _tree(pid)[1:]
+
     def cpu_s(self) -> float:
         """Processor time used so far."""
         return sum(_cpu_s(pid) for pid in _tree(self._popen.pid))

@@ -55,7 +55,7 @@ class _Worker:
         with self.conversations.lease(_CALLER, conversation_id, "k2", Cancellation()) as held:
             lease = self.leases.lease(_ACCOUNTS, "k2", _CALLER.owner, Cancellation())
             if held.is_new:
-                held.save_chat(lease.account_id, "kimi_rest", "k2", uuid.uuid4().hex, None)
+                held.save_chat(lease.account_id, "kimi.com", "kimi_rest", "k2", uuid.uuid4().hex, None)
             held.complete("k2", None, "digest", (), "", counts=True)
             self.leases.release(lease)
 

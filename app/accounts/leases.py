@@ -16,17 +16,28 @@ from app.accounts import scheduling
 from app.accounts.scheduling import Limits
 from app.concurrency.background import Cancellation
 from app.concurrency.periodic import Periodic, every
-from app.errors import AccountRejected, NoAccountFree, RateLimit
+from app.errors import AccountRejected, ModelUnavailable, NoAccountFree, QuotaSpent, RateLimit
 from app.store import Store, StoreError, Transaction
-from app.store.leases import WHOLE_ACCOUNT, Cooldown, Grant, Ticket
+from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown, Grant, Ticket
 from app.store.process_lease import ProcessLease
+from app.upstreams.account import duration
 
 log = logging.getLogger(__name__)
 
+# The first cooldown of an account whose token Kimi has rejected: it may have been a fault of Kimi's. Seconds.
+REJECTED_COOLDOWN_S = 600.0
 # How often the queue is served while a request of this process is in it. Seconds.
 _SERVE_EVERY_S = 0.1
 # Retry-After where the end of the running streams cannot be predicted. Seconds.
 _RETRY_AFTER_S = 5.0
+
+
+def rejection_advice(wait_s: float, name: str = "NAME") -> str:
+    """What to do about a token that Kimi has rejected. ``name``: that of its account."""
+    return (
+        f"it is tried again in {duration(wait_s)}, or at once after `flask --app wsgi accounts wake {name}`; if it "
+        "stays so, paste a new one into KIMI_TOKENS and restart"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,7 @@ class Leases:
 
         Raises NoAccountFree: if the queue is full, or no account was free in time, or none will be.
         Raises AccountRejected: if Kimi has rejected the tokens of all of them.
+        Raises QuotaSpent, ModelUnavailable: if that is why none will be.
         Raises Cancelled.
         """
         deadline = time.monotonic() + self._wait_s
@@ -106,23 +118,32 @@ class Leases:
         self._process_lease.run_or_retry(lambda: self._store.leases.release(lease.id))
         self._serve_soon()
 
-    def cool_down(self, lease: Lease, scope: str, base_s: float, asked_s: float | None) -> float:
-        """The account failed: it cools down for ``asked_s``, or from ``base_s`` on longer with each failure in a row.
-        Returns the seconds.
+    def cool_down(self, account_id: str, scope: str, base_s: float, asked_s: float | None, cause: str) -> float:
+        """The account, or a model on ALL_ACCOUNTS, failed: it cools down for ``asked_s``, or from ``base_s`` on
+        longer with each failure in a row. ``cause``: one of ``scheduling``, or "". Returns the seconds.
         """
         return self._store.database.in_exclusive_transaction(
-            lambda tx: self._cool_down(tx, lease.account_id, scope, base_s, asked_s, self._store.database.now())
+            lambda tx: self._cool_down(tx, account_id, scope, base_s, asked_s, cause, self._store.database.now())
         )
 
     def recovered(self, lease: Lease) -> None:
         """The account has served a request, so its cooldowns are over."""
         if lease.is_probe:
             now = self._store.database.now()
+            self._store.accounts.clear_refused(lease.account_id)
             self._store.leases.clear_cooldowns(lease.account_id, (WHOLE_ACCOUNT, lease.scope), now)
 
-    def refuse(self, account_id: str, token: str) -> None:
-        """Kimi has rejected the token with this digest. The account is not used until it has another one."""
-        self._store.accounts.set_refused(account_id, token)
+    def reject(self, account_id: str, token: str) -> float:
+        """Kimi has rejected the token with this digest: the account cools down, longer with each rejection in a row,
+        unless it gets another token. Returns the seconds."""
+
+        def reject(tx: Transaction) -> float:
+            if self._store.accounts.set_refused(tx, account_id, token):
+                self._store.leases.delete_cooldown(tx, account_id, WHOLE_ACCOUNT)
+            now = self._store.database.now()
+            return self._cool_down(tx, account_id, WHOLE_ACCOUNT, REJECTED_COOLDOWN_S, None, REJECTED, now)
+
+        return self._store.database.in_exclusive_transaction(reject)
 
     # The queue
 
@@ -159,11 +180,23 @@ class Leases:
         lease = self._grant(tx, scheduling.assign(accounts, queue, self._limits, now), now, ticket.id)
         if lease is not None:
             return lease
-        available_at = scheduling.earliest_available_at(accounts, ticket)
-        if available_at is None:
-            raise AccountRejected("Kimi does not accept the token any more; paste a new one into KIMI_TOKENS")
-        if available_at - now > self._wait_s:
-            raise self._refusal(ticket.accounts, "every account is cooling down after a failure", available_at - now)
+        earliest = scheduling.earliest_available(accounts, ticket)
+        wait_s = earliest.until - now
+        if wait_s > self._wait_s:
+            if earliest.cause == REJECTED:
+                raise AccountRejected(f"Kimi has rejected the token; {rejection_advice(wait_s)}")
+            if earliest.cause == scheduling.NEEDS_PLAN:
+                raise QuotaSpent(
+                    f"no account has credits or a plan for this model; the next one is tried in {duration(wait_s)}",
+                    reached_upstream=False,
+                )
+            if earliest.cause == scheduling.NOT_SERVED:
+                raise ModelUnavailable(
+                    f"Kimi does not serve this model now; it is tried again in {duration(wait_s)}",
+                    retry_after_s=wait_s,
+                    reached_upstream=False,
+                )
+            raise self._refusal(ticket.accounts, "every account is cooling down after a failure", wait_s)
         if len(queue) > self._max_waiting:
             raise self._refusal(ticket.accounts, "too many requests wait already", _RETRY_AFTER_S)
         store.enqueue(tx, ticket, self._process_lease.id, now, now + self._wait_s + 60)
@@ -231,13 +264,22 @@ class Leases:
             self._grant(tx, scheduling.assign(accounts, queue, self._limits, now), now)
 
     def _cool_down(
-        self, tx: Transaction, account_id: str, scope: str, base_s: float, asked_s: float | None, now: float
+        self,
+        tx: Transaction,
+        account_id: str,
+        scope: str,
+        base_s: float,
+        asked_s: float | None,
+        cause: str,
+        now: float,
     ) -> float:
         before = self._store.leases.cooldown(tx, account_id, scope) or Cooldown(0.0, 0)
+        if REJECTED in (cause, before.cause) and cause != before.cause:
+            before = Cooldown(before.until, 0)
         # A stream that fails during a cooldown began before it: that is the same failure, noticed again.
-        failures = before.failures if before.until > now else before.failures + 1
-        until = max(now + scheduling.cooldown_s(failures, base_s, asked_s), before.until)
-        self._store.leases.set_cooldown(tx, account_id, scope, Cooldown(until, failures))
+        failures = max(1, before.failures if before.until > now else before.failures + 1)
+        until = max(now + scheduling.cooldown_s(failures, base_s, asked_s, cause), before.until)
+        self._store.leases.set_cooldown(tx, account_id, scope, Cooldown(until, failures, cause))
         return until - now
 
     def _refusal(self, accounts: Mapping[str, str], why: str, retry_after_s: float) -> NoAccountFree:

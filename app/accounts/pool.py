@@ -10,13 +10,15 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
+from app.accounts.leases import rejection_advice
 from app.concurrency.periodic import every
 from app.errors import AccountRejected, ConversationLost, RenewalFailed
 from app.settings.credentials import Credential, read_lifetime
 from app.store import Store, StoreError, TokenRow, WrongSecret
+from app.store.leases import REJECTED, Cooldown
 from app.upstreams.account import Account, describe_expiry, duration, when
 
 log = logging.getLogger(__name__)
@@ -39,13 +41,18 @@ class Accounts:
     """The configured accounts. Safe for threads."""
 
     def __init__(
-        self, credentials: Sequence[Credential], store: Store, renew: Callable[[str, int, float], None] | None = None
+        self,
+        credentials: Sequence[Credential],
+        sites: Mapping[str, str],
+        store: Store,
+        renew: Callable[[str, int, float], None] | None = None,
     ) -> None:
-        """``renew(account_id, version, wait_s)``: refreshes token pair ``version`` in another process. Returns when
-        the new pair, or the error, is in the store, or after ``wait_s`` seconds. Concurrent calls are safe: one of
-        them refreshes.
+        """``sites``: account id → the name of its site. ``renew(account_id, version, wait_s)``: refreshes token pair
+        ``version`` in another process. Returns when the new pair, or the error, is in the store, or after ``wait_s``
+        seconds. Concurrent calls are safe: one of them refreshes.
         """
         self._credentials = {credential.id: credential for credential in credentials}
+        self._sites = sites
         self._store = store
         self._renew = renew
         # Account id → the pair that this process last read. The store is asked again when a token no longer works.
@@ -72,13 +79,20 @@ class Accounts:
         for account_id in self._rows:
             every(_MAX_SLEEP_S, partial(self._renew_ahead, account_id), f"renewal-of-{account_id}")
 
-    def usable(self) -> dict[str, str]:
-        """Account id → digest of its token, for the accounts that may be used. Raises AccountRejected, which says
-        what to do, where there is none."""
-        usable = {c.id: c.source for c in self._credentials.values() if self._problem(c) is None}
+    def usable(self, sites: Collection[str] | None = None) -> dict[str, str]:
+        """Account id → digest of its token, for the accounts of ``sites`` (None: of all) that may be used. Raises
+        AccountRejected, which says what to do, where there is none."""
+        there = [c for c in self._credentials.values() if sites is None or self._sites[c.id] in sites]
+        usable = {c.id: c.source for c in there if self._problem(c) is None}
         if not usable:
+            if sites is not None and not there:
+                raise AccountRejected(f"no Kimi account of {' or '.join(sorted(sites))} is configured; add one")
             raise AccountRejected("no usable Kimi account. " + " ".join(self.problems()))
         return usable
+
+    def has_site(self, site: str) -> bool:
+        """Whether an account of the site is configured."""
+        return site in self._sites.values()
 
     def usable_accounts(self) -> Iterator[Account]:
         """The accounts that may be used, each with a token that works. Those whose token cannot be renewed now are
@@ -140,9 +154,17 @@ class Accounts:
 
     def problems(self) -> list[str]:
         """A sentence for each account that cannot be used, saying what to do."""
-        refused = self._store.accounts.refused()
-        problems = (self._problem(c) or _refusal(c, refused) for c in self._credentials.values())
-        return [problem for problem in problems if problem is not None]
+        return list(self.problems_by_account().values())
+
+    def problems_by_account(self) -> dict[str, str]:
+        """As ``problems``, by the ids of the accounts."""
+        now = self._store.database.now()
+        tokens = {c.id: c.source for c in self._credentials.values()}
+        cooldowns = self._store.accounts.cooldowns(tokens, now)
+        found = {
+            c.id: self._problem(c) or _rejection(c, cooldowns.get(c.id), now) for c in self._credentials.values()
+        }
+        return {account_id: problem for account_id, problem in found.items() if problem is not None}
 
     def warnings(self) -> list[str]:
         """A sentence for each account that will stop working although it works now."""
@@ -177,7 +199,17 @@ class Accounts:
     def _account(self, c: Credential) -> Account:
         row = self._rows.get(c.id)
         token, expires_at = (row.access_token, row.expires_at) if row else (c.access_token, c.expires_at)
-        return Account(c.id, c.label, token or "", expires_at, row is not None, c.user_id, c.device_id, c.session_id)
+        return Account(
+            c.id,
+            c.label,
+            token or "",
+            expires_at,
+            row is not None,
+            c.user_id,
+            c.device_id,
+            c.session_id,
+            self._sites[c.id],
+        )
 
     def _reload(self, account_id: str) -> TokenRow:
         """Raises RenewalFailed where a gateway with another secret has sealed the pair."""
@@ -255,10 +287,10 @@ class Accounts:
         return None if row.last_error else 0.0
 
 
-def _refusal(c: Credential, refused: Mapping[str, str]) -> str | None:
-    if refused.get(c.id) != c.source:
+def _rejection(c: Credential, cooldown: Cooldown | None, now: float) -> str | None:
+    if cooldown is None or cooldown.cause != REJECTED:
         return None
-    return f"{c.label}: Kimi does not accept the token any more; paste a new one into KIMI_TOKENS and restart."
+    return f"{c.label}: Kimi has rejected the token; {rejection_advice(cooldown.until - now, c.label)}."
 
 
 def _revoked(c: Credential, row: TokenRow) -> str:

@@ -88,7 +88,8 @@ def _renew(config: Config, store: Store, row: TokenRow) -> None:
     if credential is None or row.refresh_token is None:
         return
     timeouts = Timeouts(config.connect_timeout_s, 20.0, 20.0)
-    auth = KimiAuth(KimiHttp(config.kimi_auth_url, timeouts), KimiHttp(config.kimi_base_url, timeouts))
+    site = config.site_of(credential)
+    auth = KimiAuth(KimiHttp(site.auth_url, timeouts), KimiHttp(site.base_url, timeouts))
     account = Account(
         id=credential.id,
         label=credential.label,
@@ -98,6 +99,7 @@ def _renew(config: Config, store: Store, row: TokenRow) -> None:
         user_id=credential.user_id,
         device_id=credential.device_id,
         session_id=credential.session_id,
+        site=site.name,
     )
     try:
         pair = auth.refresh(account)

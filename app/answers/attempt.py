@@ -11,7 +11,7 @@ request with a renewed token where the token was rejected. Must never know HTTP,
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.accounts.leases import Lease, Leases
@@ -32,17 +32,40 @@ from app.chat import (
     ToolCall,
     Unrecognised,
 )
+from app.concurrency import background
 from app.concurrency.background import Cancellation
+from app.concurrency.yielding import pause
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLease
-from app.errors import AccountRejected, ConversationTaken, ProtocolUnavailable, UpstreamError
+from app.errors import (
+    AccountRejected,
+    ConversationTaken,
+    ProtocolUnavailable,
+    UnknownModel,
+    UpstreamError,
+    UpstreamProtocolError,
+)
 from app.store import StoreError
+from app.text.held_text import HeldText
 from app.upstreams import PreparedTurn, Resume, Upstream
+from app.upstreams.account import Account
 from app.upstreams.routing import Router
 
 log = logging.getLogger(__name__)
 
-Emit = Callable[[Event], None]
+# A longer piece of text is passed on in parts. Characters.
+_LONG_PIECE = 1024
+_PART = 4096
+# So many characters weigh as much as a short event.
+_CHARS_PER_WEIGHT = 64
+
+# Kinds of frames that one turn may name as unrecognised.
+_MAX_UNRECOGNISED = 20
+# How often an answer may name its chat, or itself, anew. Kimi does it twice.
+_MAX_STARTS = 20
+
+
+Emit = background.Emit[Event]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +108,20 @@ class Attempt:
         self._upstream: Upstream = plan.upstreams[0]
         self._resume = plan.resume
         self._prepared = plan.prepared
-        self._text: list[str] = []
+        # What was said, for the transcript of the conversation.
+        self._text = HeldText()
         self._calls: list[ToolCall] = []
+        self._starts = 0
         self.chat_id: str | None = None
         self._message_id: str | None = None
         # A part of the answer has been emitted.
         self.answered = False
-        # The answer is complete, and its lease released.
+        # The answer is complete; Kimi's stream may still be open.
         self.finished = False
 
     def run(self) -> None:
-        """Emits the events of the turn.
+        """Emits the events of the turn. Returns when Kimi's stream has ended, or was closed, which may be a moment
+        after the last event.
 
         Raises UpstreamError, ConversationTaken, Cancelled, and what ``emit`` raises.
         """
@@ -103,16 +129,18 @@ class Attempt:
         turn.account, turn.attempts = self._account, turn.attempts + 1
         self._account = services.accounts.fresh(self._account)
         turn.is_queued = False
-        for upstream in self._plan.upstreams:
+        upstreams = services.router.for_site(self._plan.upstreams, turn.request.model, self._account.site)
+        for upstream in upstreams:
             self._upstream, turn.upstream = upstream, upstream.name
             try:
                 self._run_with_renewal()
                 return
             except ProtocolUnavailable as e:
-                services.router.mark_unavailable(upstream, e)
-                if upstream is self._plan.upstreams[-1]:
+                services.router.mark_unavailable(upstream, self._account.site, e)
+                if upstream is upstreams[-1]:
                     raise
                 self.clean_up()
+        raise UnknownModel(f"{self._account.site} no longer offers the model '{turn.request.model}'", param="model")
 
     def keep_chat(self) -> None:
         """``clean_up`` leaves the chat alone."""
@@ -151,6 +179,12 @@ class Attempt:
         self._cancellation.check()
         self._stream()
 
+    def _renewed(self, account: Account) -> Account:
+        """The account with another token than the one that was just rejected. Raises UpstreamError."""
+        if not account.renewable:
+            raise AccountRejected(f"{account.label}: nothing renews its token")
+        return self._services.accounts.after_rejection(account)
+
     def _stream(self) -> None:
         turn, upstream = self._turn, self._upstream
         plan = self._plan
@@ -158,26 +192,26 @@ class Attempt:
         prepared = plan.prepared if is_first else upstream.prepare(plan.prepared.request, plan.messages)
         self._prepared = prepared
         turn.info.prompt = prepared.counted_text
-        events = upstream.open(prepared, self._account, self._resume, self._cancellation)
+        events = upstream.open(prepared, self._account, self._resume, self._cancellation, self._renewed)
         shape = self._shaper(prepared)
         remember, emit = self._remember, self._emit
         with contextlib.closing(events):
             try:
                 for event in events:
-                    if shape is not None and shape.passes_unchanged(event):
-                        remember(event)
-                        emit(event)
-                        continue
-                    match event:
-                        case Started():
-                            self._started(event)
-                        case Source() if shape is None:
+                    # By class and not by pattern: this happens for each token.
+                    if event.__class__ is TextDelta or event.__class__ is ReasoningDelta:
+                        if len(event.text) > _LONG_PIECE:
+                            self._pass_on_in_parts(event, shape)
+                        elif shape is not None and not shape.passes_unchanged(event):
+                            self._pass_on(event, shape)
+                        else:
+                            remember(event)
+                            emit(event)
                             continue
-                    for shaped in (event,) if shape is None else shape.take((event,)):
-                        if isinstance(shaped, Unrecognised):
-                            turn.unrecognised.add(shaped.kind)
-                        remember(shaped)
-                        emit(shaped)
+                    else:
+                        self._take_note(event)
+                        self._pass_on(event, shape)
+                        pause()
                     if self.finished and not isinstance(event, Finished):
                         # Over before Kimi has said everything: closing its stream tells it to stop.
                         return
@@ -200,11 +234,39 @@ class Attempt:
             )
         return shaper(request.options, self._services.citations, reading)
 
+    def _take_note(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._started(event)
+            case Unrecognised(kind) if len(self._turn.unrecognised) < _MAX_UNRECOGNISED:
+                self._turn.unrecognised.add(kind)
+
+    def _pass_on(self, event: Event, shape: Shaper | None, weight: int = 1) -> None:
+        shaped_events: Sequence[Event] = (event,)
+        if shape is not None:
+            shaped_events = shape.take(shaped_events)
+        elif isinstance(event, Source):
+            return
+        for shaped in shaped_events:
+            if isinstance(shaped, Unrecognised):
+                self._take_note(shaped)
+            self._remember(shaped)
+            self._emit(shaped, weight)
+
+    def _pass_on_in_parts(self, event: TextDelta | ReasoningDelta, shape: Shaper | None) -> None:
+        """What follows takes time and memory for each character, so that others must be able to run meanwhile."""
+        for at in range(0, len(event.text), _PART):
+            part = event.text[at : at + _PART]
+            self._pass_on(event.__class__(part), shape, 1 + len(part) // _CHARS_PER_WEIGHT)
+            if self.finished:
+                return
+            pause()
+
     def _remember(self, event: Event) -> None:
-        """Called before the event is emitted. By class and not by pattern: this happens for each token."""
+        """Called before the event is emitted."""
         if event.__class__ is TextDelta:
-            if self._conversation is not None:
-                self._text.append(event.text)
+            if self._conversation is not None and self._conversation.keeps_transcript:
+                self._text.add(event.text)
         elif event.__class__ is Finished:
             self._finish()
         elif event.__class__ is ToolCall:
@@ -213,10 +275,13 @@ class Attempt:
             return
         if not self.answered:
             self.answered = True
-            self._services.router.mark_available(self._upstream)
+            self._services.router.mark_available(self._upstream, self._account.site)
             self._services.leases.recovered(self._lease)
 
     def _started(self, event: Started) -> None:
+        self._starts += 1
+        if self._starts > _MAX_STARTS:
+            raise UpstreamProtocolError(f"{self._account.label}: Kimi named more than {_MAX_STARTS} chats or answers")
         is_new = event.chat_id != self.chat_id
         self.chat_id, self._message_id = event.chat_id, event.message_id
         self._turn.reached_upstream = True
@@ -231,7 +296,6 @@ class Attempt:
         if self._conversation is not None:
             self._complete(self._conversation)
         self.finished = True
-        self._services.leases.release(self._lease)
 
     def _complete(self, conversation: ConversationLease) -> None:
         """The conversation has one more turn. Raises ConversationTaken."""
@@ -247,7 +311,7 @@ class Attempt:
                 self._message_id,
                 plan.system_digest,
                 plan.new_messages,
-                "".join(self._text),
+                str(self._text),
                 calls=self._calls,
                 known_tools=self._prepared.prompt.known_tools,
                 # The turn that it repairs may have been forgotten meanwhile.
@@ -261,7 +325,10 @@ class Attempt:
     def _save_chat(self, conversation: ConversationLease) -> bool:
         assert self.chat_id is not None, "only what was started can be saved"
         model = self._turn.request.model
-        return conversation.save_chat(self._account.id, self._upstream.name, model, self.chat_id, self._message_id)
+        account = self._account
+        return conversation.save_chat(
+            account.id, account.site, self._upstream.name, model, self.chat_id, self._message_id
+        )
 
     def _is_temporary(self) -> bool:
         """Whether the chat goes unless it is said to stay: that of a stateless turn, and the one that is to replace

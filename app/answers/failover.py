@@ -13,13 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from app.accounts.scheduling import NEEDS_PLAN, NOT_SERVED
 from app.errors import (
     AccountForbidden,
     AccountLimited,
     AccountRejected,
     ChatUnknown,
+    EdgeTimeout,
     GatewayError,
+    ModelUnavailable,
     ProtocolUnavailable,
+    QuotaSpent,
     RenewalFailed,
     UpstreamError,
 )
@@ -30,6 +34,13 @@ MAX_ATTEMPTS = 10
 # The first cooldown of an account that is limited, and of one that is forbidden. Seconds.
 LIMITED_COOLDOWN_S = 5.0
 FORBIDDEN_COOLDOWN_S = 60.0
+
+# How long an account is not asked for a model that it needs a plan or credits for, and at first for one that it does
+# not serve. Seconds.
+QUOTA_COOLDOWN_S = 3600.0
+MODEL_COOLDOWN_S = 30.0
+# A model that so many accounts do not serve, or all that there are, is served by none.
+MODEL_ACCOUNTS = 3
 
 # Where the upstream itself says when to come back, a second attempt waits for so long at most. Seconds.
 _MAX_BACKOFF_S = 5.0
@@ -50,6 +61,10 @@ class Failure:
     is_late: bool
     # The upstream as a whole has failed before in this turn, and the attempt was repeated for that.
     was_repeated: bool
+    # A message that is sent to the old chat again stands on a branch of its own there.
+    can_branch: bool = False
+    # The model was not served by any account that was tried, and those were all, or enough of them.
+    no_account_serves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +96,17 @@ RULES: tuple[Rule, ...] = (
     Rule("no upstream serves the protocol", lambda f: isinstance(f.error, ProtocolUnavailable), GIVE_UP),
     Rule("it took too long already", lambda f: f.is_late, GIVE_UP),
     Rule("it was tried often enough", lambda f: f.attempts >= MAX_ATTEMPTS, GIVE_UP),
+    Rule("the account needs a plan or credits", lambda f: isinstance(f.error, QuotaSpent), GIVE_UP),
+    Rule("no account serves the model", lambda f: f.no_account_serves, GIVE_UP),
     Rule(
         "the old chat or its account cannot be used any more", lambda f: f.in_old_chat and is_lost(f.error), REBUILD
     ),
     Rule("any other account would fail the same way", lambda f: f.error.blame in ("request", "ours"), GIVE_UP),
+    Rule(
+        "the edge gave up, and the old chat can branch",
+        lambda f: f.in_old_chat and f.can_branch and isinstance(f.error, EdgeTimeout) and not f.was_repeated,
+        TRY_AGAIN_LATER,
+    ),
     Rule("the message may stand in the old chat", lambda f: f.in_old_chat and f.error.reached_upstream, GIVE_UP),
     Rule("the upstream as a whole failed twice", lambda f: f.error.blame == "upstream" and f.was_repeated, GIVE_UP),
     Rule("the upstream as a whole failed", lambda f: f.error.blame == "upstream", TRY_AGAIN_LATER),
@@ -122,6 +144,8 @@ class Cooldown:
     exactly_s: float | None = None
     # Only requests for the same model have to wait.
     model_only: bool = False
+    # What those are told that cannot wait for its end.
+    cause: str = ""
 
 
 def cooldown_for(error: UpstreamError) -> Cooldown | None:
@@ -135,6 +159,10 @@ def cooldown_for(error: UpstreamError) -> Cooldown | None:
             return Cooldown(FORBIDDEN_COOLDOWN_S, upstreams_s)
         case AccountLimited():
             return Cooldown(max(LIMITED_COOLDOWN_S, error.retry_after_s or 0.0), upstreams_s, error.model_only)
+        case QuotaSpent():
+            return Cooldown(QUOTA_COOLDOWN_S, QUOTA_COOLDOWN_S, model_only=True, cause=NEEDS_PLAN)
+        case ModelUnavailable():
+            return Cooldown(MODEL_COOLDOWN_S, upstreams_s, model_only=True, cause=NOT_SERVED)
         case RenewalFailed():
             # Not longer each time: it may have been renewed meanwhile, and may be the only account.
             return Cooldown(LIMITED_COOLDOWN_S, LIMITED_COOLDOWN_S)

@@ -37,6 +37,7 @@ from app.chat import (
     ToolCall,
 )
 from app.concurrency.periodic import every
+from app.concurrency.yielding import in_slices
 from app.errors import (
     ClientGone,
     GatewayError,
@@ -47,6 +48,7 @@ from app.errors import (
 )
 from app.store import IdempotentAnswerRow, Store
 from app.store.process_lease import ProcessLease
+from app.text.held_text import TextLimit
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ log = logging.getLogger(__name__)
 _KEPT_S = 86_400.0
 _SWEEP_EVERY_S = 3600.0
 _LOOK_EVERY_S = 0.1
+# How much of a long text is looked at between two pauses.
+_PART_CHARS = 1 << 18
 
 Open = Callable[[Caller], Answer]
 
@@ -141,9 +145,11 @@ class _Recorder(Answer):
         self._keep_failure = keep_failure
         self._tick_s = tick_s
         self._events: list[Event] = []
+        self._limit = TextLimit()
         self._error: BaseException | None = None
         self._ended = False
         self._changed = threading.Condition()
+        self._release = caller.hold()
         threading.Thread(target=self._read, name="recording", daemon=True).start()
 
     @property
@@ -176,6 +182,9 @@ class _Recorder(Answer):
         try:
             for batch in self._answer:
                 events = [event for event in batch if not isinstance(event, Heartbeat)]
+                for event in events:
+                    if isinstance(event, TextDelta | ReasoningDelta):
+                        self._limit.add(event.text)
                 if events and isinstance(events[-1], Finished):
                     # Kept before the client sees it, so that a repetition never finds less than it was shown.
                     self._keep([*self._events, *events])
@@ -192,6 +201,7 @@ class _Recorder(Answer):
             with self._changed:
                 self._error, self._ended = error, True
                 self._changed.notify_all()
+            self._release()
 
 
 class _Replay(Answer):
@@ -284,26 +294,48 @@ def request_digest(request: ChatRequest) -> str:
     The form is the one of the first versions, whatever the fields are called here, so that an upgrade loses no kept
     answer; what those versions did not have is added only where it is there.
     """
-    options = request.options
-    messages = ", ".join(_described_message(message) for message in request.messages)
-    described = (
-        f"ChatRequest(model={request.model!r}, messages=({messages}{',' if len(request.messages) == 1 else ''}), "
-        f"conversation_id={request.conversation_id!r}, options={_described_options(options)}, after_turn=None, "
-        f"mends={request.repairs_last_turn!r}, asked_in={request.messages_field!r}"
-        f"{_described_tools(request)})"
-    )
-    return hashlib.sha256(described.encode(errors="replace")).hexdigest()
+    digest = hashlib.sha256()
+    for part in _description(request):
+        digest.update(part.encode(errors="replace"))
+    return digest.hexdigest()
 
 
-def _described_message(message: Message) -> str:
-    parts = tuple(part.text if isinstance(part, TextPart) else part for part in message.parts)
-    calls = ", ".join(_described_call(call) for call in message.tool_calls)
-    failed = ", failed=True" if message.failed else ""
-    return (
-        f"Message(role={message.role!r}, parts={parts!r}, name={message.name!r}, "
-        f"tool_calls=({calls}{',' if len(message.tool_calls) == 1 else ''}), tool_call_id={message.tool_call_id!r}"
-        f"{failed})"
-    )
+def _description(request: ChatRequest) -> Iterator[str]:
+    """In parts, because a request may have 16 MB."""
+    yield f"ChatRequest(model={request.model!r}, messages=("
+    for number, message in enumerate(in_slices(request.messages)):
+        yield ", " if number else ""
+        yield from _message_description(message)
+    yield f"{',' if len(request.messages) == 1 else ''}), conversation_id={request.conversation_id!r}, "
+    yield f"options={_described_options(request.options)}, after_turn=None, mends={request.repairs_last_turn!r}, "
+    yield f"asked_in={request.messages_field!r}"
+    yield _described_tools(request)
+    yield ")"
+
+
+def _message_description(message: Message) -> Iterator[str]:
+    yield f"Message(role={message.role!r}, parts=("
+    for number, part in enumerate(message.parts):
+        yield ", " if number else ""
+        yield from _text_description(part.text) if isinstance(part, TextPart) else (repr(part),)
+    yield f"{',' if len(message.parts) == 1 else ''}), name={message.name!r}, tool_calls=("
+    yield ", ".join(_described_call(call) for call in message.tool_calls)
+    yield f"{',' if len(message.tool_calls) == 1 else ''}), tool_call_id={message.tool_call_id!r}"
+    yield ", failed=True)" if message.failed else ")"
+
+
+def _text_description(text: str) -> Iterator[str]:
+    """``repr(text)`` in parts."""
+    if len(text) <= _PART_CHARS:
+        yield repr(text)
+        return
+    # Python chooses the quotes that have to be escaped in fewer texts.
+    quote = '"' if "'" in text and '"' not in text else "'"
+    yield quote
+    for at in in_slices(range(0, len(text), _PART_CHARS)):
+        # With both quotes in it, every part is written between single ones.
+        yield repr(text[at : at + _PART_CHARS] + ("'\"" if quote == "'" else "'"))[1 : -4 if quote == "'" else -2]
+    yield quote
 
 
 def _described_call(call: ToolCall) -> str:

@@ -14,6 +14,9 @@ from app.errors import CheckUnavailable, InvalidRequest
 
 log = logging.getLogger(__name__)
 
+# A longer answer is not checked: it would only be passed to the process for tens of milliseconds.
+_MAX_CHARS = 4 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -69,6 +72,8 @@ class JsonChecker:
 
         Raises InvalidRequest, naming ``field``: if the schema takes too much work to check the text against it.
         """
+        if len(text) > _MAX_CHARS:
+            return Problem("json", f"it has more than {_MAX_CHARS} characters")
         try:
             found = self._call("find_json", text, schema)
         except _NotChecked as e:

@@ -4,12 +4,13 @@ Knows conversations and what was said in them. Must never know how anything is s
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.accounts.pool import Accounts
 from app.answers.answer import AnswerInfo
 from app.chat import ChatRequest, Message
+from app.concurrency.yielding import pause
 from app.conversations.conversations import ConversationLease, unsent_messages
 from app.errors import (
     AccountRejected,
@@ -34,7 +35,9 @@ class Plan:
     # Who may serve it, best first; and the turn as the first of them will send it.
     upstreams: Sequence[Upstream]
     prepared: PreparedTurn
-    # The accounts that may serve it, with digests of their tokens; empty: any usable one.
+    # The sites of the accounts that may serve it; None: all.
+    sites: Collection[str] | None
+    # The accounts that may serve it, with digests of their tokens; empty: any usable one of the sites.
     accounts: Mapping[str, str] = field(default_factory=dict)
     # The chat that it continues.
     resume: Resume | None = None
@@ -74,8 +77,10 @@ class Planner:
         except (ConversationLost, AccountRejected) as e:
             return self.rebuild(request, conversation, e, info)
         _check_text(new, request)
+        pause()
         prepared = upstreams[0].prepare(replace(request, known_tools=conversation.known_tools), new)
-        return Plan(new, upstreams, prepared, accounts, Resume(row.chat_id, row.message_id), new, digest)
+        sites = self._router.sites(upstreams, request.model)
+        return Plan(new, upstreams, prepared, sites, accounts, Resume(row.chat_id, row.message_id), new, digest)
 
     def rebuild(
         self, request: ChatRequest, conversation: ConversationLease, error: GatewayError, info: AnswerInfo
@@ -88,9 +93,15 @@ class Planner:
         history, source = self._history(request, conversation, new)
         if not history:
             raise _without_history(error)
+        site = conversation.row.site
+        if site is not None and not self._accounts.has_site(site):
+            raise ConversationLost(
+                f"this conversation is kept at {site}, and no account of that site is in KIMI_TOKENS any more; add "
+                "one, or start a new conversation"
+            )
         info.rebuilt_from = source
         log.warning("conversation_rebuilt source=%s reason=%s", source, error.message)
-        return replace(self._new_chat(request, history, new), system_digest=digest)
+        return replace(self._new_chat(request, history, new, site), system_digest=digest)
 
     def _history(
         self, request: ChatRequest, conversation: ConversationLease, new: Sequence[Message]
@@ -103,17 +114,24 @@ class Planner:
         transcript = conversation.transcript()
         return ((*transcript, *new) if transcript else ()), "transcript"
 
-    def _new_chat(self, request: ChatRequest, messages: Sequence[Message], new: Sequence[Message]) -> Plan:
+    def _new_chat(
+        self, request: ChatRequest, messages: Sequence[Message], new: Sequence[Message], site: str | None = None
+    ) -> Plan:
+        """``site``: where the conversation is; None: nowhere yet."""
         _check_text(messages, request)
+        pause()
         upstreams = self._router.for_model(request.model)
-        return Plan(messages, upstreams, upstreams[0].prepare(request, messages), new_messages=new)
+        prepared, sites = upstreams[0].prepare(request, messages), self._router.sites(upstreams, request.model)
+        if site is not None:
+            sites = frozenset((site,))
+        return Plan(messages, upstreams, prepared, sites, new_messages=new)
 
 
 def _check_text(messages: Sequence[Message], request: ChatRequest) -> None:
     """Raises InvalidRequest where there is no text to send. The result of a call may be empty."""
     if any(message.role in ("tool", "function") for message in messages):
         return
-    if not any(text.strip() for message in messages for text in message.texts):
+    if all(not text or text.isspace() for message in messages for text in message.texts):
         field_name = request.messages_field
         raise InvalidRequest(f"{field_name}: there is no text to send", param=field_name)
 

@@ -119,6 +119,8 @@ class ChatStream(Answer):
         if self._reason is None:
             self._background.cancel()
         self._log_end()
+        # Its traceback leads back to this object, and to all that it holds.
+        self.error = None
 
     def _listen(self, is_enough: Callable[[], bool]) -> None:
         try:

@@ -29,6 +29,7 @@ from app.chat import (
     text_message,
 )
 from app.errors import GatewayError, InvalidJsonAnswer
+from app.text.held_text import HeldText
 
 log = logging.getLogger(__name__)
 
@@ -115,27 +116,27 @@ class _StructuredAnswer(Answer):
 
     def _listen(self, answer: Answer) -> Generator[Sequence[Event], None, tuple[str, Finished]]:
         """Passes on all but the text; gives that, and how it ended. Once there are calls, the text, too."""
-        text: list[str] = []
+        text = HeldText()
         for batch in answer:
             passed: list[Event] = []
             for event in batch:
                 match event:
                     case ToolCall() | FlawedCalls():
                         if not self._called and text:
-                            passed.append(TextDelta("".join(text)))
+                            passed.append(TextDelta(str(text)))
                         self._called = True
                         passed.append(event)
                     case TextDelta() if self._called:
                         passed.append(event)
                     case TextDelta(delta):
-                        text.append(delta)
+                        text.add(delta)
                     case Citation():
                         # Where it points to is not known in what will be left of the text.
                         pass
                     case Finished():
                         if passed:
                             yield passed
-                        return "".join(text), event
+                        return str(text), event
                     case _:
                         passed.append(event)
             yield passed or [HEARTBEAT]

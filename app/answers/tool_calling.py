@@ -29,6 +29,7 @@ from app.chat import (
     text_message,
 )
 from app.errors import GatewayError, ToolCallInvalid, ToolCallMissing
+from app.text.held_text import HeldText
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class _Heard:
 
     end: Finished
     flawed: FlawedCalls | None
-    texts: list[str] = field(default_factory=list)
+    texts: HeldText = field(default_factory=HeldText)
     calls: int = 0
 
 
@@ -121,7 +122,7 @@ class _CallingAnswer(Answer):
     def _note(self, batch: Sequence[Event], heard: _Heard) -> None:
         for event in batch:
             if event.__class__ is TextDelta:
-                heard.texts.append(event.text)
+                heard.texts.add(event.text)
             elif event.__class__ is ToolCall:
                 heard.calls += 1
 
@@ -142,7 +143,7 @@ class _CallingAnswer(Answer):
         self._notices.append(_ASKED_AGAIN)
         second = yield from self._listen_without_words(self._ask_again(first, flawed))
         calls = first.calls + second.calls
-        words = "".join(second.texts)
+        words = str(second.texts)
         is_forced = self._request.tool_choice.mode == "required"
         has_words = bool(words.strip()) and not (is_forced and second.end.reason == "stop")
         may_call = self._request.offers_tools
@@ -154,14 +155,14 @@ class _CallingAnswer(Answer):
             self._notices.append(_DROPPED)
         if second.calls == 0 and has_words:
             # Apart from what was said before.
-            yield [TextDelta(f"\n\n{words.lstrip()}" if "".join(first.texts).strip() else words)]
+            yield [TextDelta(f"\n\n{words.lstrip()}" if str(first.texts).strip() else words)]
         is_complete = second.end.reason in ("stop", "tool_calls")
         yield [Finished("tool_calls") if calls and is_complete else second.end]
 
     def _ask_again(self, first: _Heard, flawed: FlawedCalls) -> Answer:
         """A further turn: in the same chat where it is a conversation, else in a new one that shows all."""
         self._answers[0].close()
-        said = "\n".join(part for part in ("".join(first.texts), flawed.raw) if part)
+        said = "\n".join(part for part in (str(first.texts), flawed.raw) if part)
         messages = (
             *self._request.messages,
             text_message("assistant", said),

@@ -19,9 +19,9 @@ from app.answers.plan import Plan, Planner
 from app.answers.turn_state import TurnState
 from app.concurrency.background import Cancellation, Cancelled
 from app.conversations.conversations import ConversationLease, Conversations
-from app.errors import AccountLimited, AccountRejected, GatewayError, NoAccountFree, UpstreamError
+from app.errors import AccountLimited, AccountRejected, GatewayError, ModelUnavailable, NoAccountFree, UpstreamError
 from app.store import Store, StoreError
-from app.store.leases import WHOLE_ACCOUNT
+from app.store.leases import ALL_ACCOUNTS, WHOLE_ACCOUNT
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,8 @@ class _Run:
         # Accounts that have failed in this turn, and those of them for which waiting does not help.
         self._failed: set[str] = set()
         self._excluded: set[str] = set()
+        # Accounts that have turned out not to serve the model.
+        self._not_serving: set[str] = set()
         self._was_repeated = False
         self._last_error: UpstreamError | None = None
 
@@ -121,7 +123,7 @@ class _Run:
     def _lease(self, plan: Plan) -> Lease:
         """Raises NoAccountFree; AccountRejected where no account is left that could serve this."""
         turn = self._turn
-        usable = plan.accounts or self._services.accounts.usable()
+        usable = plan.accounts or self._services.accounts.usable(plan.sites)
         accounts = {id_: token for id_, token in usable.items() if id_ not in self._excluded}
         if not accounts:
             raise AccountRejected("every Kimi account that could serve this has refused")
@@ -163,12 +165,12 @@ class _Run:
             error = e
             plan = self._next_plan(e, plan, lease, answered=attempt is not None and attempt.answered)
         finally:
+            # Not before Kimi's stream has ended: it counts the streams of an account, too.
             try:
                 if attempt is not None:
                     attempt.clean_up()
             finally:
-                if attempt is None or not attempt.finished:
-                    self._services.leases.release(lease)
+                self._services.leases.release(lease)
         self._turn.is_queued = True
         if error.blame == "upstream":
             backoff_s = failover.backoff_s(error, self._policy.backoff_s)
@@ -182,7 +184,8 @@ class _Run:
         self._failed.add(lease.account_id)
         if failover.excludes_account(error):
             self._excluded.add(lease.account_id)
-        self._charge(error, lease)
+        no_account_serves = isinstance(error, ModelUnavailable) and self._is_served_by_none(lease, plan)
+        self._charge(error, lease, no_account_serves)
         step = failover.next_step(
             Failure(
                 error,
@@ -191,6 +194,8 @@ class _Run:
                 attempts=turn.attempts,
                 is_late=time.monotonic() > self._deadline,
                 was_repeated=self._was_repeated,
+                can_branch=plan.resume is not None and plan.resume.message_id is not None,
+                no_account_serves=no_account_serves,
             )
         )
         if step is failover.GIVE_UP:
@@ -203,17 +208,28 @@ class _Run:
         )
         return plan
 
-    def _charge(self, error: UpstreamError, lease: Lease) -> None:
-        """What the account has to bear."""
+    def _is_served_by_none(self, lease: Lease, plan: Plan) -> bool:
+        """Whether the model has failed on so many accounts that it will on all. Not where only one may be asked."""
+        self._not_serving.add(lease.account_id)
+        if plan.accounts:
+            return False
+        usable = self._services.accounts.usable(plan.sites)
+        return len(self._not_serving) >= min(failover.MODEL_ACCOUNTS, len(usable))
+
+    def _charge(self, error: UpstreamError, lease: Lease, no_account_serves: bool) -> None:
+        """What the account has to bear, or the model."""
         cooldown = failover.cooldown_for(error)
         if isinstance(error, AccountRejected):
             cooldown = self._charge_rejection(error, lease)
         if cooldown is not None:
             scope = lease.scope if cooldown.model_only else WHOLE_ACCOUNT
-            seconds = self._services.leases.cool_down(lease, scope, cooldown.base_s, cooldown.exactly_s)
+            account_id = ALL_ACCOUNTS if no_account_serves else lease.account_id
+            seconds = self._services.leases.cool_down(
+                account_id, scope, cooldown.base_s, cooldown.exactly_s, cooldown.cause
+            )
             log.warning(
                 "account_cooldown account=%s model=%s seconds=%.0f error=%s",
-                lease.account_id,
+                account_id or "all",
                 scope or "all",
                 seconds,
                 error.message,
@@ -225,8 +241,8 @@ class _Run:
         accounts = self._services.accounts
         digest = accounts.refused_token(lease.account_id)
         if digest is not None:
-            self._services.leases.refuse(lease.account_id, digest)
-            log.warning("account_rejected account=%s until=new_token error=%s", lease.account_id, error.message)
+            seconds = self._services.leases.reject(lease.account_id, digest)
+            log.warning("account_rejected account=%s seconds=%.0f error=%s", lease.account_id, seconds, error.message)
             return None
         if accounts.is_revoked(lease.account_id):
             return None

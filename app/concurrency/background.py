@@ -9,14 +9,17 @@ import contextvars
 import math
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from app.concurrency.watchdog import Watchdog
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
-# With more items than this the producer waits for its consumer. It then reads no more, so that TCP slows the sender.
+# If the items weigh more than this the producer waits for its consumer. It then reads no more, so that TCP slows the
+# sender. A short event weighs 1, so that what waits has some 100 KB.
 _HIGH_WATER = 1000
 
 
@@ -88,6 +91,12 @@ class _End:
         self.error = error
 
 
+class Emit(Protocol[T_contra]):
+    def __call__(self, item: T_contra, weight: int = 1) -> None:
+        """``weight``: how many short items it is as large as."""
+        ...
+
+
 class Background(Generic[T]):
     """Calls ``source(cancellation, emit)`` in the background. The consumer gets the emitted items with ``take``.
 
@@ -101,7 +110,7 @@ class Background(Generic[T]):
 
     def __init__(
         self,
-        source: Callable[[Cancellation, Callable[[T], None]], None],
+        source: "Callable[[Cancellation, Emit[T]], None]",
         watchdog: Watchdog,
         *,
         longest_s: float,
@@ -114,6 +123,8 @@ class Background(Generic[T]):
         # Not a queue.Queue, which allocates 2 KB at once and gives one item at a time. Each operation on the list is
         # one of the interpreter's own, so nothing is lost between two threads.
         self._items: list[T] = []
+        # What the items weigh beyond their number. Counted by the producer, forgotten by the consumer.
+        self._more_weight = 0
         # Set when there are items, when the source has ended, and when the consumer has waited for long enough.
         self._changed = threading.Event()
         # When the consumer does not want to wait any longer, in monotonic time.
@@ -134,7 +145,7 @@ class Background(Generic[T]):
         """The items that have come. Empty if none came within ``timeout_s`` (and up to ``within_s`` more).
 
         Raises EndOfSource: after the last item, if the source has returned.
-        Raises whatever the source has raised: after the last item.
+        Raises whatever the source has raised: after the last item, and once.
         """
         if not self._items and self._end is None:
             self._wait(timeout_s)
@@ -142,10 +153,17 @@ class Background(Generic[T]):
         end = self._end
         items = self._items[:]
         del self._items[: len(items)]
+        self._more_weight = 0
         if self._room is not None:
             self._room.set()
         if end is not None and not items:
-            raise end.error or EndOfSource
+            error = end.error or EndOfSource()
+            self._end = _End(None)
+            try:
+                raise error
+            finally:
+                # It gets a traceback that leads to this frame and to this object: nothing here may lead back to it.
+                del error, end
         return items
 
     def _wait(self, timeout_s: float) -> None:
@@ -170,20 +188,24 @@ class Background(Generic[T]):
             self._changed.set()
 
     def _run(self) -> None:
-        error: BaseException | None = None
         try:
             self._source(self._cancellation, self._emit)
+            self._end = _End(None)
         except BaseException as e:  # noqa: BLE001  # the consumer raises it
-            error = e
-        self._end = _End(error)
+            # Its frames hold all that the source has worked on, and some of them hold the exception: all of it would
+            # stay until the next full garbage collection. The lines of the traceback are kept.
+            traceback.clear_frames(e.__traceback__)
+            self._end = _End(e)
         self._changed.set()
         self._watchdog.forget(self)
 
-    def _emit(self, item: T) -> None:
+    def _emit(self, item: T, weight: int = 1) -> None:
         self._items.append(item)
+        if weight > 1:
+            self._more_weight += weight
         if not self._changed.is_set():
             self._changed.set()
-        if len(self._items) > _HIGH_WATER:
+        if len(self._items) + self._more_weight > _HIGH_WATER:
             self._wait_for_room()
         if self._cancellation.cancelled:
             raise Cancelled
@@ -191,7 +213,7 @@ class Background(Generic[T]):
     def _wait_for_room(self) -> None:
         room = self._room = threading.Event()
         # Looked at again now that the consumer can see the event: it may have taken the items in between.
-        if len(self._items) > _HIGH_WATER and not self._cancellation.cancelled:
+        if len(self._items) + self._more_weight > _HIGH_WATER and not self._cancellation.cancelled:
             left_s = self._deadline - time.monotonic()
             if not room.wait(max(0.0, left_s)):
                 raise ConsumerStalled

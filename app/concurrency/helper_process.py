@@ -169,6 +169,8 @@ def serve(
     # The parent decides when it ends, also where Ctrl-C is sent to both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Streams come first where the two share a core.
+    os.nice(5)
     with contextlib.suppress(ValueError, OSError):
         # Not on macOS.
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

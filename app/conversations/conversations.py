@@ -52,7 +52,8 @@ class ConversationLease:
         self.row = row
         self._store = store
         self._process_lease = process_lease
-        self._keep_transcript = keep_transcript
+        # What is said in the turn is kept.
+        self.keeps_transcript = keep_transcript
         self._open = True
         # ``release`` deletes the conversation: its first turn was not completed, so it never began.
         self.forget = row.chat_id is None
@@ -72,11 +73,18 @@ class ConversationLease:
         """What its chat has read about functions."""
         return None if self.row.tools is None else KnownTools(*json.loads(self.row.tools))
 
-    def save_chat(self, account_id: str, upstream: str, model: str, chat_id: str, message_id: str | None) -> bool:
+    def save_chat(
+        self, account_id: str, site: str, upstream: str, model: str, chat_id: str, message_id: str | None
+    ) -> bool:
         """Stores which chat continues the conversation, before anything of its answer is known: a kill loses nothing.
         False where another turn has the conversation now."""
         return self._save(
-            account_id=account_id, upstream=upstream, model=model, chat_id=chat_id, message_id=message_id
+            account_id=account_id,
+            site=site,
+            upstream=upstream,
+            model=model,
+            chat_id=chat_id,
+            message_id=message_id,
         )
 
     def transcript(self) -> tuple[Message, ...]:
@@ -119,7 +127,7 @@ class ConversationLease:
         }
         if known_tools is not None:
             values["tools"] = json.dumps([known_tools.code, known_tools.digest])
-        if self._keep_transcript:
+        if self.keeps_transcript:
             said = Message("assistant", text_message("assistant", answer).parts, tool_calls=tuple(calls))
             lines = [line for message in (*new_messages, said) for line in _transcript_lines(message)]
             turn, first = (self.row.turns, 0) if counts else (self.row.turns - 1, _REPAIR_LINE)

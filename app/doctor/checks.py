@@ -4,6 +4,7 @@ Changes nothing that the gateway itself would not change: it may create the data
 open one chat per protocol, which it deletes. Must never know how findings are shown.
 """
 
+import itertools
 import logging
 import os
 import stat
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 from app.accounts.pool import Accounts
 from app.accounts.renewal import renew_in_a_process
@@ -34,10 +34,14 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.settings.config import Examination
-from app.settings.credentials import Credential, read_expiry
+from app.settings.credentials import Credential, describe_level, read_expiry
+from app.settings.sites import Site, is_at
 from app.store import Store, StoreError, StoreUnusable, TokenRow
 from app.upstreams.account import Account, duration, when
+from app.upstreams.kimi.connect import REFUSED_FORM
 from app.upstreams.kimi.http import KimiHttp, Timeouts
+from app.upstreams.kimi.listing import Listing
+from app.upstreams.kimi.quota import Quotas
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +51,8 @@ _SKEW_S = 30.0
 _SHOWN_KINDS = 20
 # A trial turn that takes longer has failed. Seconds.
 _TURN_S = 60.0
+
+_OTHER_SITE = {"kimi.ai": "kimi.com", "kimi.com": "kimi.ai"}
 
 _NEW_LOGIN = "log in again in a private window, paste the new refresh_token into KIMI_TOKENS, restart (README)"
 
@@ -73,7 +79,15 @@ _ADVICE: list[tuple[type[UpstreamError], str]] = [
 class _Catalogued(Protocol):
     """An upstream with a catalogue of models at Kimi."""
 
-    def offers(self, account: Account) -> Sequence[object]: ...
+    def listing(self, site: str, account: Account) -> Listing: ...
+    def learn(self, site: str, listing: Listing) -> None: ...
+
+
+@runtime_checkable
+class _Metered(Protocol):
+    """An upstream that says what is left of an account's credits."""
+
+    def subscription(self, account: Account) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +112,8 @@ class Doctor:
         self._credentials = privacy.credentials(settings.config.credentials)
         self._store: Store | None = None
         self._accounts: Accounts | None = None
-        self._site: Probe | None = None
+        # Site → what it answered.
+        self._probes: dict[str, Probe] = {}
         self._usable: list[Account] = []
 
     def findings(self) -> Iterator[Finding]:
@@ -127,16 +142,13 @@ class Doctor:
             yield Finding("problem", "settings", sentence, "correct it in .env or in the environment")
         for name in self._settings.unknown:
             yield Finding("warning", "settings", f"{name} is set, but there is no such setting", "is it misspelt?")
-        site, auth = (
-            urlsplit(url).hostname or "" for url in (self._config.kimi_base_url, self._config.kimi_auth_url)
-        )
-        for ending, other in (("kimi.ai", "kimi.com"), ("kimi.com", "kimi.ai")):
-            if site.endswith(ending) and auth.endswith(other):
+        for site, (name, other) in itertools.product(self._config.sites, _OTHER_SITE.items()):
+            if is_at(site.base_url, name) and is_at(site.auth_url, other):
                 yield Finding(
                     "warning",
                     "settings",
-                    f"KIMI_BASE_URL is on {ending}, but KIMI_AUTH_URL on {other}",
-                    f"set KIMI_AUTH_URL=https://auth.{ending}",
+                    f"accounts of {name} are used, but KIMI_AUTH_URL is on {other}",
+                    f"unset KIMI_AUTH_URL, or set KIMI_AUTH_URL=https://auth.{name}",
                 )
         if not self._wrong:
             accounts = len(self._credentials)
@@ -158,7 +170,8 @@ class Doctor:
         try:
             store.check_writable()
             if self._config.credentials:
-                self._accounts = Accounts(self._credentials, store, renew_in_a_process)
+                names = self._config.site_names
+                self._accounts = Accounts(self._credentials, names, store, renew_in_a_process)
         except StoreError as e:
             store.close()
             found = f"{name} cannot be written ({e})"
@@ -220,6 +233,8 @@ class Doctor:
     def _describe_account(self, c: Credential, row: TokenRow | None) -> Finding:
         hint, now = self._privacy.hint(c), time.time()
         access, expires_at = (row.access_token, row.expires_at) if row else (c.access_token, c.expires_at)
+        if level := describe_level(access or c.refresh_token):
+            hint += f", {level}"
         works = access is not None and (expires_at is None or expires_at > now)
         until = _access(access, expires_at, now)
         if c.refresh_token is None:
@@ -246,27 +261,30 @@ class Doctor:
     # sites and the clock
 
     def _check_sites(self) -> Iterator[Finding]:
-        refreshable = any(c.refresh_token for c in self._credentials)
         probes = []
-        for check, setting, url, call in (
-            ("site", "KIMI_BASE_URL", self._config.kimi_base_url, sites.SITE_CALL),
-            ("auth", "KIMI_AUTH_URL", self._config.kimi_auth_url, sites.AUTH_CALL),
-        ):
-            if setting in self._wrong:
-                yield Finding("skipped", check, f"not checked: {setting} is wrong")
-                continue
-            http = KimiHttp(url, Timeouts(self._config.connect_timeout_s, 15.0, 15.0))
-            probe = sites.probe(http, call)
-            http.close()
-            probes.append(probe)
-            found = sites.describe(check, setting, http, probe, "ok" if check == "site" else "warning")
-            if check == "site":
-                self._site = probe
-            elif found.mark == "problem" and not refreshable:
-                # It is not needed: no account has a refresh token.
-                found = Finding("warning", found.check, found.found, found.advice)
-            yield found
+        for site in self._config.sites:
+            for check, setting, url, call in (
+                ("site", "KIMI_BASE_URL", site.base_url, sites.SITE_CALL),
+                ("auth", "KIMI_AUTH_URL", site.auth_url, sites.AUTH_CALL),
+            ):
+                if setting in self._wrong:
+                    yield Finding("skipped", check, f"not checked: {setting} is wrong")
+                    continue
+                http = KimiHttp(url, Timeouts(self._config.connect_timeout_s, 15.0, 15.0))
+                probe = sites.probe(http, call)
+                http.close()
+                probes.append(probe)
+                found = sites.describe(check, setting, http, probe, "ok" if check == "site" else "warning")
+                if check == "site":
+                    self._probes[site.name] = probe
+                elif found.mark == "problem" and not self._is_refreshed_at(site):
+                    # It is not needed: no account of it has a refresh token.
+                    found = Finding("warning", found.check, found.found, found.advice)
+                yield found
         yield from self._check_clock([p.ahead_s for p in probes if p.ahead_s is not None])
+
+    def _is_refreshed_at(self, site: Site) -> bool:
+        return any(c.refresh_token for c in self._credentials if self._config.site_of(c) == site)
 
     def _check_clock(self, ahead: list[float]) -> Iterator[Finding]:
         if not ahead:
@@ -320,7 +338,15 @@ class Doctor:
                     continue
             else:
                 account = Account(
-                    c.id, c.label, c.access_token or "", c.expires_at, False, c.user_id, c.device_id, c.session_id
+                    c.id,
+                    c.label,
+                    c.access_token or "",
+                    c.expires_at,
+                    False,
+                    c.user_id,
+                    c.device_id,
+                    c.session_id,
+                    self._config.site_of(c).name,
                 )
             if account.token and not account.has_expired():
                 yield account
@@ -328,16 +354,24 @@ class Doctor:
     # turns
 
     def _check_turns(self) -> Iterator[Finding]:
+        for site in self._config.sites:
+            yield from self._check_turns_at(site)
+
+    def _check_turns_at(self, site: Site) -> Iterator[Finding]:
         recorder = self._options.recorder
         generations = self._options.upstreams(recorder)
-        reason = self._why_no_turn()
+        accounts = [account for account in self._usable if account.site == site.name]
+        reason = self._why_no_turn(site, accounts)
         if reason is not None:
             for generation in generations:
-                yield Finding("skipped", "turn", f"{generation.upstream.name}: not tried: {reason}")
+                yield Finding("skipped", "turn", f"{self._name(generation, site)}: not tried: {reason}")
             return
-        account = self._usable[0]
+        account = accounts[0]
         for generation in generations:
-            yield self._check_models(generation, account)
+            yield self._check_models(generation, site, account)
+        for generation in generations:
+            if isinstance(generation.upstream, _Metered):
+                yield from self._check_quotas(generation.upstream, accounts)
         limit_s = min(_TURN_S, self._config.first_event_timeout_s)
         outcomes = []
         for generation in generations:
@@ -349,20 +383,23 @@ class Doctor:
             outcomes.append(outcome)
         some_answered = any(outcome.content for outcome in outcomes)
         for generation, outcome in zip(generations, outcomes, strict=True):
-            yield from self._describe_turn(generation, outcome, some_answered)
+            yield from self._describe_turn(generation, site, account, outcome, some_answered)
 
     def _check_tools(self) -> Iterator[Finding]:
         if not self._options.tools:
             return
-        if (reason := self._why_no_turn()) is not None or self._store is None:
-            yield Finding("skipped", "tools", f"not tried: {reason or 'it needs the store'}")
-            return
-        for generation in self._options.upstreams(None):
-            yield from self._try_tools(generation, self._usable[0], self._store)
+        for site in self._config.sites:
+            accounts = [account for account in self._usable if account.site == site.name]
+            reason = self._why_no_turn(site, accounts)
+            if reason is not None or self._store is None:
+                yield Finding("skipped", "tools", f"not tried: {reason or 'it needs the store'}")
+                continue
+            for generation in self._options.upstreams(None):
+                yield from self._try_tools(generation, site, accounts[0], self._store)
 
-    def _try_tools(self, generation: Generation, account: Account, store: Store) -> Iterator[Finding]:
+    def _try_tools(self, generation: Generation, site: Site, account: Account, store: Store) -> Iterator[Finding]:
         model = model_for_agents(generation)
-        name = f"{generation.upstream.name}, {model.id}"
+        name = f"{self._name(generation, site)}, {model.id}"
         yield Finding("ok", "tools", f"{name}: {len(TRIALS)} short turns follow; each counts against the account")
         tried, right, odd = 0, 0, Counter[str]()
         limit_s = min(_TURN_S, self._config.first_event_timeout_s)
@@ -377,33 +414,60 @@ class Doctor:
         advice = "" if mark == "ok" else "docs/tools.md says which model to take and what can go wrong"
         yield Finding(mark, "tools", f"{name}: {right} of {tried} right{counted}", advice)
 
-    def _why_no_turn(self) -> str | None:
+    def _why_no_turn(self, site: Site, accounts: Sequence[Account]) -> str | None:
         if "KIMI_BASE_URL" in self._wrong:
             return "KIMI_BASE_URL is wrong"
-        if self._site is None or self._site.reply is None:
+        if site.name not in self._probes or self._probes[site.name].reply is None:
             return "the site cannot be reached"
-        if not self._usable:
+        if not accounts:
             return "no account has a token that works now"
         return None
 
-    def _check_models(self, generation: Generation, account: Account) -> Finding:
-        name, ids = generation.upstream.name, ", ".join(model.id for model in generation.models)
+    def _name(self, generation: Generation, site: Site) -> str:
+        """The protocol, and the site where there are several."""
+        return generation.upstream.name + (f" at {site.name}" if len(self._config.sites) > 1 else "")
+
+    def _check_models(self, generation: Generation, site: Site, account: Account) -> Finding:
+        name, ids = self._name(generation, site), ", ".join(model.id for model in generation.models)
         if isinstance(generation.upstream, _Catalogued):
             try:
-                count = len(generation.upstream.offers(account))
+                listing = generation.upstream.listing(site.name, account)
             except UpstreamError as e:
                 advice = "the models that the gateway knows itself are served all the same"
                 return Finding("warning", "models", f"{name}: {ids}; Kimi's own list: {e.message}", advice)
-            return Finding("ok", "models", f"{name}: {ids}; Kimi's own list names {count}")
+            generation.upstream.learn(site.name, listing)
+            offered = ", ".join(offer.id or offer.key for offer in listing.offers)
+            count = len(listing.offers)
+            return Finding("ok", "models", f"{name}: {ids}; Kimi's own list names {count}: {offered or 'none'}")
         return Finding("ok", "models", f"{name}: {ids}")
 
-    def _describe_turn(self, generation: Generation, outcome: Outcome, some_answered: bool) -> Iterator[Finding]:
-        name, model = generation.upstream.name, generation.models[0].id
+    def _check_quotas(self, upstream: _Metered, accounts: Sequence[Account]) -> Iterator[Finding]:
+        quotas = Quotas(self._store, upstream.subscription)
+        for account in accounts:
+            try:
+                quota = quotas.of(account)
+            except UpstreamError as e:
+                yield Finding("skipped", "quota", f"{account.label}: Kimi does not say what is left ({e.message})")
+                continue
+            if quota is None:
+                yield Finding("skipped", "quota", f"{account.label}: Kimi did not say what is left some minutes ago")
+            elif quota.is_spent:
+                found = f"{account.label}: {quota}; agents (K3, K2.8) need credits, plain chat does not"
+                yield Finding("warning", "quota", found, "wait until they are renewed, or use another account")
+            else:
+                yield Finding("ok", "quota", f"{account.label}: {quota}")
+
+    def _describe_turn(
+        self, generation: Generation, site: Site, account: Account, outcome: Outcome, some_answered: bool
+    ) -> Iterator[Finding]:
+        name, model = self._name(generation, site), generation.models[0].id
         renewed = " after its token was rejected and renewed" if outcome.renewed else ""
         # If another protocol answers, its models can be used, and this one is no problem.
         failed: Mark = "warning" if some_answered else "problem"
         if outcome.error is not None:
             advice = next((text for kind, text in _ADVICE if isinstance(outcome.error, kind)), "")
+            if isinstance(outcome.error, AccountRejected):
+                advice = self._advice_on_site(account) or advice
             yield Finding(failed, "turn", f"{name}, {model}: {outcome.error.message}{renewed}", advice)
         elif not outcome.content:
             found = f"{name}, {model}: Kimi ended the answer without any text{renewed}"
@@ -419,7 +483,17 @@ class Doctor:
             yield Finding("warning", "turn", f"{name}: its chat could not be deleted: {outcome.undeleted}", advice)
         if self._store is not None:
             for kind in sorted(outcome.unrecognised):
-                self._store.unrecognised.count(name, kind, time.time())
+                self._store.unrecognised.count(generation.upstream.name, kind, time.time())
+
+    def _advice_on_site(self, account: Account) -> str:
+        """What to do if a token may be used at the wrong site; empty if there is no sign of that."""
+        c = next((c for c in self._credentials if c.id == account.id), None)
+        if c is None or c.home is None or is_at(self._config.site_of(c).base_url, c.home.name):
+            return ""
+        return (
+            f"{c.home.name} has issued this token, and tokens of one site are worth nothing at the other: unset "
+            f"KIMI_BASE_URL, or write token@{c.home.name} in KIMI_TOKENS"
+        )
 
     # what was not understood
 
@@ -429,6 +503,14 @@ class Doctor:
             return
         rows = self._store.unrecognised.all()[:_SHOWN_KINDS]
         for row in rows:
+            if row.kind.startswith(REFUSED_FORM):
+                form = row.kind.removeprefix(REFUSED_FORM)
+                found = (
+                    f"{row.upstream}: Kimi refused the form '{form}' {row.times} times, last at "
+                    f"{when(row.last_seen_at)}; the next form of the same model was taken"
+                )
+                yield Finding("warning", "unknown", found, "nothing: the gateway remembers it, and tries it again")
+                continue
             yield Finding(
                 "warning",
                 "unknown",

@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit
 
@@ -15,14 +15,14 @@ import orjson
 
 from app.doctor.findings import Finding, Mark
 from app.errors import UpstreamError, UpstreamTimeout
-from app.upstreams.account import Account
+from app.upstreams.account import NOBODY
 from app.upstreams.kimi.http import KimiHttp, Reply
 
 # Calls that need a token: without one, a healthy site refuses them in JSON.
 SITE_CALL = ("GET", "/api/user", None)
 AUTH_CALL = ("POST", "/api/account.gateway.v1.AuthService/RefreshToken", b"{}")
 
-_NO_ACCOUNT = Account("", "the doctor", "", None, False, None, None, None)
+_NO_ACCOUNT = replace(NOBODY, label="the doctor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,8 @@ def _redirect(check: str, setting: str, url: str, reply: Reply) -> Finding:
         "problem",
         check,
         f"{url} redirects to another site, {host}",
-        f"if your account lives there, set {setting}={site}; tokens of one Kimi site are worth nothing at the other",
+        f"if your account lives there, set {setting}={site}, or write token@site in KIMI_TOKENS; tokens of one Kimi "
+        "site are worth nothing at the other",
     )
 
 

@@ -1,18 +1,28 @@
-"""gunicorn's gevent worker with three changes.
+"""gunicorn's gevent worker with these changes.
 
-- A client socket sends what it can before anything else. gevent's ``sendall`` first asks the kernel for the size of
-  the send buffer, to split the data: for a token, which always fits, that system call costs more than the sending.
-  5 % of the time per token (docs/performance.md).
+- Client sockets are those of ``client_socket``: quick to send, and no client holds the worker by sending.
+- A body that the application has not read is not read to its end for the sake of the next request, as gunicorn does
+  without a pause and without a limit. If much of it is left, the answer says ``Connection: close``.
+- If nearly all connections are taken, a new one takes the place of one that waits for a request, or else of one whose
+  client does not read. So nobody can lock others out by opening connections.
 - At a graceful stop the gateway learns how much time is left, so that streams end with an error in time.
 - At a graceful stop idle keep-alive connections are closed. gunicorn would wait for them.
 """
 
+import contextlib
+import functools
+import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import gevent
-from gevent import socket
+from gevent.ssl import SSLSocket
 from greenlet import greenlet
+from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.workers.ggevent import GeventWorker
+
+from app.concurrency.yielding import pause
+from app.hosting.client_socket import ClientConnection, Heads, Limits, client_socket, cut_off
 
 # The tree of greenlets is for debugging, and costs 1 KB per stream.
 gevent.config.track_greenlet_tree = False
@@ -25,16 +35,30 @@ _RELEASE_S = 3.0
 # arrive before.
 _LAST_REQUEST_S = 2.0
 
+# This share of the connections that a worker may have is kept free for new ones.
+_FREE_SHARE = 0.05
+
 
 class Worker(GeventWorker):
+    limits = Limits()
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Keep-alive connections that wait for their next request.
+        # Connections that wait for their next request, the one that has waited longest first.
         self.idle: dict[_IdleTimeout, greenlet] = {}
+        # All connections, by the greenlet that serves them.
+        self._connections: dict[greenlet, ClientConnection] = {}
+        self._most = int(self.worker_connections * (1 - _FREE_SHARE))
+        self._heads = Heads()
+
+    def init_process(self) -> None:
+        if self.cfg.is_ssl:
+            self.cfg.set("ssl_context", _without_handshake(self.cfg.ssl_context))
+        super().init_process()
 
     def timeout_ctx(self) -> "_IdleTimeout":  # type: ignore[override]  # its stub says None, its code uses the value
         """The context in which gunicorn waits for the next request of a connection."""
-        return _IdleTimeout(self)
+        return _IdleTimeout(self, self._connections[gevent.getcurrent()])
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """The signal handler for a graceful stop."""
@@ -42,41 +66,134 @@ class Worker(GeventWorker):
         # The signal may arrive before the application is loaded.
         if (app := getattr(self, "wsgi", None)) is not None:
             app.extensions["gateway"].end_within(max(0.0, self.cfg.graceful_timeout - _RELEASE_S))
-        gevent.spawn_later(_LAST_REQUEST_S, gevent.get_hub().loop.run_callback, self._close_idle)
+        gevent.spawn_later(_LAST_REQUEST_S, _in_loop, self._close_idle)
+
+    def notify(self) -> None:
+        """Called every second."""
+        super().notify()
+        _in_loop(self._close_slow)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        current = gevent.getcurrent()
+        connection = self._connections[current] = client_socket(client, self.limits, self._heads)
+        if len(self._connections) > self._most or self._heads.bytes > self.limits.all_heads_bytes:
+            _in_loop(self._make_room)
+        try:
+            if not isinstance(connection, SSLSocket) or self._shake_hands(connection):
+                super().handle(listener, cast(Any, connection), addr)
+        finally:
+            connection.end_head()
+            del self._connections[current]
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:  # type: ignore[override]  # gunicorn's own returns nothing, too
+        wants_close = req.should_close
+        # Asked when the head of the answer is written, and after the answer.
+        req.should_close = lambda: wants_close() or sock.has_stalled or _unread_bytes(req) > self.limits.drained_bytes
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except StopIteration:
+            if _unread_bytes(req):
+                sock.linger()
+            raise
+        finally:
+            # It holds the request, which holds it.
+            del req.should_close
+        _drain(req)
+
+    def _shake_hands(self, connection: Any) -> bool:
+        """Whether TLS begins, which takes no longer than a head may."""
+        is_done = False
+        with contextlib.suppress(OSError), self.timeout_ctx():
+            connection.head_began_at = time.monotonic()
+            connection.do_handshake()
+            is_done = True
+        return is_done
+
+    # Run in the event loop, where no connection can get a request meanwhile.
 
     def _close_idle(self) -> None:
-        """Runs in the event loop, where no connection can get a request meanwhile."""
         for timeout, waiting in list(self.idle.items()):
             if timeout in self.idle:
                 waiting.throw(timeout)
 
-    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
-        # A TLS socket stays as it is: detaching would leave only the plain connection.
-        if type(client) is socket.socket:
-            client = _ClientSocket(client.family, client.type, client.proto, fileno=client.detach())
-        super().handle(listener, client, addr)
+    def _close_slow(self) -> None:
+        """Ends the connections whose head takes too long."""
+        before = time.monotonic() - self.limits.head_s
+        for timeout, waiting in list(self.idle.items()):
+            began_at = timeout.connection.head_began_at
+            if began_at is not None and began_at < before:
+                waiting.throw(timeout)
+
+    def _make_room(self) -> None:
+        """Ends connections until some are free, and until incomplete heads have not too many bytes."""
+        for timeout, waiting in list(self.idle.items()):
+            is_full = len(self._connections) > self._most
+            if not is_full and self._heads.bytes <= self.limits.all_heads_bytes:
+                return
+            if timeout in self.idle and (is_full or timeout.connection.head_bytes):
+                waiting.throw(timeout)
+        before = time.monotonic() - self.limits.stuck_s
+        stuck = [(c.stuck_since, g) for g, c in self._connections.items() if c.stuck_since and c.stuck_since < before]
+        too_many = max(0, len(self._connections) - self._most)
+        for _, sending in sorted(stuck, key=lambda one: one[0])[:too_many]:
+            sending.throw(cut_off())
 
 
 class _IdleTimeout(gevent.Timeout):
-    """The keep-alive timeout of a connection, which can be raised early."""
+    """The time limit of a connection that waits for its next request. Can be raised early."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, connection: ClientConnection) -> None:
         # False: the timeout ends the with block and raises nothing. The stub does not know that.
         super().__init__(worker.cfg.keepalive, cast(Any, False))
         self._worker = worker
+        self.connection = connection
 
     def __enter__(self) -> "_IdleTimeout":
+        # Requests that came together are not read one by one.
+        pause()
         self._worker.idle[self] = gevent.getcurrent()
+        self.connection.begin_head()
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> Any:
         self._worker.idle.pop(self, None)
+        self.connection.end_head()
         return super().__exit__(*error)
 
 
-class _ClientSocket(socket.socket):
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        sent = self.send(data, flags)
-        if sent < len(data):
-            super().sendall(memoryview(data)[sent:], flags)
+def _without_handshake(make_context: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """gunicorn's hook ``ssl_context``. gevent's server would wait for the handshake of a client of which the worker
+    does not know yet, for as long as that likes."""
+
+    def hook(config: Any, default_context: Any) -> Any:
+        context = make_context(config, default_context)
+        context.wrap_socket = functools.partial(context.wrap_socket, do_handshake_on_connect=False)
+        return context
+
+    return hook
+
+
+def _in_loop(work: Callable[[], None]) -> None:
+    gevent.get_hub().loop.run_callback(work)
+
+
+def _unread_bytes(req: Any) -> float:
+    """How much of the body was not read. Without a length it is nothing, or infinitely much."""
+    match reader := req.body.reader:
+        case LengthReader():
+            return float(reader.length)
+        case ChunkedReader():
+            return 0.0 if reader.parser is None else float("inf")
+        case _:
+            return 0.0
+
+
+def _drain(req: Any) -> None:
+    """Reads what is left of a body. Raises StopIteration, which ends the connection, if it does not come."""
+    unread = _unread_bytes(req)
+    if unread:
+        try:
+            req.body.read(int(unread))
+        except OSError:
+            raise StopIteration from None

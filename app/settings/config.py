@@ -7,14 +7,14 @@ gevent has to patch first.
 import functools
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
-from urllib.parse import urlsplit
 
 from app.chat import CitationStyle
 from app.settings import parsers
 from app.settings.credentials import Credential, CredentialError, parse_credentials
 from app.settings.parsers import ApiKey, Parser
+from app.settings.sites import KIMI_COM, Site, site_at
 
 Language = Literal["en", "zh"]
 
@@ -64,8 +64,10 @@ class Config:
         "KIMI_TOKENS",
         parse_credentials,
         None,
-        "Kimi tokens (best: refresh tokens), comma-separated. `name=token` gives an account a name.",
-        "Kimi token（最好是 refresh token），用逗号分隔。`名字=token` 给账号起名。",
+        "Kimi tokens (best: refresh tokens), comma-separated. `name=token` gives an account a name. `token@kimi.ai` "
+        "or `token@kimi.com` says at which site the account lives, if its token does not.",
+        "Kimi token（最好是 refresh token），用逗号分隔。`名字=token` 给账号起名；token 本身没有写明站点时，"
+        "用 `token@kimi.ai` 或 `token@kimi.com` 指明。",
         secret=True,
     )
     api_keys: tuple[ApiKey, ...] = _setting(
@@ -107,18 +109,20 @@ class Config:
     )
     kimi_base_url: str = _setting(
         "KIMI_BASE_URL",
-        parsers.http_url,
-        "https://www.kimi.com",
-        "The Kimi site. Outside mainland China: `https://www.kimi.ai`.",
-        "Kimi 站点。中国大陆以外用 `https://www.kimi.ai`。",
+        lambda text: parsers.http_url(text) if text else "",
+        "",
+        "The Kimi site of all accounts, apart from those whose entry in `KIMI_TOKENS` names another one. If unset, "
+        "each account uses the site that issued its token: `https://www.kimi.com` or `https://www.kimi.ai`.",
+        "所有账号使用的 Kimi 站点（在 `KIMI_TOKENS` 里指明了站点的账号除外）。不设置时，每个账号使用签发其 token "
+        "的站点：`https://www.kimi.com` 或 `https://www.kimi.ai`。",
     )
     kimi_auth_url: str = _setting(
         "KIMI_AUTH_URL",
         lambda text: parsers.http_url(text) if text else "",
         "",
-        "The site that renews tokens. If unset, it follows from `KIMI_BASE_URL`: `https://auth.kimi.ai` for kimi.ai, "
-        "else `https://auth.kimi.com`.",
-        "给 token 续期的站点。不设置时由 `KIMI_BASE_URL` 决定：kimi.ai 用 `https://auth.kimi.ai`，"
+        "The site that renews the tokens of all accounts. If unset, it follows from the site of each account: "
+        "`https://auth.kimi.ai` for kimi.ai, else `https://auth.kimi.com`.",
+        "给所有账号的 token 续期的站点。不设置时由各账号的站点决定：kimi.ai 用 `https://auth.kimi.ai`，"
         "其他用 `https://auth.kimi.com`。",
         advanced=True,
     )
@@ -181,8 +185,19 @@ class Config:
         "IDLE_TIMEOUT_S",
         parsers.seconds(0.1, 86400),
         "120",
-        "Seconds of complete silence from Kimi in the middle of an answer, after which the answer fails.",
-        "回答中途 Kimi 完全没有动静，超过多少秒视为失败。",
+        "Seconds of complete silence from Kimi in the middle of an answer, after which the answer fails. With Kimi's "
+        "newer protocol the rest is fetched over another connection before that (`RESUME_S`).",
+        "回答中途 Kimi 完全没有动静，超过多少秒视为失败。使用新一代协议时，在此之前会换一个连接去取其余部分"
+        "（`RESUME_S`）。",
+    )
+    resume_s: float = _setting(
+        "RESUME_S",
+        parsers.seconds(0, 3600),
+        "60",
+        "If the connection to Kimi breaks in the middle of an answer, the gateway tries for so many seconds to get "
+        "the rest (only with Kimi's newer protocol). `0`: never.",
+        "回答中途与 Kimi 的连接断开后，在多少秒之内设法取回其余部分（仅新一代协议）。`0`：不取。",
+        advanced=True,
     )
     total_timeout_s: float = _setting(
         "TOTAL_TIMEOUT_S",
@@ -308,6 +323,34 @@ class Config:
         "Size limit of a request body, in bytes.",
         "请求体的最大字节数。",
     )
+    max_messages: int = _setting(
+        "MAX_MESSAGES",
+        parsers.integer(1, 1_000_000),
+        "10000",
+        "Messages of one request, and items of any other list in it. More are rejected with status 400.",
+        "一个请求最多有多少条消息；请求里的其他列表也是如此。再多返回 400。",
+        advanced=True,
+    )
+    max_json_values: int = _setting(
+        "MAX_JSON_VALUES",
+        parsers.integer(1000, 10_000_000),
+        "100000",
+        "Values in the JSON of one request: objects, lists, strings, numbers. More are rejected with status 400, "
+        "because a worker parses them without a pause.",
+        "一个请求的 JSON 里最多有多少个值（对象、数组、字符串、数字）。再多返回 400，因为解析时工作进程不能中断。",
+        advanced=True,
+    )
+    request_memory_bytes: int = _setting(
+        "REQUEST_MEMORY_BYTES",
+        parsers.integer(1 << 20, 1 << 40),
+        "268435456",
+        "Memory that the running requests of a worker may need, in bytes. A request needs about three times the size "
+        "of its body until its answer is complete. What does not fit waits for `QUEUE_WAIT_S` seconds, and then "
+        "fails with status 503. One API key gets at most half of it.",
+        "一个工作进程里所有进行中的请求最多占用多少字节内存。一个请求在回答完成之前大约占用请求体的三倍。"
+        "放不下的请求等待 `QUEUE_WAIT_S` 秒，之后返回 503。一个 API key 最多使用一半。",
+        advanced=True,
+    )
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS",
         parsers.origins,
@@ -329,9 +372,21 @@ class Config:
         "LOG_LEVEL", parsers.choice("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "Log level.", "日志级别。"
     )
 
-    def __post_init__(self) -> None:
-        if not self.kimi_auth_url:
-            object.__setattr__(self, "kimi_auth_url", _auth_url_for(self.kimi_base_url))
+    def site_of(self, credential: Credential) -> Site:
+        """Where an account lives: what its entry says, else KIMI_BASE_URL, else what its token says."""
+        site = credential.site or (site_at(self.kimi_base_url) if self.kimi_base_url else credential.home or KIMI_COM)
+        return replace(site, auth_url=self.kimi_auth_url) if self.kimi_auth_url else site
+
+    @property
+    def site_names(self) -> dict[str, str]:
+        """Account id → the name of its site."""
+        return {credential.id: self.site_of(credential).name for credential in self.credentials}
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites of all accounts, each once; where there is no account, the one that KIMI_BASE_URL names."""
+        found = {site.name: site for site in map(self.site_of, self.credentials)}
+        return tuple(found.values()) or (self.site_of(Credential("", "")),)
 
     @property
     def secrets(self) -> list[str]:
@@ -467,8 +522,3 @@ def _read(env: Mapping[str, str], setting: Setting) -> Any:
     except ValueError as e:
         shown = "" if setting.is_secret or isinstance(e, parsers.HiddenValueError) else f"={text}"
         raise ConfigError(f"{setting.name}{shown}: {e}") from None
-
-
-def _auth_url_for(base_url: str) -> str:
-    host = urlsplit(base_url).hostname or ""
-    return "https://auth.kimi.ai" if f".{host}".endswith(".kimi.ai") else "https://auth.kimi.com"

@@ -1,8 +1,9 @@
 """Parses KIMI_TOKENS, in the forms in which people paste tokens.
 
 The forms of Kimi's tokens and the claims in them: ``kimi-protocol.md`` 1.5 and 2.1 (HS512 JWTs; ``typ`` access or
-refresh; ``iat``; ``exp``; ``sub``; ``device_id``; ``ssid``). The signature is not checked, only Kimi can do that.
-Does not know how a token is sent, stored or chosen.
+refresh; ``iat``; ``exp``; ``sub``; ``device_id``; ``ssid``), and since September 2026 ``kimi-protocol-2.md`` 5.8
+(``iss`` account instead of user-center; ``aud``; ``membership``). The signature is not checked, only Kimi can do
+that. Does not know how a token is sent, stored or chosen.
 """
 
 import base64
@@ -15,9 +16,18 @@ from typing import Any
 
 import orjson
 
+from app.settings.parsers import http_url
+from app.settings.sites import KIMI_COM, Site, named_site, site_at
+
 # A label and its entry; a cookie, whose name may be longer. What precedes the `=` at the end of Base64 is no label.
 _LABELLED = re.compile(r"([A-Za-z0-9_.-]{1,32})\s*=\s*(?!=)(.+)", re.DOTALL)
+# What follows the last `@`, where that is no part of a cookie.
+_AT_SITE = re.compile(r"(.+)@([^@;,\s]*)", re.DOTALL)
 _COOKIE = re.compile(r"[^\s=;,]+\s*=\s*[^\s=]")
+
+
+# The level of a free account.
+FREE_LEVEL = 10
 
 
 class CredentialError(ValueError):
@@ -41,6 +51,10 @@ class Credential:
     user_id: str | None = field(default=None, repr=False)
     device_id: str | None = field(default=None, repr=False)
     session_id: str | None = field(default=None, repr=False)
+    site: Site | None = None
+    """Where the account lives, as the entry says it (``token@kimi.ai``); None if it does not."""
+    home: Site | None = None
+    """The site that issued the tokens, as they say it; None if they do not."""
 
     @property
     def source(self) -> str:
@@ -60,7 +74,8 @@ class Credential:
 def parse_credentials(text: str) -> tuple[Credential, ...]:
     """The credentials in KIMI_TOKENS, in order. Raises CredentialError: for the first entry that is not a token.
 
-    Entries are separated by commas; ``name=entry`` gives one a label. An entry is an access token, a refresh token,
+    Entries are separated by commas; ``name=entry`` gives one a label, ``entry@site`` its site: kimi.com, kimi.ai, or
+    a base URL. An entry is an access token, a refresh token,
     a cookie (``kimi-auth=...``, alone or among others), or the JSON of the browser's local storage
     (``{"access_token": ..., "refresh_token": ...}``). White space, quotes and ``Bearer `` around it are removed.
     Several entries of one Kimi user are one account: a refresh token is preferred to an access token, and of two of a
@@ -104,6 +119,28 @@ def read_lifetime(token: str) -> float | None:
     claims = read_claims(token)
     issued_at, expires_at = _number(claims, "iat"), _number(claims, "exp")
     return None if issued_at is None or expires_at is None else expires_at - issued_at
+
+
+def read_level(token: str) -> int | None:
+    """The level of membership in a JWT (10: a free account); None if it does not say so."""
+    membership = read_claims(token).get("membership")
+    level = membership.get("level") if isinstance(membership, dict) else None
+    return level if type(level) is int else None
+
+
+def describe_level(token: str | None) -> str:
+    """The level of membership in a JWT, for people; empty if it does not say so. Only one level is known."""
+    level = read_level(token) if token else None
+    return "" if level is None else "free" if level == FREE_LEVEL else f"membership level {level}"
+
+
+def _home(claims: dict[str, Any]) -> Site | None:
+    """The site that issued a token. Until August 2026 there was one, and ``iss`` was its user center."""
+    audience = claims.get("aud")
+    for name in audience if isinstance(audience, list) else [audience]:
+        if isinstance(name, str) and (site := named_site(name)) is not None:
+            return site
+    return KIMI_COM if claims.get("iss") == "user-center" else None
 
 
 def _preference(credential: Credential) -> tuple[bool, float]:
@@ -165,11 +202,31 @@ def _parse_entry(entry: str, number: int) -> Credential:
     named = _LABELLED.match(entry)
     if named and named[1].lower() != "kimi-auth" and _is_label(entry, _clean(named[2])):
         label, entry = named[1], _clean(named[2])
+    entry, site = _split_site(entry, number)
     tokens = [_checked(token, number) for token in _tokens_in(entry, number)]
-    credential = Credential(_id(tokens), label)
+    credential = Credential(_id(tokens), label, site=site)
     for token in tokens:
         credential = _with_token(credential, token)
     return credential
+
+
+def _split_site(entry: str, number: int) -> tuple[str, Site | None]:
+    """The entry without ``@site``, and the site. Raises CredentialError: if there is no such site."""
+    found = _AT_SITE.fullmatch(entry)
+    if found is None:
+        return entry, None
+    site = named_site(found[2])
+    if site is None and re.match(r"https?://", found[2]):
+        try:
+            site = site_at(http_url(found[2]))
+        except ValueError as e:
+            raise CredentialError(f"entry {number}: after '@': {e}") from None
+    if site is None:
+        if _looks_like_cookies(entry) or entry.startswith("{"):
+            # It may stand in another cookie, or in JSON.
+            return entry, None
+        raise CredentialError(f"entry {number}: expected kimi.com, kimi.ai or a base URL after '@'")
+    return _clean(found[1]), site
 
 
 def _is_label(entry: str, rest: str) -> bool:
@@ -189,7 +246,10 @@ def _tokens_in(entry: str, number: int) -> Sequence[str]:
     if _looks_like_cookies(entry):
         cookies = dict(part.strip().split("=", 1) for part in entry.split(";") if "=" in part)
         if "kimi-auth" not in cookies:
-            raise CredentialError(f"entry {number} looks like cookies, but kimi-auth is not among them")
+            raise CredentialError(
+                f"entry {number} looks like cookies, but kimi-auth is not among them: new logins do not get it any "
+                "more; paste the value of refresh_token from the site's local storage (README, 'Get a token')"
+            )
         return [_clean(cookies["kimi-auth"])]
     return [_clean(re.sub(r"^kimi-auth\s*=", "", entry, flags=re.IGNORECASE))]
 
@@ -242,6 +302,7 @@ def _with_token(credential: Credential, token: str) -> Credential:
         # A device id was observed in refresh tokens only (1.3).
         device_id=credential.device_id or _text(claims, "device_id"),
         session_id=credential.session_id or _text(claims, "ssid"),
+        home=credential.home or _home(claims),
     )
     # Opaque refresh tokens start with cpmt_ (1.5). Any other opaque word is used as an access token.
     if claims.get("typ") == "refresh" or token.startswith("cpmt_"):

@@ -23,7 +23,7 @@ def main() -> int:
         print(_knob_list())
         return 0
     if options.mint:
-        print(tokens.mint(options.mint, options.kind, options.lifetime_s))
+        print(tokens.mint(options.mint, options.kind, options.lifetime_s, site=options.site, level=options.level))
         return 0
     try:
         changes = dict(assignment(text) for text in options.set)
@@ -45,6 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mint", metavar="NAME", help="print a token for this user, and exit")
     parser.add_argument("--kind", choices=("access", "refresh"), default="access", help="of the minted token")
     parser.add_argument("--lifetime-s", type=float, help="of the minted token (default: as the real one)")
+    parser.add_argument(
+        "--site", choices=("kimi.com", "kimi.ai"), help="of the minted token (default: a token that does not say)"
+    )
+    parser.add_argument("--level", type=int, default=tokens.FREE_LEVEL, help="membership level in it")
     return parser
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from app.simulator import edge
 from app.simulator.answers import Question, compose
+from app.simulator.catalogue import Choice, is_new, is_taken
 from app.simulator.connect_errors import (
     BEFORE_THE_STREAM,
     END_ERRORS,
@@ -25,38 +26,13 @@ from app.simulator.connect_errors import (
 )
 from app.simulator.connect_frames import CONTENT_TYPE, GOOD_END, HEARTBEAT, ConnectVoice
 from app.simulator.envelope import DATA, envelope, open_envelopes, prefixes_apart
+from app.simulator.generation import Recording
 from app.simulator.http1 import Reply, json_bytes, json_reply
 from app.simulator.knobs import BadKnob, Knobs, split_prompt, turned
 from app.simulator.simulation import Exchange
 from app.simulator.turns import Turn, perform, tell
-from app.simulator.world import Chat, Message
+from app.simulator.world import Chat, Message, StoredFile
 
-SCENARIOS = (
-    "SCENARIO_K2",
-    "SCENARIO_K2D5",
-    "SCENARIO_K2D5_TURBO",
-    "SCENARIO_K2D6",
-    "SCENARIO_CHAT",
-    "SCENARIO_OK_COMPUTER",
-    "SCENARIO_SEARCH",
-    "SCENARIO_RESEARCH",
-    "SCENARIO_K1",
-    "SCENARIO_K3",
-    "SCENARIO_K3_THINKING",
-)
-MODEL_KEYS = (
-    "k2d6",
-    "k2d6-thinking",
-    "k2d6-agent",
-    "k2d6-agent-ultra",
-    "k2d6-chat",
-    "k2-chat",
-    "k3",
-    "k3-swarm",
-    "k3-agent-ultra",
-    "instant",
-    "kimi-latest",
-)
 _THINKING_SCENARIOS = ("SCENARIO_K1", "SCENARIO_K3_THINKING")
 _SEARCHING_SCENARIOS = ("SCENARIO_SEARCH", "SCENARIO_RESEARCH")
 _CHAT_ID = re.compile(r"[\w-]{1,128}")
@@ -69,10 +45,13 @@ class _Demand:
     chat_id: str
     parent_id: str
     prompt: str
-    scenario: str
+    choice: Choice
     thinks: bool
     searches: bool
     file_ids: tuple[str, ...]
+    system_prompt: str
+    replaces: str
+    """The user's message that is asked again; empty for a new one."""
 
 
 class _Refused(Exception):
@@ -113,12 +92,20 @@ def _prepare(exchange: Exchange) -> tuple[Turn, ConnectVoice]:
         raise _unauthenticated(sim.knobs)
     demand = _parse(exchange.request.body, sim.knobs)
     demand, words, knobs = _understand(demand, sim.knobs)
-    fault = sim.fault("turn", exchange.account, knobs, words, demand.prompt)
+    if not is_taken(demand.choice, knobs):
+        raise _Ended([end_frame("bad_request", knobs)], knobs)
+    fault = _fault(exchange, demand, knobs, words)
     _refuse_on_purpose(fault, knobs, exchange.request.path)
     known = _find_chat(exchange, demand.chat_id, knobs)
     if known and sim.is_busy(sim.slot(known, knobs)):
         raise _error_at_the_end("stream_pushing", knobs)
     return _answered(exchange, known, demand, knobs, fault)
+
+
+def _fault(exchange: Exchange, demand: _Demand, knobs: Knobs, words: Mapping[str, str]) -> str:
+    if knobs.fail_models and not {demand.choice.model, demand.choice.scenario} & set(knobs.fail_models.split(",")):
+        return ""
+    return exchange.sim.fault("turn", exchange.account, knobs, words, demand.prompt)
 
 
 def _unauthenticated(knobs: Knobs) -> Exception:
@@ -141,8 +128,6 @@ def _demand(body: dict[str, Any]) -> _Demand:
     """Reads both spellings of every name, as protobuf's JSON does."""
     message, options = body["message"], body.get("options") or {}
     scenario = str(body.get("scenario") or message.get("scenario") or "")
-    _check_enum(scenario, SCENARIOS)
-    _check_enum(str(options.get("model") or ""), MODEL_KEYS)
     chat_id = either(body, "chat_id", "chatId")
     if message.get("role") != "user" or (chat_id and not _CHAT_ID.fullmatch(chat_id)):
         raise ValueError("expected a user message in a well-formed chat")
@@ -152,25 +137,23 @@ def _demand(body: dict[str, Any]) -> _Demand:
     effort = either(options, "reasoning_effort", "reasoningEffort")
     thinks = bool(options.get("thinking")) and effort != "REASONING_EFFORT_NONE"
     tools = {tool.get("type") for tool in body.get("tools") or []}
+    agent_mode = either(body, "agent_mode", "agentMode") or either(options, "agent_mode", "agentMode")
     return _Demand(
         chat_id=chat_id,
         parent_id=either(message, "parent_id", "parentId"),
         prompt="\n".join(texts),
-        scenario=scenario or SCENARIOS[1],
+        choice=Choice(scenario, str(options.get("model") or ""), agent_mode),
         thinks=thinks or scenario in _THINKING_SCENARIOS,
         searches="TOOL_TYPE_SEARCH" in tools or scenario in _SEARCHING_SCENARIOS,
         file_ids=tuple(str(block["file"]["id"]) for block in message["blocks"] if "file" in block),
+        system_prompt=either(options, "system_prompt", "systemPrompt"),
+        replaces=str(message.get("id") or ""),
     )
 
 
 def either(body: Mapping[str, Any], snake: str, camel: str) -> str:
     """A string field under either of its names; empty where it is missing."""
     return str(body.get(snake) or body.get(camel) or "")
-
-
-def _check_enum(value: str, known: Sequence[str]) -> None:
-    if value and value not in known:
-        raise ValueError(f"expected one of {known}, got {value!r}")
 
 
 def _understand(demand: _Demand, run_knobs: Knobs) -> tuple[_Demand, dict[str, str], Knobs]:
@@ -225,26 +208,75 @@ def _answered(
     world, account = exchange.sim.world, exchange.account
     assert account
     new_id = world.ids.xid if knobs.profile == "connect-2025" else world.ids.uuid
+    parent = _parent(known, demand, knobs) if known else None
+    files = _files(exchange, demand, knobs)
     conversation = known or world.new_chat(account, "Untitled Chat", "connect", new_id())
-    parent = conversation.messages.get(demand.parent_id) or conversation.latest("assistant")
     earlier = [m.text for m in conversation.ancestry(parent.id) if m.role == "user"] if parent else []
-    files = [world.files[ref].name if ref in world.files else ref for ref in demand.file_ids]
-    question = Question(demand.prompt, earlier[::-1], files, demand.thinks, demand.searches)
+    names = [world.files[ref].name if ref in world.files else ref for ref in demand.file_ids]
+    question = Question(demand.prompt, earlier[::-1], names, demand.thinks, demand.searches)
     answer = compose(question, knobs, exchange.sim.tooling.speak(question.prompt, question.earlier, knobs))
+    scenario = demand.choice.scenario or "SCENARIO_K2D5"
     asked = conversation.add(
-        Message(new_id(), parent.id if parent else "", "user", demand.prompt, scenario=demand.scenario)
+        Message(new_id(), parent.id if parent else "", "user", demand.prompt, scenario=scenario, files=files)
     )
+    recording = Recording(knobs) if serves_resume(knobs) or serves_messages(knobs) else None
     message = Message(
         new_id(),
         asked.id,
         "assistant",
         thinking="".join(answer.thoughts),
         pages=answer.pages,
-        scenario=demand.scenario,
+        scenario=scenario,
         complete=False,
+        recording=recording,
     )
     voice = ConnectVoice(knobs, fault, conversation, asked, message, answer)
     conversation.add(message)
     account.turns += 1
     conversation.turns += 1
-    return Turn(account, conversation, message, voice.tokens, knobs, fault), voice
+    return Turn(account, conversation, message, voice.tokens, knobs, fault, recording), voice
+
+
+def _parent(chat: Chat, demand: _Demand, knobs: Knobs) -> Message | None:
+    """What the message follows; None: nothing, it begins the chat anew. Raises _Ended."""
+    if demand.parent_id == chat.id:
+        return None
+    parent = chat.messages.get(demand.parent_id)
+    is_refused = knobs.unknown_parent == "refuse" or (not knobs.unknown_parent and is_new(knobs))
+    if is_refused and (
+        (demand.parent_id and parent is None) or (demand.replaces and not chat.messages.get(demand.replaces))
+    ):
+        raise _error_at_the_end("message_not_found", knobs)
+    if parent is None and demand.replaces in chat.messages:
+        return chat.messages.get(chat.messages[demand.replaces].parent_id)
+    return parent or chat.latest("assistant")
+
+
+def _files(exchange: Exchange, demand: _Demand, knobs: Knobs) -> tuple[StoredFile, ...]:
+    """The attached files. Raises _Ended for those that cannot be."""
+    found = []
+    for file_id in demand.file_ids:
+        file = exchange.sim.world.files.get(file_id)
+        is_unknown = file is None or file.owner not in (None, exchange.account)
+        if is_new(knobs) and (
+            (is_unknown and knobs.unknown_file == "refuse") or _is_agent_without_files(demand, knobs)
+        ):
+            raise _error_at_the_end("unknown_file", knobs)
+        if file is None:
+            continue
+        if file.answers_left and knobs.unfinished_file == "refuse":
+            raise _error_at_the_end("unfinished_file", knobs)
+        found.append(file)
+    return tuple(found)
+
+
+def _is_agent_without_files(demand: _Demand, knobs: Knobs) -> bool:
+    return bool(demand.choice.agent_mode) and not knobs.agent_files
+
+
+def serves_resume(knobs: Knobs) -> bool:
+    return knobs.resume == "ok" or (not knobs.resume and is_new(knobs))
+
+
+def serves_messages(knobs: Knobs) -> bool:
+    return knobs.get_message == "ok" or (not knobs.get_message and is_new(knobs))

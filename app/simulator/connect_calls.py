@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from app.simulator.catalogue import listed
 from app.simulator.connect import either
 from app.simulator.connect_errors import refuse
 from app.simulator.connect_frames import moment
@@ -16,37 +17,6 @@ from app.simulator.simulation import Exchange
 from app.simulator.world import Chat, Message
 
 T = TypeVar("T")
-
-_MODELS = [
-    {
-        "key": "k2d6",
-        "scenario": "SCENARIO_K2D5",
-        "displayName": "K2.6 Instant",
-        "description": "Quick response",
-        "inputPlaceholder": "Ask anything",
-    },
-    {
-        "key": "k2d6-thinking",
-        "scenario": "SCENARIO_K2D5",
-        "displayName": "K2.6 Thinking",
-        "description": "Deep thinking",
-        "thinking": True,
-    },
-    {
-        "key": "k2d6-agent",
-        "scenario": "SCENARIO_OK_COMPUTER",
-        "displayName": "K2.6 Agent",
-        "kimiPlusId": "ok-computer",
-        "agentMode": "TYPE_NORMAL",
-    },
-    {
-        "key": "k2d6-agent-ultra",
-        "scenario": "SCENARIO_OK_COMPUTER",
-        "displayName": "K2.6 Agent Swarm",
-        "kimiPlusId": "ok-computer",
-        "agentMode": "TYPE_ULTRA",
-    },
-]
 
 
 async def refresh(exchange: Exchange) -> Reply:
@@ -153,15 +123,9 @@ async def cancel_chat(exchange: Exchange) -> Reply:
     return json_reply({})
 
 
-async def models(_: Exchange) -> Reply:
-    return json_reply(
-        {
-            "availableModels": _MODELS,
-            "defaultScenario": {"scenario": "SCENARIO_K2D5"},
-            "defaultChatModel": "k2d6",
-            "defaultAgentModel": "k2d6-agent",
-        }
-    )
+async def models(exchange: Exchange) -> Reply:
+    version = exchange.request.headers.get("x-msh-version", "")
+    return json_reply(listed(exchange.sim.knobs, exchange.site or "kimi.ai", version))
 
 
 async def subscription(exchange: Exchange) -> Reply:
@@ -171,17 +135,33 @@ async def subscription(exchange: Exchange) -> Reply:
     return json_reply({"subscription": owner})
 
 
-async def subscription_stats(_: Exchange) -> Reply:
-    limits = {"enabled": True, "resetTime": "2030-01-01T00:00:00Z"}
+async def subscription_stats(exchange: Exchange) -> Reply:
+    """Credits and rate windows (kimi-protocol-2.md 5.6): a free account has no windows."""
+    knobs = exchange.sim.knobs
+    if knobs.stats == "empty":
+        return json_reply({})
+    number = str if knobs.stats == "strings" else float
     balance = {
-        "amountUsedRatio": 0.1,
-        "expireTime": "2030-01-01T00:00:00Z",
-        "type": "SUBSCRIPTION",
+        "id": exchange.sim.world.ids.uuid(),
         "feature": "FEATURE_OMNI",
+        "type": "SUBSCRIPTION",
         "unit": "UNIT_CREDIT",
+        "amountUsedRatio": number(knobs.used_ratio),
+        "kimiCodeUsedRatio": number(0.12),
+        "expireTime": knobs.expire_time,
         "domain": "DOMAIN_NEXUS",
     }
-    return json_reply({"ratelimitCode5h": limits, "ratelimitCode7d": limits, "subscriptionBalance": balance})
+    if knobs.stats == "free":
+        return json_reply({"subscriptionBalance": balance})
+    return json_reply(
+        {
+            "subscriptionBalance": balance,
+            "ratelimit5h": {"enabled": True, "ratio": number(0.2), "resetTime": "2030-01-01T13:00:00Z"},
+            "ratelimit7d": {"enabled": True, "ratio": number(0.05), "resetTime": "2030-01-07T00:00:00Z"},
+            "ratelimitCode7d": {"enabled": True, "resetTime": "2030-01-07T00:00:00Z"},
+            "overdrawn": False,
+        }
+    )
 
 
 async def current_user(exchange: Exchange) -> Reply:

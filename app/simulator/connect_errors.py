@@ -5,6 +5,8 @@ Knows section 5.7 of the protocol notes. Must never know when which one is sent.
 
 from __future__ import annotations
 
+import json
+
 from app.simulator import edge
 from app.simulator.envelope import END_OF_STREAM, envelope
 from app.simulator.http1 import Reply, json_bytes, json_reply
@@ -46,6 +48,12 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "too_long": ("invalid_argument", "REASON_CONTEXT_TOO_LONG", "The conversation is too long."),
     "quota": ("resource_exhausted", "REASON_QUOTA_EXCEEDED", "Your quota is spent."),
     "membership": ("permission_denied", "REASON_MEMBERSHIP_REQUIRED", "This model is for members."),
+    "paywall": ("resource_exhausted", "REASON_PAYWALL", "Upgrade to go on."),
+    "message_not_found": ("not_found", "REASON_CHAT_MESSAGE_NOT_FOUND", "This message does not exist."),
+    "upstream_error": ("resource_exhausted", "", ""),
+    "unknown_file": ("invalid_argument", "REASON_FILE_NOT_FOUND", "This file does not exist."),
+    "unfinished_file": ("failed_precondition", "REASON_FILE_PROCESSING", "This file is still being read."),
+    "upload_refused": ("invalid_argument", "REASON_FILE_REFUSED", "This file is too large."),
 }
 EXCEPTIONS = {
     "exception": ("REASON_COMPLETION_OVERLOADED", "不好意思，刚刚和Kimi聊的人太多了。"),
@@ -56,7 +64,18 @@ EXCEPTIONS = {
 }
 # Refused by the gateway in front of the chat service: plain HTTP, also on the streaming method.
 BEFORE_THE_STREAM = ("token_invalid", "account_abnormal", "json_200")
-END_ERRORS = ("overloaded", "end_error", "frame_error", "error_after_done", "too_long", "quota", "membership")
+END_ERRORS = (
+    "overloaded",
+    "end_error",
+    "frame_error",
+    "error_after_done",
+    "too_long",
+    "quota",
+    "membership",
+    "paywall",
+    "message_not_found",
+    "upstream_error",
+)
 
 
 def error_body(name: str, knobs: Knobs) -> dict[str, object]:
@@ -66,9 +85,13 @@ def error_body(name: str, knobs: Knobs) -> dict[str, object]:
     error: dict[str, object] = {"code": knobs.fail_code or code}
     if knobs.fail_message:
         error["message"] = knobs.fail_message
+    elif name == "upstream_error":
+        error["message"] = "upstream error"
     if reason:
-        localized = {"locale": "en-US", "message": text}
-        error["details"] = [{"debug": {"reason": reason, "localizedMessage": localized}}]
+        debug: dict[str, object] = {"reason": reason, "localizedMessage": {"locale": "en-US", "message": text}}
+        if name == "paywall":
+            debug["paywall"] = json.loads(knobs.paywall)
+        error["details"] = [{"debug": debug}]
     return error
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from app.simulator.answers import Answer, Page
+from app.simulator.catalogue import is_new
 from app.simulator.connect_errors import END_ERRORS, EXCEPTIONS, end_frame, error_body
 from app.simulator.envelope import COMPRESSED, END_OF_STREAM, bare_prefix, envelope, prefixes_apart
 from app.simulator.http1 import ENCODER, json_bytes
@@ -32,6 +33,7 @@ class ConnectVoice:
         self, knobs: Knobs, fault: str, conversation: Chat, asked: Message, message: Message, answer: Answer
     ) -> None:
         self._old = knobs.profile == "connect-2025"
+        self._new = is_new(knobs)
         self.ping_s = knobs.heartbeat_s
         self.headers: Mapping[str, str] = {"Content-Type": CONTENT_TYPE}
         if knobs.gzip_frames:
@@ -45,7 +47,7 @@ class ConnectVoice:
         tokens = _with_citations(self._answer, self._old) if knobs.cite else self._answer.tokens
         self.tokens = tokens[: self._fail_point(knobs, fault)]
         self._first_turn = conversation.turns == 0
-        self._offset = 0
+        self.offset = 0
         self._blocks = 0
         self._told = 0
         self._thought_block = ""
@@ -60,11 +62,13 @@ class ConnectVoice:
             return _NATURAL_FAIL_AFTER.get(fault, 0) if knobs.fail_after is None else knobs.fail_after
         if knobs.huge_frame is not None:
             return 1
-        return knobs.fail_after if fault in (*END_ERRORS, "drop") else None
+        return knobs.fail_after if fault in (*END_ERRORS, "drop", "cancelled") else None
 
     def steps(self) -> Iterator[Step]:
         yield HEARTBEAT
         yield self._chat_frame()
+        if self._new and self._asked.files and self._knobs.files_frame != "none":
+            yield self._files()
         yield self._echo()
         yield self._shell()
         if self._fault == "empty_close":
@@ -82,9 +86,9 @@ class ConnectVoice:
         self._told += 1
         if number in self._starts:
             return self._open_text(token)
-        self._offset += 1
+        self.offset += 1
         payload = b'{"op":"append","mask":"block.text.content","eventOffset":%d%b%b}}}' % (
-            self._offset,
+            self.offset,
             self._append,
             ENCODER.encode(token).encode("utf-8", "replace"),
         )
@@ -104,8 +108,8 @@ class ConnectVoice:
         return HEARTBEAT
 
     def farewell(self) -> Iterable[bytes]:
-        """How a cancelled stream ends (Q20)."""
-        return (self._completed(), self._done(), GOOD_END)
+        """How a cancelled stream ends (Q20, N6)."""
+        return (self._completed(cancelled=self._new), self._done(), GOOD_END)
 
     def lines(self, data: bytes) -> list[bytes]:
         return prefixes_apart(data)
@@ -123,10 +127,17 @@ class ConnectVoice:
             {"op": "set", "mask": "chat.lastRequest"}, {"chat": {"id": conversation.id, "lastRequest": last}}
         )
 
+    def _files(self) -> bytes:
+        """The files of the chat (kimi-protocol-2.md 2.5); where they stand in the frame is not certain (P6)."""
+        shown = [file.shown() for file in self._asked.files]
+        files: object = shown if self._knobs.files_frame == "array" else {"files": shown}
+        return self._frame({"op": "append", "mask": "chat.files"}, {"chat": {"files": files}})
+
     def _echo(self) -> bytes:
-        """The user's own message comes back first: pitfall 1."""
+        """The user's own message comes back first: pitfall 1. The parent of the first one is its chat (5.3)."""
         block_id = {"id": "text_0_0"} if self._old else {"messageId": ""}
-        parent = {"parentId": self._asked.parent_id} if self._asked.parent_id else {}
+        parent_id = self._asked.parent_id or (self._conversation.id if self._new else "")
+        parent = {"parentId": parent_id} if parent_id else {}
         return self._frame(
             {"op": "set", "mask": "message"},
             {
@@ -135,7 +146,10 @@ class ConnectVoice:
                     **parent,
                     "role": "user",
                     "status": "MESSAGE_STATUS_COMPLETED",
-                    "blocks": [{**block_id, "text": {"content": self._asked.text}}],
+                    "blocks": [
+                        {**block_id, "text": {"content": self._asked.text}},
+                        *({"file": file.shown()} for file in self._asked.files),
+                    ],
                     "scenario": self._asked.scenario,
                 }
             },
@@ -268,6 +282,9 @@ class ConnectVoice:
             return
         if self._fault == "drop":
             return
+        if self._fault == "cancelled":
+            yield from (self._completed(cancelled=True), self._done(), GOOD_END)
+            return
         if self._fault in END_ERRORS:
             yield from self._late_failure()
             return
@@ -304,10 +321,10 @@ class ConnectVoice:
         block_id = self._text_block or self._next_block()
         return self._block("block.exception", {"id": block_id, "exception": {"error": error}})
 
-    def _completed(self) -> bytes:
+    def _completed(self, *, cancelled: bool = False) -> bytes:
         """The plain form has no role (pitfall 4); the whole form repeats the text (pitfall 3)."""
-        status = "MESSAGE_STATUS_COMPLETED"
-        if self._knobs.completion == "status":
+        status = "MESSAGE_STATUS_CANCELLED" if cancelled else "MESSAGE_STATUS_COMPLETED"
+        if self._knobs.completion == "status" or cancelled:
             return self._frame(
                 {"op": "set", "mask": "message.status"}, {"message": {"id": self._message.id, "status": status}}
             )
@@ -325,8 +342,8 @@ class ConnectVoice:
         return self._frame({"op": op, "mask": mask}, {"block": block})
 
     def _frame(self, head: Mapping[str, object], payload: Mapping[str, object]) -> bytes:
-        self._offset += 1
-        return envelope(json_bytes({**head, "eventOffset": self._offset, **payload}))
+        self.offset += 1
+        return envelope(json_bytes({**head, "eventOffset": self.offset, **payload}))
 
     def _text_envelope(self, payload: bytes) -> bytes:
         if self._knobs.gzip_frames:

@@ -64,6 +64,7 @@ def state(sim: Simulation) -> dict[str, Any]:
                 "refreshes": account.refreshes,
                 "stale_refreshes": account.stale_refreshes,
                 "open_streams": account.open_streams,
+                "max_open_streams": account.max_open_streams,
             }
             for account in sim.world.accounts.values()
         },

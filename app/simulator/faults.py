@@ -42,6 +42,10 @@ STREAM_FAULTS = {
     "error_after_done": "Connect: `done` first, the error at the end of the stream (X14)",
     "quota": "Connect: resource_exhausted, REASON_QUOTA_EXCEEDED (E16, reason invented)",
     "membership": "Connect: permission_denied, REASON_MEMBERSHIP_REQUIRED (invented)",
+    "paywall": "Connect: resource_exhausted with an object `paywall` in its details (N1)",
+    "message_not_found": "Connect: not_found, REASON_CHAT_MESSAGE_NOT_FOUND (N2)",
+    "upstream_error": "Connect: resource_exhausted with the message `upstream error` (N3); see fail_models",
+    "cancelled": "Connect: the answer is cancelled after fail_after tokens (N6)",
 }
 
 _HTTP_STATUS = re.compile(r"http_([345]\d\d)")

@@ -17,7 +17,7 @@ from app.simulator.tool_behaviours import BEHAVIOURS
 T = TypeVar("T")
 
 SSE_PROFILES = ("sse-2024", "sse-2025")
-CONNECT_PROFILES = ("connect-2025", "connect-2026")
+CONNECT_PROFILES = ("connect-2025", "connect-2026", "connect-2026-09")
 
 
 class BadKnob(ValueError):
@@ -33,7 +33,9 @@ class Knobs:
     """One setting of all knobs. The defaults behave like the real service on a good day."""
 
     # what is served
-    profile: str = _knob("all", "sse-2024, sse-2025, connect-2025, connect-2026 or all (both newest)")
+    profile: str = _knob(
+        "all", "sse-2024, sse-2025, connect-2025, connect-2026, connect-2026-09, or all (sse-2025 and connect-2026)"
+    )
     gone_status: int = _knob(404, "status on the paths of a generation that the profile lacks: 404, 405, 410, 307")
     record: bool = _knob(True, "keep requests for GET /_sim/requests; 0 in benchmarks")
 
@@ -49,10 +51,55 @@ class Knobs:
     refresh_stale_kills: bool = _knob(False, "using a dead refresh token kills its whole chain")
     refresh_delay_s: float = _knob(0.0, "a refresh takes so long")
 
+    # Kimi as of September 2026, with the open questions P1 to P17 of the protocol notes' second part
+    site: str = _knob(
+        "any",
+        "any (tokens of both sites are good), kimi.com, kimi.ai, or by_host: requests to the host localhost reach "
+        "kimi.ai, all others kimi.com",
+    )
+    foreign_site: str = _knob("refuse", "a token of the other site: refuse (401) or accept (P10)")
+    level: int = _knob(10, "membership level of refreshed tokens (P13); above 10 the long context is available")
+    catalogue: str = _knob("listed", "GetAvailableModels: listed, absent (404) or empty")
+    catalogue_extra: str = _knob("", "ids of more agents in the list, with commas (P17)")
+    refuse_forms: str = _knob("", "scenarios and models that Chat refuses, with commas")
+    model_names: str = _knob("ids", "options.model may be: ids, or both ids and keys of the list")
+    swarm: str = _knob("both", "the scenario of a swarm: new, or both the new and the old one (P12)")
+    stats: str = _knob("free", "GetSubscriptionStats: free, paid, strings (numbers as text), empty or absent")
+    used_ratio: float = _knob(0.4125, "the part of the credits that is used")
+    expire_time: str = _knob("2030-01-14T08:00:00Z", "when the credits are renewed (P14)")
+    paywall: str = _knob('{"title":"Upgrade","level":"LEVEL_BASIC"}', "JSON of the object `paywall` (P9)")
+    unknown_parent: str = _knob(
+        "", "an unknown parent_id: refuse (the default of 2026-09) or ignore (that of the others, Q25)"
+    )
+    resume: str = _knob("", "ResumeChat: ok (the default of 2026-09) or absent (that of the others)")
+    resume_for_s: float = _knob(600.0, "how long after its end a stream can be resumed (P16)")
+    resume_overlap: int = _knob(0, "a resumed stream repeats so many frames")
+    get_message: str = _knob("", "GetMessage: ok (the default of 2026-09) or absent (that of the others)")
+    status_numbers: bool = _knob(False, "GetMessage gives roles and statuses as numbers")
+    end_times: int = _knob(
+        1, "`end`, `end_after_bytes` and `stall_after` strike the first N streams of an answer; 0: all of them"
+    )
+    linger_s: float = _knob(0.0, "the stream stays open for so long after its last event")
+    upload_max_bytes: int = _knob(100 << 20, "larger files are refused (P1)")
+    upload_refusal: int = _knob(413, "status of the refusal of a file (P2)")
+    shed_uploads: int = _knob(0, "the first N uploads are refused with resource_exhausted")
+    parse_answers: int = _knob(1, "so often a new file is PROCESSING; -1: always (P4: a chat takes it all the same)")
+    parse_failure: str = _knob("PROCESS_STATUS_FAILED", "the status of files whose name contains `broken` (P3)")
+    parse_numbers: bool = _knob(False, "the statuses of files are numbers")
+    unfinished_file: str = _knob("accept", "a chat with a file that is PROCESSING: accept or refuse (P4)")
+    unknown_file: str = _knob(
+        "refuse", "a chat with a file that is unknown or another account's: refuse or accept (P5)"
+    )
+    files_frame: str = _knob("array", "chat.files: array, object, or none (P6)")
+    agent_files: bool = _knob(True, "agents take files (P7)")
+    signature_s: float = _knob(3600.0, "how long a file's address works (P15)")
+    object_redirect: bool = _knob(False, "a file's address answers 307 to another one")
+
     # what goes wrong
     fail: str = _knob("", "name of a fault (list below), or empty")
     fail_at: str = _knob("", "where a run-wide fault strikes: turn, create, refresh, delete, other or any")
     fail_for: str = _knob("", "only these accounts (user names with commas)")
+    fail_models: str = _knob("", "only turns of these Connect models or scenarios (with commas)")
     fail_times: int = _knob(0, "only the first N times, counted per run or per prompt; 0 = always")
     fail_after: int | None = _knob(None, "a fault in the stream comes after N text tokens")
     fail_status: int | None = _knob(None, "HTTP status instead of the fault's own (Q1)")
@@ -120,6 +167,18 @@ class Knobs:
 _TYPES = get_type_hints(Knobs)
 _CHOICES = {
     "profile": (*SSE_PROFILES, *CONNECT_PROFILES, "all"),
+    "site": ("any", "kimi.com", "kimi.ai", "by_host"),
+    "foreign_site": ("refuse", "accept"),
+    "catalogue": ("listed", "absent", "empty"),
+    "model_names": ("ids", "both"),
+    "swarm": ("new", "both"),
+    "stats": ("free", "paid", "strings", "empty", "absent"),
+    "unknown_parent": ("", "refuse", "ignore"),
+    "resume": ("", "ok", "absent"),
+    "get_message": ("", "ok", "absent"),
+    "unfinished_file": ("accept", "refuse"),
+    "unknown_file": ("accept", "refuse"),
+    "files_frame": ("array", "object", "none"),
     "slot_scope": ("chat", "user", "none"),
     "foreign_chat": ("not_found", "forbidden"),
     "fail_at": ("", "turn", "create", "refresh", "delete", "other", "any"),

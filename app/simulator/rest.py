@@ -42,8 +42,10 @@ async def renew(exchange: Exchange, token: str) -> tuple[str, str]:
     finally:
         exchange.sim.bell.ring()
     return (
-        tokens.mint(claims.user, "access", knobs.access_lifetime_s),
-        tokens.mint(claims.user, "refresh", knobs.refresh_lifetime_s, jti=successor),
+        tokens.mint(claims.user, "access", knobs.access_lifetime_s, site=claims.site, level=claims.level),
+        tokens.mint(
+            claims.user, "refresh", knobs.refresh_lifetime_s, jti=successor, site=claims.site, level=claims.level
+        ),
     )
 
 

@@ -11,7 +11,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from app.simulator import connect, connect_calls, connect_errors, edge, rest, sse, sse_errors
+from app.simulator import (
+    connect,
+    connect_calls,
+    connect_errors,
+    connect_files,
+    connect_resume,
+    edge,
+    rest,
+    sse,
+    sse_errors,
+)
 from app.simulator.control import control
 from app.simulator.http1 import BadRequest, Connection, Protocol, Reply, Request, json_reply
 from app.simulator.knobs import CONNECT_PROFILES, SSE_PROFILES, Knobs
@@ -53,6 +63,7 @@ def _connect(package: str, methods: str, answer: Answer, place: str = "other", *
 _CHAT = "/api/chat/([^/]+)"
 _CHAT_SERVICE = r"kimi\.(?:gateway\.)?chat\.v1\.ChatService"  # answers under two names (1.2)
 _SUBSCRIPTION_SERVICE = r"kimi\.gateway\.(?:order\.v1\.SubscriptionService|membership\.v2\.MembershipService)"
+_OBJECT = "/apiv2-files/sign-obj/kimi-fs/files/blob/([^/]+)"
 _REFRESH_R2 = r"/api/account\.gateway\.v1\.AuthService/RefreshToken"
 _ROUTES = [
     _sse("POST", f"{_CHAT}/completion/stream", sse.complete, "turn"),
@@ -81,10 +92,23 @@ _ROUTES = [
     _connect(_CHAT_SERVICE, "DeleteChat", connect_calls.delete_chat, "delete"),
     _connect(_CHAT_SERVICE, "UpdateChat", connect_calls.update_chat),
     _connect(_CHAT_SERVICE, "CancelChat", connect_calls.cancel_chat),
+    _connect(_CHAT_SERVICE, "ResumeChat", connect_resume.resume_chat),
+    _connect(_CHAT_SERVICE, "GetMessage", connect_resume.get_message),
     _connect(r"kimi\.gateway\.config\.v1\.ConfigService", "GetAvailableModels", connect_calls.models, login=False),
     _connect(_SUBSCRIPTION_SERVICE, "GetSubscription", connect_calls.subscription),
     _connect(_SUBSCRIPTION_SERVICE, "GetSubscriptionStats", connect_calls.subscription_stats),
     _connect(r"kimi\.gateway\.account\.v1\.UserService", "GetCurrentUser", connect_calls.current_user),
+    _Route("POST", re.compile("/apiv2-files/file/upload"), connect_files.upload, "other", "connect"),
+    _Route(
+        "POST",
+        re.compile(r"/apiv2-files/kimi\.gateway\.file\.v1\.FileService/GetFileParseProgress"),
+        connect_files.progress,
+        "other",
+        "connect",
+    ),
+    _Route("GET", re.compile(_OBJECT), connect_files.fetch, "other", "connect", login=False),
+    _Route("HEAD", re.compile(_OBJECT), connect_files.fetch, "other", "connect", login=False),
+    _connect(r"kimi\.gateway\.storage\.v1\.StorageService", "GetUserStorageQuota", connect_files.storage_quota),
     _Route("POST", re.compile(_REFRESH_R2), connect_calls.refresh, "refresh", "connect", login=False),
     _sse("PUT", "/_sim/objects/([^/]+)", rest.store_object, login=False, always=True),
 ]
@@ -147,7 +171,9 @@ class Server:
         sim = self._sim
         with suppress(InvalidToken):
             claims = check(exchange.request.bearer)
-            exchange.account = sim.world.account(claims) if claims.kind == "access" else None
+            is_foreign = exchange.site not in (None, claims.site or "kimi.com")
+            is_good = claims.kind == "access" and not (is_foreign and sim.knobs.foreign_site == "refuse")
+            exchange.account = sim.world.account(claims) if is_good else None
         sim.total_requests += 1
         if sim.knobs.record:
             sim.records.add(exchange.request, exchange.account.name if exchange.account else "")
@@ -186,6 +212,8 @@ class Server:
     async def _answer(self, route: _Route, exchange: Exchange, groups: tuple[str, ...]) -> Reply | None:
         if not route.always and route.generation not in _served(self._sim.knobs.profile):
             return self._gone(exchange.request)
+        if self._is_absent(route):
+            return self._gone(exchange.request)
         refusal = _REFUSALS[route.generation]
         if route.login and exchange.account is None:
             return refusal("token_invalid", Knobs(), "")
@@ -197,6 +225,15 @@ class Server:
             if refused:
                 return refused
         return await route.answer(exchange, *groups)
+
+    def _is_absent(self, route: _Route) -> bool:
+        knobs = self._sim.knobs
+        return (
+            (route.answer is connect_calls.models and knobs.catalogue == "absent")
+            or (route.answer is connect_calls.subscription_stats and knobs.stats == "absent")
+            or (route.answer is connect_resume.resume_chat and not connect.serves_resume(knobs))
+            or (route.answer is connect_resume.get_message and not connect.serves_messages(knobs))
+        )
 
     async def _say_nothing(self, exchange: Exchange) -> None:
         exchange.connection.watch()

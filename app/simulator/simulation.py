@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 from app.simulator.gates import Bell, Gates
 from app.simulator.http1 import Connection, Request
@@ -17,6 +18,7 @@ from app.simulator.ids import Ids
 from app.simulator.knobs import Knobs, turned
 from app.simulator.records import Records
 from app.simulator.replies import ScriptedReply
+from app.simulator.tokens import SiteName
 from app.simulator.tooling import Tooling
 from app.simulator.world import Account, Chat, World
 
@@ -90,6 +92,12 @@ class Simulation:
         self.struck[name] += 1
         return name
 
+    def take_turn(self, name: str, times: int) -> bool:
+        """Whether this is one of the first ``times`` occasions of what is called ``name``."""
+        taken = self._failures.get(name, 0)
+        self._failures[name] = taken + 1
+        return taken < times
+
     @staticmethod
     def _strikes_at(place: str, knobs: Knobs, words: Mapping[str, str]) -> bool:
         if "fail" in words:
@@ -113,6 +121,7 @@ class Simulation:
         self.streams.most = max(self.streams.most, self.streams.open)
         if account:
             account.open_streams += 1
+            account.max_open_streams = max(account.max_open_streams, account.open_streams)
         self.bell.ring()
         try:
             yield
@@ -152,6 +161,15 @@ class Exchange:
         """The chat, if it exists and belongs to the caller."""
         chat = self.sim.world.chat(chat_id)
         return chat if chat and chat.owner is self.account else None
+
+    @property
+    def site(self) -> SiteName | None:
+        """The site that the request has reached; None: one that takes tokens of both."""
+        wanted = self.sim.knobs.site
+        if wanted == "by_host":
+            host = self.request.headers.get("host", "").partition(":")[0]
+            return "kimi.ai" if host == "localhost" else "kimi.com"
+        return None if wanted == "any" else cast(SiteName, wanted)
 
     def is_foreign(self, chat_id: str) -> bool:
         """Whether the chat exists and belongs to somebody else."""

@@ -41,6 +41,7 @@ class SSEVoice:
         silent = fault == "empty"
         self.tokens = () if silent else answer.tokens[: self._fail_point(knobs, fault)]
         self.ping_s = knobs.ping_s
+        self.offset = 0
         self._knobs = knobs
         self._fault = fault
         self._opening = opening

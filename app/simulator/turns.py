@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.simulator.delivery import Body, Splitter
+from app.simulator.generation import Recording
 from app.simulator.http1 import BodyEnded
 from app.simulator.knobs import Knobs
 from app.simulator.simulation import Exchange
@@ -35,6 +36,8 @@ class Voice(Protocol):
 
     headers: Mapping[str, str]
     ping_s: float
+    offset: int
+    """The number of the last frame that was made, in a generation that numbers them."""
 
     def steps(self) -> Iterator[Step]: ...
     def text(self, token: str) -> bytes: ...
@@ -55,6 +58,15 @@ class Turn:
     tokens: tuple[str, ...]
     knobs: Knobs
     fault: str
+    recording: Recording | None = None
+    """Where the answer goes on when its client has left; None: it ends with its stream."""
+
+
+# Faults after which Kimi itself does not go on.
+_LOST = ("drop", "empty_close")
+
+# Answers that go on without a client, so that the garbage collector leaves them alone.
+_going_on: set[asyncio.Task[None]] = set()
 
 
 async def perform(exchange: Exchange, turn: Turn, voice: Voice) -> None:
@@ -72,9 +84,33 @@ async def perform(exchange: Exchange, turn: Turn, voice: Voice) -> None:
             await performance.run()
         finally:
             exchange.connection.unwatch()
-            chat.streaming, chat.cancel = False, None
-            turn.message.text += "".join(turn.tokens[: performance.sent])
-            turn.message.complete = True
+            if performance.goes_on:
+                _go_on(performance, turn)
+            else:
+                _end(performance, turn)
+
+
+def _end(performance: _Performance, turn: Turn) -> None:
+    turn.chat.streaming, turn.chat.cancel = False, None
+    is_whole = turn.recording is not None and not turn.message.cancelled and turn.fault not in _LOST
+    turn.message.text += "".join(turn.tokens if is_whole else turn.tokens[: performance.sent])
+    turn.message.complete = True
+    if turn.recording is not None:
+        turn.recording.finish(lost=turn.fault in _LOST)
+
+
+def _go_on(performance: _Performance, turn: Turn) -> None:
+    """The answer is generated to its end, for whoever asks for it later."""
+
+    async def generate() -> None:
+        try:
+            await performance.run_alone()
+        finally:
+            _end(performance, turn)
+
+    task = asyncio.create_task(generate())
+    _going_on.add(task)
+    task.add_done_callback(_going_on.discard)
 
 
 async def tell(
@@ -110,6 +146,9 @@ class _Performance:
         self._knobs = turn.knobs
         self._voice = voice
         self._body = Body(exchange.connection, turn.knobs, voice.lines)
+        self._steps = iter(voice.steps())
+        # The client has left, or its connection was cut.
+        self._is_alone = False
         self._stops = (turn.knobs.gate_after if turn.knobs.gate else None, turn.knobs.stall_after)
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
@@ -118,9 +157,17 @@ class _Performance:
         self._due = 0.0
         self._next_ping = self._loop.time() + voice.ping_s
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the answer is generated further although its stream has ended."""
+        recording = self._turn.recording
+        is_unfinished = recording is not None and recording.end is None
+        return is_unfinished and self._turn.fault not in _LOST and not self._cancelled
+
     def cancel(self) -> None:
         """Ends the answer early, as the service's own cancel call does."""
         self._cancelled = True
+        self._turn.message.cancelled = self._turn.recording is not None
         assert self._task
         self._task.cancel()
 
@@ -129,6 +176,8 @@ class _Performance:
             await self._open()
             await self._play()
             await self._body.flush()
+            if self._knobs.linger_s:
+                await asyncio.sleep(self._knobs.linger_s)
             await self._exchange.connection.end(self._ending())
         except BodyEnded:
             await self._exchange.connection.end("close" if self._knobs.end == "clean" else self._knobs.end)
@@ -136,6 +185,28 @@ class _Performance:
             if not self._cancelled:
                 raise
             await self._say_farewell()
+
+    async def run_alone(self) -> None:
+        """Generates the rest, which nobody is sent."""
+        self._is_alone, self._task = True, asyncio.current_task()
+        try:
+            await self._play()
+        except asyncio.CancelledError:
+            if not self._cancelled:
+                raise
+            assert self._task
+            self._task.uncancel()
+            for data in self._voice.farewell():
+                self._record(data)
+
+    async def _send(self, data: bytes) -> None:
+        self._record(data)
+        if not self._is_alone:
+            await self._body.send(data)
+
+    def _record(self, data: bytes) -> None:
+        if self._turn.recording is not None and data:
+            self._turn.recording.add(self._voice.offset, data)
 
     async def _open(self) -> None:
         if self._turn.fault == "silent_headers":
@@ -152,8 +223,9 @@ class _Performance:
         self._exchange.connection.begin(200, self._voice.headers, framing)
 
     async def _play(self) -> None:
-        voice, send, stamp = self._voice, self._body.send, self._knobs.stamp
-        for step in voice.steps():
+        voice, stamp = self._voice, self._knobs.stamp
+        send = self._body.send if self._turn.recording is None else self._send
+        for step in self._steps:
             if isinstance(step, bytes):
                 await (send(step) if step else self._begin_content())
                 continue
@@ -168,15 +240,19 @@ class _Performance:
 
     async def _begin_content(self) -> None:
         if self._knobs.first_delay_s:
-            await self._body.flush()
+            await self._flush()
             await self._sleep(self._knobs.first_delay_s)
         await self._stop_at(0)
 
     async def _stop_at(self, tokens: int) -> None:
         if self._knobs.gate and self._knobs.gate_after == tokens:
             await self._pass_gate(pings=True)
-        if self._knobs.stall_after == tokens:
+        if self._knobs.stall_after == tokens and not self._is_alone:
             await self._silence()
+
+    async def _flush(self) -> None:
+        if not self._is_alone:
+            await self._body.flush()
 
     async def _keep_pace(self) -> None:
         delay = self._knobs.delay_s
@@ -201,7 +277,7 @@ class _Performance:
         await asyncio.sleep(until - self._loop.time())
 
     async def _pass_gate(self, *, pings: bool) -> None:
-        await self._body.flush()
+        await self._flush()
         gates = self._exchange.sim.gates
         gate = gates.arrive(self._knobs.gate)
         try:
@@ -216,8 +292,9 @@ class _Performance:
 
     async def _ping(self) -> None:
         self._next_ping = self._loop.time() + self._voice.ping_s
-        await self._body.send(self._voice.ping())
-        await self._body.flush()
+        if not self._is_alone:
+            await self._body.send(self._voice.ping())
+            await self._body.flush()
 
     async def _silence(self) -> None:
         await self._body.flush()
@@ -233,6 +310,6 @@ class _Performance:
         if not self._begun:
             self._begin()
         for data in self._voice.farewell():
-            await self._body.send(data)
+            await self._send(data)
         await self._body.flush()
         await self._exchange.connection.end("clean")

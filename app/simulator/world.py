@@ -6,12 +6,15 @@ know HTTP, a wire shape, or a knob.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 from app.simulator.answers import Page
+from app.simulator.generation import Recording
 from app.simulator.ids import Ids
 from app.simulator.tokens import Claims
 
@@ -28,6 +31,7 @@ class Account:
     refreshes: int = 0
     stale_refreshes: int = 0
     open_streams: int = 0
+    max_open_streams: int = 0
 
 
 @dataclass(slots=True)
@@ -41,7 +45,10 @@ class Message:
     thinking: str = ""
     pages: tuple[Page, ...] = ()
     scenario: str = ""
+    files: tuple[StoredFile, ...] = ()
     complete: bool = True
+    cancelled: bool = False
+    recording: Recording | None = None
     created_at: float = field(default_factory=time.time)
 
 
@@ -94,7 +101,7 @@ class Chat:
 
 @dataclass(slots=True)
 class StoredFile:
-    """An uploaded file."""
+    """An uploaded file. ``content_type`` and what follows are those of the Connect generation."""
 
     id: str
     name: str
@@ -102,6 +109,42 @@ class StoredFile:
     kind: str
     size: int = 0
     registered: bool = False
+    owner: Account | None = None
+    content_type: str = ""
+    content: bytes = field(default=b"", repr=False)
+    origin: str = ""
+    """Of the site that it was uploaded to, for its addresses."""
+    answers_left: int = 0
+    """So often it is still being read; -1: for ever."""
+    created_at: float = field(default_factory=time.time)
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    def shown(self) -> dict[str, object]:
+        """As the answer to an upload describes it (kimi-protocol-2.md 2.2)."""
+        is_image = self.content_type.startswith("image/")
+        address = f"{self.origin}/apiv2-files/sign-obj/kimi-fs%2Ffiles%2Fblob%2F{self.id}?at={int(self.created_at)}"
+        meta = {
+            "name": self.name,
+            "contentType": self.content_type,
+            "sizeBytes": str(self.size),
+            "checksum": self.checksum,
+            "ext": self.name.rpartition(".")[2],
+            "createTime": datetime.fromtimestamp(self.created_at, UTC).isoformat().replace("+00:00", "Z"),
+            "type": "FILE_TYPE_IMAGE" if is_image else "FILE_TYPE_DOCUMENT",
+        }
+        thumbnail = {
+            name: f"{address}&t={letter}"
+            for name, letter in (("thumbnailUrl", "t"), ("previewUrl", "p"), ("mobileThumbnailUrl", "m"))
+        }
+        return {
+            "id": self.id,
+            "meta": meta,
+            "blob": {"signUrl": f"{address}&t=o", "previewUrl": ""},
+            **({"parseResult": {"thumbnail": thumbnail}} if is_image else {}),
+        }
 
 
 @dataclass(slots=True)

@@ -32,6 +32,7 @@ class ConversationRow:
     holder: str
     held_until: float
     process_id: str
+    site: str | None
     tools: str | None
 
 

@@ -12,18 +12,25 @@ import sqlalchemy as sa
 from app.store.database import Database, Row, Transaction
 from app.store.dialects import listed, one_of, per_dialect
 from app.store.processes import is_alive
-from app.store.tables import accounts, cooldowns, leases, queue
+from app.store.tables import accounts as account_table
+from app.store.tables import cooldowns, leases, queue
 
 # The scope of a cooldown that concerns the whole account. Other scopes are model ids.
 WHOLE_ACCOUNT = ""
+# The cause of a cooldown that ends with another token: Kimi has rejected this one.
+REJECTED = "rejected"
+# The account id of a cooldown that concerns a model of all accounts.
+ALL_ACCOUNTS = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """An account gets no requests before ``until``, after ``failures`` failures in a row."""
+    """An account gets no requests before ``until``, after ``failures`` failures in a row. ``cause``: of the last one,
+    where it matters."""
 
     until: float
     failures: int
+    cause: str = ""
 
 
 @dataclass(slots=True)
@@ -48,13 +55,21 @@ class AccountState:
     def streams(self) -> int:
         return sum(self.active.values())
 
-    def cooldowns_for(self, scope: str) -> list[Cooldown]:
-        """Those that concern a request for this model."""
-        return [self.cooldowns[name] for name in {WHOLE_ACCOUNT, scope} if name in self.cooldowns]
+    def cooldowns_for(self, scope: str, token: str) -> dict[str, Cooldown]:
+        """Those that concern a request for this model with the token of this digest."""
+        return {
+            name: cooldown
+            for name, cooldown in self.cooldowns.items()
+            if name in (WHOLE_ACCOUNT, scope) and (cooldown.cause != REJECTED or self.refused == token)
+        }
 
-    def cools_down_until(self, scope: str) -> float:
-        """For a request for this model; 0 if there is no cooldown."""
-        return max((cooldown.until for cooldown in self.cooldowns_for(scope)), default=0.0)
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """All accounts. ``models``: model → cooldown of it on all of them, also one that is over."""
+
+    states: Sequence[AccountState]
+    models: Mapping[str, Cooldown] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +127,13 @@ _running = (
 # One row per account and model with running streams. It also says whether the other two tables hold anything, which
 # is rare: reading an empty table costs as much as this whole statement.
 _ACCOUNTS = sa.select(
-    *accounts.c,
+    *account_table.c,
     _running.c.scope,
     _running.c.streams,
     _running.c.newest_at,
     sa.exists(sa.select(cooldowns.c.account_id)).label("has_cooldowns"),
     sa.exists(sa.select(queue.c.id)).label("has_queue"),
-).select_from(accounts.outerjoin(_running, _running.c.account_id == accounts.c.id))
+).select_from(account_table.outerjoin(_running, _running.c.account_id == account_table.c.id))
 _COOLDOWNS = sa.select(*cooldowns.c)
 _QUEUE = (
     sa.select(*queue.c)
@@ -133,7 +148,9 @@ _GRANT = per_dialect(
     )
 )
 _SET_TURN = (
-    sa.update(accounts).where(accounts.c.id == _P("of_id")).values(last_turn=_P("last_turn"), next_at=_P("next_at"))
+    sa.update(account_table)
+    .where(account_table.c.id == _P("of_id"))
+    .values(last_turn=_P("last_turn"), next_at=_P("next_at"))
 )
 _ENQUEUE = per_dialect(
     lambda insert: (
@@ -156,12 +173,15 @@ _SET_COOLDOWN = per_dialect(
         insert(cooldowns)
         .values({column: _P(column.name) for column in cooldowns.c})
         .on_conflict_do_update(
-            index_elements=["account_id", "scope"], set_={"until": _P("until"), "strikes": _P("strikes")}
+            index_elements=["account_id", "scope"],
+            set_={"until": _P("until"), "strikes": _P("strikes"), "cause": _P("cause")},
         )
     )
 )
+_DELETE_COOLDOWNS = sa.delete(cooldowns).where(cooldowns.c.account_id == _P("of_id"))
+_DELETE_COOLDOWN = _DELETE_COOLDOWNS.where(cooldowns.c.scope == _P("of_scope"))
 _CLEAR_COOLDOWNS = sa.delete(cooldowns).where(
-    cooldowns.c.account_id == _P("of_id"),
+    one_of(cooldowns.c.account_id, "accounts"),
     one_of(cooldowns.c.scope, "scopes"),
     cooldowns.c.until <= _P("now"),
 )
@@ -173,7 +193,7 @@ class LeaseRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def snapshot(self, tx: Transaction, now: float) -> tuple[list[AccountState], list[Ticket]]:
+    def snapshot(self, tx: Transaction, now: float) -> tuple[Accounts, list[Ticket]]:
         """All accounts with their streams and cooldowns, and the queue in its order."""
         rows = tx.rows(_ACCOUNTS, now=now)
         found: dict[str, AccountState] = {}
@@ -184,14 +204,18 @@ class LeaseRows:
             if row["streams"]:
                 state.active[row["scope"]] = row["streams"]
                 state.newest_at[row["scope"]] = row["newest_at"]
+        models: dict[str, Cooldown] = {}
         for row in tx.rows(_COOLDOWNS) if rows and rows[0]["has_cooldowns"] else ():
-            if row["account_id"] in found:
-                found[row["account_id"]].cooldowns[row["scope"]] = Cooldown(row["until"], row["strikes"])
+            cooldown = Cooldown(row["until"], row["strikes"], row["cause"])
+            if row["account_id"] == ALL_ACCOUNTS:
+                models[row["scope"]] = cooldown
+            elif row["account_id"] in found:
+                found[row["account_id"]].cooldowns[row["scope"]] = cooldown
         tickets = [
             Ticket(row["id"], row["owner"], row["scope"], json.loads(row["accounts"]), row["place"])
             for row in (tx.rows(_QUEUE, now=now) if rows and rows[0]["has_queue"] else ())
         ]
-        return list(found.values()), tickets
+        return Accounts(list(found.values()), models), tickets
 
     def grant(self, tx: Transaction, grant: Grant, process_id: str | None, now: float, ends_at: float) -> None:
         """Makes a ticket a lease. ``process_id``: None for a ticket in the queue, whose process is stored there."""
@@ -253,14 +277,30 @@ class LeaseRows:
     def cooldown(self, tx: Transaction, account_id: str, scope: str) -> Cooldown | None:
         """The cooldown of an account, also if it is over."""
         row = tx.row(_FIND_COOLDOWN, of_id=account_id, of_scope=scope)
-        return None if row is None else Cooldown(row["until"], row["strikes"])
+        return None if row is None else Cooldown(row["until"], row["strikes"], row["cause"])
 
     def set_cooldown(self, tx: Transaction, account_id: str, scope: str, cooldown: Cooldown) -> None:
-        tx.run(_SET_COOLDOWN, account_id=account_id, scope=scope, until=cooldown.until, strikes=cooldown.failures)
+        tx.run(
+            _SET_COOLDOWN,
+            account_id=account_id,
+            scope=scope,
+            until=cooldown.until,
+            strikes=cooldown.failures,
+            cause=cooldown.cause,
+        )
+
+    def delete_cooldown(self, tx: Transaction, account_id: str, scope: str) -> None:
+        tx.run(_DELETE_COOLDOWN, of_id=account_id, of_scope=scope)
+
+    def delete_cooldowns(self, account_id: str) -> None:
+        """All of an account, over or not."""
+        self._database.run(_DELETE_COOLDOWNS, of_id=account_id)
 
     def clear_cooldowns(self, account_id: str, scopes: Sequence[str], now: float) -> None:
-        """Deletes the cooldowns that are over, and with them the counts of failures."""
-        self._database.run(_CLEAR_COOLDOWNS, of_id=account_id, scopes=listed(scopes), now=now)
+        """Deletes the cooldowns that are over, and with them the counts of failures; those of models of all accounts,
+        too."""
+        accounts = listed((account_id, ALL_ACCOUNTS))
+        self._database.run(_CLEAR_COOLDOWNS, accounts=accounts, scopes=listed(scopes), now=now)
 
 
 def _lease(row: Row) -> LeaseRow:

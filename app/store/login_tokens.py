@@ -112,6 +112,9 @@ _SAVE = (
     )
 )
 _SAVE_ERROR = sa.update(tokens).where(*_OF_VERSION).values(trouble=_P("trouble"), dead=_P("dead"), held_until=0.0)
+_RESTORE = (
+    sa.update(tokens).where(tokens.c.account_id == _P("of_id"), tokens.c.dead).values(trouble=None, dead=sa.false())
+)
 _SEAL = (
     sa.update(tokens).where(*_OF_VERSION).values(access_token=_P("access_token"), refresh_token=_P("refresh_token"))
 )
@@ -185,6 +188,10 @@ class TokenRows:
     def save_error(self, account_id: str, version: int, error: str, revoked: bool) -> None:
         """Stores that the refresh of ``version`` failed, and gives back the right to refresh."""
         self._database.run(_SAVE_ERROR, of_id=account_id, of_version=version, trouble=error, dead=revoked)
+
+    def restore(self, account_id: str) -> bool:
+        """A refresh token that Kimi has refused is tried again. False if there is none."""
+        return self._database.run(_RESTORE, of_id=account_id) > 0
 
     def _sealed(self, access_token: str | None, refresh_token: str | None) -> dict[str, str | None]:
         return {"access_token": self._vault.seal(access_token), "refresh_token": self._vault.seal(refresh_token)}

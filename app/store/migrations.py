@@ -75,6 +75,10 @@ _API_KEYS = (
     "CREATE INDEX api_key_uses_of_a_key ON api_key_uses (digest, began_at)",
 )
 
+_SITES = ("ALTER TABLE conversations ADD COLUMN site VARCHAR",)
+
+_CAUSES = ("ALTER TABLE rests ADD COLUMN cause VARCHAR NOT NULL DEFAULT ''",)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -82,6 +86,8 @@ _MIGRATIONS = {
     "cache": _KEPT,
     "leases, queue, cooldowns, transcripts, idempotent answers": _LEASES,
     "API keys": _API_KEYS,
+    "sites of conversations": _SITES,
+    "causes of cooldowns": _CAUSES,
     "functions in conversations": ("ALTER TABLE conversations ADD COLUMN tools TEXT",),
 }
 

@@ -75,14 +75,15 @@ queue = sa.Table(
     sa.Column("ends_at", sa.Float, nullable=False),
 )
 
-# Accounts, or models of them, that get no requests for a while after a failure.
+# Accounts, models of them, or models of all accounts that get no requests for a while after a failure.
 cooldowns = sa.Table(
     "rests",
     METADATA,
-    sa.Column("account_id", sa.String, primary_key=True),
+    sa.Column("account_id", sa.String, primary_key=True),  # "" for all accounts
     sa.Column("scope", sa.String, primary_key=True),  # a model, or "" for the whole account
     sa.Column("until", sa.Float, nullable=False),
     sa.Column("strikes", sa.Integer, nullable=False),  # failures in a row
+    sa.Column("cause", sa.String, nullable=False, server_default=""),  # of the last failure, where it matters
 )
 
 conversations = sa.Table(
@@ -102,6 +103,7 @@ conversations = sa.Table(
     sa.Column("holder", sa.String, nullable=False),  # random id of the turn that has the conversation
     sa.Column("held_until", sa.Float, nullable=False),
     sa.Column("process_id", sa.String, nullable=False, server_default=""),  # of the holder
+    sa.Column("site", sa.String),  # of the account; NULL until there is a chat, and in rows of older gateways
     sa.Column("tools", sa.Text),  # what Kimi has read about functions, as JSON: the code of headings, a digest
     sa.Index("conversations_by_age", "updated_at"),
 )

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from app.text.markdown import Code
 
 _MAX_QUOTE_CHARS = 1000
+# Pages that one marker names. Observed were one to three.
+_MAX_ELEMENTS = 16
 
 _D = "(?:[\ue3a0\ue3a8\U0001f6e0\U0001f3a8]\ufe0f?)"
 _NAME = "[a-z_]{1,32}"
@@ -39,8 +41,10 @@ _PARTIAL_ELEMENT = "|".join(
         f"{_D}{{1,3}}(?:cite{_D}?)?{_PLACE}:~:text={_QUOTE}",
     )
 )
-_MARKER = re.compile(rf"\[\^(?P<number>[0-9]{{1,4}})\^\]|(?:{_ELEMENT})+{_D}?")
-_PARTIAL_MARKER = re.compile(rf"(?:\[(?:\^(?:[0-9]{{1,4}}\^?)?)?|(?:{_ELEMENT})*(?:{_PARTIAL_ELEMENT}))\Z")
+_MARKER = re.compile(rf"\[\^(?P<number>[0-9]{{1,4}})\^\]|(?:{_ELEMENT}){{1,{_MAX_ELEMENTS}}}{_D}?")
+_PARTIAL_MARKER = re.compile(
+    rf"(?:\[(?:\^(?:[0-9]{{1,4}}\^?)?)?|(?:{_ELEMENT}){{0,{_MAX_ELEMENTS - 1}}}(?:{_PARTIAL_ELEMENT}))\Z"
+)
 _PLACES = re.compile(f"{_D}(?:cite)?({_PLACE})")
 
 # The characters that may start code, a line or a marker.

@@ -19,6 +19,8 @@ _SENTENCE_END = re.compile(r"[。！？!?；\n]+[”』」)）]*|\.(?=\s)")
 # Characters that would end the address of a link of Markdown, or the cell of a table that it is in.
 _NOT_IN_A_LINK = re.compile(r"[\s()<>\"'\\`|\[\]*_]")
 _MAX_SOURCES = 1000
+# Citations of one answer. Later ones are rendered like these, and not listed.
+_MAX_SPANS = 5000
 
 
 class Citations:
@@ -78,26 +80,32 @@ class Citations:
     def _remember(self, text: str) -> None:
         self._length += len(text)
         self._recent.append(text)
-        if len(self._recent) > _MAX_RECENT:
+        if len(self._recent) > _MAX_RECENT or len(text) > _MAX_SENTENCE_CHARS:
             self._recent = ["".join(self._recent)[-_MAX_SENTENCE_CHARS:]]
 
     def _render_marker(self, marker: Marker) -> str:
         if not marker.is_certain and not self._sources:
-            self._spans += [(ref, self._length, self._length + len(marker.raw)) for ref in marker.refs]
+            for ref in marker.refs:
+                self._cite(ref, self._length, self._length + len(marker.raw))
             return marker.raw
         shown = ""
         for ref in marker.refs:
             page = self._sources.get(ref)
             if page is None or not self._links:
-                self._spans.append((ref, self._sentence_start(), self._length))
+                if self._annotates and len(self._spans) < _MAX_SPANS:
+                    self._cite(ref, self._sentence_start(), self._length)
                 continue
             if not shown and self._recent and self._recent[-1].endswith(("!", "\\")):
                 # "![" starts an image, and "\[" is no link.
                 shown = " "
             start = self._length + len(shown)
             shown += self._link(page)
-            self._spans.append((ref, start, self._length + len(shown)))
+            self._cite(ref, start, self._length + len(shown))
         return shown
+
+    def _cite(self, ref: str, start: int, end: int) -> None:
+        if self._annotates and len(self._spans) < _MAX_SPANS:
+            self._spans.append((ref, start, end))
 
     def _link(self, page: Source) -> str:
         number = int(page.ref) if page.ref.isdecimal() else self._numbers.setdefault(page.url, len(self._numbers) + 1)

@@ -58,6 +58,19 @@ def _without_tools(messages: Sequence[Message]) -> Prompt:
     return Prompt("\n".join([_introduction(code), *sections, heading(code, "end")]), code)
 
 
+def split_instructions(messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
+    """The instructions (system, developer) that come before everything else, as one text, and the other messages.
+
+    The text is empty where there are none, where one has a name, and where there is no other message with text.
+    """
+    first = next(
+        (i for i, m in enumerate(messages) if m.role not in ("system", "developer") or m.name), len(messages)
+    )
+    if first == len(messages) or not any(text.strip() for m in messages[first:] for text in m.texts):
+        return "", messages
+    return "\n\n".join(m.text for m in messages[:first] if m.text.strip()), messages[first:]
+
+
 def _is_plain(message: Message) -> bool:
     return message.role == "user" and not message.name
 

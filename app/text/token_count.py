@@ -14,7 +14,7 @@ import re
 import unicodedata
 from itertools import accumulate
 
-from app.concurrency.yielding import yielding_every
+from app.concurrency.yielding import in_slices
 
 _ZERO_WIDTH_JOINER = "\u200d"
 
@@ -56,7 +56,7 @@ _IN_A_WORD = {
 }
 _TABLE_LENGTH = 64
 # How many characters are counted before other requests can run.
-_PART = 16_384
+_PART = 4096
 _COSTS = [(0,)] + [(0, *accumulate((*costs, *[costs[-1]] * _TABLE_LENGTH)[:_TABLE_LENGTH])) for _, costs in _KINDS]
 _TAILS = [0] + [costs[-1] for _, costs in _KINDS]
 
@@ -71,8 +71,8 @@ def _cost(kind: int, length: int) -> int:
 def estimate(text: str) -> int:
     """The number of tokens of ``text``; at least 1 unless it is empty."""
     meter = Meter()
-    # 15 MB take up to 18 s, a part of them 20 ms.
-    for at in yielding_every(range(0, len(text), _PART), 1):
+    # 15 MB take up to 18 s, a part of them 5 ms.
+    for at in in_slices(range(0, len(text), _PART)):
         meter.add(text[at : at + _PART])
     return meter.tokens
 

@@ -14,6 +14,9 @@ class StopSequences:
 
     def __init__(self, sequences: tuple[str, ...]) -> None:
         self._sequences = tuple(sequence for sequence in sequences if sequence)
+        # For each length of a start of a sequence: the characters that such starts end with.
+        longest = max(map(len, self._sequences), default=0)
+        self._ends = [{s[length - 1] for s in self._sequences if len(s) > length} for length in range(1, longest)]
         self._held = ""
 
     def feed(self, piece: str) -> tuple[str, str | None]:
@@ -27,7 +30,7 @@ class StopSequences:
             _, at, stop = min(stops)
             self._held = ""
             return text[:at], stop
-        keep = max((_partial_length(text, stop) for stop in self._sequences), default=0)
+        keep = self._partial_length(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], None
 
@@ -36,15 +39,16 @@ class StopSequences:
         held, self._held = self._held, ""
         return held
 
-
-def _partial_length(text: str, stop: str) -> int:
-    """How many characters at the end of ``text`` are the start of ``stop``."""
-    last = text[-1:]
-    for length in range(min(len(stop) - 1, len(text)), 0, -1):
-        # The comparison of one character saves most of the others.
-        if stop[length - 1] == last and text.endswith(stop[:length]):
-            return length
-    return 0
+    def _partial_length(self, text: str) -> int:
+        """How many characters at the end of ``text`` are the start of a sequence."""
+        last = text[-1:]
+        for length in range(min(len(self._ends), len(text)), 0, -1):
+            # This saves nearly all comparisons.
+            if last in self._ends[length - 1]:
+                end = text[len(text) - length :]
+                if any(len(stop) > length and stop.startswith(end) for stop in self._sequences):
+                    return length
+        return 0
 
 
 class TokenBudget:

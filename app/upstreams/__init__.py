@@ -3,7 +3,7 @@
 Must never know any upstream in particular. docs/adding.md shows how one is added.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,10 @@ from app.upstreams.account import Account
 # Sees the wire of an upstream, for the doctor's recording: "request" or "response" with a head (a line, then headers
 # without Authorization; a blank line and the body follow in a request), or "data" with a piece of a response's body.
 Tap = Callable[[str, bytes], None]
+
+
+# The account with another token than the one that was just rejected. Raises UpstreamError.
+Renew = Callable[[Account], Account]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,9 @@ class PreparedTurn:
     request: ChatRequest
     # All text that will be sent, and what is needed to read calls in its answer.
     prompt: Prompt
+    # The same in two parts, for an upstream that sends instructions apart: ``system`` is empty if it does not.
+    system: str = ""
+    rest: str = ""
 
     @property
     def text(self) -> str:
@@ -72,6 +79,10 @@ class Upstream(Protocol):
         """How well it serves the model: 0 is best; None: not at all. Called once per request."""
         ...
 
+    def sites(self, model_id: str) -> Collection[str] | None:
+        """The names of the sites whose accounts it can serve the model with; None: all accounts."""
+        ...
+
     def unmet(self, model_id: str, options: Options) -> list[str]:
         """Names for what ``options`` ask for and the model has no form for; it is left out."""
         ...
@@ -81,10 +92,16 @@ class Upstream(Protocol):
         ...
 
     def open(
-        self, turn: PreparedTurn, account: Account, resume: Resume | None, cancellation: Cancellation
+        self,
+        turn: PreparedTurn,
+        account: Account,
+        resume: Resume | None,
+        cancellation: Cancellation,
+        renew: Renew | None = None,
     ) -> Generator[Event, None, None]:
         """The events of one turn: ``Started`` before any text, ``Finished`` last. Blocks while the upstream is
-        silent. The caller closes the iterator.
+        silent. The caller closes the iterator. ``renew``: for an upstream that sends further requests for the same
+        answer, when a token may have expired.
 
         Raises:
             UpstreamError: where the turn fails, also where the stream ends before the answer is complete.

@@ -17,9 +17,15 @@ class Account:
     user_id: str | None = field(repr=False)
     device_id: str | None = field(repr=False)
     session_id: str | None = field(repr=False)
+    # The name of the site that it lives at.
+    site: str
 
     def has_expired(self) -> bool:
         return self.expires_at is not None and self.expires_at <= time.time()
+
+
+# Asks for what is public.
+NOBODY = Account("", "nobody", "", None, False, None, None, None, "")
 
 
 def describe_expiry(label: str, expires_at: float) -> str:

@@ -21,8 +21,8 @@ class Router:
     def __init__(self, groups: Sequence[UpstreamGroup]) -> None:
         self.upstreams: Mapping[str, Upstream] = {u.name: u for group in groups for u in group.upstreams}
         self._disabled_models = {id_: why for group in groups for id_, why in group.disabled_models.items()}
-        # Until when (monotonic) an upstream counts as unavailable.
-        self._unavailable: dict[str, float] = {}
+        # Upstream, site → until when (monotonic) it counts as unavailable there.
+        self._unavailable: dict[tuple[str, str], float] = {}
 
     @property
     def models(self) -> list[Model]:
@@ -52,12 +52,32 @@ class Router:
         return [model for model in models if upstream.rank(model.id) == 0] or list(models)
 
     def for_model(self, model_id: str) -> list[Upstream]:
-        """Who may serve the model, best first and unavailable ones last. At least one. Raises UnknownModel."""
+        """Who may serve the model, best first, and last who is unavailable somewhere. At least one. Raises
+        UnknownModel."""
         able = self._able(model_id)
         if len(able) > 1 and self._unavailable:
             now = time.monotonic()
-            able.sort(key=lambda upstream: self._unavailable.get(upstream.name, 0.0) > now)
+            away = {name for (name, _), until in list(self._unavailable.items()) if until > now}
+            able.sort(key=lambda upstream: upstream.name in away)
         return able
+
+    def for_site(self, upstreams: Sequence[Upstream], model_id: str, site: str) -> list[Upstream]:
+        """Those of ``upstreams`` that may serve the model with an account of a site, unavailable ones last."""
+        able = [u for u in upstreams if (sites := u.sites(model_id)) is None or site in sites]
+        if len(able) > 1 and self._unavailable:
+            now = time.monotonic()
+            able.sort(key=lambda u: (self._unavailable.get((u.name, site), 0.0) > now, u.rank(model_id) or 0))
+        return able
+
+    def sites(self, upstreams: Sequence[Upstream], model_id: str) -> frozenset[str] | None:
+        """The sites of the accounts with which one of ``upstreams`` can serve the model; None: of all accounts."""
+        found: set[str] = set()
+        for upstream in upstreams:
+            sites = upstream.sites(model_id)
+            if sites is None:
+                return None
+            found.update(sites)
+        return frozenset(found)
 
     def for_chat(self, upstream: str, model_id: str, opened_with: str) -> list[Upstream]:
         """Who may continue a chat: the upstream that opened it, with the model ``opened_with``.
@@ -79,15 +99,16 @@ class Router:
             )
         return [found]
 
-    def mark_available(self, upstream: Upstream) -> None:
+    def mark_available(self, upstream: Upstream, site: str) -> None:
         if self._unavailable:
-            self._unavailable.pop(upstream.name, None)
+            self._unavailable.pop((upstream.name, site), None)
 
-    def mark_unavailable(self, upstream: Upstream, error: ProtocolUnavailable) -> None:
-        self._unavailable[upstream.name] = time.monotonic() + _UNAVAILABLE_S
+    def mark_unavailable(self, upstream: Upstream, site: str, error: ProtocolUnavailable) -> None:
+        self._unavailable[upstream.name, site] = time.monotonic() + _UNAVAILABLE_S
         log.warning(
-            "upstream_unavailable upstream=%s tried_last_for_s=%.0f error=%s",
+            "upstream_unavailable upstream=%s site=%s tried_last_for_s=%.0f error=%s",
             upstream.name,
+            site,
             _UNAVAILABLE_S,
             error.message,
         )

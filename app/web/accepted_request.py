@@ -1,7 +1,7 @@
 """The checks that every request for an answer passes, in one order, whatever API it came through:
 
     1. the API key, its limits, the Idempotency-Key     401, 429, 400
-    2. the body: JSON, its fields, their types          400
+    2. the body: it comes, JSON, its fields, their types   408, 413, 503, 400
     3. parameters that cannot be served                 400, in strict mode also those without effect
     4. the conversation that it names                   400
     5. what it says, and what it continues              400, 404, 409   ``to_request`` of the API's body
@@ -12,15 +12,13 @@ Must never know the fields of any one API.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, TypeVar
-
-from flask import request
 
 from app.chat import Caller
 from app.web.conversation_id import named_conversation
 from app.web.parameters import Parameters
-from app.web.request_body import parse
+from app.web.request_body import receive
 from app.web.request_context import caller
 
 
@@ -57,10 +55,10 @@ class Accepted(Generic[_B]):
 def accept(model: type[_B], in_path: str | None = None) -> Accepted[_B]:
     """The current request. ``in_path``: the conversation that its path names.
 
-    Raises NotAuthorized, KeyLimited, InvalidRequest.
+    Raises NotAuthorized, KeyLimited, InvalidRequest, and what ``receive`` raises.
     """
     who = caller()
-    body = parse(model, request.get_data(cache=False))
+    body, reservation = receive(model, who)
     headers = body.check_supported()
     conversation_id = named_conversation(in_path, body.named_conversation, body.conversation_field)
-    return Accepted(who, body, conversation_id, headers)
+    return Accepted(replace(who, hold=reservation.hold), body, conversation_id, headers)

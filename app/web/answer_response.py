@@ -17,6 +17,7 @@ from flask import Response, current_app
 from app.answers.answer import Answer
 from app.chat import Citation, Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCall
 from app.text import token_count
+from app.text.held_text import HeldText
 from app.web import sse
 from app.web.error_responses import Failure, failure_of
 from app.web.event_stream import event_stream
@@ -40,10 +41,10 @@ class Usage:
 class Choice:
     """One choice of an answer, as far as it has come."""
 
-    texts: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
+    texts: HeldText = field(default_factory=HeldText)
+    thoughts: HeldText = field(default_factory=HeldText)
     citations: list[Citation] = field(default_factory=list)
-    # Each with the number of texts before it.
+    # Each with the number of characters of text before it.
     calls: list[tuple[int, ToolCall]] = field(default_factory=list)
     # None until the choice is complete.
     finish_reason: FinishReason | None = None
@@ -51,35 +52,35 @@ class Choice:
 
     @property
     def text(self) -> str:
-        return "".join(self.texts)
+        return str(self.texts)
 
     @property
     def reasoning(self) -> str:
-        return "".join(self.thoughts)
+        return str(self.thoughts)
 
     @property
     def parts(self) -> Iterator[str | ToolCall]:
         """The texts and the calls in their order; neighbouring texts joined, none empty. Not of a stream whose
         encoder keeps no text."""
-        start = 0
+        start, text = 0, self.text
         for end, call in self.calls:
-            if text := "".join(self.texts[start:end]):
-                yield text
+            if end > start:
+                yield text[start:end]
             yield call
             start = end
-        if text := "".join(self.texts[start:]):
-            yield text
+        if start < len(text):
+            yield text[start:]
 
     def add(self, event: Event) -> None:
         match event:
             case TextDelta(text):
-                self.texts.append(text)
+                self.texts.add(text)
             case ReasoningDelta(text):
-                self.thoughts.append(text)
+                self.thoughts.add(text)
             case Citation():
                 self.citations.append(event)
             case ToolCall():
-                self.calls.append((len(self.texts), event))
+                self.calls.append((sum(map(len, self.texts.pieces)), event))
             case Finished(reason, stop_sequence):
                 self.finish_reason, self.stop_sequence = reason, stop_sequence
 
@@ -214,11 +215,11 @@ def _batch_encoder(encoder: Encoder, so_far: AnswerSoFar, out: list[bytes]) -> C
             if kind is TextDelta:
                 append(encode_text(index, event.text))  # type: ignore[union-attr]  # known by its class
                 if keeps_text:
-                    choices[index].texts.append(event.text)  # type: ignore[union-attr]
+                    choices[index].texts.add(event.text)  # type: ignore[union-attr]
             elif kind is ReasoningDelta:
                 append(encode_reasoning(index, event.text))  # type: ignore[union-attr]
                 if keeps_text:
-                    choices[index].thoughts.append(event.text)  # type: ignore[union-attr]
+                    choices[index].thoughts.add(event.text)  # type: ignore[union-attr]
             elif isinstance(event, ToolCall):
                 choices[index].add(event)
                 append(encoder.tool_call(index, event))

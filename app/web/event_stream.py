@@ -34,7 +34,7 @@ def event_stream(
     response.headers["X-Accel-Buffering"] = "no"
     response.headers.update(headers)
     response.call_on_close(answer.close)
-    response.answer, response.late_headers = answer, late_headers
+    response.body, response.answer, response.late_headers = closing, answer, late_headers
     closing.on_close = response.close
     return response
 
@@ -43,6 +43,7 @@ class _DeferredResponse(Response):
     """A response that waits for its answer when it is about to be sent: Flask has done its part by then. Where the
     answer fails, the response is what Flask makes of a view that raises."""
 
+    body: "_ClosingBody"
     answer: Deferred
     late_headers: Callable[[], Mapping[str, str]]
 
@@ -50,6 +51,8 @@ class _DeferredResponse(Response):
         try:
             self.answer.wait_for_answer()
         except Exception as e:  # noqa: BLE001  # the edge of the request: the error handlers answer everything
+            # The two hold each other, and nothing closes them any more.
+            self.body.on_close = None
             refusal = current_app.finalize_request(current_app.handle_user_exception(e))
             return refusal(environ, start_response)
         self.headers.update(self.late_headers())

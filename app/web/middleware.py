@@ -11,6 +11,7 @@ from app import logs
 from app.errors import GatewayError
 from app.web.error_responses import answer_failures
 from app.web.rate_limits import Admission
+from app.web.request_memory import Reservation
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
@@ -47,6 +48,9 @@ def _finish(response: Response) -> Response:
         if "x-ratelimit-limit-requests" not in response.headers:
             response.headers.update(admission.headers)
         response.call_on_close(admission.end)
+    reservation: Reservation | None = g.get("reservation")
+    if reservation is not None:
+        response.call_on_close(reservation.end)
     if request.method == "OPTIONS":
         # It has no body, so it has no type either; Flask would call it HTML.
         response.headers.pop("Content-Type", None)

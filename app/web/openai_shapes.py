@@ -11,8 +11,10 @@ from app.chat import ToolCall
 from app.web.answer_response import Usage
 from app.web.request_body import Fields
 
+# One stop sequence: it is looked for in each piece of the answer.
+StopText = Annotated[StrictStr, Field(max_length=1000)]
 # `stop`: one string, or up to four.
-Stop = StrictStr | Annotated[list[StrictStr], Field(max_length=4)]
+Stop = StopText | Annotated[list[StopText], Field(max_length=4)]
 
 
 class StreamOptions(Fields):

@@ -6,6 +6,7 @@ parameter of any API.
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ def ignored_parameters_header(names: Sequence[str]) -> dict[str, str]:
     if names and current_app.config["STRICT_PARAMS"]:
         raise unsupported(names[0], "it has no effect here, and STRICT_PARAMS refuses parameters without effect")
     # Only plain names are repeated in a header, and not any number of them.
-    plain = [name for name in names if re.fullmatch(r"[A-Za-z0-9_.$\[\]-]{1,64}", name)]
-    return {"x-ignored-params": ", ".join(plain[:50])} if plain else {}
+    plain = list(itertools.islice((name for name in names if re.fullmatch(r"[A-Za-z0-9_.$\[\]-]{1,64}", name)), 50))
+    return {"x-ignored-params": ", ".join(plain)} if plain else {}
 
 
 def describe(model: type[Parameters], language: Language) -> str:

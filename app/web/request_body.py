@@ -1,16 +1,35 @@
 """From the bytes of a request to a checked model, or to an error that names the field.
 
-Knows JSON and pydantic's errors. Must never know the fields of any one API.
+Bodies have a limit of bytes and one of values, so that no step holds the worker for longer than some 50 ms. Knows
+JSON and pydantic's errors. Must never know the fields of any one API.
 """
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, TypeVar, cast
 
 import orjson
+from flask import current_app, g, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from werkzeug.exceptions import HTTPException
 
-from app.errors import InvalidRequest
+from app.chat import Caller
+from app.concurrency.yielding import in_slices, pause
+from app.errors import BodyTooSlow, InvalidRequest
+from app.text.json_size import has_more_values
+from app.web.request_memory import RequestMemory, Reservation
+
+# How much is read at once.
+_READ_BYTES = 262_144
+# A request needs so many times its body: the body or its text for Kimi, its messages, and their prompt.
+_COPIES = 3
+# Strings of Python have one, two or four bytes for each character, as the rarest character needs.
+_MAX_BYTES_PER_CHAR = 4
+# How much is searched between two pauses.
+_PART = 1 << 20
+# What is shorter is not measured, needs no pause, and does not wait for what is longer. Bytes.
+_LONG = 65_536
 
 
 class Fields(BaseModel):
@@ -28,14 +47,116 @@ Many = Annotated[list[_T], Field(fail_fast=True)]
 _F = TypeVar("_F", bound=Fields)
 
 
-def parse(model: type[_F], data: bytes) -> _F:
-    """The body of a request; raises InvalidRequest with the name of the field that is at fault."""
+def receive(model: type[_F], caller: Caller) -> tuple[_F, Reservation]:
+    """The body of the current request, and the memory that is reserved for it until the response has ended.
+
+    Raises InvalidRequest: with the name of the field that is at fault.
+    Raises BodyTooSlow, GatewayOverloaded, ClientGone, RequestEntityTooLarge.
+    """
+    data, reservation = _read(caller)
+    checked = _validate(model, _load(data, reservation))
+    pause()
+    return checked, reservation
+
+
+def _read(caller: Caller) -> tuple[bytes, Reservation]:
+    """The body, and the memory that is reserved for its request. ``middleware`` ends the reservation."""
+    # Raises for a body that is too large. One in HTTP chunks has no length.
+    stream, length = request.stream, request.content_length
+    memory = cast(RequestMemory, current_app.extensions["request_memory"])
+    start = b""
+    if length is None or length <= _LONG:
+        short = g.reservation = memory.short.reserve(caller, _COPIES * (_LONG if length is None else length))
+        start = b"".join(_pieces(stream, _LONG + 1))
+        if len(start) <= _LONG:
+            return start, short
+        short.end()
+    pieces, came, size = [start], len(start), length or 2 * _LONG
+    body = memory.bodies.reserve(caller, size)
+    try:
+        for piece in _pieces(stream):
+            pieces.append(piece)
+            came += len(piece)
+            if came > size:
+                size *= 2
+                body.resize(size)
+        data = b"".join(pieces)
+        running = g.reservation = memory.running.reserve(caller, _estimate(data))
+    finally:
+        body.end()
+    return data, running
+
+
+def _pieces(stream: Any, most: int = sys.maxsize) -> Iterator[bytes]:
+    """What comes, up to ``most`` bytes. Raises BodyTooSlow."""
+    try:
+        while piece := stream.read(min(_READ_BYTES, most)):
+            yield piece
+            most -= len(piece)
+    except HTTPException as e:
+        if isinstance(e.__context__, TimeoutError):
+            raise BodyTooSlow("the body of the request did not come in time") from None
+        raise
+
+
+def _estimate(data: bytes) -> int:
+    """The most memory that the request may need."""
+    if len(data) <= _LONG or (data.isascii() and not _has_escapes(data)):
+        return _COPIES * len(data)
+    return len(data) + (_COPIES - 1) * _MAX_BYTES_PER_CHAR * len(data)
+
+
+def _has_escapes(data: bytes) -> bool:
+    """Whether it may contain other characters than ASCII ones, written in ASCII."""
+    return any(data.find(b"\\u", at, at + _PART + 1) >= 0 for at in in_slices(range(0, len(data), _PART)))
+
+
+def _load(data: bytes, reservation: Reservation) -> dict[str, Any]:
+    is_long = len(data) > _LONG
+    if is_long:
+        pause()
+    most = current_app.config["MAX_JSON_VALUES"]
+    if has_more_values(data, most):
+        raise InvalidRequest(
+            f"the body has more than {most} values: objects, lists, strings, numbers (MAX_JSON_VALUES)",
+            code="too_many_values",
+        )
     try:
         raw = orjson.loads(data)
     except ValueError as e:
         raise InvalidRequest(f"the body is not valid JSON: {_place(e)}", code="invalid_json") from None
     if not isinstance(raw, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
+    if is_long:
+        pause()
+        reservation.resize(min(_estimate(data), len(data) + (_COPIES - 1) * _size_of_texts(raw)))
+    return raw
+
+
+def _size_of_texts(value: Any) -> int:
+    """The memory of all strings in a value."""
+    size, rest, seen = 0, [value], 0
+    while rest:
+        part = rest.pop()
+        if isinstance(part, str):
+            size += sys.getsizeof(part)
+        elif isinstance(part, dict):
+            rest.extend(part.values())
+        elif isinstance(part, list):
+            rest.extend(part)
+        seen += 1
+        if not seen % 1024:
+            pause()
+    return size
+
+
+def _validate(model: type[_F], raw: dict[str, Any]) -> _F:
+    most = current_app.config["MAX_MESSAGES"]
+    for name, value in raw.items():
+        if isinstance(value, list) and len(value) > most:
+            raise InvalidRequest(
+                f"{name}: at most {most} items, not {len(value)} (MAX_MESSAGES)", code="too_many_items", param=name
+            )
     try:
         return model.model_validate(raw)
     except ValidationError as e:

@@ -21,6 +21,9 @@ from app.web.api_keys import ApiKeys
 from app.web.client_connection import client_watch
 from app.web.rate_limits import RateLimits
 
+# Proxies on the way from a program to this one. What comes behind them is read as one, and is no address.
+_MAX_HOPS = 20
+
 
 def gateway() -> Gateway:
     return cast(Gateway, current_app.extensions["gateway"])
@@ -93,7 +96,7 @@ def _is_local() -> bool:
     too. They have its site as Origin or, after DNS rebinding, its name as Host. Pages whose origin is in CORS_ORIGINS
     by name are allowed.
     """
-    hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
+    hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",", _MAX_HOPS)]
     names = [_name(request.headers.get("Host", ""))]
     origin = request.headers.get("Origin")
     if origin is not None and origin not in current_app.config["CORS_ORIGINS"]:

@@ -3,10 +3,11 @@
 Must never know the whole of any one API.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Strict
 
+from app.chat import Effort
 from app.web.parameters import ParameterRule
 
 # A number that is one: neither text nor true.
@@ -42,8 +43,6 @@ PROBABILITIES = ParameterRule("refused", "Kimi gives no probabilities", "Kimi �
 BIASES = ParameterRule(
     "refused", "Kimi takes no biases", "Kimi 不支持偏置", lambda value: "Kimi takes no biases" if value else None
 )
-# OpenAI's efforts. How much a model thinks is Kimi's choice; whether it does is a form of the model.
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 def thinks(effort: Effort | None) -> bool | None:

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from app.accounts.scheduling import NEEDS_PLAN, NOT_SERVED
 from app.answers.failover import (
     FORBIDDEN_COOLDOWN_S,
     GIVE_UP,
     LIMITED_COOLDOWN_S,
     MAX_ATTEMPTS,
+    MODEL_COOLDOWN_S,
+    QUOTA_COOLDOWN_S,
     REBUILD,
     RULES,
     TRY_AGAIN,
@@ -25,12 +28,16 @@ from app.errors import (
     AccountForbidden,
     AccountLimited,
     AccountRejected,
+    AnswerCancelled,
     AnswerEmpty,
     AnswerRewritten,
     ChatForbidden,
     ChatUnknown,
+    EdgeTimeout,
     InvalidJsonAnswer,
+    ModelUnavailable,
     ProtocolUnavailable,
+    QuotaSpent,
     RenewalFailed,
     RequestRefused,
     UpstreamConflict,
@@ -45,12 +52,16 @@ ALL_ERRORS = (
     AccountForbidden,
     AccountLimited,
     AccountRejected,
+    AnswerCancelled,
     AnswerEmpty,
     AnswerRewritten,
     ChatForbidden,
     ChatUnknown,
+    EdgeTimeout,
     InvalidJsonAnswer,
+    ModelUnavailable,
     ProtocolUnavailable,
+    QuotaSpent,
     RenewalFailed,
     RequestRefused,
     UpstreamConflict,
@@ -75,12 +86,19 @@ ROWS: list[tuple[str, Failure, Step]] = [
     ("no upstream serves the protocol", failed(ProtocolUnavailable), GIVE_UP),
     ("it took too long already", failed(AccountLimited, is_late=True), GIVE_UP),
     ("it was tried often enough", failed(AccountLimited, attempts=MAX_ATTEMPTS), GIVE_UP),
+    ("the account needs a plan or credits", failed(QuotaSpent), GIVE_UP),
+    ("no account serves the model", failed(ModelUnavailable, no_account_serves=True), GIVE_UP),
     (
         "the old chat or its account cannot be used any more",
         failed(ChatUnknown, reached=False, in_old_chat=True),
         REBUILD,
     ),
     ("any other account would fail the same way", failed(RequestRefused), GIVE_UP),
+    (
+        "the edge gave up, and the old chat can branch",
+        failed(EdgeTimeout, reached=True, in_old_chat=True, can_branch=True),
+        TRY_AGAIN_LATER,
+    ),
     ("the message may stand in the old chat", failed(AccountLimited, reached=True, in_old_chat=True), GIVE_UP),
     ("the upstream as a whole failed twice", failed(UpstreamOverloaded, was_repeated=True), GIVE_UP),
     ("the upstream as a whole failed", failed(UpstreamOverloaded), TRY_AGAIN_LATER),
@@ -123,9 +141,13 @@ def test_a_turn_ends_however_it_fails(kind: type[UpstreamError]) -> None:
         (AccountRejected, TRY_AGAIN),
         (AccountForbidden, TRY_AGAIN),
         (AccountLimited, TRY_AGAIN),
+        (QuotaSpent, GIVE_UP),
+        (ModelUnavailable, TRY_AGAIN),
         (RequestRefused, GIVE_UP),
         (ChatForbidden, GIVE_UP),
         (ChatUnknown, GIVE_UP),
+        (EdgeTimeout, TRY_AGAIN_LATER),
+        (AnswerCancelled, TRY_AGAIN_LATER),
         (UpstreamOverloaded, TRY_AGAIN_LATER),
         (UpstreamConflict, TRY_AGAIN_LATER),
         (AnswerRewritten, TRY_AGAIN_LATER),
@@ -157,6 +179,15 @@ def test_the_first_failure_in_an_old_chat(kind: type[UpstreamError], reached: bo
     assert next_step(failed(kind, reached=reached, in_old_chat=True)) == step
 
 
+def test_an_edge_that_gave_up_is_asked_once_more_and_not_twice() -> None:
+    """In an old chat only where the second message has a parent of its own: both may stand there."""
+    assert next_step(failed(EdgeTimeout, was_repeated=True)) == GIVE_UP
+    old = failed(EdgeTimeout, reached=True, in_old_chat=True)
+    assert next_step(old) == GIVE_UP
+    assert next_step(replace(old, can_branch=True)) == TRY_AGAIN_LATER
+    assert next_step(replace(old, can_branch=True, was_repeated=True)) == GIVE_UP
+
+
 def test_only_rejected_and_forbidden_accounts_are_excluded_for_the_rest_of_a_turn() -> None:
     assert {kind for kind in ALL_ERRORS if excludes_account(kind("x"))} == {AccountRejected, AccountForbidden}
 
@@ -173,6 +204,8 @@ def test_only_rejected_and_forbidden_accounts_are_excluded_for_the_rest_of_a_tur
         (AccountLimited("x", retry_after_s=600), Cooldown(600)),
         (AccountLimited("x", retry_after_s=1, retry_after_is_upstreams=True), Cooldown(LIMITED_COOLDOWN_S, 1)),
         (AccountLimited("x", model_only=True), Cooldown(LIMITED_COOLDOWN_S, model_only=True)),
+        (QuotaSpent("x"), Cooldown(QUOTA_COOLDOWN_S, QUOTA_COOLDOWN_S, model_only=True, cause=NEEDS_PLAN)),
+        (ModelUnavailable("x", retry_after_s=60), Cooldown(MODEL_COOLDOWN_S, model_only=True, cause=NOT_SERVED)),
         (RenewalFailed("x"), Cooldown(LIMITED_COOLDOWN_S, LIMITED_COOLDOWN_S)),
     ],
 )
@@ -181,7 +214,7 @@ def test_what_an_account_has_to_bear(error: UpstreamError, cooldown: Cooldown) -
 
 
 def test_an_account_bears_nothing_for_what_is_not_its_fault() -> None:
-    charged = {AccountForbidden, AccountLimited, RenewalFailed}
+    charged = {AccountForbidden, AccountLimited, QuotaSpent, ModelUnavailable, RenewalFailed}
     assert {kind for kind in ALL_ERRORS if cooldown_for(kind("x")) is not None} == charged
 
 

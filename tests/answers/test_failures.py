@@ -42,7 +42,7 @@ FAULTS: dict[str, Expected] = {
     "http_500": (502, "server_error", "upstream_error", "500", {}),
     "http_502": (502, "server_error", "upstream_error", "502", {}),
     "http_503": (502, "server_error", "upstream_error", "503", {}),
-    "http_504": (502, "server_error", "upstream_error", "504", {}),
+    "http_504": (504, "server_error", "timeout", "gave up waiting", {}),
     "redirect": (502, "server_error", "upstream_error", "KIMI_BASE_URL", {}),
     "html_200": (502, "server_error", "upstream_protocol_error", "text/html", {}),
     "json_200": (401, "authentication_error", None, "KIMI_TOKENS", {"fail_code": "auth.token.invalid"}),
@@ -75,7 +75,7 @@ CONNECT_FAULTS: dict[str, Expected] = FAULTS | {
     "frame_error": (429, "rate_limit_error", "rate_limit_exceeded", "turns free accounts away", {}),
     "error_after_done": (429, "rate_limit_error", "rate_limit_exceeded", "turns free accounts away", {}),
     "quota": (429, "rate_limit_error", "insufficient_quota", "quota", {}),
-    "membership": (403, "permission_error", "forbidden", "does not allow", {}),
+    "membership": (402, "insufficient_quota", "insufficient_quota", "a plan or credits", {}),
 }
 
 # Errors look the same in all years of a generation.

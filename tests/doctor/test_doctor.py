@@ -324,7 +324,7 @@ def test_an_unreachable_auth_host_is_named(surgery: Surgery) -> None:
             {"Location": "//www.kimi.ai:444/login"},
             b"",
             "redirects to another site, www.kimi.ai",
-            "set KIMI_BASE_URL=http://www.kimi.ai:444;",
+            "set KIMI_BASE_URL=http://www.kimi.ai:444, or",
         ),
         (302, {"Location": "/login"}, b"", "redirects to another of its own pages", "check KIMI_BASE_URL"),
         (

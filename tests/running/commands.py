@@ -103,7 +103,12 @@ def _restore_logging(state: tuple[list[logging.Handler], int, int]) -> None:
 
 def run_keys(database: Database, *arguments: str, **settings: str) -> tuple[int, str]:
     """``flask keys`` on the database of a gateway: its exit code and what it printed, its complaints too."""
-    done = run_flask("keys", *arguments, **{"DATABASE_URL": database.url, **settings})
+    return run_command(database, "keys", *arguments, **settings)
+
+
+def run_command(database: Database, *arguments: str, **settings: str) -> tuple[int, str]:
+    """As ``run_keys``, for any command."""
+    done = run_flask(*arguments, **{"DATABASE_URL": database.url, **settings})
     return done.code, (done.output + done.errors).strip()
 
 

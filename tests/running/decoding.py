@@ -11,7 +11,7 @@ from app.upstreams.account import Account
 from app.upstreams.kimi import connect_frames, rest_frames, sse
 from tests.running.wire import CONNECT_CASES, WireCase
 
-ACCOUNT = Account("id", "alice", "a token", None, False, None, None, None)
+ACCOUNT = Account("id", "alice", "a token", None, False, None, None, None, "kimi.com")
 # The scenario of the model that most wire files were asked for.
 SCENARIO = "SCENARIO_K2D5"
 

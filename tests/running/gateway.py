@@ -18,6 +18,11 @@ SERVERS = {
     # With one more upstream and one more public API.
     "toy": ["-m", "gunicorn", "-b", "fd://{fd}", "tests.upstreams.toy.wsgi:app"],
     "gevent": ["-m", "gunicorn", "-b", "fd://{fd}"],
+    # With limits that tests can wait for, and few connections.
+    "impatient": [
+        *("-m", "gunicorn", "-b", "fd://{fd}", "-k", "tests.hosting.impatient_worker.Worker"),
+        *("--worker-connections", "40"),
+    ],
     "gthread": ["-m", "gunicorn", "-b", "fd://{fd}", "-k", "gthread", "--threads", "16"],
     "preloaded": ["-m", "gunicorn", "-b", "fd://{fd}", "-k", "gthread", "--threads", "4", "--preload"],
     # As the first process of a world of its own.

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from app.simulator.tokens import SiteName
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -14,6 +16,8 @@ class Profile:
     model: str
     other_model: str
     thinking_model: str
+    # The site that its tokens name; None: they are of the time before tokens did.
+    site: SiteName | None = None
 
     @property
     def speaks_connect(self) -> bool:
@@ -29,6 +33,7 @@ PROFILES = {
         Profile("sse-2025", "sse", "k2", "k1.5", "k1.5-thinking"),
         Profile("connect-2025", "connect", "k2", "k2-nosearch", "kimi-k2.5-thinking"),
         Profile("connect-2026", "connect", "kimi-k2.6", "kimi-k2.5", "kimi-k2.6-thinking"),
+        Profile("connect-2026-09", "connect", "kimi-k2.6", "kimi-k3", "kimi-k2.6-thinking", "kimi.ai"),
     )
 }
 

@@ -63,7 +63,7 @@ class Running:
         if database not in self.databases:
             self.databases.append(database)
         env = {
-            "KIMI_TOKENS": ",".join(f"{user}={mint(user)}" for user in users.split(",")),
+            "KIMI_TOKENS": ",".join(f"{user}={self.mint(user)}" for user in users.split(",")),
             "KIMI_BASE_URL": upstream,
             "KIMI_AUTH_URL": upstream,
             "DATABASE_URL": database.url,
@@ -88,6 +88,10 @@ class Running:
             process.stop(signal.SIGTERM if server in ("threads", "gthread", "preloaded") else signal.SIGINT)
             # They outlive their gateway on purpose; the next test is to see nothing of them.
             wait_until("nobody renews a token of it", lambda: not renewals(database), 60)
+
+    def mint(self, user: str) -> str:
+        """A token of the time that the Kimi of this test is of."""
+        return mint(user, site=self.profile.site)
 
     def leaks(self, secrets: Sequence[str] = ()) -> list[str]:
         """What no log and no database may hold and one of this run does hold: file and kind."""

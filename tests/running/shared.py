@@ -53,7 +53,15 @@ class SharedGateways:
         self._started: OrderedDict[object, tuple[AbstractContextManager[Gateway], Gateway]] = OrderedDict()
 
     def get(self, profile: Profile, users: str, server: str, settings: dict[str, str]) -> Gateway:
-        key = (profile.protocol, self._running.kind_of_database, users, server, *sorted(settings.items()))
+        # What it has learnt of Kimi's models stays.
+        key = (
+            profile.protocol,
+            profile.site,
+            self._running.kind_of_database,
+            users,
+            server,
+            *sorted(settings.items()),
+        )
         if key not in self._started:
             while len(self._started) >= _MOST:
                 self._stop(next(iter(self._started)))

@@ -17,9 +17,11 @@ EVENT_STREAM = {"Content-Type": "text/event-stream; charset=utf-8"}
 CONNECT_STREAM = {"Content-Type": "application/connect+json"}
 
 
-def mint(user: str, lifetime_s: float = 86400, kind: tokens.Kind = "access") -> str:
+def mint(
+    user: str, lifetime_s: float = 86400, kind: tokens.Kind = "access", site: tokens.SiteName | None = None
+) -> str:
     """A token that the simulator accepts."""
-    return tokens.mint(user, kind, lifetime_s)
+    return tokens.mint(user, kind, lifetime_s, site=site)
 
 
 @dataclass

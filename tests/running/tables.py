@@ -48,7 +48,11 @@ class Tables:
         """For so long from now on; a negative time means that they are about to come back."""
         self.database.run("DELETE FROM rests")
         until = time.time() + seconds
-        self.database.run("INSERT INTO rests SELECT id, '', CAST(? AS FLOAT), ? FROM accounts", until, failures)
+        self.database.run(
+            "INSERT INTO rests (account_id, scope, until, strikes) SELECT id, '', CAST(? AS FLOAT), ? FROM accounts",
+            until,
+            failures,
+        )
 
     def refused_accounts(self) -> list[str]:
         """Ids of the accounts whose token Kimi has rejected."""
@@ -225,12 +229,12 @@ class Tables:
 
     # Kimi's list of models
 
-    def keep_a_catalogue(self, text: str) -> None:
+    def keep_a_catalogue(self, site: str, text: str) -> None:
         """As if this had been read far in the future."""
-        self.database.run("INSERT INTO kept VALUES ('offers', ?, 1e12)", text)
+        self.database.run("INSERT INTO kept VALUES (?, ?, 1e12)", f"models@{site}", text)
 
-    def catalogue(self) -> str:
-        ((text,),) = self.database.run("SELECT value FROM kept WHERE name = 'offers'")
+    def catalogue(self, site: str) -> str:
+        ((text,),) = self.database.run("SELECT value FROM kept WHERE name = ?", f"models@{site}")
         return str(text)
 
     # All

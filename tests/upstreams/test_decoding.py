@@ -55,8 +55,11 @@ def test_a_stream_cut_at_any_byte_is_never_a_finished_answer(case: WireCase) -> 
     """It is finished from the byte on that completes the frame that says so."""
     body, is_continued = case.streams[0], len(case.streams) > 1
     cut_off = [Decoded.of(decode_of(case)([body[:offset]])) for offset in range(len(body) + 1)]
+    expected = case.expected
+    # What is said although it is an error as a whole.
+    said = expected.get("said", expected.get("as_sent", expected["content"]))
     for decoded in cut_off:
-        assert case.expected.get("as_sent", case.expected["content"]).startswith(decoded.content)
+        assert said.startswith(decoded.content)
         assert case.expected["reasoning"].startswith(decoded.reasoning)
     finished_at = [offset for offset, decoded in enumerate(cut_off) if decoded.finish_reason is not None]
     if case.expected["finish_reason"] is None or is_continued:
@@ -68,9 +71,14 @@ def test_a_stream_cut_at_any_byte_is_never_a_finished_answer(case: WireCase) -> 
     assert all(is_continued and b"all_done" in start for start in neither)
 
 
-@EVERY_BYTE
+@pytest.mark.parametrize(
+    "case",
+    [case for case in ALL_CASES if case.name != "gzip-bomb" and "phrase" not in case.name],
+    ids=lambda case: case.name,
+)
 def test_nothing_is_held_back(case: WireCase) -> None:
-    """All that the bytes so far say has been passed on when the next byte is asked for."""
+    """All that the bytes so far say has been passed on when the next byte is asked for. The one exception is a
+    beginning that may be one of Kimi's set phrases as a whole."""
     decode, body = decode_of(case), case.streams[0]
     passed_on = Decoded()
 
@@ -118,5 +126,5 @@ def test_lines_of_an_event_end_in_any_way_that_the_standard_knows(end: bytes) ->
 def test_a_line_of_megabytes_is_put_together_once() -> None:
     """And not anew with each of its pieces, which would take minutes."""
     decoder, piece = sse.Decoder(), b"x" * 100
-    found = [decoder.take(line) for line in lines_of([b"data: ", *[piece] * 200_000, b"\n\n"])]
-    assert found == [None, piece * 200_000]
+    found = [decoder.take(line) for line in lines_of([b"data: ", *[piece] * 80_000, b"\n\n"])]
+    assert found == [None, piece * 80_000]

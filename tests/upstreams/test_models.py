@@ -11,8 +11,10 @@ from app.errors import UpstreamError
 from app.store import Store
 from app.upstreams.account import Account
 from app.upstreams.kimi.connect import KimiConnect
+from app.upstreams.kimi.connect_resume import ResumePolicy
 from app.upstreams.kimi.http import KimiHttp, Timeouts
-from app.upstreams.kimi.model_table import KimiModels, Offer
+from app.upstreams.kimi.listing import Offer
+from app.upstreams.kimi.model_table import KimiModels
 from tests.running import (
     CANARY,
     CONNECT_ONLY,
@@ -53,8 +55,15 @@ CONNECT_WIRE: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
 SSE_ONLY = {"k1.5", "k1.5-nosearch", "k1.5-thinking", "k1.5-thinking-nosearch"}
 
 
+def wait_for_catalogue(gateway: Gateway, model: str) -> None:
+    """Until it is known: it decides about the forms of requests."""
+    wait_until("the catalogue is there", lambda: gateway.get(f"/v1/models/{model}").ok)
+
+
 @pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
 def test_an_id_means_on_connect_what_the_table_says(gateway: Gateway, simulator: Simulator) -> None:
+    """At a site of spring 2026."""
+    wait_for_catalogue(gateway, "k2d6-agent")
     for model, (scenario, tools, options) in CONNECT_WIRE.items():
         assert gateway.say("hello", model=model).json()["model"] == model
         body = simulator.turns()[-1].body
@@ -252,11 +261,13 @@ def test_the_catalogue_adds_models_and_survives_without_kimi(running: Running, s
 def test_a_catalogue_that_cannot_be_read_is_asked_for_again(running: Running, simulator: Simulator) -> None:
     database = running.new_database()
     Store(database.url).close()
-    Tables(database).keep_a_catalogue("[{")
+    # An address is known to the database without its scheme.
+    site = simulator.url.removeprefix("http://")
+    Tables(database).keep_a_catalogue(site, "[{")
     with running.gateway(simulator.url, database=database) as gateway:
         wait_until("the catalogue is there", lambda: gateway.get("/v1/models/k2d6-agent").ok)
         assert "catalogue_unreadable" in gateway.log() and "Traceback" not in gateway.log()
-    assert json.loads(Tables(database).catalogue())
+    assert json.loads(Tables(database).catalogue(site))
 
 
 NO_CATALOGUES = [
@@ -272,10 +283,11 @@ NO_CATALOGUES = [
 def test_a_catalogue_that_makes_no_sense_offers_nothing(simulator: Simulator, body: bytes) -> None:
     simulator.script(body, match="GetAvailableModels", headers={"Content-Type": "application/json"})
     http = KimiHttp(simulator.url, Timeouts(5.0, 5.0, 5.0))
-    account = Account("acc", "alice", mint("alice"), None, False, None, None, None)
+    account = Account("acc", "alice", mint("alice"), None, False, None, None, None, "kimi.com")
     offers: Sequence[Offer] = ()
     with contextlib.closing(http), contextlib.suppress(UpstreamError):
-        offers = KimiConnect(http, KimiModels(["kimi_connect"])).offers(account)
+        connect = KimiConnect({"kimi.com": http}, KimiModels(["kimi_connect"]), ResumePolicy(0, 1))
+        offers = connect.listing("kimi.com", account).offers
     assert not offers
 
 
@@ -341,6 +353,7 @@ def test_a_wish_chooses_the_form_of_the_model(
 def test_a_wish_chooses_the_form_of_the_model_on_connect(
     gateway: Gateway, simulator: Simulator, model: str, wish: dict[str, Any], same_as: str, notice: str | None
 ) -> None:
+    wait_for_catalogue(gateway, "k2d6-agent")
     response = gateway.say("hello", model=model, stream=True, **wish)
     assert read_stream(response).finish_reason == "stop"
     scenario, tools, options = CONNECT_WIRE[same_as]

@@ -35,7 +35,7 @@ def auth(simulator: Simulator) -> Iterator[KimiAuth]:
 
 
 def account() -> Account:
-    return Account("acc", "alice", mint("alice", 7_776_000, "refresh"), None, True, None, None, None)
+    return Account("acc", "alice", mint("alice", 7_776_000, "refresh"), None, True, None, None, None, "kimi.com")
 
 
 def answer(simulator: Simulator, status: int, media_type: str, body: bytes) -> None:

@@ -13,7 +13,7 @@ PATH = "/api/chat/any/completion/stream"
 
 
 def account() -> Account:
-    return Account("acc", "alice", mint("alice"), None, False, None, None, None)
+    return Account("acc", "alice", mint("alice"), None, False, None, None, None, "kimi.com")
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])

@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 
 from app.chat import (
     ChatRequest,
+    Effort,
     FilePart,
     ImagePart,
     JsonFormat,
@@ -42,7 +43,6 @@ from app.web.shared_parameters import (
     STREAM,
     STYLE,
     VENDOR,
-    Effort,
     Number,
     thinks,
 )
@@ -389,7 +389,8 @@ _N = ParameterRule(
 )
 _THINKING = ParameterRule(
     "honoured",
-    "chooses the form of the model with or without thinking. The first of these that is set wins",
+    "chooses the form of the model with or without thinking, and how much it thinks where Kimi offers a choice. The "
+    "first of these that is set wins",
     "选择模型的思考或非思考形式；以最先给出的为准",
 )
 _SEARCH = ParameterRule(
@@ -544,6 +545,7 @@ class Body(AnswerParameters):
             stop=stop_sequences(self.stop),
             thinking=self._wants_thinking(),
             search=self._wants_search(),
+            effort=(self.reasoning.effort if self.reasoning else None) or self.reasoning_effort,
             format=_json_format(self.response_format),
         )
 

@@ -28,6 +28,7 @@ from app.chat import (
 from app.errors import InvalidRequest
 from app.web.accepted_request import AnswerParameters
 from app.web.json_schema import schema_text
+from app.web.openai_shapes import StopText
 from app.web.parameters import ParameterRule, Parameters, unknown_fields
 from app.web.request_body import Fields, Many
 from app.web.shared_parameters import (
@@ -334,7 +335,7 @@ class Body(_PromptFields, AnswerParameters):
 
     max_tokens: Annotated[StrictInt, Field(ge=1), _MAX_TOKENS]
     stream: Annotated[StrictBool | None, STREAM_ONLY] = None
-    stop_sequences: Annotated[Many[StrictStr] | None, _STOP] = None
+    stop_sequences: Annotated[Annotated[Many[StopText], Field(max_length=256)] | None, _STOP] = None
     thinking: Annotated[_ThinkingOptions | None, _THINKING] = None
     output_config: Annotated[_OutputOptions | None, _OUTPUT] = None
 
@@ -370,6 +371,7 @@ class Body(_PromptFields, AnswerParameters):
             stop=tuple(self.stop_sequences or ()),
             thinking=self._thinking(),
             search=self._search(),
+            effort=self.output_config.effort if self.output_config else None,
             format=self._json_format(),
         )
 

@@ -5,7 +5,7 @@ Must never know that Kimi exists.
 
 from typing import NoReturn
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, g
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from app.api.messages.body import Body, PromptBody
@@ -15,7 +15,7 @@ from app.web.accepted_request import accept
 from app.web.answer_response import respond
 from app.web.error_responses import answer_failures
 from app.web.operations import OF_ANSWERS, Operation, object_of
-from app.web.request_body import parse
+from app.web.request_body import receive
 from app.web.request_context import caller, gateway, json_response, reply_id
 
 blueprint = Blueprint("messages", __name__)
@@ -42,8 +42,7 @@ def create() -> Response:
 @blueprint.post("/messages/count_tokens")
 def count_tokens() -> Response:
     """An estimate of the tokens that would be sent, functions included."""
-    caller()
-    body = parse(PromptBody, request.get_data(cache=False))
+    body, _ = receive(PromptBody, caller())
     text = gateway().prompt_text(body.to_request())
     return json_response({"input_tokens": token_count.estimate(text)})
 

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from app.api.responses.turn_ids import Previous, TurnId, last_of
 from app.chat import (
     ChatRequest,
+    Effort,
     FilePart,
     ImagePart,
     JsonFormat,
@@ -40,7 +41,6 @@ from app.web.shared_parameters import (
     PROBABILITIES,
     SAMPLING,
     STREAM_ONLY,
-    Effort,
     Number,
     thinks,
 )
@@ -579,6 +579,7 @@ class Body(AnswerParameters):
         return Options(
             max_tokens=self.max_output_tokens,
             thinking=thinks(effort),
+            effort=effort,
             # A search that may not be used is none.
             search=self.tool_choice != "none" if self.searches else None,
             format=self._json_format(),

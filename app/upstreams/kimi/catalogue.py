@@ -1,22 +1,26 @@
-"""Kimi's own list of models: fetched in the background, kept in the store, added to our table.
+"""What Kimi's sites list as their models, and which forms of requests they have refused: kept in the store.
 
-No request waits for it. Without it only the models are missing that our table does not know. Must never know how it
-is fetched.
+The lists are fetched in the background; no request waits for them. Without one, our own table holds. Must never know
+how a list is fetched.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import orjson
 
 from app.concurrency.periodic import every
 from app.errors import GatewayError
-from app.store import Store
-from app.upstreams.kimi.model_table import KimiModels, Offer, encode_offers, parse_offers
+from app.store import Store, StoreError
+from app.upstreams.kimi.listing import Listing, encode_listing, parse_listing
+from app.upstreams.kimi.model_table import KimiModels
 
 log = logging.getLogger(__name__)
 
-_NAME = "offers"
+# Where gateways of before there were two sites have kept the entries of a list.
+_OLD_LIST = "offers"
+
 _FRESH_S = 6 * 3600.0
 # How soon after a failure, and how soon what another worker found is looked for.
 _RETRY_S = 600.0
@@ -24,47 +28,88 @@ _LOOK_EVERY_S = 60.0
 
 
 class Catalogue:
-    """``fetch`` asks Kimi, or raises GatewayError. ``models`` learns what it returns."""
+    """``fetch`` asks a site, or raises GatewayError. ``models`` learns what it returns, and what was refused."""
 
-    def __init__(self, store: Store, models: KimiModels, fetch: Callable[[], Sequence[Offer]]) -> None:
+    def __init__(
+        self, store: Store, models: KimiModels, sites: Sequence[str], fetch: Callable[[str], Listing]
+    ) -> None:
         self._store = store
         self._models = models
+        self._sites = sites
         self._fetch = fetch
-        self._known_at = 0.0
-        self._tried_at = 0.0
+        # Name of what is kept → since when what is known here.
+        self._known_at: dict[str, float] = {}
+        self._tried_at = dict.fromkeys(sites, 0.0)
+        models.on_refusal = self._keep_refusals
 
     def start(self) -> None:
         """Offers what the store has, and starts the thread that keeps it fresh."""
-        self._load()
+        old = Listing()
+        if (kept := self._newer(_OLD_LIST)) is not None:
+            old = parse_listing({"availableModels": kept})
+        for site in self._sites if old.offers else ():
+            self._models.learn(site, old)
+        self.load()
         every(_LOOK_EVERY_S, self._refresh, "catalogue")
 
+    def load(self) -> None:
+        """Learns what is in the store."""
+        for site in self._sites:
+            if (kept := self._newer(_list_of(site))) is not None:
+                self._models.learn(site, parse_listing(kept))
+            if isinstance(kept := self._newer(_refusals_of(site)), dict):
+                self._models.learn_refusals(
+                    site, {way: at for way, at in kept.items() if isinstance(at, int | float)}
+                )
+
+    def learn(self, site: str, listing: Listing) -> None:
+        """A site has just answered: the list is kept, and counts from now on. Raises StoreError."""
+        self._keep(_list_of(site), encode_listing(listing))
+        self._models.learn(site, listing)
+
     def _refresh(self) -> None:
-        self._load()
+        self.load()
         now = self._store.database.now()
-        if now - self._known_at > _FRESH_S and now - self._tried_at > _RETRY_S:
-            self._tried_at = now
-            try:
-                self._ask(now)
-            except GatewayError as e:
-                log.info("catalogue_not_fetched error=%s", e.message)
+        for site in self._sites:
+            known_at = self._known_at.get(_list_of(site), 0.0)
+            if now - known_at > _FRESH_S and now - self._tried_at[site] > _RETRY_S:
+                self._tried_at[site] = now
+                try:
+                    self.learn(site, self._fetch(site))
+                except GatewayError as e:
+                    log.info("catalogue_not_fetched site=%s error=%s", site, e.message)
 
-    def _ask(self, now: float) -> None:
-        offers = self._fetch()
-        self._store.facts.put(_NAME, orjson.dumps(encode_offers(offers)).decode(), now)
-        self._learn(offers, now)
-
-    def _load(self) -> None:
-        kept = self._store.facts.get(_NAME)
-        if kept is None or kept[1] <= self._known_at:
-            return
+    def _keep_refusals(self, site: str, refused: Mapping[str, float]) -> None:
+        """Called in the middle of a turn, once per refused form and day."""
+        log.warning("form_replaced site=%s forms=%r", site, sorted(refused))
         try:
-            entries = orjson.loads(kept[0])
+            self._keep(_refusals_of(site), dict(refused))
+        except StoreError:
+            log.exception("refusal_not_kept site=%s", site)
+
+    def _keep(self, name: str, value: Mapping[str, Any]) -> None:
+        now = self._store.database.now()
+        self._store.facts.put(name, orjson.dumps(value).decode(), now)
+        self._known_at[name] = now
+
+    def _newer(self, name: str) -> Any:
+        """What is kept under a name, if it is newer than what is known here; else None."""
+        kept = self._store.facts.get(name)
+        if kept is None or kept[1] <= self._known_at.get(name, 0.0):
+            return None
+        try:
+            value = orjson.loads(kept[0])
         except orjson.JSONDecodeError:
             # Asked for anew, which replaces it.
-            log.warning("catalogue_unreadable bytes=%d", len(kept[0]))
-            return
-        self._learn(parse_offers(entries), kept[1])
+            log.warning("catalogue_unreadable name=%s bytes=%d", name, len(kept[0]))
+            return None
+        self._known_at[name] = kept[1]
+        return value
 
-    def _learn(self, offers: Sequence[Offer], known_at: float) -> None:
-        self._known_at = known_at
-        self._models.learn(offers)
+
+def _list_of(site: str) -> str:
+    return f"models@{site}"
+
+
+def _refusals_of(site: str) -> str:
+    return f"refused-forms@{site}"

@@ -1,4 +1,5 @@
-"""Generation 2: Connect-RPC, JSON in envelopes (``kimi-protocol.md`` 5, 6; 12 where it differs).
+"""Generation 2: Connect-RPC, JSON in envelopes (``kimi-protocol.md`` 5, 6; 12 where it differs; and
+``kimi-protocol-2.md`` 5, which wins).
 
 Knows its paths and bodies; frames are ``connect_frames``'s. Must never know Flask, OpenAI's fields, retries,
 other accounts or the other generation.
@@ -6,45 +7,59 @@ other accounts or the other generation.
 
 import contextlib
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
 
-from app.chat import ChatRequest, Event, Message, Model, Options
+from app.chat import ChatRequest, Event, Message, Model, Notice, Options, Started, Unrecognised
 from app.concurrency.background import Cancellation, Cancelled
-from app.errors import ChatUnknown, GatewayError, ProtocolUnavailable, RequestRefused, UpstreamError
-from app.text.prompt import compose
-from app.upstreams import PreparedTurn, Resume, Supports
-from app.upstreams.account import Account
+from app.concurrency.yielding import pause
+from app.errors import (
+    ChatUnknown,
+    FormRefused,
+    GatewayError,
+    ProtocolUnavailable,
+    RequestRefused,
+    UpstreamError,
+)
+from app.text.prompt import compose, split_instructions
+from app.upstreams import PreparedTurn, Renew, Resume, Supports
+from app.upstreams.account import NOBODY, Account
 from app.upstreams.kimi import envelope
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.connect_frames import AnswerDecoder
+from app.upstreams.kimi.connect_resume import BREAKS, BrokenAnswer, ResumePolicy
 from app.upstreams.kimi.http import CONNECT_STREAM, KimiHttp, Reply
-from app.upstreams.kimi.json_frames import Reader
-from app.upstreams.kimi.model_table import ConnectForm, KimiModels, Offer, parse_offers
+from app.upstreams.kimi.json_frames import Reader, text_of
+from app.upstreams.kimi.listing import Listing, parse_listing
+from app.upstreams.kimi.model_table import ConnectForm, KimiModels
 
 log = logging.getLogger(__name__)
 
 _CHAT = "/apiv2/kimi.gateway.chat.v1.ChatService/Chat"
 _CANCEL_CHAT = "/apiv2/kimi.gateway.chat.v1.ChatService/CancelChat"
 _DELETE_CHAT = "/apiv2/kimi.chat.v1.ChatService/DeleteChat"
+_STATS = "/apiv2/kimi.gateway.membership.v2.MembershipService/GetSubscriptionStats"
 _MODELS = "/apiv2/kimi.gateway.config.v1.ConfigService/GetAvailableModels"
+
+# How the kinds of Unrecognised begin that count forms of requests which a site has refused.
+REFUSED_FORM = "refused form "
 
 # Nobody waits for a cancellation, and the generation that it stops ends by itself some day.
 _CANCEL_S = 5.0
 
-# What answers 200 and is no stream: an error in JSON, a page of a bot wall.
-_NO_STREAM = ("application/json", "text/html", "application/xhtml+xml")
-
 
 class KimiConnect:
-    """One Kimi site, spoken to in generation 2."""
+    """Kimi's sites, spoken to in generation 2."""
 
     name = "kimi_connect"
 
-    def __init__(self, http: KimiHttp, models: KimiModels) -> None:
-        self._http = http
+    def __init__(self, sites: Mapping[str, KimiHttp], models: KimiModels, policy: ResumePolicy) -> None:
+        """``sites``: by their names."""
+        self._sites = sites
+        self._policy = policy
         self._models = models
 
     supports = Supports()
@@ -55,11 +70,20 @@ class KimiConnect:
     def rank(self, model_id: str) -> int | None:
         return self._models.rank(model_id, self.name)
 
+    def sites(self, model_id: str) -> Collection[str] | None:
+        return self._models.sites(model_id)
+
     def unmet(self, model_id: str, options: Options) -> list[str]:
         return self._models.unmet(model_id, options)
 
     def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
-        return PreparedTurn(request, compose(request, messages, self._models.wording(request.model)))
+        whole = compose(request, messages, self._models.wording(request.model))
+        system, rest = split_instructions(messages)
+        # The chat of a conversation has to remember its instructions: nobody knows whether Kimi keeps the option.
+        # With functions all stands in one text: the descriptions come before the client's own instructions.
+        if not system or request.conversation_id is not None or whole.reads_calls:
+            return PreparedTurn(request, whole)
+        return PreparedTurn(request, whole, system, compose(request, rest).text)
 
     def open(
         self,
@@ -67,63 +91,128 @@ class KimiConnect:
         account: Account,
         resume: Resume | None,
         cancellation: Cancellation,
+        renew: Renew | None = None,
     ) -> Generator[Event, None, None]:
-        """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well."""
-        form = self._models.connect(turn.request.model, turn.request.options)
-        own_tools = (("web_search",) if form.search else ()) if turn.request.offers_tools else None
-        answer = AnswerDecoder(account, form.scenario, resume, own_tools)
-        body = envelope.encode(build_turn(turn.text, form, resume))
+        """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well. Where Kimi
+        refuses the form of the request before there is a chat, the next form of the same model is tried, once."""
+        forms = self._models.connect(turn.request.model, turn.request.options, account.site)
+        refusal: FormRefused | None = None
         try:
-            with self._http.stream(_CHAT, account, body, CONNECT_STREAM, cancellation) as stream:
-                if not stream.ok or stream.media_type in _NO_STREAM:
-                    raise self._refusal(stream.whole(), account)
-                yield from answer.decode(stream.chunks())
-                stream.drain()
-        except (GeneratorExit, Cancelled):
-            self._cancel(account, answer)
+            yield from self._turn(turn, forms[0], account, resume, cancellation, renew)
+            return
+        except FormRefused as e:
+            log.warning("form_refused model=%s form=%r", turn.request.model, forms[0].way)
+            if len(forms) == 1:
+                raise
+            refusal = e
+        try:
+            for event in self._turn(turn, forms[1], account, resume, cancellation, renew):
+                if refusal is not None and isinstance(event, Started):
+                    refusal = None
+                    self._models.refuse(account.site, forms[0])
+                    yield Unrecognised(REFUSED_FORM + forms[0].way)
+                yield event
+        except FormRefused:
+            # It was not the form.
+            if refusal is not None:
+                raise refusal from None
             raise
-        except RequestRefused as e:
-            # As far as is known, only a request of a form that Kimi does not take any more (E19).
-            log.warning("request_refused model=%s code=%s", turn.request.model, e.code or "invalid_argument")
+
+    def _turn(
+        self,
+        turn: PreparedTurn,
+        form: ConnectForm,
+        account: Account,
+        resume: Resume | None,
+        cancellation: Cancellation,
+        renew: Renew | None,
+    ) -> Generator[Event, None, None]:
+        """The turn in one form. Raises FormRefused only before there is a chat."""
+        text, system = (turn.rest, turn.system) if turn.system and form.system_prompt else (turn.text, "")
+        pause()
+        body = envelope.encode(build_turn(text, form, resume, system))
+        pause()
+        http = self._sites[account.site]
+        own_tools = (("web_search",) if form.search else ()) if turn.request.offers_tools else None
+        answer = AnswerDecoder(account, form.scenario, resume, text, own_tools)
+        broken: BrokenAnswer | None = None
+        try:
+            try:
+                with http.stream(_CHAT, account, body, CONNECT_STREAM, cancellation) as stream:
+                    if not stream.ok or not stream.is_stream:
+                        raise self._refusal(stream.whole(), account)
+                    if form.replaced:
+                        yield Notice("model-replaced")
+                    if self._policy.limit_s:
+                        answer.on_named = partial(stream.limit_silence, self._policy.silence_s)
+                    yield from answer.decode(stream.chunks())
+                    stream.drain()
+            except BREAKS as e:
+                if not self._policy.limit_s or not answer.is_named:
+                    raise
+                broken = BrokenAnswer(answer, account, http, self._refusal, self._policy, renew, cancellation)
+                yield from broken.rest(e)
+        except (GeneratorExit, Cancelled):
+            self._cancel(broken.account if broken is not None else account, answer)
+            raise
+        except UpstreamError as e:
+            yield from answer.give_up()
+            if isinstance(e, FormRefused) and answer.chat_id is not None:
+                raise RequestRefused(e.message, code=e.code) from e
             raise
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
-        reply = self._http.call("POST", _DELETE_CHAT, account, orjson.dumps({"chat_id": chat_id}))
+        reply = self._sites[account.site].call("POST", _DELETE_CHAT, account, orjson.dumps({"chat_id": chat_id}))
         if not kimi_errors.succeeded(reply):
             error = self._refusal(reply, account)
             if not isinstance(error, ChatUnknown):
                 raise error
 
-    def offers(self, account: Account) -> tuple[Offer, ...]:
-        """Kimi's own catalogue of models (6.2). Raises UpstreamError."""
-        reply = self._http.call("POST", _MODELS, account, b"{}")
+    def listing(self, site: str, account: Account | None = None) -> Listing:
+        """A site's own list of models, which is public. Raises UpstreamError."""
+        asker = account or NOBODY
+        reply = self._sites[site].call("POST", _MODELS, asker, b"{}", authorize=account is not None)
+        if not 200 <= reply.status < 300 or reply.media_type != "application/json":
+            raise self._refusal(reply, asker, site)
+        return parse_listing(Reader().load(reply.body))
+
+    def subscription(self, account: Account) -> object:
+        """What Kimi says of the account's credits: for ``quota``. Raises UpstreamError."""
+        reply = self._sites[account.site].call("POST", _STATS, account, b"{}")
         if not 200 <= reply.status < 300 or reply.media_type != "application/json":
             raise self._refusal(reply, account)
-        frame = Reader().load(reply.body)
-        return parse_offers(frame.get("availableModels") if isinstance(frame, dict) else None)
+        return Reader().load(reply.body)
 
-    def _refusal(self, reply: Reply, account: Account) -> UpstreamError:
+    def learn(self, site: str, listing: Listing) -> None:
+        """The list of a site decides from now on."""
+        self._models.learn(site, listing)
+
+    def _refusal(self, reply: Reply, account: Account, site: str = "") -> UpstreamError:
         """What a chat that Kimi does not know gets is told in Connect's words; a path that is gone has none."""
+        base_url = self._sites[site or account.site].base_url
         if reply.status in (404, 405, 410) and not kimi_errors.is_known_error(reply):
             return ProtocolUnavailable(
-                f"{account.label}: {self._http.base_url} does not serve Kimi's Connect protocol "
-                f"(status {reply.status}); check KIMI_BASE_URL and KIMI_PROTOCOL"
+                f"{account.label}: {base_url} does not serve Kimi's Connect protocol (status {reply.status}); "
+                "check KIMI_BASE_URL and KIMI_PROTOCOL"
             )
-        return kimi_errors.refusal(reply, account, self._http.base_url)
+        return kimi_errors.refusal(reply, account, base_url)
 
     def _cancel(self, account: Account, answer: AnswerDecoder) -> None:
         """Best effort, in the reader's own thread, after the connection has been closed."""
         if answer.is_generating:
-            ids = {"chat_id": answer.chat_id, "message_id": answer.message_id}
+            ids = orjson.dumps({"chat_id": answer.chat_id, "message_id": answer.message_id})
             with contextlib.suppress(GatewayError):
-                self._http.call("POST", _CANCEL_CHAT, account, orjson.dumps(ids), Cancellation(), timeout_s=_CANCEL_S)
+                self._sites[account.site].call(
+                    "POST", _CANCEL_CHAT, account, ids, Cancellation(), timeout_s=_CANCEL_S
+                )
 
 
-def build_turn(prompt: str, form: ConnectForm, resume: Resume | None) -> bytes:
-    """The body of a turn (5.2), before it is put into its envelope. Kimi reads the one message only (L6)."""
+def build_turn(prompt: str, form: ConnectForm, resume: Resume | None, system: str = "") -> bytes:
+    """The body of a turn (5.2), before it is put into its envelope. Kimi reads the one message only (L6), and
+    ``system`` where the form takes it."""
     message: dict[str, Any] = {
         "role": "user",
-        "blocks": [{"message_id": "", "text": {"content": prompt}}],
+        "blocks": [{"message_id": "", "text": {"content": text_of(prompt)}}],
         "scenario": form.scenario,
     }
     body: dict[str, Any] = {
@@ -132,6 +221,8 @@ def build_turn(prompt: str, form: ConnectForm, resume: Resume | None) -> bytes:
         "message": message,
         "options": dict(form.options),
     }
+    if system:
+        body["options"]["system_prompt"] = system
     if form.kimiplus_id:
         body["kimiplus_id"] = form.kimiplus_id
     if form.agent_mode:

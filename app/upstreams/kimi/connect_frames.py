@@ -5,7 +5,7 @@ socket. Must never know paths, bodies of requests, retries or the other generati
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from app.chat import (
@@ -20,18 +20,27 @@ from app.chat import (
     Unrecognised,
 )
 from app.errors import (
+    AnswerCancelled,
     AnswerRewritten,
     ChatUnknown,
+    ConnectionLost,
     UpstreamError,
     UpstreamProtocolError,
-    UpstreamUnavailable,
 )
+from app.text.held_text import HeldText, TextLimit
 from app.upstreams import Resume
 from app.upstreams.account import Account
 from app.upstreams.kimi import envelope
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.json_frames import Reader, SurrogateJoiner, suffix_after
-from app.upstreams.kimi.sources import sources_of_ref, sources_of_tool
+from app.upstreams.kimi.set_phrases import Opening
+from app.upstreams.kimi.sources import sources_of_message, sources_of_ref, sources_of_tool
+
+# Blocks of one answer, and user's messages that are repeated in it. Observed were a few of each.
+_MAX_BLOCKS = 1000
+_MAX_USER_MESSAGES = 1000
+# The mask of a frame: observed ones have some thirty characters, and name one or two paths.
+_MAX_MASK_CHARS = 1000
 
 
 class _BlockText:
@@ -44,22 +53,32 @@ class _BlockText:
     """
 
     def __init__(self, reader: Reader) -> None:
-        self._blocks: dict[str, list[str]] = {}
+        self._blocks: dict[str, HeldText] = {}
+        self._limit = TextLimit()
+        # The place of each block in the answer; the block of the last frame, with its place; the last block that has
+        # text, with its place.
+        self._places: dict[str, int] = {}
         self._last: str | None = None
+        self._place = 0
+        self._end = ""
+        self._end_place = 0
         self._reader = reader
         self._halves = SurrogateJoiner(reader)
 
     def append(self, block_id: str, text: str) -> str:
         """What is to be passed on. Raises _Rewrite."""
         if block_id != self._last:
-            self._go_to(block_id, text)
+            self._go_to(block_id)
         if text:
-            self._blocks[block_id].append(text)
+            if self._place < self._end_place:
+                raise _Rewrite
+            self._end, self._end_place = block_id, self._place
+            self._blocks[block_id].add(text)
         return self._halves.join(text)
 
     def set(self, block_id: str, text: str) -> str:
         """What is to be passed on. Raises _Rewrite."""
-        return self.append(block_id, self._added(text, "".join(self._blocks.get(block_id, ()))))
+        return self.append(block_id, self._added(text, str(self._blocks.get(block_id, ""))))
 
     def repeat(self, blocks: list[tuple[str, str]]) -> str:
         """What is to be passed on when Kimi shows the whole message. Raises _Rewrite."""
@@ -67,14 +86,22 @@ class _BlockText:
         if not said:
             return "".join(self.set(block_id, text) for block_id, text in blocks)
         # Only the end can be new; the block that a repetition puts it into need not be the one that it came in.
-        return self.append(self._last or "", self._added(shown, said))
+        return self.append(self._end, self._added(shown, said))
+
+    def is_continued_by(self, blocks: list[tuple[str, str]]) -> bool:
+        """Whether what Kimi shows as the whole begins with what was passed on."""
+        try:
+            self._added("".join(text for _, text in blocks), self.said)
+        except _Rewrite:
+            return False
+        return True
 
     def flush(self) -> str:
         return self._halves.flush()
 
     @property
     def said(self) -> str:
-        return "".join("".join(parts) for parts in self._blocks.values())
+        return "".join(map(str, self._blocks.values()))
 
     def _added(self, text: str, old: str) -> str:
         """What ``text`` adds to ``old``. Raises _Rewrite."""
@@ -86,14 +113,13 @@ class _BlockText:
             raise _Rewrite
         return new
 
-    def _go_to(self, block_id: str, text: str) -> None:
+    def _go_to(self, block_id: str) -> None:
         if block_id not in self._blocks:
-            self._blocks[block_id] = []
-        elif text and any(
-            self._blocks[later] for later in list(self._blocks)[list(self._blocks).index(block_id) + 1 :]
-        ):
-            raise _Rewrite
-        self._last = block_id
+            if len(self._blocks) == _MAX_BLOCKS:
+                raise UpstreamProtocolError(f"Kimi sent an answer of more than {_MAX_BLOCKS} blocks")
+            self._blocks[block_id] = HeldText(self._limit)
+            self._places[block_id] = len(self._places)
+        self._last, self._place = block_id, self._places[block_id]
 
 
 class _Rewrite(Exception):
@@ -104,11 +130,13 @@ class _Rewrite(Exception):
 # `ref` with their numbers, and stages (5.3, 5.6).
 _QUIET_PARTS = frozenset({"search", "stage", "multiStage"})
 _NO_PARTS = frozenset({"id", "parentId", "messageId"})
-_CHAT_MASKS = frozenset({"", "chat", "chat.lastRequest", "chat.name"})
+# `chat.files` repeats what was attached (kimi-protocol-2.md 2.5).
+_CHAT_MASKS = frozenset({"", "chat", "chat.lastRequest", "chat.name", "chat.files"})
 _MESSAGE_MASKS = frozenset({"", "message", "message.status", "message.blocks"})
 _HEADS = frozenset({"op", "mask", "eventOffset"})
 # What a frame of them says would be lost without a word if they were something else.
 _OBJECTS = frozenset({"block", "message", "chat"})
+_GENERATING = ("MESSAGE_STATUS_GENERATING", 1)
 _NOTICES = {"TYPE_MODEL_DEGRADE": "model-degraded"}
 
 
@@ -117,18 +145,29 @@ class AnswerDecoder:
 
     ``reason``: why Kimi calls the answer complete; None until it does.
     ``chat_id``, ``message_id``: the chat and the answer in it, as soon as Kimi has named them.
+    ``offset``: the number of the last frame that had one; 0 before.
     """
 
     def __init__(
-        self, account: Account, scenario: str, resume: Resume | None, own_tools: Collection[str] | None = None
+        self,
+        account: Account,
+        scenario: str,
+        resume: Resume | None,
+        asked: str = "",
+        own_tools: Collection[str] | None = None,
     ) -> None:
         """``account`` is named in errors. ``scenario``: that of the model that was asked. ``resume``: the chat that
-        the answer must come from; None for a new one. ``own_tools``: those of Kimi's own tools that were asked for;
-        the use of another one is a notice, because the client's functions were meant. None: they do not matter."""
+        the answer must come from; None for a new one. ``asked``: the question. ``own_tools``: those of Kimi's own
+        tools that were asked for; the use of another one is a notice, because the client's functions were meant.
+        None: they do not matter."""
         self._own_tools = own_tools
         self.chat_id: str | None = None
         self.message_id: str | None = None
         self.reason: FinishReason | None = None
+        self.offset = 0
+        # Called when Kimi has named the chat and the answer.
+        self.on_named: Callable[[], None] | None = None
+        self._is_resumed = False
         self._account = account
         self._scenario = scenario
         self._resume = resume
@@ -140,11 +179,56 @@ class AnswerDecoder:
         self._has_news = False
         self._spoke = False
         self._complete = False
+        # None once it is certain that the answer is no set phrase.
+        self._opening: Opening | None = Opening(asked)
 
     @property
     def is_generating(self) -> bool:
         """Whether Kimi is at it, as far as is known, and can be told to stop."""
         return self.chat_id is not None and self.message_id is not None and not self._complete and self.reason is None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether Kimi has named the chat and the answer, so that it can be asked for them."""
+        return self.chat_id is not None and self.message_id is not None
+
+    def resume(self) -> None:
+        """What is decoded next is another stream of the same answer. Frames that were there before are left out."""
+        self._envelopes = envelope.Decoder()
+        self._is_resumed = True
+
+    def take_message(self, payload: bytes) -> Iterator[Event]:
+        """The events of what is new in the answer as a whole, as GetMessage gives it; Finished if it is complete.
+
+        Raises as ``decode``; AnswerRewritten also if the complete text is another one than what was passed on.
+        """
+        fields = self._json.load(payload)
+        message = fields.get("message", fields) if isinstance(fields, dict) else None
+        if not isinstance(message, dict):
+            raise UpstreamProtocolError("expected a message")
+        yield from sources_of_message(message.get("refs"))
+        blocks = message.get("blocks")
+        blocks = [block for block in blocks if isinstance(block, dict)] if isinstance(blocks, list) else []
+        for block in blocks:
+            yield from sources_of_tool(block.get("tool"))
+        if not self._text.is_continued_by(_shown(blocks, "text")):
+            if message.get("status") in _GENERATING:
+                # What is kept may be behind what was sent.
+                return
+            raise self._rewritten()
+        yield from self._whole_message("set", blocks)
+        yield from self._status(message.get("status"))
+        if self._complete and self.reason is None:
+            yield from self._flush()
+            if not self._spoke:
+                raise kimi_errors.empty_answer(self._account)
+            yield from self._finish()
+        if self.reason is not None:
+            yield Finished(self.reason)
+
+    def give_up(self) -> Iterator[Event]:
+        """What was held back of an answer that ends here, with an error."""
+        yield from self._open()
 
     def decode(self, chunks: Iterable[bytes]) -> Iterator[Event]:
         """The events of the stream that comes in ``chunks``, each as soon as its bytes are there. Finished is the
@@ -156,7 +240,7 @@ class AnswerDecoder:
             AnswerRewritten: if text that was passed on has been changed.
             ChatUnknown: if the answer is one of another chat than that of ``resume``.
             UpstreamProtocolError: if the bytes are no envelopes or a frame is no JSON.
-            UpstreamUnavailable: if the bytes end before Kimi has said that the answer is complete.
+            ConnectionLost: if the bytes end before Kimi has said that the answer is complete.
         """
         for chunk in chunks:
             quiet = True
@@ -177,13 +261,15 @@ class AnswerDecoder:
             yield from self._news()
             if quiet:
                 yield HEARTBEAT
-        raise UpstreamUnavailable(f"{self._account.label}: Kimi closed the connection before the end of the answer")
+        raise ConnectionLost(f"{self._account.label}: Kimi closed the connection before the end of the answer")
 
     def _news(self) -> tuple[Event, ...]:
         """Chat and message mostly become known together: they are told together."""
         if not self._has_news or self.chat_id is None:
             return ()
         self._has_news = False
+        if self.message_id is not None and self.on_named is not None:
+            self.on_named()
         return (Started(self.chat_id, self.message_id),)
 
     def _end(self, payload: bytes) -> Iterator[Event]:
@@ -195,15 +281,41 @@ class AnswerDecoder:
         if (error := end.get("error")) is not None:
             yield from self._fail(error)
             return
-        for kind, told in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
-            if half := told.flush():
-                self._spoke = True
-                yield kind(half)
+        yield from self._flush()
         if not self._spoke:
             raise kimi_errors.empty_answer(self._account)
         if not self._complete:
-            raise UpstreamUnavailable(f"{self._account.label}: Kimi ended the stream before the end of the answer")
-        self.reason = "stop"
+            raise ConnectionLost(f"{self._account.label}: Kimi ended the stream before the end of the answer")
+        yield from self._finish()
+
+    def _flush(self) -> Iterator[Event]:
+        """What waits for its other half when nothing more comes."""
+        for kind, told in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
+            if half := told.flush():
+                yield from self._pass_on(kind, half)
+
+    def _finish(self) -> Iterator[Event]:
+        """The answer is complete. Raises UpstreamOverloaded where it says just that."""
+        meaning = self._opening.meaning if self._opening is not None else None
+        if meaning == "overloaded":
+            self._opening = None
+            raise kimi_errors.tired(self._account)
+        yield from self._open()
+        self.reason = "stop" if meaning is None else "content_filter"
+
+    def _open(self) -> Iterator[Event]:
+        """From now on the answer is one like any other."""
+        opening, self._opening = self._opening, None
+        if opening is not None and (held := opening.flush()):
+            yield TextDelta(held)
+
+    def _pass_on(self, kind: type[TextDelta] | type[ReasoningDelta], text: str) -> Iterator[Event]:
+        self._spoke = True
+        if self._opening is not None and kind is TextDelta:
+            if self._opening.holds(text):
+                return
+            yield from self._open()
+        yield kind(text)
 
     def _fail(self, error: object) -> Iterator[Event]:
         failure = kimi_errors.in_stream(error, self._account)
@@ -217,12 +329,17 @@ class AnswerDecoder:
         if not isinstance(frame, dict):
             yield Unrecognised("frame (no object)")
             return
+        offset = frame.get("eventOffset")
+        if offset.__class__ is int:
+            if self._is_resumed and offset <= self.offset:
+                return
+            self.offset = offset
         op, mask = frame.get("op", "set"), frame.get("mask") or ""
         skipped = _HEADS
         if op not in ("set", "append"):
             yield Unrecognised(f"op {_name(op)}")
             skipped = _HEADS | {"block", "message", "chat", "ref"}
-        if not isinstance(mask, str):
+        if not isinstance(mask, str) or len(mask) > _MAX_MASK_CHARS:
             mask = "?"
         for kind, value in frame.items():
             if kind in skipped:
@@ -281,6 +398,11 @@ class AnswerDecoder:
             # The echo of the prompt (pitfall 1).
             if message_id is not None:
                 self._user_messages.add(message_id)
+                if len(self._user_messages) > _MAX_USER_MESSAGES:
+                    raise UpstreamProtocolError(f"Kimi repeated more than {_MAX_USER_MESSAGES} messages")
+            return
+        if role == "system":
+            # Seen without blocks, in K3's scenario (kimi-protocol-2.md 5.5).
             return
         if role not in (None, "assistant"):
             yield Unrecognised(f"role {_name(role)}")
@@ -295,6 +417,7 @@ class AnswerDecoder:
             return
         if (scenario := message.get("scenario") or self._scenario) != self._scenario:
             yield Unrecognised(f"scenario {_name(scenario)}")
+        yield from sources_of_message(message.get("refs"))
         blocks = message.get("blocks")
         if isinstance(blocks, list) and blocks:
             # Without a role it could be the echo, unless it is the message that is known to be the answer.
@@ -302,15 +425,21 @@ class AnswerDecoder:
                 yield from self._whole_message(op, [block for block in blocks if isinstance(block, dict)])
             elif op == "append":
                 yield Unrecognised("appended blocks of nobody")
-        # The last word on the status counts; it comes without a role (pitfall 4).
-        match message.get("status"):
+        yield from self._status(message.get("status"))
+
+    def _status(self, status: object) -> Iterator[Event]:
+        """The last word on the status counts; it comes without a role (pitfall 4). The numbers are those that one
+        client shows (``kimi-protocol-2.md`` 5.1)."""
+        match status:
             case None:
                 pass
-            case "MESSAGE_STATUS_COMPLETED":
+            case "MESSAGE_STATUS_COMPLETED" | 2:
                 self._complete = True
-            case "MESSAGE_STATUS_GENERATING":
+            case _ if status in _GENERATING:
                 self._complete = False
-            case status:
+            case "MESSAGE_STATUS_CANCELLED" | 3:
+                raise AnswerCancelled(f"{self._account.label}: the answer was cancelled at Kimi before its end")
+            case _:
                 yield Unrecognised(f"status {_name(status)}")
 
     def _whole_message(self, op: str, blocks: list[dict[str, Any]]) -> Iterator[Event]:
@@ -322,7 +451,7 @@ class AnswerDecoder:
         for block in blocks:
             yield from self._exception(block)
         for kind, told, part in ((ReasoningDelta, self._thinking, "think"), (TextDelta, self._text, "text")):
-            shown = [(str(block.get("id") or ""), _content(block, part) or "") for block in blocks if part in block]
+            shown = _shown(blocks, part)
             if not any(text for _, text in shown):
                 continue
             if op == "append" and told.said:
@@ -334,8 +463,7 @@ class AnswerDecoder:
                 yield Unrecognised(f"message whose blocks differ in {part}")
                 continue
             if new:
-                self._spoke = True
-                yield kind(new)
+                yield from self._pass_on(kind, new)
 
     def _block(self, op: str, mask: str, block: dict[str, Any]) -> Iterator[Event]:
         """A block of the answer. Which parts are meant says the mask, or, without one, what is there."""
@@ -349,6 +477,9 @@ class AnswerDecoder:
         for path in paths:
             root, _, path_in_block = path.partition(".")
             part, _, inner = path_in_block.partition(".")
+            if path == "block.think.summary":
+                # Beside the content, which says it in full (kimi-protocol-2.md 5.5).
+                continue
             if root != "block" or (part in ("text", "think") and inner not in ("", "content")):
                 yield Unrecognised(f"mask {_name(path)}")
             elif part in seen:
@@ -379,19 +510,23 @@ class AnswerDecoder:
         content = _content(block, part)
         if content is None:
             return Unrecognised(f"block.{part} without text")
-        block_id = str(block.get("id") or "")
+        block_id = _block_id(block)
         try:
             new = told.append(block_id, content) if op == "append" else told.set(block_id, content)
         except _Rewrite:
             if kind is ReasoningDelta:
                 # A running commentary: what was passed on stays, and the answer does not suffer.
                 return Unrecognised("block.think rewritten")
-            raise AnswerRewritten(
-                f"{self._account.label}: Kimi replaced text that had already been passed on; ask again"
-            ) from None
+            raise self._rewritten() from None
         if not new:
             return None
         self._spoke = True
+        if self._opening is not None and kind is TextDelta:
+            if self._opening.holds(new):
+                return None
+            # It is certain only now that the answer is none of Kimi's set phrases.
+            new = self._opening.flush() + new
+            self._opening = None
         return kind(new)
 
     def _own_tool(self, tool: object) -> Iterator[Event]:
@@ -399,6 +534,11 @@ class AnswerDecoder:
         name = tool.get("name") if isinstance(tool, dict) else None
         if self._own_tools is not None and isinstance(name, str) and name not in self._own_tools:
             yield Notice("kimi-own-tool")
+
+    def _rewritten(self) -> AnswerRewritten:
+        return AnswerRewritten(
+            f"{self._account.label}: Kimi replaced text that had already been passed on; ask again"
+        )
 
     def _exception(self, block: dict[str, Any]) -> Iterator[Event]:
         exception = block.get("exception")
@@ -411,11 +551,22 @@ class AnswerDecoder:
         return Notice(notice) if notice is not None else Unrecognised(f"notification {_name(kind)}")
 
 
+def _shown(blocks: list[dict[str, Any]], part: str) -> list[tuple[str, str]]:
+    """The id and the text of each block that has this part."""
+    return [(_block_id(block), _content(block, part) or "") for block in blocks if part in block]
+
+
 def _content(block: dict[str, Any], part: str) -> str | None:
     """The text of a part; empty where it is left out, as proto3's JSON does; None where it is something else."""
     fields = block.get(part) or {}
     content = fields.get("content", "") if isinstance(fields, dict) else None
     return content if isinstance(content, str) else None
+
+
+def _block_id(block: dict[str, Any]) -> str:
+    """Empty where there is none."""
+    block_id = block.get("id")
+    return str(block_id)[:128] if isinstance(block_id, str | int) else ""
 
 
 def _id(value: object) -> str | None:

@@ -29,7 +29,7 @@ from urllib3.util import Retry, Timeout
 
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
-from app.upstreams.kimi.socket_reader import ReadSide
+from app.upstreams.kimi.socket_reader import ReadSide, TooLarge
 
 # Connections that are kept open between requests. More are opened when needed: a request never waits for one.
 _POOL_SIZE = 1000
@@ -39,6 +39,10 @@ _NO_RETRIES = Retry(False)
 
 # A request up to this size is sent in one piece, head and body.
 _ONE_PIECE_BYTES = 65536
+
+
+# All lines of a response before its body, those of interim responses included.
+_MAX_HEAD_BYTES = 262_144
 
 
 class Unwritable(Exception):
@@ -243,6 +247,34 @@ class _Owned:
 class _Response(HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(cast(socket.socket, ReadSide(sock)), *args, **kwargs)
+
+    def begin(self) -> None:
+        """Reads the head. http.client limits a line and the number of fields, and any number of responses 100 may
+        come before the one that is meant."""
+        file = self.fp
+        self.fp = cast(Any, _HeadReader(file))
+        try:
+            super().begin()
+        finally:
+            self.fp = file
+
+
+class _HeadReader:
+    """The file of a response while its head is read."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._left = _MAX_HEAD_BYTES
+
+    def readline(self, size: int = -1) -> bytes:
+        line: bytes = self._file.readline(size)
+        self._left -= len(line)
+        if self._left < 0:
+            raise TooLarge(f"a head of more than {_MAX_HEAD_BYTES} bytes")
+        return line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class _HTTPConnection(_Owned, HTTPConnection):

@@ -18,6 +18,8 @@ _PREFIX = struct.Struct(">BI")
 
 # Observed frames are mostly well under 1 KiB (kimi-protocol.md 5.1).
 MAX_BYTES = 8 << 20
+# Envelopes of one stream without a payload. None was observed.
+_MAX_EMPTY = 100_000
 
 
 class Envelope(NamedTuple):
@@ -38,11 +40,13 @@ class Decoder:
         self._max_bytes = max_bytes
         # The beginning of an incomplete envelope.
         self._incomplete = bytearray()
+        self._empty = 0
 
     def decode(self, chunk: bytes) -> Iterator[Envelope]:
         """The envelopes that ``chunk`` completes. Leaves out empty ones, except the last envelope of the stream.
 
-        Raises UpstreamProtocolError: if the flags are unknown, or an envelope is too long or cannot be decompressed.
+        Raises UpstreamProtocolError: if the flags are unknown, an envelope is too long or cannot be decompressed, or
+        too many are empty.
         """
         # Usually a chunk is exactly one envelope. Then the bytes are not copied into a buffer.
         data: bytes | bytearray = chunk
@@ -63,6 +67,10 @@ class Decoder:
                     payload = self._decompress(payload)
                 if payload or flags & _END_OF_STREAM:
                     yield Envelope(payload, bool(flags & _END_OF_STREAM))
+                else:
+                    self._empty += 1
+                    if self._empty > _MAX_EMPTY:
+                        raise UpstreamProtocolError(f"more than {_MAX_EMPTY} envelopes without a payload came")
         finally:
             if data is self._incomplete:
                 del self._incomplete[:at]

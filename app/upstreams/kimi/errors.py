@@ -6,7 +6,7 @@ requests, or who retries.
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -21,7 +21,11 @@ from app.errors import (
     AnswerEmpty,
     ChatForbidden,
     ChatUnknown,
+    EdgeTimeout,
+    FormRefused,
+    ModelUnavailable,
     ProtocolUnavailable,
+    QuotaSpent,
     RequestRefused,
     UpstreamConflict,
     UpstreamError,
@@ -33,6 +37,7 @@ from app.errors import (
 from app.upstreams.account import Account, describe_expiry
 from app.upstreams.kimi.http import Reply
 from app.upstreams.kimi.json_frames import join_surrogates
+from app.upstreams.kimi.set_phrases import contained_meaning
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +77,15 @@ _LIMITED = _Row(AccountLimited, "Kimi limits this account; wait before the next 
 _MODEL_LIMITED = _Row(
     AccountLimited, "Kimi limits this model for this account; wait, or use another one", model_only=True
 )
-_QUOTA = _Row(AccountLimited, "the quota of this account or plan is spent", "insufficient_quota", 600)
+# Plain chat needs no credits (kimi-protocol-2.md 5.6), so an account without any still serves that.
+_QUOTA = _Row(
+    AccountLimited, "the quota of this account or plan is spent", "insufficient_quota", 600, model_only=True
+)
+_PAYWALL = _Row(QuotaSpent, "Kimi wants a plan or credits for this model, which this account does not have")
+_MODEL_AWAY = _Row(ModelUnavailable, "Kimi does not serve this model now", retry_after_s=60, model_only=True)
 _FAULT = _Row(UpstreamError, "Kimi failed")
 _REFUSED = _Row(RequestRefused, "Kimi refuses this request: its form, its model, or its length", "request_refused")
+_FORM_REFUSED = replace(_REFUSED, error=FormRefused)
 _CONFLICT = _Row(UpstreamConflict, "Kimi cannot do this in the chat's present state; try again", retry_after_s=5)
 
 # `error_type` of the SSE generation, in a body (E1, E5, E7, E8, E14, E20) or in an event (E9, E10).
@@ -88,8 +99,9 @@ _BY_ERROR_TYPE = {
     "openai.completion.token_length_too_long": _TOO_LONG,
 }
 
-# Texts that were seen beside no error type that is certain (E8, E14).
-_BY_TEXT = {"发送频率过高": _BUSY, "匿名聊天使用次数超过": _ANONYMOUS}
+# Texts that were seen beside no error type that is certain (E8, E14), and one that nine accounts got for one model
+# while another one worked (N3).
+_BY_TEXT = {"发送频率过高": _BUSY, "匿名聊天使用次数超过": _ANONYMOUS, "upstream error": _MODEL_AWAY}
 
 # Statuses, where the body names no error type that we know (E6, E20, E21). 413 is HTTP's own: the body is too large
 # for Kimi or for a proxy before it.
@@ -101,6 +113,8 @@ _BY_STATUS = {
     413: _TOO_LONG,
     422: _Row(UpstreamProtocolError, "Kimi refuses the model or the form of the request"),
     429: _LIMITED,
+    # Of the edge, in agent scenarios (N5).
+    504: _Row(EdgeTimeout, "Kimi's edge gave up waiting for Kimi"),
 }
 
 # `reason` of the Connect generation: the published ones (E2, E15, E17). For all others the code counts.
@@ -110,6 +124,8 @@ _BY_REASON = {
         AccountLimited, "Kimi is overloaded and turns free accounts away; try again later", retry_after_s=10
     ),
     "REASON_COMPLETION_OVERLOADED": _OVERLOADED,
+    # A `chat_id` or `parent_id` that Kimi does not know (N2).
+    "REASON_CHAT_MESSAGE_NOT_FOUND": _UNKNOWN_CHAT,
 }
 
 # `code` of the Connect generation: Connect's own table of codes (E25), and names that tests of clients use (E26).
@@ -135,8 +151,13 @@ _BY_CODE = {
     "INTERNAL_ERROR": _FAULT,
 }
 
-# Nobody published the reasons of a spent quota (E16, Q19): a pattern, as one client has it.
+# Nobody published the reasons of a spent quota (E16, Q19), nor those of a plan that is missing (P8): patterns.
 _SPENT = {"quota", "credit", "credits"}
+_NEEDS_PLAN = {"membership", "paywall"}
+
+# What an unknown scenario or model is answered was not published either (Q24): a bare `invalid_argument`, or one
+# whose reason speaks of them.
+_OF_FORMS = {"model", "scenario"}
 
 # No client published the names of moderation (E11, Q19). Read as such is what speaks of content, not of accounts:
 # a type that begins with `content.`, a reason that begins with REASON_CONTENT_, or one with these words; all
@@ -156,6 +177,8 @@ class _Said:
     code: str = ""
     reason: str = ""
     text: str = ""
+    # It shows what to buy (N1, P8).
+    paywall: bool = False
 
     @property
     def name(self) -> str:
@@ -226,6 +249,11 @@ def in_stream(error: object, account: Account) -> UpstreamError | None:
     )
 
 
+def tired(account: Account) -> UpstreamError:
+    """The error for an answer that consists of Kimi's sentence for that (N7)."""
+    return _error(_OVERLOADED, account, "", None, reached=True)
+
+
 def empty_answer(account: Account) -> UpstreamError:
     """The error for an answer that Kimi calls complete and that holds nothing (E23)."""
     return AnswerEmpty(
@@ -241,13 +269,19 @@ def _row(said: _Said) -> _Row | None:
 
 def _by_detail(said: _Said) -> _Row | None:
     """What says more than a code: a type, a reason, a text."""
+    if said.paywall or _NEEDS_PLAN & _words(said):
+        return _PAYWALL
     row = _BY_ERROR_TYPE.get(said.error_type) or _BY_REASON.get(said.reason) or _by_text(said.text)
     if row is None and said.code == "resource_exhausted" and _SPENT & (_words(said) | set(said.text.lower().split())):
         return _QUOTA
+    if row is None and said.code == "invalid_argument" and (not said.reason or _OF_FORMS & _words(said)):
+        return _FORM_REFUSED
     return row
 
 
 def _is_moderation(said: _Said) -> bool:
+    if contained_meaning(said.text) == "moderated":
+        return True
     names = (said.error_type.lower(), said.reason.lower())
     return bool(_MODERATION & _words(said)) or any(name.startswith(_MODERATION_STARTS) for name in names)
 
@@ -275,7 +309,7 @@ def _redirect(reply: Reply, account: Account, site: str) -> UpstreamError:
     host = _host(reply.headers.get("Location", ""))
     message = (
         f"{account.label}: Kimi redirects to {host or 'another address'}; "
-        "set KIMI_BASE_URL to the site that your account lives on"
+        "if your account lives there, say so in KIMI_TOKENS (token@kimi.ai, token@kimi.com) or in KIMI_BASE_URL"
     )
     moved = host is not None and host != urlsplit(site).hostname
     kind = ProtocolUnavailable if moved else UpstreamUnavailable
@@ -303,7 +337,8 @@ def _understand(error: object) -> _Said:
     fields = _fields(error)
     # Connect hides the human text in the details (5.7); an exception of a block has it beside its reason.
     details = fields.get("details")
-    debug = _fields(_fields(details[0] if isinstance(details, list) and details else None).get("debug"))
+    all_debug = [_fields(_fields(detail).get("debug")) for detail in (details if isinstance(details, list) else ())]
+    debug = next(iter(all_debug), {})
     texts = (
         fields.get("message"),
         *(_fields(part.get("localizedMessage")).get("message") for part in (fields, debug)),
@@ -313,6 +348,8 @@ def _understand(error: object) -> _Said:
         code=_name(fields.get("code")),
         reason=_name(fields.get("reason")) or _name(debug.get("reason")),
         text=join_surrogates(next((text for text in texts if isinstance(text, str) and text), "")),
+        # Their shapes are not known (P9).
+        paywall=any(part.get(name) for part in (fields, *all_debug) for name in ("paywall", "needUpgrade")),
     )
 
 
@@ -326,7 +363,8 @@ def _name(value: object) -> str:
 
 
 def _by_text(text: str) -> _Row | None:
-    return next((row for part, row in _BY_TEXT.items() if part in text), None)
+    row = next((row for part, row in _BY_TEXT.items() if part in text), None)
+    return _OVERLOADED if row is None and contained_meaning(text) == "overloaded" else row
 
 
 def _quoted(text: str, account: Account) -> str:

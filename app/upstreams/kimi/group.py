@@ -1,16 +1,18 @@
 """Kimi's two protocols, assembled: they share connections, models, and the catalogue. Knows the settings for them."""
 
-from collections.abc import Sequence
+import contextlib
 
 from app.concurrency.watchdog import Watchdog
-from app.errors import AccountRejected, GatewayError
+from app.errors import AccountRejected
 from app.settings.config import Config
 from app.store import Store
 from app.upstreams import AccountSource, Tap, Upstream, UpstreamGroup
 from app.upstreams.kimi.catalogue import Catalogue
 from app.upstreams.kimi.connect import KimiConnect
+from app.upstreams.kimi.connect_resume import ResumePolicy
 from app.upstreams.kimi.http import KimiHttp, Timeouts
-from app.upstreams.kimi.model_table import KimiModels, Offer
+from app.upstreams.kimi.listing import Listing
+from app.upstreams.kimi.model_table import KimiModels
 from app.upstreams.kimi.rest import KimiRest
 
 # KIMI_PROTOCOL → the upstreams that are switched on.
@@ -23,24 +25,23 @@ _SWITCHED_ON = {
 
 def build(config: Config, watchdog: Watchdog, tap: Tap | None) -> UpstreamGroup:
     """The protocols that KIMI_PROTOCOL leaves switched on. ``tap`` sees their wire."""
-    http = KimiHttp(
-        config.kimi_base_url,
-        Timeouts(
-            connect_s=config.connect_timeout_s,
-            call_s=min(30.0, config.first_event_timeout_s),
-            # The gateway's own limits come first; this one only ends a reader that was forgotten.
-            read_s=max(config.first_event_timeout_s, config.idle_timeout_s) + 30,
-        ),
-        tap,
-        watchdog,
+    timeouts = Timeouts(
+        connect_s=config.connect_timeout_s,
+        call_s=min(30.0, config.first_event_timeout_s),
+        # The gateway's own limits come first; this one only ends a reader that was forgotten.
+        read_s=max(config.first_event_timeout_s, config.idle_timeout_s) + 30,
     )
+    sites = {site.name: KimiHttp(site.base_url, timeouts, tap, watchdog) for site in config.sites}
     models = KimiModels(switched_on=_SWITCHED_ON[config.kimi_protocol])
-    connect = KimiConnect(http, models)
-    both: list[Upstream] = [KimiRest(http, models, max_continuations=config.max_continuations), connect]
+    # A silent stream is given up while there is still time to get the rest of its answer.
+    silence_s = 0.75 * min(config.first_event_timeout_s, config.idle_timeout_s)
+    policy = ResumePolicy(limit_s=config.resume_s, silence_s=silence_s)
+    connect = KimiConnect(sites, models, policy)
+    both: list[Upstream] = [KimiRest(sites, models, max_continuations=config.max_continuations), connect]
 
     def start(store: Store, accounts: AccountSource) -> None:
         if connect.name in models.switched_on:
-            Catalogue(store, models, lambda: _offers(connect, accounts)).start()
+            Catalogue(store, models, list(sites), lambda site: _listing(connect, accounts, site)).start()
 
     return UpstreamGroup(
         [upstream for upstream in both if upstream.name in models.switched_on],
@@ -49,14 +50,11 @@ def build(config: Config, watchdog: Watchdog, tap: Tap | None) -> UpstreamGroup:
     )
 
 
-def _offers(connect: KimiConnect, accounts: AccountSource) -> Sequence[Offer]:
-    """The catalogue, asked for with any account, without taking its turn. Raises GatewayError."""
-    error: GatewayError = AccountRejected("no usable Kimi account")
+def _listing(connect: KimiConnect, accounts: AccountSource, site: str) -> Listing:
+    """What a site lists for any account of it, without taking its turn; else for nobody in particular, because the
+    list is public (``kimi-protocol-2.md`` 5.1). Raises GatewayError."""
     for account in accounts():
-        try:
-            return connect.offers(account)
-        except GatewayError as e:
-            error = e
-            if e.blame != "account":
-                break
-    raise error
+        if account.site == site:
+            with contextlib.suppress(AccountRejected):
+                return connect.listing(site, account)
+    return connect.listing(site)

@@ -19,27 +19,43 @@ from urllib3.response import BaseHTTPResponse
 from app import __version__
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
-from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from app.concurrency.yielding import pause
+from app.errors import (
+    ConnectionLost,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamSilent,
+    UpstreamUnavailable,
+)
 from app.upstreams import Tap
 from app.upstreams.account import Account
 from app.upstreams.kimi import sse
 from app.upstreams.kimi.connections import Exchange, Transport, Unwritable
+from app.upstreams.kimi.socket_reader import TooLarge
 
 log = logging.getLogger(__name__)
 
 _JSON = "application/json"
+
+# Decides which list of models a site answers (kimi-protocol-2.md 5.1): that of the site itself on 2026-09-15.
+X_MSH_VERSION = "2.2.0"
 
 _USER_AGENT = f"kimi-gateway/{__version__}"
 
 # The media type of Connect's streams. A request with it names the version of Connect.
 CONNECT_STREAM = "application/connect+json"
 
+_NO_STREAM = ("application/json", "text/html", "application/xhtml+xml")
+
 # After its last event a stream is read to its real end, so that the connection can be used again.
 _DRAIN_S = 1.0
 _DRAIN_BYTES = 65536
 
-# The size of one read of a body without HTTP chunks.
+# The most that one read of a body returns, whatever an HTTP chunk declares and however well it is compressed.
 _READ_BYTES = 65536
+
+# The most that is read of one stream. The longest answers of Kimi's models have a tenth of it.
+MAX_STREAM_BYTES = 256 << 20
 
 # The most that is read of a body that is wanted as a whole: more than any reply of Kimi's short calls.
 _WHOLE_BYTES = 1 << 20
@@ -118,10 +134,18 @@ class KimiHttp:
 
     @contextlib.contextmanager
     def stream(
-        self, path: str, account: Account, body: bytes, media_type: str, cancellation: Cancellation
+        self,
+        path: str,
+        account: Account,
+        body: bytes,
+        media_type: str,
+        cancellation: Cancellation,
+        *,
+        read_s: float | None = None,
     ) -> Iterator["Stream"]:
-        """One POST whose response is read as it comes. Raises as ``call``, also while the stream is read."""
-        exchange = Exchange(cancellation, self._timeouts.read_s)
+        """One POST whose response is read as it comes. It fails when nothing has come for ``read_s`` (None: for the
+        usual time). Raises as ``call``, also while the stream is read."""
+        exchange = Exchange(cancellation, self._timeouts.read_s if read_s is None else read_s)
         with (
             self._asked("POST", path, account, media_type, body, exchange, _bearer(account)) as headers,
             self._transport.send("POST", path, headers, body, exchange) as response,
@@ -170,6 +194,15 @@ class Stream:
     def media_type(self) -> str:
         return _media_type(self._response.headers)
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether this is none of what answers 200 and is no stream: an error in JSON, a page of a bot wall."""
+        return self.media_type not in _NO_STREAM
+
+    def limit_silence(self, seconds: float) -> None:
+        """From now on the stream fails when nothing has come for so long."""
+        self._exchange.read_s = seconds
+
     def whole(self) -> Reply:
         body = self._raw.read(_WHOLE_BYTES, decode_content=True)
         self._exchange.check_end()
@@ -178,18 +211,26 @@ class Stream:
     def chunks(self) -> Iterator[bytes]:
         """The bytes as they come, cut anywhere.
 
-        ``stream(None)`` yields what one HTTP chunk brought, but waits for the end of a body without HTTP chunks;
-        there ``read1`` yields what is available (measured: performance.md 2).
+        ``stream`` yields what one HTTP chunk brought, if that is not more than ``_READ_BYTES``, but waits for as many
+        bytes of a body without HTTP chunks; there ``read1`` yields what is available (measured: performance.md 2).
+
+        Raises TooLarge: if the stream has more than ``MAX_STREAM_BYTES``.
         """
         raw = self._raw
         if getattr(raw, "chunked", False):
-            self._pieces = raw.stream(None, decode_content=True)
+            self._pieces = raw.stream(_READ_BYTES, decode_content=True)
         else:
             self._pieces = iter(lambda: raw.read1(_READ_BYTES, decode_content=True), b"")
-        exchange = self._exchange
+        exchange, left = self._exchange, MAX_STREAM_BYTES
         for chunk in self._pieces:
             exchange.reads += 1
+            left -= len(chunk)
+            if left < 0:
+                raise TooLarge(f"a stream of more than {MAX_STREAM_BYTES} bytes")
             yield chunk
+            if len(chunk) == _READ_BYTES:
+                # Of compressed data there may be more without a further read of the socket.
+                pause()
         exchange.check_end()
 
     def lines(self) -> Iterator[bytes]:
@@ -201,6 +242,8 @@ class Stream:
     def drain(self) -> None:
         """Reads what may follow the last event, for a moment, so that the connection can be used again."""
         self._exchange.limit(_DRAIN_S)
+        # Where nothing comes that is a part of the body, the watchdog ends it.
+        self._exchange.read_s = _DRAIN_S
         deadline, size = time.monotonic() + _DRAIN_S, 0
         # A failure does not matter here: the answer is complete, and the connection is closed instead of kept.
         with contextlib.suppress(requests.RequestException, HTTPError, HTTPException, OSError):
@@ -271,6 +314,7 @@ def _headers(
         "User-Agent": _USER_AGENT,
         "Origin": base_url,
         "X-Msh-Platform": "web",
+        "X-Msh-Version": X_MSH_VERSION,
     }
     if media_type == CONNECT_STREAM:
         headers["Connect-Protocol-Version"] = "1"
@@ -301,21 +345,24 @@ def _translated(account: Account, base_url: str, exchange: Exchange) -> Iterator
 
 def _error_of(e: Exception, account: Account, base_url: str, exchange: Exchange) -> UpstreamError:
     reached = exchange.has_begun
+    cause = _innermost(e)
+    if isinstance(cause, TooLarge):
+        return UpstreamProtocolError(f"{account.label}: {base_url} sent {cause}", reached_upstream=reached)
     # urllib3 calls a refused connection a kind of timeout.
     if isinstance(e, _TIMEOUTS) and not isinstance(e, NewConnectionError):
         message = f"{account.label}: no answer from {base_url} in time ({type(e).__name__})"
-        return UpstreamTimeout(message, reached_upstream=reached)
+        return UpstreamSilent(message, reached_upstream=reached)
     if exchange.timed_out:
-        return UpstreamTimeout(f"{account.label}: no answer from {base_url} in time", reached_upstream=reached)
-    message = f"{account.label}: the connection to {base_url} failed ({_reason(e)})"
-    return UpstreamUnavailable(message, reached_upstream=reached)
+        return UpstreamSilent(f"{account.label}: no answer from {base_url} in time", reached_upstream=reached)
+    message = f"{account.label}: the connection to {base_url} failed ({type(cause).__name__})"
+    return ConnectionLost(message, reached_upstream=reached)
 
 
-def _reason(error: BaseException) -> str:
-    """The class name of the innermost cause, which shows no address and no id."""
+def _innermost(error: BaseException) -> BaseException:
+    """The cause of all others. The name of its class shows no address and no id."""
     while error.__cause__ is not None or error.__context__ is not None:
         inner = error.__cause__ or error.__context__
         if inner is None or inner is error:
             break
         error = inner
-    return type(error).__name__
+    return error

@@ -9,13 +9,33 @@ from typing import Any
 
 import orjson
 
+from app.concurrency.yielding import pause
 from app.errors import UpstreamProtocolError
+from app.text.json_size import has_more_values
+
+# The most values in one frame. The longest observed ones are results of a search, with some hundred.
+MAX_VALUES = 100_000
+# A frame that is longer than this is looked at before it is parsed, and after a pause.
+_LONG_BYTES = 65_536
+# How much of a long text is encoded at once.
+_PART_CHARS = 1 << 20
 
 
 def dump(value: Any) -> bytes:
     """JSON in bytes of exactly their size. Those of orjson keep the 4 KB that they grew in for as long as they live,
     which is as long as the answer that they ask for."""
     return memoryview(orjson.dumps(value)).tobytes()
+
+
+def text_of(text: str) -> str | orjson.Fragment:
+    """``text`` as a value for ``orjson.dumps``: a long one is encoded here already, with pauses."""
+    if len(text) <= _LONG_BYTES:
+        return text
+    parts = []
+    for at in range(0, len(text), _PART_CHARS):
+        parts.append(orjson.dumps(text[at : at + _PART_CHARS])[1:-1])
+        pause()
+    return orjson.Fragment(b'"' + b"".join(parts) + b'"')
 
 
 class Reader:
@@ -29,6 +49,10 @@ class Reader:
 
     def load(self, payload: bytes) -> Any:
         """Raises UpstreamProtocolError, without showing any of the payload."""
+        if len(payload) > _LONG_BYTES:
+            pause()
+            if has_more_values(payload, MAX_VALUES):
+                raise UpstreamProtocolError(f"Kimi sent a message of more than {MAX_VALUES} values")
         try:
             return orjson.loads(payload)
         except ValueError:
@@ -36,6 +60,8 @@ class Reader:
             return self._load_leniently(payload)
 
     def _load_leniently(self, payload: bytes) -> Any:
+        if len(payload) > _LONG_BYTES:
+            pause()
         try:
             value = json.loads(payload)
         except (ValueError, RecursionError) as e:
@@ -77,7 +103,10 @@ def suffix_after(text: str, old: str) -> str | None:
 
 def without_lone_surrogates(value: Any) -> Any:
     """The value with U+FFFD for every half of a pair: nothing in it is to be joined with what follows."""
-    return orjson.loads(join_surrogates(json.dumps(value, ensure_ascii=False)))
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) > _LONG_BYTES:
+        pause()
+    return orjson.loads(join_surrogates(text))
 
 
 def join_surrogates(text: str) -> str:

@@ -7,7 +7,7 @@ accounts or the other generation.
 import logging
 import re
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 
 import orjson
 
@@ -20,13 +20,14 @@ from app.chat import (
     Started,
 )
 from app.concurrency.background import Cancellation
+from app.concurrency.yielding import pause
 from app.errors import ChatUnknown, ProtocolUnavailable, UpstreamError
 from app.text.prompt import compose
-from app.upstreams import PreparedTurn, Resume, Supports
+from app.upstreams import PreparedTurn, Renew, Resume, Supports
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.http import KimiHttp, Reply
-from app.upstreams.kimi.json_frames import dump
+from app.upstreams.kimi.json_frames import dump, text_of
 from app.upstreams.kimi.model_table import KimiModels, SseForm
 from app.upstreams.kimi.rest_frames import AnswerDecoder
 
@@ -37,12 +38,13 @@ _OPENING_S = 5.0
 
 
 class KimiRest:
-    """One Kimi site, spoken to in generation 1."""
+    """Kimi's sites, spoken to in generation 1."""
 
     name = "kimi_rest"
 
-    def __init__(self, http: KimiHttp, models: KimiModels, *, max_continuations: int) -> None:
-        self._http = http
+    def __init__(self, sites: Mapping[str, KimiHttp], models: KimiModels, *, max_continuations: int) -> None:
+        """``sites``: by their names."""
+        self._sites = sites
         self._models = models
         self._max_continuations = max_continuations
 
@@ -53,6 +55,9 @@ class KimiRest:
 
     def rank(self, model_id: str) -> int | None:
         return self._models.rank(model_id, self.name)
+
+    def sites(self, model_id: str) -> Collection[str] | None:
+        return self._models.sites(model_id)
 
     def unmet(self, model_id: str, options: Options) -> list[str]:
         return self._models.unmet(model_id, options)
@@ -66,19 +71,24 @@ class KimiRest:
         account: Account,
         resume: Resume | None,
         cancellation: Cancellation,
+        renew: Renew | None = None,  # noqa: ARG002  # a broken stream cannot be resumed here
     ) -> Generator[Event, None, None]:
         """See ``Upstream.open``. Answers that Kimi cuts at its length limit are continued (3.9)."""
         wire = self._models.sse(turn.request.model, turn.request.options)
         chat_id = resume.chat_id if resume else self._create_chat(account, cancellation)
         yield Started(chat_id)
+        pause()
         body = build_turn(turn.text, wire)
+        pause()
         path = f"/api/chat/{chat_id}/completion/stream"
-        answer = AnswerDecoder(account, self._http.base_url)
+        answer = AnswerDecoder(account, self._sites[account.site].base_url, turn.text)
         for left in range(self._max_continuations, -1, -1):
             try:
-                with self._http.stream(path, account, body, "application/json", cancellation) as stream:
-                    if not stream.ok or stream.media_type in _NO_STREAM:
-                        raise kimi_errors.refusal(stream.whole(), account, self._http.base_url)
+                with self._sites[account.site].stream(
+                    path, account, body, "application/json", cancellation
+                ) as stream:
+                    if not stream.ok or not stream.is_stream:
+                        raise kimi_errors.refusal(stream.whole(), account, self._sites[account.site].base_url)
                     yield from answer.decode(stream.lines(), is_last=left == 0)
                     stream.drain()
             except UpstreamError as e:
@@ -94,9 +104,9 @@ class KimiRest:
             body = build_continuation(answer.segment_id or "", wire)
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
-        reply = self._http.call("DELETE", f"/api/chat/{chat_id}", account)
+        reply = self._sites[account.site].call("DELETE", f"/api/chat/{chat_id}", account)
         if not kimi_errors.succeeded(reply):
-            error = kimi_errors.refusal(reply, account, self._http.base_url)
+            error = kimi_errors.refusal(reply, account, self._sites[account.site].base_url)
             # The path names the chat: a 404 without a word says that it is gone. A page may be a bot wall's.
             if not isinstance(error, ChatUnknown) or (reply.is_page and not kimi_errors.is_known_error(reply)):
                 raise error
@@ -106,29 +116,25 @@ class KimiRest:
         opening = Cancellation()
         cancellation.attach(lambda: _cancel_later(opening))
         try:
-            reply = self._http.call("POST", "/api/chat", account, _NEW_CHAT, opening)
+            reply = self._sites[account.site].call("POST", "/api/chat", account, _NEW_CHAT, opening)
         finally:
             cancellation.detach()
         chat_id = _chat_id(reply)
         if chat_id is not None:
             return chat_id
+        base_url = self._sites[account.site].base_url
         if reply.status in (404, 405, 410):
             raise ProtocolUnavailable(
-                f"{account.label}: {self._http.base_url} does not serve Kimi's SSE protocol (status {reply.status}); "
+                f"{account.label}: {base_url} does not serve Kimi's SSE protocol (status {reply.status}); "
                 "check KIMI_BASE_URL and KIMI_PROTOCOL"
             )
-        raise kimi_errors.refusal(reply, account, self._http.base_url)
+        raise kimi_errors.refusal(reply, account, self._sites[account.site].base_url)
 
 
 def _cancel_later(opening: Cancellation) -> None:
     later = threading.Timer(_OPENING_S, opening.cancel)
     later.daemon = True
     later.start()
-
-
-# What answers 200 and is no stream: an error in JSON (3.10), a page of a bot wall. Everything else is read as
-# one: no source says which content type the stream has.
-_NO_STREAM = ("application/json", "text/html", "application/xhtml+xml")
 
 
 def build_turn(prompt: str, wire: SseForm) -> bytes:
@@ -139,7 +145,7 @@ def build_turn(prompt: str, wire: SseForm) -> bytes:
             "extend": {"sidebar": True},
             "model": wire.model,
             "use_search": wire.use_search,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "user", "content": text_of(prompt)}],
             "refs": [],
             "history": [],
             "scene_labels": [],

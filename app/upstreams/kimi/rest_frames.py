@@ -17,12 +17,13 @@ from app.chat import (
     TextDelta,
     Unrecognised,
 )
-from app.errors import UpstreamUnavailable
+from app.errors import ConnectionLost, UpstreamError
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi import sse
 from app.upstreams.kimi.http import Reply
 from app.upstreams.kimi.json_frames import Reader, SurrogateJoiner, without_lone_surrogates
+from app.upstreams.kimi.set_phrases import Opening
 from app.upstreams.kimi.sources import sources_of_cards, sources_of_search
 
 # Frames that say nothing that a client is to see (3.4): the echo, the title, ends of parts.
@@ -46,6 +47,7 @@ class AnswerDecoder:
         "_account",
         "_json",
         "_length",
+        "_opening",
         "_site",
         "_text",
         "_thinking",
@@ -55,8 +57,8 @@ class AnswerDecoder:
         "spoke",
     )
 
-    def __init__(self, account: Account, site: str) -> None:
-        """``account`` and ``site`` (the address of Kimi) are named in errors."""
+    def __init__(self, account: Account, site: str, asked: str = "") -> None:
+        """``account`` and ``site`` (the address of Kimi) are named in errors. ``asked``: the question."""
         self.reason: FinishReason | None = None
         self.segment_id: str | None = None
         self.continues = False
@@ -64,6 +66,8 @@ class AnswerDecoder:
         self._account = account
         self._site = site
         self._length = False
+        # None once it is certain that the answer is no set phrase.
+        self._opening: Opening | None = Opening(asked)
         self._json = Reader()
         # One for each kind of text: the two take turns, and a half waits for the next delta of its own kind.
         self._text = SurrogateJoiner(self._json)
@@ -77,6 +81,7 @@ class AnswerDecoder:
         """For the stream that continues this one. Half a surrogate pair at its end goes along."""
         following = AnswerDecoder(self._account, self._site)
         following.segment_id, following.continues = self.segment_id, True
+        following._opening = None
         following._json, following._text, following._thinking = self._json, self._text, self._thinking
         return following
 
@@ -88,22 +93,35 @@ class AnswerDecoder:
             UpstreamError: if Kimi sent an error, in the stream or instead of one.
             AnswerEmpty: if Kimi calls an answer complete in which there is nothing.
             UpstreamProtocolError: if a frame is no JSON.
-            UpstreamUnavailable: if the bytes end before Kimi has said that the answer is complete.
+            ConnectionLost: if the bytes end before Kimi has said that the answer is complete.
         """
         events = sse.Decoder()
-        for line in self._refuse_json(lines):
-            payload = events.take(line)
-            if payload is None:
-                continue
-            yield from self._frame(payload)
-            if self.reason is not None:
-                if is_last or not self.may_continue:
-                    yield from self.finish(self.reason)
-                return
-        raise UpstreamUnavailable(f"{self._account.label}: Kimi closed the connection before the end of the answer")
+        try:
+            for line in self._refuse_json(lines):
+                payload = events.take(line)
+                if payload is None:
+                    continue
+                yield from self._frame(payload)
+                if self.reason is not None:
+                    if is_last or not self.may_continue:
+                        yield from self.finish(self.reason)
+                    else:
+                        yield from self._open()
+                    return
+        except UpstreamError:
+            yield from self._open()
+            raise
+        yield from self._open()
+        raise ConnectionLost(f"{self._account.label}: Kimi closed the connection before the end of the answer")
 
     def finish(self, reason: FinishReason) -> Iterator[Event]:
-        """The last events of an answer that ends for this reason. Raises AnswerEmpty."""
+        """The last events of an answer that ends for this reason. Raises AnswerEmpty, UpstreamOverloaded."""
+        if reason == "stop" and self._opening is not None and (meaning := self._opening.meaning) is not None:
+            if meaning == "overloaded":
+                self._opening = None
+                raise kimi_errors.tired(self._account)
+            reason = "content_filter"
+        yield from self._open()
         for kind, halves in ((ReasoningDelta, self._thinking), (TextDelta, self._text)):
             # What still waits for its other half.
             if half := halves.flush():
@@ -112,6 +130,12 @@ class AnswerDecoder:
         if reason == "stop" and not self.spoke and not self.continues:
             raise kimi_errors.empty_answer(self._account)
         yield Finished(reason)
+
+    def _open(self) -> Iterator[Event]:
+        """From now on the answer is one like any other."""
+        opening, self._opening = self._opening, None
+        if opening is not None and (held := opening.flush()):
+            yield TextDelta(held)
 
     def _refuse_json(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """The same lines; raises for an error in JSON that only its content type calls a stream (3.10)."""
@@ -149,8 +173,10 @@ class AnswerDecoder:
                 return tuple(sources_of_cards(frame.get("ref_cards"))) or (HEARTBEAT,)
             case str(kind) if kind in _QUIET:
                 pass
+            case str(kind):
+                return (Unrecognised(f"event {kind[:40]}"),)
             case kind:
-                return (Unrecognised(f"event {str(kind)[:40]}"),)
+                return (Unrecognised(f"event ({type(kind).__name__})"),)
         return (HEARTBEAT,)
 
     def _delta(
@@ -163,6 +189,10 @@ class AnswerDecoder:
         if not text:
             return (HEARTBEAT,)
         self.spoke = True
+        if self._opening is not None and kind is TextDelta:
+            if self._opening.holds(text):
+                return (HEARTBEAT,)
+            return (*self._open(), TextDelta(text))
         return (kind(text),)
 
     def _parse(self, payload: bytes) -> dict[str, Any]:

@@ -4,16 +4,23 @@ The reader of a stream has mostly just read everything that was there. gevent's 
 same, fail, and only then wait: for each token one system call and one exception. Here the reader waits first if its
 last read did not fill the buffer, which saves an eighth of a token's cost (docs/performance.md). That is right for
 TLS, too: a read that does not fill the buffer has emptied its record, and nothing of the next one has left the
-kernel. Works without gevent, too. Knows sockets and gevent's loop.
+kernel. A sender that is always faster does not hold the worker: a read after one that filled the buffer is a pause.
+Works without gevent, too. Knows sockets and gevent's loop.
 """
 
 import io
 import socket
 import sys
+from http.client import HTTPException
 from typing import Any, Literal
+
+from app.concurrency.yielding import pause
 
 # Read at once: some ten tokens. http.client's own 8 KB would be kept for as long as a stream is open.
 _READ_AHEAD_BYTES = 2048
+
+# Header fields of a response and of those that came before it, and its trailers.
+_MAX_FIELDS = 1000
 
 # https://www.gevent.org/api/gevent.hub.html: of the events of a loop's ``io``, "something can be read".
 _READABLE = 1
@@ -26,7 +33,25 @@ class ReadSide:
         self._sock = sock
 
     def makefile(self, mode: Literal["rb"]) -> io.BufferedReader:
-        return io.BufferedReader(_Source(self._sock, self._sock.makefile(mode, 0)), _READ_AHEAD_BYTES)
+        return _Reader(_Source(self._sock, self._sock.makefile(mode, 0)), _READ_AHEAD_BYTES)
+
+
+class TooLarge(HTTPException):
+    """A response has more of something than is read; the message says of what."""
+
+
+class _Reader(io.BufferedReader):
+    """http.client and urllib3 limit the length of a line, but not how many responses 100 and trailers may come."""
+
+    _fields = 0
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        if b":" in line:
+            self._fields += 1
+            if self._fields > _MAX_FIELDS:
+                raise TooLarge(f"more than {_MAX_FIELDS} header fields and trailers")
+        return line
 
 
 class _Source(io.RawIOBase):
@@ -36,8 +61,9 @@ class _Source(io.RawIOBase):
         self._sock = sock
         self._file = file
         self._hub = _hub_of(sock)
-        # The last read did not fill the buffer.
+        # The last read did not fill the buffer, or it did.
         self._is_drained = False
+        self._was_full = False
         self._watch: Any = None
 
     def readable(self) -> bool:
@@ -49,10 +75,13 @@ class _Source(io.RawIOBase):
             if self._watch is None:
                 self._watch = self._hub.loop.io(self._sock.fileno(), _READABLE)
             self._hub.wait(self._watch)
+        elif self._was_full:
+            pause()
         self._is_drained = False
         came = self._sock.recv_into(buffer)
         # Not after the end: after the end of TLS, the kernel may never report anything.
         self._is_drained = 0 < came < len(buffer)
+        self._was_full = came == len(buffer)
         return came
 
     def close(self) -> None:

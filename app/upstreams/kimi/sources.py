@@ -52,6 +52,14 @@ def sources_of_ref(ref: dict[str, Any]) -> Iterator[Source]:
         yield from _if_any(source(ref.get("id") or search.get("id"), search.get("base")))
 
 
+def sources_of_message(refs: object) -> Iterator[Source]:
+    """``message.refs``, as listings have it and now and then a frame (``kimi-protocol-2.md`` 5.5)."""
+    chunks = refs.get("searchChunks") if isinstance(refs, dict) else None
+    for chunk in chunks if isinstance(chunks, list) else ():
+        if isinstance(chunk, dict):
+            yield from _if_any(source(chunk.get("id"), chunk.get("base")))
+
+
 def sources_of_tool(tool: object) -> Iterator[Source]:
     """The result of ``web_search`` since K2.5: each page's ``refIndex`` is what its markers say."""
     contents = tool.get("contents") if isinstance(tool, dict) else None

@@ -7,7 +7,7 @@ from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
 from app.settings.config import Config
 from app.text.prompt import Prompt
-from app.upstreams import PreparedTurn, Resume, Supports, Tap, UpstreamGroup
+from app.upstreams import PreparedTurn, Renew, Resume, Supports, Tap, UpstreamGroup
 from app.upstreams.account import Account
 
 _MODEL = Model("parrot-1", "Parrot")
@@ -23,6 +23,9 @@ class Parrot:
     def rank(self, model_id: str) -> int | None:
         return 0 if model_id == _MODEL.id else None
 
+    def sites(self, model_id: str) -> None:
+        return None
+
     def unmet(self, _model_id: str, options: Options) -> list[str]:
         return ["thinking-unavailable"] if options.thinking else []
 
@@ -32,7 +35,12 @@ class Parrot:
         return PreparedTurn(request, Prompt(" ".join(texts)))
 
     def open(
-        self, turn: PreparedTurn, account: Account, resume: Resume | None, cancellation: Cancellation
+        self,
+        turn: PreparedTurn,
+        account: Account,
+        resume: Resume | None,
+        cancellation: Cancellation,
+        renew: Renew | None = None,
     ) -> Generator[Event, None, None]:
         yield Started(resume.chat_id if resume else f"chat of {account.label}", "answer-1")
         for word in turn.text.split(" "):

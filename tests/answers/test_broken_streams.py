@@ -1,0 +1,222 @@
+"""A stream of Kimi's that breaks in mid-answer: the client gets exactly the rest, or the error that broke it.
+
+``tests/upstreams/test_resuming`` cuts every recorded answer at every byte, without sockets. Here it is real
+connections that end, are reset or fall silent; with ``RESUME_EVERY=1`` at every byte.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import requests
+
+from tests.running import Answer, Gateway, Running, Simulator, ask, mint, read_stream
+from tests.running.wire import frame
+
+pytestmark = pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
+
+# A cut at each byte, or at each so many.
+EVERY = int(os.environ.get("RESUME_EVERY", "0"))
+
+THOUGHT, TEXT = "Something hot, then. ", "Tea, 茶, or 🍵: what you like."
+QUESTION = f"hello [[sim think={json.dumps(THOUGHT)} say={json.dumps(TEXT)} token_chars=5"
+
+RESUMED, LOOKED_UP = {"resume": "ok"}, {"resume": "absent"}
+EACH_WAY = pytest.mark.parametrize("way", [RESUMED, LOOKED_UP], ids=["ResumeChat", "GetMessage"])
+EACH_MODE = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+
+
+@contextmanager
+def patient(running: Running, simulator: Simulator, **settings: Any) -> Iterator[Gateway]:
+    """A gateway that does not try a turn again, so that what helps is resuming."""
+    shown = {
+        "KIMI_TOKENS": f"alice={running.mint('alice')}",
+        "ACCOUNT_MAX_STREAMS": "0",
+        "FAILOVER_S": "0",
+        "HEARTBEAT_S": "0.3",
+        "IDLE_TIMEOUT_S": "3",
+        "FIRST_EVENT_TIMEOUT_S": "10",
+        **settings,
+    }
+    with running.gateway(simulator.url, **shown) as gateway:
+        yield gateway
+
+
+def size_of_stream(simulator: Simulator) -> int:
+    """The bytes of the answer, as Kimi sends it."""
+    options = {"thinking": True, "enable_plugin": False, "model": "k2d6-chat"}
+    blocks = [{"message_id": "", "text": {"content": QUESTION + "]]"}}]
+    body = {
+        "scenario": "SCENARIO_CHAT",
+        "tools": [],
+        "options": options,
+        "message": {"role": "user", "blocks": blocks, "scenario": "SCENARIO_CHAT"},
+    }
+    headers = {
+        "Authorization": f"Bearer {mint('zoe', site='kimi.ai')}",
+        "Content-Type": "application/connect+json",
+        "Connect-Protocol-Version": "1",
+    }
+    url = f"{simulator.url}/apiv2/kimi.gateway.chat.v1.ChatService/Chat"
+    answer = requests.post(url, frame(body), headers=headers, timeout=10)
+    assert "🍵".encode() in answer.content or b"ud83c" in answer.content, answer.text
+    return len(answer.content)
+
+
+def asked_for(simulator: Simulator, method: str) -> int:
+    return len(simulator.requests(f"ChatService/{method}"))
+
+
+@EACH_WAY
+@pytest.mark.parametrize(("end", "step"), [("close", 23), ("reset", 29), ("stall", 97)])
+def test_cut_anywhere_the_answer_is_whole(
+    running: Running, simulator: Simulator, end: str, step: int, way: dict[str, str]
+) -> None:
+    simulator.knobs(**way)
+    size = size_of_stream(simulator)
+    offsets = range(1, size, EVERY or step)
+    with patient(running, simulator) as gateway, ThreadPoolExecutor(12) as clients:
+
+        def cut(offset: int) -> Answer:
+            return ask(gateway, offset % 2 == 0, f"{QUESTION} end_after_bytes={offset} end={end}]]", thinking=True)
+
+        answers = list(clients.map(cut, offsets))
+    errors = [answer for answer in answers if answer.error is not None]
+    for answer in answers[len(errors) :]:
+        assert answer == Answer(TEXT, THOUGHT, "stop", None, True, answer.comments)
+    # Until Kimi has named the chat and the answer, nobody can be asked for the rest.
+    for answer in errors:
+        assert (answer.content, answer.reasoning, answer.finish_reason) == ("", "", None)
+    assert len(errors) < len(answers) / 2
+    assert asked_for(simulator, "ResumeChat") >= len(answers) - len(errors) - 1
+    # The client's answer never came from a second turn.
+    assert len(simulator.turns()) <= len(answers) + 1
+
+
+@EACH_MODE
+@pytest.mark.parametrize(
+    ("end", "code"), [("close", "upstream_error"), ("reset", "upstream_error"), ("stall", "timeout")]
+)
+def test_what_cannot_be_had_is_the_error_of_the_break(
+    running: Running, simulator: Simulator, end: str, code: str, stream: bool
+) -> None:
+    simulator.knobs(resume="absent", get_message="absent")
+    size = size_of_stream(simulator)
+    with patient(running, simulator) as gateway:
+        began = time.monotonic()
+        for offset in (size // 2, size * 3 // 4, size - 20):
+            answer = ask(gateway, stream, f"{QUESTION} end_after_bytes={offset} end={end}]]", thinking=True)
+            assert answer.error is not None and answer.error["code"] == code, answer
+            assert answer.finish_reason is None
+            assert TEXT.startswith(answer.content) and THOUGHT.startswith(answer.reasoning)
+        # Two refusals are enough to know.
+        assert time.monotonic() - began < 20
+    assert (asked_for(simulator, "ResumeChat"), asked_for(simulator, "GetMessage")) == (3, 3)
+
+
+@EACH_MODE
+def test_where_it_is_switched_off_nothing_is_asked_for(running: Running, simulator: Simulator, stream: bool) -> None:
+    with patient(running, simulator, RESUME_S="0") as gateway:
+        answer = ask(gateway, stream, f"{QUESTION} end_after_bytes={size_of_stream(simulator) - 400} end=close]]")
+    assert answer.error is not None and answer.error["code"] == "upstream_error"
+    assert (asked_for(simulator, "ResumeChat"), asked_for(simulator, "GetMessage")) == (0, 0)
+
+
+@EACH_WAY
+def test_it_is_whole_however_often_it_breaks(running: Running, simulator: Simulator, way: dict[str, str]) -> None:
+    simulator.knobs(**way)
+    with patient(running, simulator) as gateway:
+        for end in ("close", "reset"):
+            answer = ask(gateway, True, f"{QUESTION} end_after_bytes=1000 end={end} end_times=0]]", thinking=True)
+            assert (answer.content, answer.reasoning, answer.finish_reason) == (TEXT, THOUGHT, "stop")
+    assert asked_for(simulator, "ResumeChat") >= (4 if way == RESUMED else 2)
+
+
+@EACH_WAY
+@EACH_MODE
+def test_with_a_token_that_has_expired_meanwhile(
+    running: Running, simulator: Simulator, way: dict[str, str], stream: bool
+) -> None:
+    """Tokens live for 15 minutes, and answers for half an hour."""
+    simulator.knobs(access_lifetime_s=8, refresh_lifetime_s=3600, **way)
+    token = mint("alice", 3600, "refresh", site="kimi.ai")
+    with patient(
+        running, simulator, KIMI_TOKENS=f"alice={token}", IDLE_TIMEOUT_S="40", FIRST_EVENT_TIMEOUT_S="40"
+    ) as gateway:
+        answer = ask(
+            gateway,
+            stream,
+            f"{QUESTION} first_delay_s=9 end_after_bytes={size_of_stream(simulator) - 700} end=close]]",
+        )
+    assert (answer.content, answer.finish_reason) == (TEXT, "stop"), answer
+    # Either call: one of them is not there.
+    asked = [r for r in simulator.requests("ChatService/") if r["path"].endswith(("ResumeChat", "GetMessage"))]
+    tokens = {request["headers"]["authorization"] for request in asked}
+    assert len(tokens) == 2, "the old one was rejected, the new one taken"
+
+
+@EACH_WAY
+def test_meanwhile_the_client_gets_heartbeats(running: Running, simulator: Simulator, way: dict[str, str]) -> None:
+    simulator.knobs(**way)
+    with patient(running, simulator, IDLE_TIMEOUT_S="2") as gateway:
+        began = time.monotonic()
+        answer = ask(
+            gateway, True, "hello [[sim say=abcdefgh token_chars=1 delay_s=0.5 end_after_bytes=1100 end=close]]"
+        )
+        took_s = time.monotonic() - began
+    assert (answer.content, answer.finish_reason) == ("abcdefgh", "stop")
+    assert took_s > 3 and answer.comments >= 3
+    assert asked_for(simulator, "ResumeChat") == 1
+
+
+@EACH_MODE
+def test_what_does_not_come_in_time_is_the_error(running: Running, simulator: Simulator, stream: bool) -> None:
+    """Kimi goes on saying that it is at it, and says nothing."""
+    simulator.knobs(resume="absent")
+    with patient(running, simulator, RESUME_S="1.5") as gateway:
+        began = time.monotonic()
+        answer = ask(gateway, stream, f"{QUESTION} stall_after=3 end_after_bytes=1700 end=reset]]", thinking=True)
+        took_s = time.monotonic() - began
+    assert answer.error is not None and answer.error["code"] in ("upstream_error", "timeout"), answer
+    assert 1.5 <= took_s < 5
+    assert asked_for(simulator, "GetMessage") >= 2
+
+
+@EACH_WAY
+def test_an_answer_that_was_cancelled_meanwhile_is_not_complete(
+    running: Running, simulator: Simulator, way: dict[str, str]
+) -> None:
+    simulator.knobs(**way)
+    with patient(running, simulator) as gateway:
+        answer = ask(gateway, True, f"{QUESTION} fail=cancelled fail_after=4 end_after_bytes=1500 end=close]]")
+    assert answer.finish_reason is None
+    assert answer.error is not None and answer.error["code"] == "answer_cancelled", answer
+    assert TEXT.startswith(answer.content)
+
+
+def test_a_client_that_leaves_meanwhile_stops_it(running: Running, simulator: Simulator) -> None:
+    with patient(running, simulator, ACCOUNT_MAX_STREAMS="1") as gateway:
+        question = f"{QUESTION} gate=stay gate_after=3 end_after_bytes=1500 end=close]]"
+        with gateway.say(question, stream=True):
+            simulator.wait("gate:stay", at_least=1)
+            while not asked_for(simulator, "ResumeChat"):
+                time.sleep(0.02)
+        simulator.wait("open_streams", equals=0)
+        assert ask(gateway, True).finish_reason == "stop"
+    assert asked_for(simulator, "CancelChat") == 1
+
+
+def test_the_conversation_goes_on_behind_it(running: Running, simulator: Simulator, name: str) -> None:
+    with patient(running, simulator) as gateway:
+        with gateway.say(f"{QUESTION} end_after_bytes=1500 end=reset]]", name, stream=True) as response:
+            assert read_stream(response).content == TEXT
+        assert gateway.say("and then?", name).ok
+    first, second = simulator.turns()
+    assert second.chat == first.chat
+    (chat,) = [chat for id_, chat in simulator.state()["chats"].items() if id_ == first.chat]
+    assert second.body["message"]["parent_id"] in json.dumps(chat)

@@ -1,0 +1,121 @@
+"""Whatever an upstream sends: the client gets a clear error or an answer, and the worker keeps its memory."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.dialects import GENERATIONS
+from bench.victim import hostile
+from tests.running import Gateway, Running
+
+MODELS = {generation.name: generation.model for generation in GENERATIONS}
+
+# What the upstream does, and the error that the client gets. The limits are tens of megabytes, and what is sent would
+# be gigabytes. Each name is one of ``bench.victim.hostile``.
+CONNECT = {
+    "huge_chunk": "envelopes without a payload",
+    "gzip_body": "envelopes without a payload",
+    "empty_envelopes": "envelopes without a payload",
+    "gzip_envelopes": "a message of more than 100000 values",
+    "structured_frames": "a message of more than 100000 values",
+    "half_pairs": "a message of more than 100000 values",
+    "many_chats": "named more than 20 chats",
+    "many_blocks": "more than 1000 blocks",
+    "endless_large_answer": "answer needs more than 16 MB",
+    "large_head": "a head of more than",
+    "endless_interim": "a head of more than",
+    "endless_trailers": "trailers",
+    "endless_trailer": "the connection to",
+    "endless_chunk_size": "the connection to",
+    "endless_json": "expected a stream",
+}
+SSE = {
+    "sse_endless_line": "a line of more than",
+    "sse_endless_event": "an event of more than",
+    "sse_huge_chunk": "a line of more than",
+    "sse_gzip_body": "a line of more than",
+    "sse_close_delimited": "a line of more than",
+    "sse_json": "expected a stream",
+}
+
+
+class Upstream:
+    """``bench.victim.hostile`` in this process; what it does can be changed."""
+
+    def __init__(self) -> None:
+        class Handler(hostile.Handler):
+            pass
+
+        self._handler = Handler
+        self._server = hostile.Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def behave(self, name: str) -> None:
+        self._handler.behaviour = staticmethod(hostile.BEHAVIOURS[name])
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    upstream = Upstream()
+    yield upstream
+    upstream.close()
+
+
+@pytest.fixture(scope="module")
+def attacked(running: Running, upstream: Upstream) -> Iterator[Gateway]:
+    with running.gateway(upstream.url, FAILOVER_S="0", QUEUE_WAIT_S="0.3", LOG_LEVEL="INFO") as gateway:
+        gateway.wait_for_workers()
+        yield gateway
+
+
+def megabytes(worker: int, field: str) -> float:
+    status = Path(f"/proc/{worker}/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(field))
+
+
+@pytest.mark.parametrize(
+    ("generation", "behaviour"), [("connect", name) for name in CONNECT] + [("sse", name) for name in SSE]
+)
+def test_what_is_too_much_is_a_protocol_error_and_needs_little_memory(
+    attacked: Gateway, upstream: Upstream, generation: str, behaviour: str
+) -> None:
+    upstream.behave(behaviour)
+    (worker,) = attacked.process.children()
+    before, log = megabytes(worker, "VmRSS"), len(attacked.log())
+    Path(f"/proc/{worker}/clear_refs").write_text("5")
+    response = ask(attacked, generation)
+    error = response["error"]
+    # urllib3's own limits are failures of the connection.
+    wanted = "upstream_error" if behaviour in ("endless_trailer", "endless_chunk_size") else "upstream_protocol_error"
+    assert error["code"] == wanted, error
+    assert {**CONNECT, **SSE}[behaviour] in error["message"], error
+    assert megabytes(worker, "VmHWM") - before < 100
+    assert len(attacked.log()) - log < 10_000
+
+
+def ask(gateway: Gateway, generation: str) -> dict[str, dict[str, str]]:
+    body = {"model": MODELS[generation], "messages": [{"role": "user", "content": "hello"}]}
+    found: dict[str, dict[str, str]] = gateway.post("/v1/chat/completions", json=body).json()
+    return found
+
+
+def test_unknown_kinds_are_named_a_few_times(attacked: Gateway, upstream: Upstream) -> None:
+    upstream.behave("unknown_kinds")
+    log, rows = len(attacked.log()), len(attacked.database.rows())
+    ask(attacked, "connect")
+    assert len(attacked.log()) - log < 10_000
+    assert len(attacked.database.rows()) - rows < 30
+
+
+def test_the_next_answer_is_whole(attacked: Gateway, upstream: Upstream) -> None:
+    upstream.behave("short")
+    body = {"model": MODELS["connect"], "messages": [{"role": "user", "content": "hello"}]}
+    answer = attacked.post("/v1/chat/completions", json=body).json()
+    assert answer["choices"][0]["message"]["content"] == "All is well."
