@@ -72,6 +72,9 @@ class Worker(GeventWorker):
         """Called every second."""
         super().notify()
         _in_loop(self._close_slow)
+        if len(self._connections) > self._most:
+            # A client that stopped reading only now may be the one to go.
+            _in_loop(self._make_room)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         current = gevent.getcurrent()
