@@ -20,9 +20,14 @@ from app.web.request_context import json_response
 log = logging.getLogger(__name__)
 
 
+# What is repeated of a client's or Kimi's words has a length. Characters.
+_MAX_MESSAGE = 2_000
+_MAX_PARAM = 200
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a client may know of a failure, in no API's words."""
+    """What a client may know of a failure, in no API's words. ``message`` and ``param`` are cut at a length."""
 
     status: int
     message: str
@@ -33,6 +38,16 @@ class Failure:
     retry_after_s: int | None = None
     allow: str | None = None
     rate_limit: RateLimit | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.message) > _MAX_MESSAGE:
+            object.__setattr__(self, "message", _shortened(self.message, _MAX_MESSAGE))
+        if self.param is not None and len(self.param) > _MAX_PARAM:
+            object.__setattr__(self, "param", _shortened(self.param, _MAX_PARAM))
+
+
+def _shortened(text: str, length: int) -> str:
+    return f"{text[: length - 40]}[... {len(text) - length + 40} characters]"
 
 
 Encode = Callable[[Failure], dict[str, Any]]
