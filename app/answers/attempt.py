@@ -42,7 +42,6 @@ from app.errors import (
     UpstreamError,
     UpstreamProtocolError,
 )
-from app.store import StoreError
 from app.text.held_text import HeldText
 from app.upstreams import Resume, Upstream
 from app.upstreams.account import Account
@@ -150,11 +149,7 @@ class Attempt:
                 cleanup.discard(name, self.chat_id, account_id)
         elif self._conversation is not None and self._conversation.is_new and not self.finished:
             # The first turn of a conversation failed: the conversation never began.
-            try:
-                cleanup.note(name, self.chat_id, account_id)
-            except StoreError:
-                log.exception("pending_deletion_not_noted upstream=%s", name)
-            cleanup.discard(name, self.chat_id, account_id)
+            cleanup.note_and_discard(name, self.chat_id, account_id)
         self.keep_chat()
 
     def _run_with_renewal(self) -> None:

@@ -18,8 +18,9 @@ _SHORTEST_PAUSE_S = 1e-6
 class Periodic:
     """A daemon thread that calls ``work`` until ``stop`` or the end of the process.
 
-    After each call it pauses for ``seconds``, or for as many seconds as ``work`` returned. An exception is logged
-    with its traceback, and ``work`` is called again after the pause. ``first_after_s``: the pause before the first
+    After each call it pauses for ``seconds``, or for as many seconds as ``work`` returned. An exception is logged,
+    with its traceback unless it has an attribute ``is_transient`` that is true, and ``work`` is called again after
+    the pause. ``first_after_s``: the pause before the first
     call.
     """
 
@@ -60,9 +61,13 @@ class Periodic:
     def _call(self) -> float:
         try:
             wanted_s = self._work()
-        except Exception:  # the border of the thread
+        except Exception as e:  # the border of the thread
             pause_s = max(self._seconds, _PAUSE_AFTER_FAILURE_S)
-            log.exception("background_work_failed work=%s retry_in_s=%.1f", self._name, pause_s)
+            if getattr(e, "is_transient", False):
+                # A database that is away for an hour: one line each time.
+                log.warning("background_work_failed work=%s retry_in_s=%.1f error=%s", self._name, pause_s, e)
+            else:
+                log.exception("background_work_failed work=%s retry_in_s=%.1f", self._name, pause_s)
             return pause_s
         return self._seconds if wanted_s is None else wanted_s
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from app.concurrency.periodic import Periodic, every
 from app.errors import GatewayError
-from app.store import PendingDeletion, Store
+from app.store import PendingDeletion, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,8 @@ _DELETERS = 4
 _RETRY_AFTER_S = 60.0
 _MAX_RETRY_S = 86_400.0
 _MAX_TRIES = 16
+# How long a note is tried where the chat is about to be deleted anyway. Seconds.
+_NOTE_FOR_S = 1.0
 # How often notes that are due are looked for: those of killed workers, and those of failed deletions. Seconds.
 _SWEEP_EVERY_S = 60.0
 
@@ -63,6 +65,15 @@ class ChatCleanup:
             if len(self._deleters) < _DELETERS:
                 self._deleters.append(every(0, self._delete_next, "chat-deleter"))
 
+    def note_and_discard(self, upstream: str, chat_id: str, account_id: str) -> None:
+        """``discard`` for a chat that is not noted yet. Never raises: the caller is on its way out."""
+        try:
+            with self._store.database.retrying_for(_NOTE_FOR_S):
+                self.note(upstream, chat_id, account_id)
+        except StoreError as e:
+            log.warning("chat_not_noted upstream=%s error=%s", upstream, e, exc_info=None if e.is_transient else e)
+        self.discard(upstream, chat_id, account_id)
+
     def keep(self, upstream: str, chat_id: str) -> None:
         """A noted chat is needed after all. Raises StoreError."""
         self._store.pending_deletions.delete(upstream, chat_id)
@@ -99,5 +110,5 @@ class ChatCleanup:
             return
         wait_s = min(_MAX_RETRY_S, _RETRY_AFTER_S * 2.0 ** (row.tries - 1))
         again_at = self._store.database.now() + wait_s
-        self._store.pending_deletions.postpone(row.upstream, row.chat_id, row.tries, again_at)
+        self._store.pending_deletions.postpone(row, again_at)
         log.info("chat_not_deleted account=%s retry_in_s=%.0f error=%s", row.account_id, wait_s, error)

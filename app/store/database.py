@@ -10,8 +10,9 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -33,6 +34,9 @@ Row = dict[str, Any]
 
 # In a statement: the ``process_id`` of the Database that executes it.
 OWN_PROCESS_ID: sa.BindParameter[str] = sa.bindparam("own_process_id")
+
+# For how long the work of this thread is retried, in seconds. None: as long as the kind of database says.
+_retry_for_s: ContextVar[float | None] = ContextVar("retry_for_s", default=None)
 
 _KINDS = {"sqlite": SQLITE, "postgresql": POSTGRESQL}
 
@@ -133,10 +137,6 @@ class Database:
         """The number of rows that were written."""
         return self.with_retries(lambda tx: tx.run(statement, **values))
 
-    def run_without_retries(self, statement: Statement, **values: Any) -> int:
-        """As ``run``, but what cannot be done now fails now."""
-        return self._try_once(lambda tx: tx.run(statement, **values))
-
     def row(self, statement: Statement, **values: Any) -> Row | None:
         """The first row, or None."""
         return self.with_retries(lambda tx: tx.row(statement, **values))
@@ -160,7 +160,8 @@ class Database:
         ``work`` is called again while the database is locked or unavailable, for as long as its kind says. It must
         be safe to repeat.
         """
-        deadline = time.monotonic() + self._kind.retry_for_s
+        retry_for_s = _retry_for_s.get()
+        deadline = time.monotonic() + (self._kind.retry_for_s if retry_for_s is None else retry_for_s)
         may_have_run = False
         while True:
             try:
@@ -177,6 +178,16 @@ class Database:
                     self._note_available()
                 return result
             time.sleep(random.uniform(*self._kind.retry_every_s))
+
+    @staticmethod
+    @contextmanager
+    def retrying_for(seconds: float) -> Iterator[None]:
+        """What this thread does meanwhile is retried for so long only. 0: what cannot be done now fails now."""
+        before = _retry_for_s.set(seconds)
+        try:
+            yield
+        finally:
+            _retry_for_s.reset(before)
 
     def now(self) -> float:
         """Unix seconds by the clock that all machines share: the database's."""

@@ -16,6 +16,8 @@ from app.store import Store, StoreError, Transaction
 
 log = logging.getLogger(__name__)
 
+# How long a release is tried before that is left to the next heartbeat: an answer or an error waits for it. Seconds.
+_RELEASE_FOR_S = 1.0
 # How often the leftovers of dead processes are deleted. Seconds.
 _CLEAN_EVERY_S = 30.0
 
@@ -50,9 +52,11 @@ class ProcessLease:
     def run_or_retry(self, release: Callable[[], object]) -> None:
         """Calls ``release``, which frees something in the database. If that fails, it is called again later."""
         try:
-            release()
-        except StoreError:
-            log.exception("release_failed retry_in_s=%.0f", self._lease_s / 3)
+            with self._store.database.retrying_for(_RELEASE_FOR_S):
+                release()
+        except StoreError as e:
+            cause = None if e.is_transient else e
+            log.warning("release_failed retry_in_s=%.0f error=%s", self._lease_s / 3, e, exc_info=cause)
             self.retry_later(release)
 
     def retry_later(self, release: Callable[[], object]) -> None:

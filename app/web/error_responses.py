@@ -14,7 +14,8 @@ from flask import Blueprint, Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from app import logs
-from app.errors import GatewayError, RateLimit
+from app.errors import DatabaseUnavailable, GatewayError, RateLimit
+from app.store import StoreError
 from app.web.request_context import json_response
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,10 @@ _MAX_SDK_WAIT_S = 60
 
 def failure_of(error: Exception) -> Failure:
     """What the client may know of ``error``. A fault of ours is logged here, with its traceback."""
+    if isinstance(error, StoreError):
+        log.error("database_failed error=%s", error, exc_info=None if error.is_transient else error)
+        # What may have been written may have been a request's claim to be the only one: an SDK must not repeat it.
+        error = DatabaseUnavailable.after(error.driver_error, reached_upstream=error.may_have_run)
     if isinstance(error, GatewayError):
         # 429 says that the message was not taken. After any other failure a repetition could send it a second time.
         retry = not (error.permanent or (error.reached_upstream and error.status != 429))
