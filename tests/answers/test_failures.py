@@ -357,6 +357,20 @@ def test_a_database_that_is_locked_is_a_503_that_says_whether_to_repeat(
     assert "release_failed" in gateway.log() and "Traceback" not in gateway.log()
 
 
+def test_readiness_names_accounts_to_callers_with_a_key_only(running: Running, simulator: Simulator) -> None:
+    key = {"Authorization": "Bearer the-key-of-the-owner"}
+    works, gone = mint("alice", 900), mint("bob", -5)
+    for token, status, field in ((works, 200, "warnings"), (gone, 503, "problems")):
+        settings = {"KIMI_TOKENS": f"my-label={token}", "GATEWAY_API_KEYS": "the-key-of-the-owner"}
+        with running.gateway(simulator.url, **settings) as gateway:
+            told = gateway.get("/readyz", headers=key)
+            assert told.status_code == status and "my-label" in told.json()[field][0] and "UTC" in told.text
+            for headers in ({}, {"Authorization": "Bearer another-key"}):
+                other = gateway.get("/readyz", headers=headers)
+                assert other.status_code == status
+                assert "my-label" not in other.text and "UTC" not in other.text and "minutes" not in other.text
+
+
 def test_readiness_blames_the_database_only_for_its_own_failures(running: Running, simulator: Simulator) -> None:
     token = f"alice={mint('alice', kind='refresh')}"
     with running.gateway(simulator.url, KIMI_TOKENS=token) as gateway:
