@@ -88,8 +88,8 @@ def create_app(
     app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)
     app.config["STRICT_PARAMS"] = config.strict_params
     app.extensions["gateway"] = gateway
-    app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
-    app.extensions["rate_limits"] = RateLimits(store, process_lease, _longest_s(config))
+    app.extensions["api_keys"] = keys = ApiKeys([key.secret for key in config.api_keys], store.keys)
+    app.extensions["rate_limits"] = rate_limits = RateLimits(store, process_lease, _longest_s(config))
     app.extensions["request_memory"] = RequestMemory(config.request_memory_bytes, config.queue_wait_s)
     middleware.install(app)
     cors.install(app, config.cors_origins)
@@ -104,6 +104,8 @@ def create_app(
             name = api.blueprint.name + suffix
             app.register_blueprint(api.blueprint, name=name, url_prefix=prefix or None)
     openapi.install(app, [operation for api in (*public_apis, _HEALTH) for operation in api.OPERATIONS])
+    keys.start()
+    rate_limits.start_cleaning()
     accounts.keep_fresh()
     gateway.start_background_work()
     for group in groups:

@@ -146,7 +146,7 @@ class Gateway:
     # Health and background work
 
     def readiness(self, max_age_s: float) -> Readiness:
-        """Whether a chat could be served now, as it was at most ``max_age_s`` ago: each look writes to the database."""
+        """Whether a chat could be served, as it was at most ``max_age_s`` ago: each look writes to the database."""
         # One thread looks, the others wait for it.
         with self._looking:
             if self._readiness is None or time.monotonic() - self._looked_at >= max_age_s:

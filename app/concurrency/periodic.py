@@ -5,10 +5,13 @@ Under gevent a thread is a greenlet; this works with and without. Knows nothing 
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
+# Between two steps of a long work: longer than a step, or whoever waits for it would wait for many. Seconds.
+_PAUSE_BETWEEN_STEPS_S = 0.02
 # The shortest pause after work that failed: a failure that lasts must neither fill the log nor use a core. Seconds.
 _PAUSE_AFTER_FAILURE_S = 0.1
 # Not 0: after that gevent looks at its sockets and timers only every fifty times (gevent 26.9, CALLBACK_CHECK_COUNT).
@@ -80,3 +83,12 @@ def every(seconds: float, work: Callable[[], float | None], name: str, *, first_
     periodic = Periodic(seconds, work, name, first_after_s)
     periodic.start()
     return periodic
+
+
+def in_steps(step: Callable[[], int], full: int) -> None:
+    """Calls ``step``, which returns how much it has done, until that is less than ``full``.
+
+    Pauses in between, so that everything else of the process goes on, and other processes get at what it works on.
+    """
+    while step() >= full:
+        time.sleep(_PAUSE_BETWEEN_STEPS_S)

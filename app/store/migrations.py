@@ -79,6 +79,15 @@ _SITES = ("ALTER TABLE conversations ADD COLUMN site VARCHAR",)
 
 _CAUSES = ("ALTER TABLE rests ADD COLUMN cause VARCHAR NOT NULL DEFAULT ''",)
 
+_KEY_CHANGES = (
+    "ALTER TABLE api_keys ADD COLUMN version BIGINT NOT NULL DEFAULT 0",
+    "CREATE INDEX api_keys_by_version ON api_keys (version)",
+    """CREATE TABLE api_key_seconds (
+        digest VARCHAR NOT NULL, second BIGINT NOT NULL, requests INTEGER NOT NULL, newest_at FLOAT NOT NULL,
+        PRIMARY KEY (digest, second))""",
+    "CREATE INDEX api_key_seconds_by_age ON api_key_seconds (second)",
+)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -88,6 +97,7 @@ _MIGRATIONS = {
     "API keys": _API_KEYS,
     "sites of conversations": _SITES,
     "causes of cooldowns": _CAUSES,
+    "changes of API keys, their requests by second": _KEY_CHANGES,
 }
 
 # How many migrations this gateway knows.

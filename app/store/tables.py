@@ -154,9 +154,13 @@ api_keys = sa.Table(
     sa.Column("revoked_at", sa.Float),
     sa.Column("per_minute", sa.Integer),  # requests in any minute; NULL for any number
     sa.Column("at_once", sa.Integer),  # requests at the same time; NULL for any number
+    sa.Column(
+        "version", sa.BigInteger, nullable=False, server_default=sa.text("0")
+    ),  # grows with every change of any
+    sa.Index("api_keys_by_version", "version"),
 )
 
-# Requests of API keys that have limits, kept while they run or are in the window of a minute.
+# Requests of API keys that have a limit of requests at the same time, while they run.
 api_key_uses = sa.Table(
     "api_key_uses",
     METADATA,
@@ -166,6 +170,17 @@ api_key_uses = sa.Table(
     sa.Column("began_at", sa.Float, nullable=False),
     sa.Column("ends_at", sa.Float, nullable=False),  # the request runs until then at the latest
     sa.Index("api_key_uses_of_a_key", "digest", "began_at"),
+)
+
+# How many requests of an API key that has a limit per minute began in a second of the last minute.
+api_key_seconds = sa.Table(
+    "api_key_seconds",
+    METADATA,
+    sa.Column("digest", sa.String, primary_key=True),  # of the key
+    sa.Column("second", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("requests", sa.Integer, nullable=False),
+    sa.Column("newest_at", sa.Float, nullable=False),  # when the last of them began
+    sa.Index("api_key_seconds_by_age", "second"),
 )
 
 # Values that never change once written.

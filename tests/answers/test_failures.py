@@ -361,7 +361,10 @@ def test_readiness_names_accounts_to_callers_with_a_key_only(running: Running, s
     key = {"Authorization": "Bearer the-key-of-the-owner"}
     works, gone = mint("alice", 900), mint("bob", -5)
     for token, status, field in ((works, 200, "warnings"), (gone, 503, "problems")):
-        settings = {"KIMI_TOKENS": f"my-label={token}", "GATEWAY_API_KEYS": "the-key-of-the-owner"}
+        settings: dict[str, Any] = {
+            "KIMI_TOKENS": f"my-label={token}",
+            "GATEWAY_API_KEYS": "the-key-of-the-owner",
+        }
         with running.gateway(simulator.url, **settings) as gateway:
             told = gateway.get("/readyz", headers=key)
             assert told.status_code == status and "my-label" in told.json()[field][0] and "UTC" in told.text
