@@ -16,7 +16,7 @@ from app.accounts.pool import Accounts
 from app.accounts.renewal import renew_in_a_process
 from app.accounts.scheduling import Limits
 from app.answers.attempt import AttemptServices
-from app.answers.idempotency import IdempotentAnswers
+from app.answers.idempotency import IdempotentAnswers, KeepLimits
 from app.answers.json_checker import JsonChecker
 from app.answers.plan import Planner
 from app.answers.stream import AnswerTimeouts
@@ -180,7 +180,13 @@ def _build_gateway(
     services = AttemptServices(router, accounts, leases, cleanup, config.keep_chats, config.citations)
     policy = RetryPolicy(config.failover_s, config.retry_backoff_s)
     turns = Turns(Planner(router, accounts), services, conversations, store, policy)
-    idempotent = IdempotentAnswers(store, process_lease, commit_after_s=config.commit_after_s, tick_s=timeouts.tick_s)
+    idempotent = IdempotentAnswers(
+        store,
+        process_lease,
+        KeepLimits(config.max_idempotent_answers, config.max_idempotent_bytes),
+        commit_after_s=config.commit_after_s,
+        tick_s=timeouts.tick_s,
+    )
     checker = JsonChecker()
     return Gateway(turns, router, accounts, conversations, cleanup, idempotent, checker, store, timeouts, watchdog)
 

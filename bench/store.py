@@ -78,7 +78,7 @@ class _Worker:
         """An answer that is stored for an Idempotency-Key."""
         answer_id = uuid.uuid4().hex
         now = self.store.database.now()
-        self.store.idempotent_answers.begin(answer_id, "digest", self.process_lease.id, answer_id, now)
+        self.store.idempotent_answers.begin(answer_id, _CALLER.owner, "digest", self.process_lease.id, answer_id, now)
         self.store.idempotent_answers.finish(answer_id, "x" * 2000)
 
     def refresh(self) -> None:

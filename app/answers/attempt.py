@@ -180,6 +180,8 @@ class Attempt:
         is_first = upstream is plan.upstreams[0]
         prepared = plan.prepared if is_first else upstream.prepare(turn.request, plan.messages)
         turn.info.prompt = prepared.text
+        if self._conversation is not None:
+            self._conversation.check()
         events = upstream.open(prepared, self._account, self._resume, self._cancellation, self._renewed)
         shape = shaper(turn.request.options, self._services.citations)
         remember, emit = self._remember, self._emit

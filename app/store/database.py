@@ -116,7 +116,6 @@ class Database:
         self._driver: Any = self._engine.dialect.loaded_dbapi
         self._statements = _Statements(self._engine.dialect, self._kind, self.process_id)
         self._unavailable_since: float | None = None
-        self._on_reconnect: Callable[[Transaction, float], object] | None = None
         # All processes that share a SQLite file use the clock of this machine, so when it is set, it is set for all
         # of them at once. Processes that share a server run on several machines: when the clock of one is set, that
         # must not change what it shares with the others.
@@ -193,12 +192,6 @@ class Database:
         """Unix seconds by the clock that all machines share: the database's."""
         return self._clock.now()
 
-    def on_reconnect(self, work: Callable[[Transaction, float], object]) -> None:
-        """Registers ``work``. It is called when the database is available again, before anything else of this
-        process, with the Unix seconds since which it was unavailable. It must be safe to repeat.
-        """
-        self._on_reconnect = work
-
     def _measure_offset(self, tx: Transaction) -> float:
         """How many seconds the database's clock is ahead of ours."""
         if self._kind.clock is None:
@@ -241,8 +234,6 @@ class Database:
             raise StoreError(f"{name}: {_first_line(e)}", driver_error=name) from e
         tx = Transaction(connection, self._statements)
         try:
-            if (since := self._unavailable_since) is not None and self._on_reconnect is not None:
-                self._on_reconnect(tx, self.now() - (time.monotonic() - since))
             return work(tx)
         except self._driver.Error as e:
             raise self._translated(e, connection) from e
@@ -272,6 +263,7 @@ class Database:
             driver_error=name,
             is_transient=self._kind.is_transient(error, connection is None, is_lost),
             is_unreachable=connection is None or is_lost,
+            serves_nobody=self._kind.serves_nobody(error),
             may_have_run=is_lost,
         )
 

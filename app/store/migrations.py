@@ -88,6 +88,12 @@ _KEY_CHANGES = (
     "CREATE INDEX api_key_seconds_by_age ON api_key_seconds (second)",
 )
 
+_ANSWER_SIZES = (
+    "ALTER TABLE recordings ADD COLUMN owner VARCHAR NOT NULL DEFAULT ''",
+    "ALTER TABLE recordings ADD COLUMN bytes BIGINT NOT NULL DEFAULT 0",
+    "CREATE INDEX recordings_of_an_owner ON recordings (owner, begun_at, bytes)",
+)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -98,6 +104,7 @@ _MIGRATIONS = {
     "sites of conversations": _SITES,
     "causes of cooldowns": _CAUSES,
     "changes of API keys, their requests by second": _KEY_CHANGES,
+    "owners and sizes of idempotent answers": _ANSWER_SIZES,
 }
 
 # How many migrations this gateway knows.

@@ -140,7 +140,11 @@ idempotent_answers = sa.Table(
     sa.Column("holder", sa.String, nullable=False),  # random id of the request that began the answer
     sa.Column("content", sa.Text),  # sealed; NULL until the answer is complete
     sa.Column("begun_at", sa.Float, nullable=False),
+    sa.Column("owner", sa.String, nullable=False, server_default=""),  # the API key
+    sa.Column("bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),  # of the content
     sa.Index("recordings_by_age", "begun_at"),
+    # With the size, so that adding up reads no content.
+    sa.Index("recordings_of_an_owner", "owner", "begun_at", "bytes"),
 )
 
 # API keys that were added by command. A revoked key stays.

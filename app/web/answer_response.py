@@ -98,7 +98,7 @@ class AnswerSoFar:
         reasoning = sum(token_count.estimate(choice.reasoning) for choice in self.choices)
         text = sum(token_count.estimate(choice.text) for choice in self.choices)
         # What was sent to Kimi may not have been known when the answer began: the request was queued.
-        return Usage(token_count.estimate(self._answer.info.prompt), text + reasoning, reasoning)
+        return Usage(self._answer.info.input_tokens(), text + reasoning, reasoning)
 
 
 class Encoder(ABC):
