@@ -40,7 +40,8 @@ _CLAIM = (
         == sa.select(pending_deletions.c.chat_id)
         .where(
             pending_deletions.c.due_at <= _P("now"),
-            one_of(pending_deletions.c.upstream, "upstreams"),
+            # Not the column itself, or SQLite reads all chats of an upstream instead of those that are due.
+            one_of(pending_deletions.c.upstream.concat(""), "upstreams"),
             one_of(pending_deletions.c.account_id, "accounts"),
         )
         .order_by(pending_deletions.c.due_at)

@@ -75,7 +75,7 @@ class ProcessLease:
             every(pause_s, self._renew_and_watch, "process-lease", first_after_s=pause_s),
             every(self._lease_s * _RETRY_EVERY, self._check_deadline, "process-deadline", first_after_s=pause_s),
             every(pause_s, self._retry_releases, "process-releases", first_after_s=pause_s),
-            every(_CLEAN_EVERY_S, self._store.processes.delete_leftovers, "process-leftovers", first_after_s=pause_s),
+            every(_CLEAN_EVERY_S, self._delete_leftovers, "process-leftovers", first_after_s=pause_s),
         ]
         atexit.register(self.expire_now)
 
@@ -250,6 +250,9 @@ class ProcessLease:
         pause_s = self._lease_s * _RENEW_EVERY
         due_in_s = min((since + self._lease_s - now for _, since in others.values()), default=pause_s)
         return max(self._lease_s * _RETRY_EVERY, min(pause_s, due_in_s))
+
+    def _delete_leftovers(self) -> None:
+        self._store.processes.delete_leftovers(self._store.database.now())
 
     def _retry_releases(self) -> None:
         for _ in range(self._to_retry.qsize()):

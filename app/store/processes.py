@@ -2,13 +2,11 @@
 not when a process is dead: that is for ``process_lease``.
 """
 
-from collections.abc import Sequence
-
 import sqlalchemy as sa
 
 from app.store.database import OWN_PROCESS_ID, Database, Transaction
 from app.store.dialects import per_dialect
-from app.store.tables import api_key_uses, leases, processes, queue
+from app.store.tables import accounts, api_key_uses, leases, processes, queue, wishes
 
 _P = sa.bindparam
 
@@ -40,6 +38,13 @@ _DELETE_UNKNOWN = [
     sa.delete(table).where(table.c.process_id.not_in(sa.select(processes.c.id)), table.c.process_id != OWN_PROCESS_ID)
     for table in _LEFTOVERS
 ]
+_DELETE_ENDED = [sa.delete(table).where(table.c.ends_at <= _P("now")) for table in (leases, queue)]
+_DELETE_WISHES = sa.delete(wishes).where(wishes.c.id.not_in(sa.select(queue.c.wish_id)))
+# After leases were deleted, and not released one by one.
+_streams = (
+    sa.select(sa.func.count()).select_from(leases).where(leases.c.account_id == accounts.c.id).scalar_subquery()
+)
+_COUNT_STREAMS = sa.update(accounts).where(accounts.c.streams != _streams).values(streams=_streams)
 
 
 class ProcessRows:
@@ -77,14 +82,23 @@ class ProcessRows:
 
         return self._database.in_exclusive_transaction(work)
 
-    def delete_leftovers(self) -> None:
-        """Deletes what processes hold that are not known: those of an older gateway, for example."""
-        for statement in _DELETE_UNKNOWN:
-            self._database.run(statement)
+    def delete_leftovers(self, now: float) -> None:
+        """Deletes what processes hold that are not known: those of an older gateway, for example. Also what nobody
+        has given back although its time is over.
+        """
 
-    def _delete(self, tx: Transaction, process_id: str) -> None:
-        for statement in self._of_process:
-            tx.run(statement, of_process=process_id)
+        def work(tx: Transaction) -> None:
+            for statement in _DELETE_UNKNOWN:
+                tx.run(statement)
+            for statement in _DELETE_ENDED:
+                tx.run(statement, now=now)
+            tx.run(_DELETE_WISHES)
+            tx.run(_COUNT_STREAMS)
+
+        self._database.in_exclusive_transaction(work)
+
+    @staticmethod
+    def _delete(tx: Transaction, process_id: str) -> None:
+        if sum(tx.run(statement, of_process=process_id) for statement in _DELETE_LEFTOVERS):
+            tx.run(_COUNT_STREAMS)
         tx.run(_DELETE, of_id=process_id)
-
-    _of_process: Sequence[sa.Delete] = _DELETE_LEFTOVERS

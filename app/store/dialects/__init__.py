@@ -6,7 +6,7 @@ Knows no table.
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
@@ -49,6 +49,10 @@ class one_of(sa.ColumnElement[bool]):  # in lower case, because it is used as SQ
     inherit_cache = False
     type = sa.Boolean()
 
+    def self_group(self, against: Any = None) -> Self:  # noqa: ARG002  # the signature is SQLAlchemy's
+        # SQLAlchemy would add "= 1" in SQLite, which then reads the whole table instead of an index.
+        return self
+
     def __init__(self, column: sa.ColumnElement[Any], name: str) -> None:
         self.column = column
         self.texts = sa.bindparam(name, type_=sa.Text())
@@ -59,6 +63,10 @@ class one_pair_of(sa.ColumnElement[bool]):
 
     inherit_cache = False
     type = sa.Boolean()
+
+    def self_group(self, against: Any = None) -> Self:  # noqa: ARG002  # the signature is SQLAlchemy's
+        # SQLAlchemy would add "= 1" in SQLite, which then reads the whole table instead of an index.
+        return self
 
     def __init__(self, first: sa.ColumnElement[Any], second: sa.ColumnElement[Any], name: str) -> None:
         self.first, self.second = first, second
