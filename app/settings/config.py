@@ -239,9 +239,9 @@ class Config:
         "QUEUE_MAX",
         parsers.integer(0, 100_000),
         "500",
-        "Requests that may wait for a free account, in all workers together. Further ones fail at once with status "
-        "429.",
-        "所有工作进程合计，最多允许多少个请求排队。再多立即返回 429。",
+        "Requests that may wait for a free account, in all workers together. If there are more, the API key with the "
+        "most of them gets a 429.",
+        "所有工作进程合计，最多允许多少个请求排队。再多时，排队最多的 API key 收到 429。",
         advanced=True,
     )
     failover_s: float = _setting(
