@@ -11,6 +11,7 @@ import sys
 import time
 from multiprocessing import get_context
 
+from app import logs
 from app.hosting import preflight
 from app.settings.config import Config, ConfigError, load_env_file
 
@@ -46,6 +47,8 @@ keepalive = 75
 accesslog = None
 errorlog = "-"
 loglevel = "warning"
+logger_class = "app.hosting.server_log.Logger"
+logs.redact(_config.secrets)
 # It would create a socket in the home directory, which may be read-only.
 control_socket_disable = True
 

@@ -17,6 +17,7 @@
     ├─ CheckUnavailable                     503  ours      no process could be started that checks JSON
     ├─ GatewayOverloaded                    503  ours      the requests that run need all memory that they may have
     ├─ BodyTooSlow                          408  request   the body did not come in time
+    ├─ DatabaseUnavailable                  503  ours      the database is locked, away or broken
     ├─ ClientGone                           499  request   the client has closed its connection
     └─ UpstreamError                        502  upstream
        ├─ AccountRejected                   401  account   its token is expired, revoked or banned
@@ -203,6 +204,24 @@ class BodyTooSlow(GatewayError):
     status = 408
     blame: ClassVar[Blame] = "request"
     default_code = "body_too_slow"
+
+
+class DatabaseUnavailable(GatewayError):
+    status = 503
+    default_code = "database_unavailable"
+
+    # How long a database usually needs to restart. Seconds.
+    _RETRY_AFTER_S: ClassVar[float] = 5.0
+
+    @classmethod
+    def after(cls, driver_error: str, *, reached_upstream: bool) -> Self:
+        """``driver_error``: the name of an exception of the database's driver. ``reached_upstream``: also where it is
+        not known what the request has done."""
+        return cls(
+            f"the database of the gateway cannot be used now ({driver_error})",
+            retry_after_s=cls._RETRY_AFTER_S,
+            reached_upstream=reached_upstream,
+        )
 
 
 class ClientGone(GatewayError):

@@ -16,7 +16,7 @@ from app.accounts.pool import Accounts
 from app.accounts.renewal import renew_in_a_process
 from app.accounts.scheduling import Limits
 from app.answers.attempt import AttemptServices
-from app.answers.idempotency import IdempotentAnswers
+from app.answers.idempotency import IdempotentAnswers, KeepLimits
 from app.answers.json_checker import JsonChecker
 from app.answers.plan import Planner
 from app.answers.stream import AnswerTimeouts
@@ -89,8 +89,8 @@ def create_app(
     app.config["STRICT_PARAMS"] = config.strict_params
     app.config["TOOLS"] = config.tools
     app.extensions["gateway"] = gateway
-    app.extensions["api_keys"] = ApiKeys([key.secret for key in config.api_keys], store.keys.all)
-    app.extensions["rate_limits"] = RateLimits(store, process_lease, _longest_s(config))
+    app.extensions["api_keys"] = keys = ApiKeys([key.secret for key in config.api_keys], store.keys)
+    app.extensions["rate_limits"] = rate_limits = RateLimits(store, process_lease, _longest_s(config))
     app.extensions["request_memory"] = RequestMemory(config.request_memory_bytes, config.queue_wait_s)
     middleware.install(app)
     cors.install(app, config.cors_origins)
@@ -105,6 +105,8 @@ def create_app(
             name = api.blueprint.name + suffix
             app.register_blueprint(api.blueprint, name=name, url_prefix=prefix or None)
     openapi.install(app, [operation for api in (*public_apis, _HEALTH) for operation in api.OPERATIONS])
+    keys.start()
+    rate_limits.start_cleaning()
     accounts.keep_fresh()
     gateway.start_background_work()
     for group in groups:
@@ -180,7 +182,13 @@ def _build_gateway(
     services = AttemptServices(router, accounts, leases, cleanup, checker, config.keep_chats, config.citations)
     policy = RetryPolicy(config.failover_s, config.retry_backoff_s)
     turns = Turns(Planner(router, accounts), services, conversations, store, policy)
-    idempotent = IdempotentAnswers(store, process_lease, commit_after_s=config.commit_after_s, tick_s=timeouts.tick_s)
+    idempotent = IdempotentAnswers(
+        store,
+        process_lease,
+        KeepLimits(config.max_idempotent_answers, config.max_idempotent_bytes),
+        commit_after_s=config.commit_after_s,
+        tick_s=timeouts.tick_s,
+    )
     return Gateway(turns, router, accounts, conversations, cleanup, idempotent, checker, store, timeouts, watchdog)
 
 

@@ -4,8 +4,9 @@ Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 """
 
 import logging
+import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from app.accounts.pool import Accounts
 from app.answers.answer import Answer
@@ -26,6 +27,16 @@ from app.store import ConversationRow, Store, StoreError
 from app.upstreams.routing import Router
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """``problems``: why no chat could be served now; empty if one could. ``public_problems``: the same without names
+    of accounts. ``warnings``: what works now and will stop working."""
+
+    problems: list[str] = field(default_factory=list)
+    public_problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Gateway:
@@ -54,6 +65,9 @@ class Gateway:
         self._store = store
         self._timeouts = timeouts
         self._watchdog = watchdog
+        self._readiness: Readiness | None = None
+        self._looked_at = 0.0
+        self._looking = threading.Lock()
 
     # Answers
 
@@ -140,21 +154,30 @@ class Gateway:
 
     # Health and background work
 
-    def warnings(self) -> list[str]:
-        """What works now and will stop working."""
-        return self._accounts.warnings()
+    def readiness(self, max_age_s: float) -> Readiness:
+        """Whether a chat could be served, as it was at most ``max_age_s`` ago: each look writes to the database."""
+        # One thread looks, the others wait for it.
+        with self._looking:
+            if self._readiness is None or time.monotonic() - self._looked_at >= max_age_s:
+                self._readiness = self._look()
+                self._looked_at = time.monotonic()
+            return self._readiness
 
-    def problems(self) -> list[str]:
-        """Why no chat could be served now; empty where one could."""
+    def _look(self) -> Readiness:
         try:
-            self._accounts.reload()
-            self._store.check_writable()
-            return [] if self._accounts.has_usable() else self._accounts.problems()
+            # What cannot be done now is a problem now.
+            with self._store.database.retrying_for(0):
+                self._accounts.reload()
+                self._store.check_writable()
+                if self._accounts.has_usable():
+                    return Readiness(warnings=self._accounts.warnings())
+                return Readiness(self._accounts.problems(), ["no Kimi account can be used now"])
         except StoreError as e:
-            return [f"the database cannot be written ({e.driver_error})"]
+            problem = f"the database cannot be written ({e.driver_error})"
         except Exception as e:  # a fault of ours: the log has the traceback
             log.exception("readiness_check_failed")
-            return [f"the gateway itself failed during this check ({type(e).__name__}); see its log"]
+            problem = f"the gateway itself failed during this check ({type(e).__name__}); see its log"
+        return Readiness([problem], [problem])
 
     def start_background_work(self) -> None:
         """Deletes chats that a killed worker left, conversations that were not used for too long, and kept answers

@@ -22,7 +22,7 @@ from app.chat import Caller
 from app.concurrency.background import Cancellation
 from app.conversations.conversations import ConversationLimits, Conversations
 from app.store import Store
-from app.store.leases import Ticket
+from app.store.leases import Ticket, Wish
 from app.store.process_lease import ProcessLease
 
 _ACCOUNTS = {f"account-{number}": "digest" for number in range(3)}
@@ -35,7 +35,7 @@ class _Worker:
 
     def __init__(self, url: str) -> None:
         self.store = Store(url)
-        self.store.accounts.add(list(_ACCOUNTS))
+        self.store.accounts.add(list(_ACCOUNTS), time.time())
         self.process_lease = ProcessLease(self.store, 10.0)
         self.process_lease.start()
         self.leases = Leases(
@@ -67,10 +67,10 @@ class _Worker:
 
     def place(self) -> None:
         """A place in the queue, taken and left."""
-        ticket = Ticket(uuid.uuid4().hex, _CALLER.owner, "k2", _ACCOUNTS)
+        ticket = Ticket(uuid.uuid4().hex, _CALLER.owner, Wish("k2", _ACCOUNTS))
         now = self.store.database.now()
         self.store.database.in_exclusive_transaction(
-            lambda tx: self.store.leases.enqueue(tx, ticket, self.process_lease.id, now, now + 60)
+            lambda tx: self.store.leases.enqueue(tx, ticket, 0, self.process_lease.id, now, now + 60)
         )
         self.store.leases.withdraw(ticket.id)
 
@@ -78,7 +78,7 @@ class _Worker:
         """An answer that is stored for an Idempotency-Key."""
         answer_id = uuid.uuid4().hex
         now = self.store.database.now()
-        self.store.idempotent_answers.begin(answer_id, "digest", self.process_lease.id, answer_id, now)
+        self.store.idempotent_answers.begin(answer_id, _CALLER.owner, "digest", self.process_lease.id, answer_id, now)
         self.store.idempotent_answers.finish(answer_id, "x" * 2000)
 
     def refresh(self) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.running import BLUNT, PROFILES, QUICK, SHIPPED, Gateway, Profile, Running, Share, SharedGateways, Simulator
-from tests.running.postgres import folder_of_a_run
+from tests.running.postgres import Cluster, folder_of_a_run
 
 # Inherited by the processes of xdist: the folder of what they share.
 _FOLDER_OF_THE_RUN = "KIMI_GATEWAY_TESTS_FOLDER"
@@ -102,6 +103,20 @@ def quick(shared_gateway: Share) -> Gateway:
 def blunt(shared_gateway: Share) -> Gateway:
     """One that reports every failure at once: no second try, no other account."""
     return shared_gateway(**BLUNT)
+
+
+@pytest.fixture
+def cluster(running: Running) -> Iterator[Cluster]:
+    """A PostgreSQL that this test may stop."""
+    with tempfile.TemporaryDirectory(prefix="kimi-gateway-tests-") as folder:
+        Path(folder).chmod(0o755)
+        cluster = Cluster.create(Path(folder) / "cluster")
+        try:
+            yield cluster
+            assert running.leaks_of(cluster) == []
+        finally:
+            if cluster.runs:
+                cluster.stop("immediate")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from app.accounts import scheduling
 from app.accounts.scheduling import Limits
@@ -18,7 +18,7 @@ from app.concurrency.background import Cancellation
 from app.concurrency.periodic import Periodic, every
 from app.errors import AccountRejected, ModelUnavailable, NoAccountFree, QuotaSpent, RateLimit
 from app.store import Store, StoreError, Transaction
-from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown, Grant, Ticket
+from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown, Grant, QueuedTicket, Ticket, Wish
 from app.store.process_lease import ProcessLease
 from app.upstreams.account import duration
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 REJECTED_COOLDOWN_S = 600.0
 # How often the queue is served while a request of this process is in it. Seconds.
 _SERVE_EVERY_S = 0.1
+# How many requests get an account in one transaction: all others wait for its end.
+_GRANTS_AT_ONCE = 10
 # Retry-After where the end of the running streams cannot be predicted. Seconds.
 _RETRY_AFTER_S = 5.0
 
@@ -55,6 +57,8 @@ class _Waiting:
     ticket: Ticket
     delivered: threading.Event = field(default_factory=threading.Event)
     lease: Lease | None = None
+    # Others needed its place.
+    is_dropped: bool = False
 
 
 class Leases:
@@ -80,10 +84,13 @@ class Leases:
         self._wait_s = wait_s
         self._longest_s = longest_s
         self._waiting: dict[str, _Waiting] = {}
+        # The leases of this process, until they are released.
+        self._held: dict[str, Lease] = {}
         self._lock = threading.Lock()
         # Set while a request of this process is in the queue. Otherwise the thread that serves the queue sleeps.
         self._some_wait = threading.Event()
         self._server: Periodic | None = None
+        process_lease.when_lost(lambda: process_lease.run_or_retry(self._restore))
 
     def lease(self, accounts: Mapping[str, str], scope: str, owner: str, cancellation: Cancellation) -> Lease:
         """The right to one stream on one of ``accounts`` (id → digest of its token), at once or after waiting in the
@@ -95,13 +102,16 @@ class Leases:
         Raises Cancelled.
         """
         deadline = time.monotonic() + self._wait_s
-        ticket = Ticket(secrets.token_hex(16), owner, scope, accounts)
+        ticket = Ticket(secrets.token_hex(16), owner, Wish(scope, accounts))
         lease = self._acquire_now(ticket)
         if lease is not None:
+            self._held[lease.id] = lease
             return lease
         waiting = self._waits(ticket)
         try:
             while waiting.lease is None:
+                if waiting.is_dropped:
+                    raise self._refusal(accounts, "too many requests of this API key wait already", _RETRY_AFTER_S)
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise self._refusal(accounts, "every account stayed busy for {wait:.0f} s", _RETRY_AFTER_S)
@@ -115,6 +125,7 @@ class Leases:
 
     def release(self, lease: Lease) -> None:
         """Gives the account back. Safe to call again."""
+        self._held.pop(lease.id, None)
         self._process_lease.run_or_retry(lambda: self._store.leases.release(lease.id))
         self._serve_soon()
 
@@ -163,6 +174,7 @@ class Leases:
 
     def _grant_or_enqueue(self, tx: Transaction, ticket: Ticket, run: int) -> Lease | None:
         store, now = self._store.leases, self._store.database.now()
+        wish = ticket.wish
         if run:
             # An earlier run may have been committed: with a lease, …
             row = store.find(tx, ticket.id)
@@ -170,17 +182,13 @@ class Leases:
                 return Lease(row.id, row.account_id, row.scope, row.is_probe)
             # … or with the ticket in the queue, which is decided anew.
             store.dequeue(tx, ticket.id)
-        accounts, queue = store.snapshot(tx, now)
-        head = queue[0].position if queue else None
-        own = [waiting.position for waiting in queue if waiting.owner == ticket.owner]
-        position = scheduling.next_position(max(own, default=None), head)
-        ticket = replace(ticket, position=position)
-        # Behind those that came to the same position before it.
-        queue.insert(sum(1 for waiting in queue if waiting.position <= position), ticket)
-        lease = self._grant(tx, scheduling.assign(accounts, queue, self._limits, now), now, ticket.id)
-        if lease is not None:
+        queue = store.queue_state(tx, ticket.owner)
+        position = scheduling.next_position(queue.last_of_owner, queue.head)
+        # First those before it: an account may be free that nobody has noticed yet.
+        is_its_turn = queue.head is None or self._serve(tx, now, position) < _GRANTS_AT_ONCE
+        if is_its_turn and (lease := self._grant(tx, ticket.id, self._process_lease.id, wish, now, waited=False)):
             return lease
-        earliest = scheduling.earliest_available(accounts, ticket)
+        earliest = scheduling.earliest_available(store.cooldowns_for(tx, wish.scope, now), wish)
         wait_s = earliest.until - now
         if wait_s > self._wait_s:
             if earliest.cause == REJECTED:
@@ -196,24 +204,61 @@ class Leases:
                     retry_after_s=wait_s,
                     reached_upstream=False,
                 )
-            raise self._refusal(ticket.accounts, "every account is cooling down after a failure", wait_s)
-        if len(queue) > self._max_waiting:
-            raise self._refusal(ticket.accounts, "too many requests wait already", _RETRY_AFTER_S)
-        store.enqueue(tx, ticket, self._process_lease.id, now, now + self._wait_s + 60)
+            raise self._refusal(wish.accounts, "every account is cooling down after a failure", wait_s)
+        if queue.waiting >= self._max_waiting:
+            owner, most = store.busiest_owner(tx)
+            own = store.tickets_of(tx, ticket.owner)
+            if not scheduling.may_displace(own, most):
+                raise self._refusal(wish.accounts, "too many requests wait already", _RETRY_AFTER_S)
+            store.drop_last(tx, owner)
+        store.enqueue(tx, ticket, position, self._process_lease.id, now, now + self._wait_s + 60)
         return None
 
-    def _grant(self, tx: Transaction, grants: list[Grant], now: float, ticket_id: str = "") -> Lease | None:
-        """Stores the grants. Returns the lease of ``ticket_id`` if it is one of them."""
-        own = None
-        for grant in grants:
-            is_own = grant.ticket.id == ticket_id
-            # A request in the queue finds its lease under the id of its ticket, in the process that it waits in.
-            self._store.leases.grant(
-                tx, grant, self._process_lease.id if is_own else None, now, now + self._longest_s
-            )
-            if is_own:
-                own = Lease(ticket_id, grant.account_id, grant.ticket.scope, grant.is_probe)
-        return own
+    def _grant(
+        self, tx: Transaction, ticket_id: str, process_id: str, wish: Wish, now: float, *, waited: bool
+    ) -> Lease | None:
+        """Gives the ticket an account, if one is free. ``waited``: it is in the queue."""
+        free = self._store.leases.free_accounts(tx, wish, scheduling.free_limits(self._limits, now))
+        account = scheduling.choose(free, wish)
+        if account is None:
+            return None
+        next_at = scheduling.next_start_at(self._limits, now)
+        grant = Grant(account.id, wish.scope, account.is_probe, now, next_at, now + self._longest_s)
+        self._store.leases.grant(tx, ticket_id, process_id, grant, waited=waited)
+        return Lease(ticket_id, account.id, wish.scope, account.is_probe)
+
+    def _serve(self, tx: Transaction, now: float, last_position: int | None = None) -> int:
+        """Gives accounts to requests in the queue, in its order, up to ``last_position``, but not to all at once.
+        Returns how many got one: if these are ``_GRANTS_AT_ONCE``, there may be more.
+        """
+        store = self._store.leases
+        limits = scheduling.free_limits(self._limits, now)
+        tickets: list[tuple[QueuedTicket, Wish]] = []
+        for wish_id in store.servable_wishes(tx, limits, _GRANTS_AT_ONCE):
+            wish = store.wish(tx, wish_id)
+            if wish is not None and scheduling.choose(store.free_accounts(tx, wish, limits), wish) is not None:
+                tickets += ((ticket, wish) for ticket in store.tickets(tx, wish_id, _GRANTS_AT_ONCE))
+        granted, exhausted = 0, set()
+        for ticket, wish in sorted(tickets, key=lambda pair: pair[0].order):
+            if granted == _GRANTS_AT_ONCE or (last_position is not None and ticket.position > last_position):
+                break
+            if wish.id in exhausted:
+                continue
+            if self._grant(tx, ticket.id, ticket.process_id, wish, now, waited=True) is None:
+                exhausted.add(wish.id)
+            else:
+                granted += 1
+        return granted
+
+    def _can_serve(self, tx: Transaction) -> bool:
+        """Whether a request in the queue could get an account. Locks nothing."""
+        store, limits = self._store.leases, scheduling.free_limits(self._limits, self._store.database.now())
+        wishes = (store.wish(tx, wish_id) for wish_id in store.servable_wishes(tx, limits, 1))
+        return any(
+            scheduling.choose(store.free_accounts(tx, wish, limits), wish) is not None
+            for wish in wishes
+            if wish is not None
+        )
 
     def _waits(self, ticket: Ticket) -> _Waiting:
         waiting = _Waiting(ticket)
@@ -240,28 +285,65 @@ class Leases:
         if self._server is not None:
             self._server.wake()
 
-    def _serve_queue(self) -> None:
-        """Serves the queue of all processes once. Waits first until a request of this process is in it."""
+    def _serve_queue(self) -> float | None:
+        """Serves the queue once. Waits first until a request of this process is in it."""
         if not self._some_wait.is_set():
             self._some_wait.wait()
             # The request that has just joined has tried to serve it. The next call does.
-            return
-        self._store.database.in_exclusive_transaction(self._grant_all)
-        for row in self._store.leases.granted(self._process_lease.id):
-            self._deliver(row.id, Lease(row.id, row.account_id, row.scope, row.is_probe))
+            return None
+        return 0.0 if self.look() else None
 
-    def _deliver(self, ticket_id: str, lease: Lease) -> None:
+    def look(self) -> bool:
+        """Serves the queue of all processes, and finds out what became of the requests of this one. Returns whether
+        there may be more to do.
+        """
+        granted = 0
+        if self._store.database.with_retries(self._can_serve):
+            granted = self._store.database.in_exclusive_transaction(
+                lambda tx: self._serve(tx, self._store.database.now())
+            )
+        rows = self._store.leases.granted(self._process_lease.id)
+        for row in rows:
+            self._deliver(row.id, Lease(row.id, row.account_id, row.scope, row.is_probe))
+        if rows:
+            self._store.leases.delivered([row.id for row in rows])
+        for ticket_id in self._store.leases.dropped(self._process_lease.id):
+            self._deliver(ticket_id, None)
+        return granted == _GRANTS_AT_ONCE
+
+    def _deliver(self, ticket_id: str, lease: Lease | None) -> None:
+        """``lease``: None if the ticket was dropped."""
         with self._lock:
             waiting = self._waiting.get(ticket_id)
         if waiting is not None and waiting.lease is None:
             waiting.lease = lease
+            waiting.is_dropped = lease is None
+            if lease is not None:
+                self._held[lease.id] = lease
             waiting.delivered.set()
 
-    def _grant_all(self, tx: Transaction) -> None:
-        now = self._store.database.now()
-        accounts, queue = self._store.leases.snapshot(tx, now)
-        if queue:
-            self._grant(tx, scheduling.assign(accounts, queue, self._limits, now), now)
+    def _restore(self) -> None:
+        """Others thought that this process was dead, and have deleted its leases and its places in the queue. Its
+        streams go on, and its requests wait.
+        """
+        held = list(self._held.values())
+        with self._lock:
+            waiting = [waiting.ticket for waiting in self._waiting.values() if waiting.lease is None]
+
+        def work(tx: Transaction) -> None:
+            store, now = self._store.leases, self._store.database.now()
+            process_id = self._process_lease.id
+            for lease in held:
+                if lease.id in self._held:
+                    grant = Grant(lease.account_id, lease.scope, lease.is_probe, now, now, now + self._longest_s)
+                    store.grant(tx, lease.id, process_id, grant, waited=False)
+            for ticket in waiting:
+                if store.find(tx, ticket.id) is None:
+                    queue = store.queue_state(tx, ticket.owner)
+                    position = scheduling.next_position(queue.last_of_owner, queue.head)
+                    store.enqueue(tx, ticket, position, process_id, now, now + self._wait_s + 60)
+
+        self._store.database.in_exclusive_transaction(work)
 
     def _cool_down(
         self,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 from app.accounts.leases import rejection_advice
-from app.concurrency.periodic import every
+from app.concurrency.periodic import every, in_steps
 from app.errors import AccountRejected, ConversationLost, RenewalFailed
 from app.settings.credentials import Credential, read_lifetime
 from app.store import Store, StoreError, TokenRow, WrongSecret
@@ -33,6 +33,12 @@ _WAIT_S = 25.0
 _LOOK_EVERY_S = 0.1
 # The longest pause of the thread that renews ahead of time: it also sees what other workers have renewed. Seconds.
 _MAX_SLEEP_S = 60.0
+
+# How often a gateway says that its accounts are in its settings, and after which time those of none are deleted.
+# Seconds. And how many in one transaction.
+_SEE_EVERY_S = 600.0
+_GONE_AFTER_S = 3600.0
+_DELETED_AT_ONCE = 100
 
 _RENEWAL_USELESS = "the renewed token does not work, or has expired already: is this machine's clock right?"
 
@@ -62,7 +68,7 @@ class Accounts:
         self._locks = {credential.id: threading.Lock() for credential in credentials}
         # Account id → renewals ahead of time that failed in a row.
         self._failures = dict.fromkeys(self._credentials, 0)
-        store.accounts.add(list(self._credentials))
+        self._see()
         for c in credentials:
             if c.refresh_token is not None:
                 store.tokens.begin(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
@@ -70,12 +76,22 @@ class Accounts:
         for sentence in (*self.problems(), *self.warnings()):
             log.warning("account_needs_attention reason=%s", sentence)
 
+    def _see(self) -> None:
+        self._store.accounts.add(list(self._credentials), self._store.database.now())
+
+    def forget_gone(self) -> None:
+        """Deletes the accounts that no gateway has in its settings any more."""
+        self._see()
+        before = self._store.database.now() - _GONE_AFTER_S
+        in_steps(lambda: self._store.accounts.delete_unseen(before, _DELETED_AT_ONCE), _DELETED_AT_ONCE)
+
     @property
     def ids(self) -> list[str]:
         return list(self._credentials)
 
     def keep_fresh(self) -> None:
         """Starts renewing ahead of expiry, in the background, for as long as the process lives."""
+        every(_SEE_EVERY_S, self.forget_gone, "accounts-gone", first_after_s=_SEE_EVERY_S)
         for account_id in self._rows:
             every(_MAX_SLEEP_S, partial(self._renew_ahead, account_id), f"renewal-of-{account_id}")
 

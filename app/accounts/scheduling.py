@@ -1,23 +1,25 @@
-"""Which account serves which request, and how long an account cools down. Pure policy over a snapshot of the store.
+"""Which account serves which request, and how long an account cools down. Pure policy.
 
 Accounts: the one with the fewest streams first; among equals the one whose latest stream is the longest ago. Never
 more streams than the limit, never sooner after the latest start than the interval, never during a cooldown. An
 account whose cooldown has just ended is half open (as a circuit breaker): it serves one request, the probe, and is
-itself again when that has succeeded.
+itself again when that has succeeded. ``app.store.leases`` reads the accounts in that order.
 
 Requests: fair between API keys, first come, first served within one. A request gets a ``position`` when it joins the
 queue: one behind the last of its key, or that of the head of the queue if its key has none there (start-time fair
 queueing). A request that cannot be served now, because the account of its conversation is busy, does not hold up
-those behind it.
+those behind it. If the queue is full, the key with the most requests in it loses its last one, unless that of the new
+request would have as many then.
 
 Knows no SQL, no Kimi, and nothing of what a request is about. Times are Unix seconds.
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from app.store.leases import REJECTED, WHOLE_ACCOUNT, Accounts, AccountState, Cooldown, Grant, Ticket
+from app.store.leases import ALL_ACCOUNTS, REJECTED, Cooldown, CooldownRow, FreeAccount, FreeLimits, Wish
 
 # A cooldown grows with every failure in a row, but never beyond this.
 MAX_COOLDOWN_S = 3600.0
@@ -49,57 +51,36 @@ class Limits:
         return accounts * self.max_streams if self.max_streams else None
 
 
-def assign(accounts: Accounts, queue: Sequence[Ticket], limits: Limits, now: float) -> list[Grant]:
-    """The grants for those tickets of the ``queue`` (in its order) that are served now. Changes ``accounts``
-    accordingly.
-    """
-    by_id = {account.id: account for account in accounts.states}
-    turn = max((account.last_turn for account in accounts.states), default=0)
-    grants = []
-    for ticket in queue:
-        model = accounts.models.get(ticket.scope)
-        if model is not None and (model.until > now or _is_model_probed(accounts.states, ticket.scope, model)):
-            continue
-        free = [
-            account
-            for account_id, token in ticket.accounts.items()
-            if (account := by_id.get(account_id)) is not None and _is_free(account, ticket.scope, token, limits, now)
-        ]
-        if not free:
-            continue
-        chosen = min(free, key=lambda account: (account.streams, account.last_turn, account.id))
-        turn += 1
-        token = ticket.accounts[chosen.id]
-        is_probe = model is not None or chosen.refused == token or bool(chosen.cooldowns_for(ticket.scope, token))
-        chosen.last_turn = turn
-        chosen.next_at = now + limits.min_interval_s * random.uniform(*_SPREAD)
-        chosen.active[ticket.scope] = chosen.active.get(ticket.scope, 0) + 1
-        chosen.newest_at[ticket.scope] = now
-        grants.append(Grant(ticket, chosen.id, turn, chosen.next_at, is_probe))
-    return grants
-
-
-def _is_free(account: AccountState, scope: str, token: str, limits: Limits, now: float) -> bool:
-    if limits.max_streams and account.streams >= limits.max_streams:
-        return False
+def free_limits(limits: Limits, now: float) -> FreeLimits:
+    """Which accounts are free at ``now``."""
     # A time further ahead was written before the clock was set back.
-    if 0 < account.next_at - now <= limits.min_interval_s * _SPREAD[1]:
-        return False
-    return not any(
-        cooldown.until > now or _is_probed(account, name, cooldown)
-        for name, cooldown in account.cooldowns_for(scope, token).items()
-    )
+    latest_next_at = now + limits.min_interval_s * _SPREAD[1]
+    return FreeLimits(now, limits.max_streams or sys.maxsize >> 33, latest_next_at)
 
 
-def _is_probed(account: AccountState, scope: str, cooldown: Cooldown) -> bool:
-    """Whether a probe runs already: a stream that began after the cooldown. Earlier streams say nothing about it."""
-    began = account.newest_at.values() if scope == WHOLE_ACCOUNT else [account.newest_at.get(scope, 0.0)]
-    return any(began_at >= cooldown.until for began_at in began)
+def next_start_at(limits: Limits, now: float) -> float:
+    """When an account on which a stream begins now may begin the next one."""
+    return now + limits.min_interval_s * random.uniform(*_SPREAD)
 
 
-def _is_model_probed(accounts: Sequence[AccountState], model: str, cooldown: Cooldown) -> bool:
-    """The same for a model that all accounts have failed to serve."""
-    return any(account.newest_at.get(model, 0.0) >= cooldown.until for account in accounts)
+def choose(free: Iterable[FreeAccount], wish: Wish) -> FreeAccount | None:
+    """The first of the free accounts that may serve this. One whose token Kimi has rejected is a probe."""
+    for account in free:
+        token = wish.accounts.get(account.id)
+        if token is None:
+            continue
+        if account.refused != token:
+            return account
+        if account.may_retry:
+            return replace(account, is_probe=True)
+    return None
+
+
+def may_displace(own: int, most: int) -> bool:
+    """Whether a new request takes the place of another one in a full queue. ``own``: how many of its API key wait.
+    ``most``: how many of the key with the most.
+    """
+    return own + 1 < most
 
 
 def next_position(last_of_owner: int | None, head: int | None) -> int:
@@ -109,23 +90,24 @@ def next_position(last_of_owner: int | None, head: int | None) -> int:
     return (head or 0) if last_of_owner is None else last_of_owner + 1
 
 
-def earliest_available(accounts: Accounts, ticket: Ticket) -> Cooldown:
-    """The cooldown that ends first, of those that keep the ticket's accounts from it; one that ended at 0 if there is
-    none. One of a rejected token only where Kimi has rejected the tokens of all of them.
+def earliest_available(rows: Iterable[CooldownRow], wish: Wish) -> Cooldown:
+    """The cooldown that ends first, of those that keep the accounts from this; one that ended at 0 if there is none.
+    One of a rejected token only where Kimi has rejected the tokens of all of them.
     """
-    candidates = [
-        max(
-            account.cooldowns_for(ticket.scope, ticket.accounts[account.id]).values(),
-            key=lambda cooldown: cooldown.until,
-            default=_NO_COOLDOWN,
-        )
-        for account in accounts.states
-        if account.id in ticket.accounts
-    ]
-    first = min(candidates, key=lambda cooldown: (cooldown.cause == REJECTED, cooldown.until), default=_NO_COOLDOWN)
-    if first.cause == REJECTED:
-        return first
-    return max(first, accounts.models.get(ticket.scope, _NO_COOLDOWN), key=lambda cooldown: cooldown.until)
+    of_accounts: dict[str, Cooldown] = {}
+    everywhere = _NO_COOLDOWN
+    for row in rows:
+        token, cooldown = wish.accounts.get(row.account_id), row.cooldown
+        if row.account_id == ALL_ACCOUNTS:
+            everywhere = cooldown
+        elif token is not None and (cooldown.cause != REJECTED or row.refused == token):
+            known = of_accounts.get(row.account_id, _NO_COOLDOWN)
+            of_accounts[row.account_id] = max(known, cooldown, key=lambda one: one.until)
+    if len(of_accounts) < len(wish.accounts):
+        first = _NO_COOLDOWN
+    else:
+        first = min(of_accounts.values(), key=lambda one: (one.cause == REJECTED, one.until), default=_NO_COOLDOWN)
+    return first if first.cause == REJECTED else max(first, everywhere, key=lambda one: one.until)
 
 
 def cooldown_s(failures: int, base_s: float, asked_s: float | None, cause: str = "") -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from app.chat import Event
+from app.text import token_count
 
 
 @dataclass(slots=True)
@@ -18,6 +19,19 @@ class AnswerInfo:
     notices: list[str] = field(default_factory=list)
     # Where the history came from, if a lost conversation continues in a new chat: history, request or transcript.
     rebuilt_from: str | None = None
+    # A text that was counted, and its tokens.
+    counted: tuple[str, int] | None = None
+
+    @classmethod
+    def without_prompt(cls, input_tokens: int, notices: list[str], rebuilt_from: str | None) -> "AnswerInfo":
+        """For an answer of which only the number of its prompt's tokens is known."""
+        return cls("", notices, rebuilt_from, ("", input_tokens))
+
+    def input_tokens(self) -> int:
+        """The tokens of ``prompt``, counted once: that takes a millisecond for a few thousand characters."""
+        if self.counted is None or self.counted[0] != self.prompt:
+            self.counted = (self.prompt, token_count.estimate(self.prompt))
+        return self.counted[1]
 
 
 class Answer(ABC):

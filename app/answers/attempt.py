@@ -45,7 +45,6 @@ from app.errors import (
     UpstreamError,
     UpstreamProtocolError,
 )
-from app.store import StoreError
 from app.text.held_text import HeldText
 from app.upstreams import PreparedTurn, Resume, Upstream
 from app.upstreams.account import Account
@@ -156,11 +155,7 @@ class Attempt:
                 cleanup.discard(name, self.chat_id, account_id)
         elif self._conversation is not None and self._conversation.is_new and not self.finished:
             # The first turn of a conversation failed: the conversation never began.
-            try:
-                cleanup.note(name, self.chat_id, account_id)
-            except StoreError:
-                log.exception("pending_deletion_not_noted upstream=%s", name)
-            cleanup.discard(name, self.chat_id, account_id)
+            cleanup.note_and_discard(name, self.chat_id, account_id)
         self.keep_chat()
 
     def _run_with_renewal(self) -> None:
@@ -192,6 +187,8 @@ class Attempt:
         prepared = plan.prepared if is_first else upstream.prepare(plan.prepared.request, plan.messages)
         self._prepared = prepared
         turn.info.prompt = prepared.counted_text
+        if self._conversation is not None:
+            self._conversation.check()
         events = upstream.open(prepared, self._account, self._resume, self._cancellation, self._renewed)
         shape = self._shaper(prepared)
         remember, emit = self._remember, self._emit

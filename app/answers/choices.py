@@ -58,7 +58,10 @@ class Choices(Answer):
     @property
     def info(self) -> AnswerInfo:
         # The question was sent more than once, and counts once.
-        return merged([answer.info for answer in self._answers], self._answers[0].info.prompt)
+        infos = [answer.info for answer in self._answers]
+        info = merged(infos, infos[0].prompt)
+        info.counted = infos[0].counted
+        return info
 
     def __iter__(self) -> Iterator[Sequence[Event]]:
         return (batch for _, batch in self.by_choice())

@@ -2,7 +2,8 @@
 
 The first request with a key runs the turn, and goes on when its client has left. A repetition, on whatever worker,
 waits for that answer and gets it. The answer is kept for a day, encrypted with the client's own key, which the store
-does not know. A failure that happened before the message reached Kimi is not kept: then a repetition may try again.
+does not know; the oldest answers of an API key go earlier if it has too many. The prompt is not kept, only how many
+tokens it has. A failure that happened before the message reached Kimi is not kept: then a repetition may try again.
 Must never know HTTP.
 """
 
@@ -10,11 +11,12 @@ import base64
 import hashlib
 import json
 import logging
+import math
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cryptography.fernet import Fernet
@@ -36,23 +38,26 @@ from app.chat import (
     TextPart,
     ToolCall,
 )
-from app.concurrency.periodic import every
+from app.concurrency.periodic import every, in_steps
+from app.concurrency.waiting_room import WaitingRoom
 from app.concurrency.yielding import in_slices
 from app.errors import (
     ClientGone,
+    DatabaseUnavailable,
     GatewayError,
     IdempotentAnswerLost,
     InvalidRequest,
     OriginalRequestFailed,
     ProtocolUnavailable,
 )
-from app.store import IdempotentAnswerRow, Store
+from app.store import IdempotentAnswerRow, Store, StoreError
 from app.store.process_lease import ProcessLease
 from app.text.held_text import TextLimit
 
 log = logging.getLogger(__name__)
 
-# How long an answer is kept, how often older ones are dropped, and how often a waiting repetition looks. Seconds.
+# How long an answer is kept, how often older ones are dropped, and how often it is looked whether another process has
+# completed an answer that repetitions wait for. Seconds.
 _KEPT_S = 86_400.0
 _SWEEP_EVERY_S = 3600.0
 _LOOK_EVERY_S = 0.1
@@ -64,16 +69,34 @@ Open = Callable[[Caller], Answer]
 _INTERNAL_ERROR = GatewayError(
     "the gateway itself failed on the first request with this Idempotency-Key; see its log", code="internal_error"
 )
+_TOO_LARGE = IdempotentAnswerLost(
+    "the answer to this request was given, and was too large to be kept for a repetition (MAX_IDEMPOTENT_BYTES). "
+    "Send it with another Idempotency-Key"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepLimits:
+    """What is kept of one API key: answers, and bytes of them together."""
+
+    answers: int
+    size: int
 
 
 class IdempotentAnswers:
     """All answers with an Idempotency-Key. One object per process."""
 
-    def __init__(self, store: Store, process_lease: ProcessLease, *, commit_after_s: float, tick_s: float) -> None:
+    def __init__(
+        self, store: Store, process_lease: ProcessLease, limits: KeepLimits, *, commit_after_s: float, tick_s: float
+    ) -> None:
         """``commit_after_s``: how long the status of a stream may stay open while a running answer is awaited.
         ``tick_s``: how often a silent wait checks the client."""
         self._store = store
         self._process_lease = process_lease
+        self._limits = limits
+        self._waiting: WaitingRoom[str] = WaitingRoom(
+            self._settled, _LOOK_EVERY_S, "idempotent-answers", one_at_a_time=False
+        )
         self._commit_after_s = commit_after_s
         self._tick_s = tick_s
 
@@ -87,16 +110,26 @@ class IdempotentAnswers:
         """
         cipher = _AnswerCipher(caller.owner, key)
         digest = request_digest(request)
-        now, holder = self._store.database.now(), uuid.uuid4().hex
-        if self._store.idempotent_answers.begin(cipher.id, digest, self._process_lease.id, holder, now):
+        if self._begin(cipher, digest):
             return self._record(cipher, caller, open_one)
-        replay = _Replay(self._store, cipher, digest, caller, self._tick_s)
+        replay = _Replay(self._store, self._waiting, cipher, digest, caller, self._tick_s)
         replay.wait(self._commit_after_s if commit else None)
         return replay
 
     def start_expiry(self) -> None:
         """Starts to delete, in the background, what is older than a day."""
         every(_SWEEP_EVERY_S, self._drop_expired, "idempotency-expiry")
+
+    def _begin(self, cipher: "_AnswerCipher", digest: str) -> bool:
+        """Whether this is the first request with its key."""
+        answers, holder, now = self._store.idempotent_answers, uuid.uuid4().hex, self._store.database.now()
+        try:
+            return answers.begin(cipher.id, cipher.owner, digest, self._process_lease.id, holder, now)
+        except StoreError as e:
+            if e.may_have_run:
+                # Nothing runs: a repetition would wait for ever.
+                self._process_lease.retry_later(lambda: answers.delete_unfinished(cipher.id, holder))
+            raise
 
     def _record(self, cipher: "_AnswerCipher", caller: Caller, open_one: Open) -> Answer:
         # Whoever repeats the request wants the answer, so it is not given up when its first client leaves.
@@ -115,17 +148,39 @@ class IdempotentAnswers:
         )
 
     def _keep_failure(self, cipher: "_AnswerCipher", error: BaseException) -> None:
+        if isinstance(error, StoreError):
+            error = DatabaseUnavailable.after(error.driver_error, reached_upstream=error.may_have_run)
         if isinstance(error, GatewayError) and not error.reached_upstream:
             self._process_lease.run_or_retry(lambda: self._store.idempotent_answers.delete(cipher.id))
+            self._waiting.wake(cipher.id)
         else:
             self._keep(cipher, _encode_failure(error if isinstance(error, GatewayError) else _INTERNAL_ERROR))
 
     def _keep(self, cipher: "_AnswerCipher", content: dict[str, Any]) -> None:
         encrypted = cipher.encrypt(content)
+        if len(encrypted) > self._limits.size:
+            encrypted = cipher.encrypt(_encode_failure(_TOO_LARGE))
         self._process_lease.run_or_retry(lambda: self._store.idempotent_answers.finish(cipher.id, encrypted))
+        self._waiting.wake(cipher.id)
+        self._process_lease.run_or_retry(lambda: self._trim(cipher.owner))
+
+    def _trim(self, owner: str) -> None:
+        """Deletes the oldest answers of an API key that has too many."""
+        answers, size = self._store.idempotent_answers.size(owner)
+        if answers > self._limits.answers or size > self._limits.size:
+            self._store.idempotent_answers.delete_oldest(
+                owner, answers - self._limits.answers, size - self._limits.size
+            )
+
+    def _settled(self, ids: list[str]) -> list[str]:
+        """Those of these answers that no process works on any more."""
+        running = self._store.idempotent_answers.running_among(ids)
+        return [answer_id for answer_id in ids if answer_id not in running]
 
     def _drop_expired(self) -> None:
-        self._store.idempotent_answers.delete_older(self._store.database.now() - _KEPT_S)
+        before = self._store.database.now() - _KEPT_S
+        # A step is full as long as it finds any: it is as large as its time allows.
+        in_steps(lambda: self._store.idempotent_answers.delete_older(before), 1)
 
 
 class _Recorder(Answer):
@@ -181,6 +236,8 @@ class _Recorder(Answer):
         error: BaseException | None = None
         try:
             for batch in self._answer:
+                # While Kimi thinks, and not when the last part of the answer is to be sent.
+                self._answer.info.input_tokens()
                 events = [event for event in batch if not isinstance(event, Heartbeat)]
                 for event in events:
                     if isinstance(event, TextDelta | ReasoningDelta):
@@ -207,8 +264,17 @@ class _Recorder(Answer):
 class _Replay(Answer):
     """An answer that another request runs or has run: awaited in the store, and given when it is complete."""
 
-    def __init__(self, store: Store, cipher: "_AnswerCipher", digest: str, caller: Caller, tick_s: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        waiting: WaitingRoom[str],
+        cipher: "_AnswerCipher",
+        digest: str,
+        caller: Caller,
+        tick_s: float,
+    ) -> None:
         self._store = store
+        self._waiting = waiting
         self._cipher = cipher
         self._digest = digest
         self._caller = caller
@@ -222,17 +288,21 @@ class _Replay(Answer):
 
     def wait(self, at_most_s: float | None) -> None:
         """Returns when the answer is there, or after ``at_most_s``. Raises GatewayError."""
-        deadline = None if at_most_s is None else time.monotonic() + at_most_s
+        deadline = math.inf if at_most_s is None else time.monotonic() + at_most_s
         checked_at = time.monotonic()
-        while not self._look():
-            now = time.monotonic()
-            if deadline is not None and now >= deadline:
-                return
-            if now - checked_at > self._tick_s:
-                checked_at = now
-                if self._caller.is_gone():
-                    raise ClientGone("the client left while it waited for the answer to its first request")
-            time.sleep(_LOOK_EVERY_S)
+        if self._look():
+            return
+        with self._waiting.place(self._cipher.id) as place:
+            while not self._look():
+                now = time.monotonic()
+                if now >= deadline:
+                    return
+                if now - checked_at >= self._tick_s:
+                    checked_at = now
+                    if self._caller.is_gone():
+                        raise ClientGone("the client left while it waited for the answer to its first request")
+                place.woken.wait(min(self._tick_s, deadline - now))
+                place.woken.clear()
 
     def __iter__(self) -> Iterator[Sequence[Event]]:
         while self._events is None:
@@ -241,8 +311,7 @@ class _Replay(Answer):
         yield self._events
 
     def _look(self) -> bool:
-        now = self._store.database.now()
-        row: IdempotentAnswerRow | None = self._store.idempotent_answers.find(self._cipher.id, now)
+        row: IdempotentAnswerRow | None = self._store.idempotent_answers.find(self._cipher.id)
         if row is None:
             raise OriginalRequestFailed(
                 "the first request with this Idempotency-Key failed before it reached Kimi; send it again",
@@ -267,7 +336,13 @@ class _Replay(Answer):
     def _open(self, content: dict[str, Any]) -> None:
         if "failure" in content:
             raise _decode_failure(content["failure"])
-        self._info = AnswerInfo(content["prompt"], content["notices"], content["rebuilt_from"])
+        if "prompt" in content:
+            # Kept by an older version.
+            self._info = AnswerInfo(content["prompt"], content["notices"], content["rebuilt_from"])
+        else:
+            self._info = AnswerInfo.without_prompt(
+                content["input_tokens"], content["notices"], content["rebuilt_from"]
+            )
         self._events = [_KINDS[kind](*values) for kind, *values in content["events"]]
 
 
@@ -275,6 +350,7 @@ class _AnswerCipher:
     """Encrypts and decrypts what is kept under one key of one owner. ``id`` reveals nothing of either."""
 
     def __init__(self, owner: str, key: str) -> None:
+        self.owner = owner
         secret = f"{owner}\0{key}".encode()
         self.id = hashlib.sha256(b"id\0" + secret).hexdigest()
         self._fernet = Fernet(base64.urlsafe_b64encode(hashlib.sha256(b"seal\0" + secret).digest()))
@@ -397,7 +473,7 @@ def _encode_answer(info: AnswerInfo, events: Sequence[Event]) -> dict[str, Any]:
         if item[0] in ("reasoning", "text"):
             item[1] = "".join(item[1])
     return {
-        "prompt": info.prompt,
+        "input_tokens": info.input_tokens(),
         "notices": info.notices,
         "rebuilt_from": info.rebuilt_from,
         "events": kept,

@@ -30,7 +30,8 @@ from app.chat import (
 )
 from app.concurrency.background import Background, ConsumerStalled, EndOfSource
 from app.concurrency.watchdog import Watchdog
-from app.errors import ClientGone, GatewayError, ShuttingDown, UpstreamTimeout
+from app.errors import ClientGone, DatabaseUnavailable, GatewayError, ShuttingDown, UpstreamTimeout
+from app.store import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +170,10 @@ class ChatStream(Answer):
             self._fail(self._overdue())
         except GatewayError as e:
             self._fail(e)
+        except StoreError as e:
+            # Not a traceback for each of a thousand requests: they all fail while the database is away.
+            log.error("database_failed error=%s", e, exc_info=None if e.is_transient else e)
+            self._fail(DatabaseUnavailable.after(e.driver_error, reached_upstream=self.turn.reached_upstream))
 
     def _filter(self, batch: list[Event]) -> list[Event]:
         """What of a batch concerns the client. Learns notices and the end from the rest."""

@@ -66,7 +66,11 @@ class Turns:
             with self._conversations.lease(
                 turn.caller, request.conversation_id, request.model, cancellation
             ) as lease:
-                _Run(self, turn, lease, cancellation, emit).run()
+                try:
+                    _Run(self, turn, lease, cancellation, emit).run()
+                except Cancelled:
+                    lease.check_lost()
+                    raise
         finally:
             self._count_unrecognised(turn)
 

@@ -4,9 +4,12 @@ from flask import Blueprint, Response
 
 from app import __version__
 from app.web.operations import Operation, object_of
-from app.web.request_context import gateway, json_response
+from app.web.request_context import gateway, is_known_caller, json_response
 
 blueprint = Blueprint("health", __name__)
+
+# How old the answer may be that a caller without a key gets: anyone may ask, as often as they like. Seconds.
+_PUBLIC_AGE_S = 1.0
 
 
 @blueprint.get("/healthz")
@@ -16,11 +19,14 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """503 with the reasons where no account is usable or the database cannot be written."""
-    problems = gateway().problems()
-    if problems:
+    """503 with the reasons where no account is usable or the database cannot be written. Only a caller with an API
+    key learns what concerns single accounts: their names, and when their tokens expire."""
+    is_known = is_known_caller()
+    readiness = gateway().readiness(0.0 if is_known else _PUBLIC_AGE_S)
+    if readiness.problems:
+        problems = readiness.problems if is_known else readiness.public_problems
         return json_response({"status": "not ready", "problems": problems}, 503)
-    warnings = gateway().warnings()
+    warnings = readiness.warnings if is_known else []
     return json_response({"status": "ready", **({"warnings": warnings} if warnings else {})})
 
 

@@ -5,10 +5,13 @@ Under gevent a thread is a greenlet; this works with and without. Knows nothing 
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
+# Between two steps of a long work: longer than a step, or whoever waits for it would wait for many. Seconds.
+_PAUSE_BETWEEN_STEPS_S = 0.02
 # The shortest pause after work that failed: a failure that lasts must neither fill the log nor use a core. Seconds.
 _PAUSE_AFTER_FAILURE_S = 0.1
 # Not 0: after that gevent looks at its sockets and timers only every fifty times (gevent 26.9, CALLBACK_CHECK_COUNT).
@@ -18,8 +21,9 @@ _SHORTEST_PAUSE_S = 1e-6
 class Periodic:
     """A daemon thread that calls ``work`` until ``stop`` or the end of the process.
 
-    After each call it pauses for ``seconds``, or for as many seconds as ``work`` returned. An exception is logged
-    with its traceback, and ``work`` is called again after the pause. ``first_after_s``: the pause before the first
+    After each call it pauses for ``seconds``, or for as many seconds as ``work`` returned. An exception is logged,
+    with its traceback unless it has an attribute ``is_transient`` that is true, and ``work`` is called again after
+    the pause. ``first_after_s``: the pause before the first
     call.
     """
 
@@ -60,9 +64,13 @@ class Periodic:
     def _call(self) -> float:
         try:
             wanted_s = self._work()
-        except Exception:  # the border of the thread
+        except Exception as e:  # the border of the thread
             pause_s = max(self._seconds, _PAUSE_AFTER_FAILURE_S)
-            log.exception("background_work_failed work=%s retry_in_s=%.1f", self._name, pause_s)
+            if getattr(e, "is_transient", False):
+                # A database that is away for an hour: one line each time.
+                log.warning("background_work_failed work=%s retry_in_s=%.1f error=%s", self._name, pause_s, e)
+            else:
+                log.exception("background_work_failed work=%s retry_in_s=%.1f", self._name, pause_s)
             return pause_s
         return self._seconds if wanted_s is None else wanted_s
 
@@ -75,3 +83,12 @@ def every(seconds: float, work: Callable[[], float | None], name: str, *, first_
     periodic = Periodic(seconds, work, name, first_after_s)
     periodic.start()
     return periodic
+
+
+def in_steps(step: Callable[[], int], full: int) -> None:
+    """Calls ``step``, which returns how much it has done, until that is less than ``full``.
+
+    Pauses in between, so that everything else of the process goes on, and other processes get at what it works on.
+    """
+    while step() >= full:
+        time.sleep(_PAUSE_BETWEEN_STEPS_S)

@@ -2,29 +2,39 @@
 
 Every stateless request opens a chat that its user would find in the chat list of kimi.com. The chat is noted in the
 store when it is opened, and deleted after the answer. If a worker is killed in between, the note stays, and any
-worker finds it later. Must never know how a chat is deleted.
+worker finds it later. Each account has its own deletions: one whose deletions hang holds up no other. Must never know
+how a chat is deleted.
 """
 
+import _thread
 import logging
-import queue
 import threading
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
-from app.concurrency.periodic import Periodic, every
+from app.concurrency.periodic import every
 from app.errors import GatewayError
-from app.store import PendingDeletion, Store
+from app.store import PendingDeletion, Store, StoreError
 
 log = logging.getLogger(__name__)
 
-# Deletions at the same time per process: enough to keep up with its answers, few enough to be polite.
-_DELETERS = 4
+# Deletions at the same time: per account, few enough to be polite; and per process.
+_PER_ACCOUNT = 2
+_PER_PROCESS = 64
+# How many deletions of an account may wait in memory; the notes of further ones are found when they are due.
+_MOST_WAITING = 1000
 # The wait after a first failure. It doubles with each failure up to a day; after more than five days the gateway
 # gives up. Seconds.
 _RETRY_AFTER_S = 60.0
 _MAX_RETRY_S = 86_400.0
 _MAX_TRIES = 16
+# How long a note is tried where the chat is about to be deleted anyway. Seconds.
+_NOTE_FOR_S = 1.0
 # How often notes that are due are looked for: those of killed workers, and those of failed deletions. Seconds.
 _SWEEP_EVERY_S = 60.0
+
+# How long such a search waits for the deletions of accounts that have enough to do. Seconds.
+_BUSY_S = 5.0
 
 
 class ChatCleanup:
@@ -46,9 +56,12 @@ class ChatCleanup:
         self._account_ids = account_ids
         self._delete = delete
         self._keep_s = keep_s
-        self._queue: queue.SimpleQueue[PendingDeletion] = queue.SimpleQueue()
+        # Account id → its deletions that wait, and how many of them run.
+        self._queues: dict[str, deque[PendingDeletion]] = {}
+        self._running: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._deleters: list[Periodic] = []
+        # Set when a deletion has ended.
+        self._ended = threading.Event()
 
     def note(self, upstream: str, chat_id: str, account_id: str) -> None:
         """Notes a chat for deletion, at the latest when its answer must have ended. Raises StoreError."""
@@ -58,10 +71,16 @@ class ChatCleanup:
         """Deletes a noted chat now, in the background."""
         if upstream not in self._upstreams:
             return
-        self._queue.put(PendingDeletion(upstream, chat_id, account_id, tries=1))
-        with self._lock:
-            if len(self._deleters) < _DELETERS:
-                self._deleters.append(every(0, self._delete_next, "chat-deleter"))
+        self._put(PendingDeletion(upstream, chat_id, account_id, tries=1))
+
+    def note_and_discard(self, upstream: str, chat_id: str, account_id: str) -> None:
+        """``discard`` for a chat that is not noted yet. Never raises: the caller is on its way out."""
+        try:
+            with self._store.database.retrying_for(_NOTE_FOR_S):
+                self.note(upstream, chat_id, account_id)
+        except StoreError as e:
+            log.warning("chat_not_noted upstream=%s error=%s", upstream, e, exc_info=None if e.is_transient else e)
+        self.discard(upstream, chat_id, account_id)
 
     def keep(self, upstream: str, chat_id: str) -> None:
         """A noted chat is needed after all. Raises StoreError."""
@@ -71,15 +90,64 @@ class ChatCleanup:
         """Starts to look for notes that are due."""
         every(_SWEEP_EVERY_S, self._delete_due, "chat-cleanup")
 
-    def _delete_next(self) -> None:
-        # If this fails, the note stays and is found when it is due.
-        self._delete_or_postpone(self._queue.get())
-
     def _delete_due(self) -> None:
         now = self._store.database.now()
         again_at = now + _RETRY_AFTER_S
-        while row := self._store.pending_deletions.claim(self._upstreams, self._account_ids, now, again_at):
-            self._delete_or_postpone(row)
+        while True:
+            with self._lock:
+                self._ended.clear()
+                free = [id_ for id_ in self._account_ids if self._running[id_] < _PER_ACCOUNT]
+                is_full = self._running.total() >= _PER_PROCESS
+            if is_full or not free:
+                # What is claimed and then waits would be claimed again by others.
+                self._ended.wait()
+                continue
+            row = self._store.pending_deletions.claim(self._upstreams, free, now, again_at)
+            if row is not None:
+                self._put(row)
+            elif len(free) == len(self._account_ids) or not self._ended.wait(_BUSY_S):
+                return
+
+    def _put(self, row: PendingDeletion) -> None:
+        """Deletes a chat as soon as its account has less to do."""
+        with self._lock:
+            waiting = self._queues.setdefault(row.account_id, deque(maxlen=_MOST_WAITING))
+            if len(waiting) < _MOST_WAITING:
+                waiting.append(row)
+            started = self._next(row.account_id)
+        if started is not None:
+            # Not a threading.Thread, whose start() waits until it runs: the caller is at the end of an answer.
+            _thread.start_new_thread(self._delete_all, (started,))
+
+    def _next(self, account_id: str | None = None) -> PendingDeletion | None:
+        """A deletion that may begin: of this account, or of any. Called with the lock."""
+        if self._running.total() >= _PER_PROCESS:
+            return None
+        for id_ in list(self._queues) if account_id is None else (account_id,):
+            waiting = self._queues.get(id_)
+            if waiting and self._running[id_] < _PER_ACCOUNT:
+                row = waiting.popleft()
+                if not waiting:
+                    del self._queues[id_]
+                self._running[id_] += 1
+                return row
+        return None
+
+    def _delete_all(self, first: PendingDeletion) -> None:
+        """In a thread of its own: deletes this chat, and then whatever waits."""
+        row: PendingDeletion | None = first
+        while row is not None:
+            try:
+                self._delete_or_postpone(row)
+            except StoreError as e:
+                # The note stays, and is found when it is due.
+                log.warning("deletion_not_noted account=%s error=%s", row.account_id, e)
+            except Exception:  # the border of the thread
+                log.exception("chat_not_deleted account=%s", row.account_id)
+            with self._lock:
+                self._running[row.account_id] -= 1
+                self._ended.set()
+                row = self._next(row.account_id) or self._next()
 
     def _delete_or_postpone(self, row: PendingDeletion) -> None:
         try:
@@ -99,5 +167,5 @@ class ChatCleanup:
             return
         wait_s = min(_MAX_RETRY_S, _RETRY_AFTER_S * 2.0 ** (row.tries - 1))
         again_at = self._store.database.now() + wait_s
-        self._store.pending_deletions.postpone(row.upstream, row.chat_id, row.tries, again_at)
+        self._store.pending_deletions.postpone(row, again_at)
         log.info("chat_not_deleted account=%s retry_in_s=%.0f error=%s", row.account_id, wait_s, error)

@@ -16,7 +16,8 @@ from functools import partial
 
 from app.chat import Caller, KnownTools, Message, ToolCall, text_message
 from app.concurrency.background import Cancellation
-from app.concurrency.periodic import every
+from app.concurrency.periodic import every, in_steps
+from app.concurrency.waiting_room import WaitingRoom
 from app.errors import (
     ConversationBusy,
     ConversationTaken,
@@ -24,21 +25,25 @@ from app.errors import (
     TooManyConversations,
     UnknownConversation,
 )
-from app.store import ConversationRow, Store, Transaction, WrongSecret
+from app.store import ConversationRow, Store, StoreError, Transaction, WrongSecret
+from app.store.conversations import Key
 from app.store.process_lease import ProcessLease
 from app.text.prompt import result_text
 
 log = logging.getLogger(__name__)
 
-# How often a waiting turn looks whether the conversation is free. Seconds.
+# How often it is looked whether another process has released a conversation that turns here wait for. Seconds.
 _LOOK_EVERY_S = 0.1
 # How long the number of a key's conversations is trusted without counting again (seconds), while it is this far below
 # the limit: other workers open conversations, too.
 _COUNT_EVERY_S = 10.0
 _FAR_BELOW_LIMIT = 1000
-# How often conversations that are too old are looked for (seconds), and how many are deleted in one transaction.
+# A count that takes longer is made less often: it takes this share of the time at most.
+_COUNT_SHARE = 0.001
+# How often conversations that are too old are looked for (seconds), and how many are deleted in one transaction: it
+# takes a few milliseconds.
 _EXPIRE_EVERY_S = 600.0
-_EXPIRE_BATCH = 100
+_EXPIRE_BATCH = 20
 # The line of a turn's transcript where its second half begins, behind everything that the first half can hold.
 _REPAIR_LINE = 1_000_000
 
@@ -47,14 +52,26 @@ class ConversationLease:
     """One turn's exclusive right to a conversation. Ends with exactly one of ``complete`` and ``release``."""
 
     def __init__(
-        self, row: ConversationRow, store: Store, process_lease: ProcessLease, *, keep_transcript: bool
+        self,
+        row: ConversationRow,
+        store: Store,
+        process_lease: ProcessLease,
+        cancellation: Cancellation,
+        ended: Callable[[], None],
+        *,
+        keep_transcript: bool,
     ) -> None:
+        """``cancellation``: of the turn. ``ended`` is called when the turn has given back the conversation."""
         self.row = row
         self._store = store
         self._process_lease = process_lease
         # What is said in the turn is kept.
         self.keeps_transcript = keep_transcript
+        self._cancellation = cancellation
+        self._ended = ended
         self._open = True
+        # Another turn may have the conversation now.
+        self._is_lost = False
         # ``release`` deletes the conversation: its first turn was not completed, so it never began.
         self.forget = row.chat_id is None
         # ``release`` then has its chat deleted, too.
@@ -62,6 +79,10 @@ class ConversationLease:
 
     def __repr__(self) -> str:
         return f"<ConversationLease {self.row.id} turns={self.row.turns}{'' if self._open else ' ended'}>"
+
+    @property
+    def key(self) -> Key:
+        return self.row.owner, self.row.id
 
     @property
     def is_new(self) -> bool:
@@ -72,6 +93,23 @@ class ConversationLease:
     def known_tools(self) -> KnownTools | None:
         """What its chat has read about functions."""
         return None if self.row.tools is None else KnownTools(*json.loads(self.row.tools))
+
+    def check(self) -> None:
+        """Called before something is sent into the chat. Raises ConversationTaken: if another turn may have the
+        conversation."""
+        if self._is_lost or not self._process_lease.is_valid():
+            raise self._taken()
+
+    def check_lost(self) -> None:
+        """Called when the turn was cancelled. Raises ConversationTaken: if that was the reason."""
+        if self._is_lost:
+            raise self._taken()
+
+    def lose(self) -> None:
+        """Ends the turn, because another one may have the conversation."""
+        if self._open:
+            self._is_lost = True
+            self._cancellation.cancel()
 
     def save_chat(
         self, account_id: str, site: str, upstream: str, model: str, chat_id: str, message_id: str | None
@@ -137,11 +175,16 @@ class ConversationLease:
         else:
             saved = self._save(**values)
         self._open = False
+        self._ended()
         if not saved:
-            raise ConversationTaken(
-                "this request lost the database connection and its lease expired; another request now owns the "
-                "conversation"
-            )
+            raise self._taken()
+
+    @staticmethod
+    def _taken() -> ConversationTaken:
+        return ConversationTaken(
+            "this request could not renew its lease in the database in time; another request may have the "
+            "conversation now"
+        )
 
     def _save_with_transcript(
         self, tx: Transaction, values: dict[str, object], turn: int, lines: Sequence[tuple[str, str]], first: int
@@ -158,10 +201,12 @@ class ConversationLease:
         if not self._open:
             return
         self._open = False
+        row = self.row
         if self.forget:
             self._process_lease.run_or_retry(lambda: self._store.database.in_exclusive_transaction(self._delete))
         else:
-            self._process_lease.run_or_retry(lambda: self._save(held_until=0.0))
+            self._process_lease.run_or_retry(lambda: self._store.conversations.release(row.owner, row.id, row.holder))
+        self._ended()
 
     def _delete(self, tx: Transaction) -> None:
         row = self._store.conversations.delete(tx, self.row.owner, self.row.id, self.row.holder)
@@ -193,8 +238,17 @@ class Conversations:
         self._store = store
         self._process_lease = process_lease
         self._limits = limits
-        # Owner → when its conversations were last counted (monotonic), and that count plus those opened here since.
+        # The turns of this process that have a conversation, by their holder; None for those that ask for one.
+        self._running: dict[str, ConversationLease | None] = {}
+        # How often others may have taken what this process held.
+        self._losses = 0
+        self._waiting: WaitingRoom[Key] = WaitingRoom(
+            self._released, _LOOK_EVERY_S, "conversations", one_at_a_time=True
+        )
+        # Owner → when its conversations are to be counted again (monotonic), and the last count plus those opened
+        # here since.
         self._counts: dict[str, tuple[float, int]] = {}
+        process_lease.when_lost(self._end_lost_turns)
 
     @contextmanager
     def lease(
@@ -207,32 +261,96 @@ class Conversations:
             TooManyConversations: if it would be a new one above the limit.
             Cancelled
         """
-        lease = self._acquire(caller.owner, conversation_id, model, cancellation)
+        lease = self._acquire((caller.owner, conversation_id), model, cancellation)
         try:
             yield lease
         finally:
             lease.release()
 
-    def _acquire(self, owner: str, conversation_id: str, model: str, cancellation: Cancellation) -> ConversationLease:
+    def _acquire(self, key: Key, model: str, cancellation: Cancellation) -> ConversationLease:
         deadline = time.monotonic() + self._limits.wait_s
-        holder = uuid.uuid4().hex
-        while True:
-            now = self._store.database.now()
-            until = now + self._limits.longest_s
-            row = self._store.conversations.acquire(
-                owner, conversation_id, model, holder, self._process_lease.id, now, until
-            )
-            if row is not None:
-                keep = self._limits.keep_transcripts
-                lease = ConversationLease(row, self._store, self._process_lease, keep_transcript=keep)
-                self._check_count(lease)
+        # Not before those who wait already.
+        if self._waiting.is_empty(key):
+            lease = self._try_to_acquire(key, model, cancellation)
+            if lease is not None:
                 return lease
-            if time.monotonic() >= deadline:
-                raise ConversationBusy(
-                    "another turn of this conversation is still running; wait for its end", retry_after_s=5
-                )
-            log.debug("conversation_busy waiting=1")
-            cancellation.sleep(_LOOK_EVERY_S)
+        with self._waiting.place(key) as place:
+            while True:
+                if self._waiting.is_first(place):
+                    place.woken.clear()
+                    lease = self._try_to_acquire(key, model, cancellation)
+                    if lease is not None:
+                        place.is_served = True
+                        return lease
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise ConversationBusy(
+                        "another turn of this conversation is still running; wait for its end", retry_after_s=5
+                    )
+                cancellation.wait(place.woken, left_s)
+
+    def _try_to_acquire(self, key: Key, model: str, cancellation: Cancellation) -> ConversationLease | None:
+        """None while another turn has the conversation."""
+        holder = uuid.uuid4().hex
+        # Before it has the conversation: what no turn of this process has is released.
+        self._running[holder] = None
+        row: ConversationRow | None = None
+        try:
+            losses = -1
+            while losses != self._losses:
+                # Again, if others may have taken the conversation since: it is its own only if it still gets it.
+                losses = self._losses
+                row = self._acquire_row(key, model, holder)
+        finally:
+            if row is None:
+                del self._running[holder]
+        if row is None:
+            return None
+
+        def ended() -> None:
+            self._running.pop(holder, None)
+            self._waiting.wake(key)
+
+        keep = self._limits.keep_transcripts
+        lease = ConversationLease(row, self._store, self._process_lease, cancellation, ended, keep_transcript=keep)
+        self._running[holder] = lease
+        self._check_count(lease)
+        return lease
+
+    def _acquire_row(self, key: Key, model: str, holder: str) -> ConversationRow | None:
+        now = self._store.database.now()
+        until = now + self._limits.longest_s
+        try:
+            return self._store.conversations.acquire(*key, model, holder, self._process_lease.id, now, until)
+        except StoreError as e:
+            if e.may_have_run:
+                self._process_lease.retry_later(lambda: self._store.conversations.release(*key, holder))
+            raise
+
+    def _released(self, keys: list[Key]) -> list[Key]:
+        """Which of these conversations may be free."""
+        held = self._store.conversations.held_among(keys)
+        for key, hold in held.items():
+            if hold.process_id == self._process_lease.id and hold.holder not in self._running:
+                # Its turn has ended, and its release has failed, or was never called.
+                self._process_lease.run_or_retry(partial(self._store.conversations.release, *key, hold.holder))
+        log.debug("conversation_busy waiting=%d", len(held))
+        return [key for key in keys if key not in held]
+
+    def _end_lost_turns(self) -> None:
+        """Ends the turns whose conversations others have now, or may have."""
+        self._losses += 1
+        running = [lease for lease in self._running.values() if lease is not None]
+        try:
+            with self._store.database.retrying_for(0):
+                held = self._store.conversations.held_among([lease.key for lease in running])
+        except StoreError:
+            held = {}
+        for lease in running:
+            hold = held.get(lease.key)
+            if hold is None or hold.holder != lease.row.holder:
+                log.warning("conversation_lost_to_another_process conversation=%s", lease.row.id)
+                lease.lose()
 
     def find(self, owner: str, conversation_id: str) -> ConversationRow:
         row = self._store.conversations.find(owner, conversation_id)
@@ -242,7 +360,8 @@ class Conversations:
 
     def is_busy(self, row: ConversationRow) -> bool:
         """Whether a turn of it runs now."""
-        return self._store.conversations.is_held(row, self._store.database.now())
+        key = (row.owner, row.id)
+        return key in self._store.conversations.held_among([key])
 
     def start_expiry(self, forget: Callable[[ConversationRow], None]) -> None:
         """Starts to delete conversations that were not used for too long. ``forget`` is called for each."""
@@ -255,12 +374,14 @@ class Conversations:
         if not (lease.is_new and row.turns == 0):
             return
         try:
-            now = time.monotonic()
-            counted_at, count = self._counts.get(row.owner, (0.0, 0))
+            began = time.monotonic()
+            again_at, count = self._counts.get(row.owner, (0.0, 0))
             count += 1
-            if now - counted_at > _COUNT_EVERY_S or count > self._limits.max_count - _FAR_BELOW_LIMIT:
-                counted_at, count = now, self._store.conversations.count(row.owner)
-            self._counts[row.owner] = (counted_at, count)
+            if began > again_at or count > self._limits.max_count - _FAR_BELOW_LIMIT:
+                count = self._store.conversations.count(row.owner, self._limits.max_count + 1)
+                now = time.monotonic()
+                again_at = now + max(_COUNT_EVERY_S, (now - began) / _COUNT_SHARE)
+            self._counts[row.owner] = (again_at, count)
             if count > self._limits.max_count:
                 raise TooManyConversations(
                     f"this API key has {self._limits.max_count} conversations already (MAX_CONVERSATIONS); "
@@ -272,12 +393,17 @@ class Conversations:
 
     def _forget_unused(self, max_age_s: float, forget: Callable[[ConversationRow], None]) -> None:
         before = self._store.database.now() - max_age_s
-        while rows := self._store.database.in_exclusive_transaction(partial(self._delete_unused, before=before)):
+
+        def forget_some() -> int:
+            rows = self._store.database.in_exclusive_transaction(lambda tx: self._delete_unused(tx, before))
             for row in rows:
                 forget(row)
+            return len(rows)
+
+        in_steps(forget_some, _EXPIRE_BATCH)
 
     def _delete_unused(self, tx: Transaction, before: float) -> list[ConversationRow]:
-        rows = self._store.conversations.delete_unused(tx, before, self._store.database.now(), _EXPIRE_BATCH)
+        rows = self._store.conversations.delete_unused(tx, before, _EXPIRE_BATCH)
         for row in rows:
             _note_chat(self._store, tx, row)
         return rows

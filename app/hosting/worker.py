@@ -7,10 +7,13 @@
   client does not read. So nobody can lock others out by opening connections.
 - At a graceful stop the gateway learns how much time is left, so that streams end with an error in time.
 - At a graceful stop idle keep-alive connections are closed. gunicorn would wait for them.
+- A request that gunicorn cannot read is answered in JSON, without a part of it.
+- An exception that ends a greenlet is logged. gevent would print it, with whatever its text holds.
 """
 
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -19,10 +22,21 @@ import gevent
 from gevent.ssl import SSLSocket
 from greenlet import greenlet
 from gunicorn.http.body import ChunkedReader, LengthReader
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    ForbiddenProxyRequest,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.concurrency.yielding import pause
 from app.hosting.client_socket import ClientConnection, Heads, Limits, client_socket, cut_off
+from app.hosting.server_log import describe
+
+log = logging.getLogger(__name__)
 
 # The tree of greenlets is for debugging, and costs 1 KB per stream.
 gevent.config.track_greenlet_tree = False
@@ -31,12 +45,28 @@ gevent.config.track_greenlet_tree = False
 # its end within one second, and then releases its leases.
 _RELEASE_S = 3.0
 
+# How long the answer to a request that cannot be read may take to be sent.
+_SEND_S = 1.0
+
 # Idle connections are closed this long after the stop was requested. Seconds: requests that were already on their way
 # arrive before.
 _LAST_REQUEST_S = 2.0
 
 # This share of the connections that a worker may have is kept free for new ones.
 _FREE_SHARE = 0.05
+
+
+# The status of a request that cannot be read, where it is not 400.
+_STATUS = {
+    LimitRequestLine: (414, "URI Too Long"),
+    LimitRequestHeaders: (431, "Request Header Fields Too Large"),
+    ExpectationFailed: (417, "Expectation Failed"),
+    ForbiddenProxyRequest: (403, "Forbidden"),
+    UnsupportedTransferCoding: (501, "Not Implemented"),
+}
+
+# Faults of ours among gunicorn's ParseExceptions.
+_OURS = frozenset({"InvalidResponseHeader", "InvalidResponseHeaderName", "ConfigurationProblem"})
 
 
 class Worker(GeventWorker):
@@ -72,6 +102,9 @@ class Worker(GeventWorker):
         """Called every second."""
         super().notify()
         _in_loop(self._close_slow)
+        if len(self._connections) > self._most:
+            # A client that stopped reading only now may be the one to go.
+            _in_loop(self._make_room)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         current = gevent.getcurrent()
@@ -137,6 +170,38 @@ class Worker(GeventWorker):
         too_many = max(0, len(self._connections) - self._most)
         for _, sending in sorted(stuck, key=lambda one: one[0])[:too_many]:
             sending.throw(cut_off())
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        gevent.get_hub().print_exception = _log_exception  # type: ignore[method-assign,assignment]
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        if not isinstance(exc, ParseException) or describe(exc) in _OURS:
+            super().handle_error(req, client, addr, exc)
+            return
+        status, reason = _STATUS.get(type(exc), (400, "Bad Request"))
+        log.info("request_unreadable status=%d error=%s", status, describe(exc))
+        body = _UNREADABLE % describe(exc).encode()
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        with gevent.Timeout(_SEND_S, cast(Any, False)), contextlib.suppress(OSError):
+            client.sendall(head.encode() + body)
+
+
+# In the shape of ``app.web.error_responses.openai_error``.
+_UNREADABLE = (
+    b'{"error":{"message":"this is not a request that HTTP allows (%s)","type":"invalid_request_error",'
+    b'"param":null,"code":"invalid_http"}}'
+)
+
+
+def _log_exception(context: Any, kind: Any, error: Any, _traceback: Any) -> None:
+    """Replaces gevent's ``Hub.print_exception``."""
+    log.critical(
+        "exception_not_caught in=%s", type(context).__name__, exc_info=error if error is not None else kind()
+    )
 
 
 class _IdleTimeout(gevent.Timeout):

@@ -239,9 +239,9 @@ class Config:
         "QUEUE_MAX",
         parsers.integer(0, 100_000),
         "500",
-        "Requests that may wait for a free account, in all workers together. Further ones fail at once with status "
-        "429.",
-        "所有工作进程合计，最多允许多少个请求排队。再多立即返回 429。",
+        "Requests that may wait for a free account, in all workers together. If there are more, the API key with the "
+        "most of them gets a 429.",
+        "所有工作进程合计，最多允许多少个请求排队。再多时，排队最多的 API key 收到 429。",
         advanced=True,
     )
     failover_s: float = _setting(
@@ -280,6 +280,23 @@ class Config:
         "`1` stores the messages of conversations, encrypted with `GATEWAY_SECRET`, so that a conversation can "
         "continue after its Kimi chat was lost.",
         "设为 `1` 会保存对话内容（用 `GATEWAY_SECRET` 加密），Kimi 会话丢失后对话仍可继续。",
+    )
+    max_idempotent_answers: int = _setting(
+        "MAX_IDEMPOTENT_ANSWERS",
+        parsers.integer(1, 1_000_000),
+        "1000",
+        "Answers to requests with an `Idempotency-Key` that are kept for one API key. They are kept for a day, or "
+        "until there are more; the oldest are deleted first.",
+        "每个 API key 最多保留多少个带 `Idempotency-Key` 请求的回答。保留一天；超过这个数时先删最旧的。",
+        advanced=True,
+    )
+    max_idempotent_bytes: int = _setting(
+        "MAX_IDEMPOTENT_BYTES",
+        parsers.integer(1024, 1 << 40),
+        "33554432",
+        "As `MAX_IDEMPOTENT_ANSWERS`, in bytes of all these answers together.",
+        "同 `MAX_IDEMPOTENT_ANSWERS`，按这些回答的总字节数计算。",
+        advanced=True,
     )
     citations: CitationStyle = _setting(
         "CITATIONS",

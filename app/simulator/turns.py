@@ -92,6 +92,7 @@ async def perform(exchange: Exchange, turn: Turn, voice: Voice) -> None:
 
 def _end(performance: _Performance, turn: Turn) -> None:
     turn.chat.streaming, turn.chat.cancel = False, None
+    turn.message.cancelled |= turn.recording is not None and turn.fault == "cancelled"
     is_whole = turn.recording is not None and not turn.message.cancelled and turn.fault not in _LOST
     turn.message.text += "".join(turn.tokens if is_whole else turn.tokens[: performance.sent])
     turn.message.complete = True

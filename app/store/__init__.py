@@ -87,4 +87,5 @@ class Store:
 
     def check_writable(self) -> None:
         """Raises StoreError if nothing can be written. Does not wait for a database that is unavailable."""
-        self.database.run_without_retries(_CHECK_WRITABLE)
+        with self.database.retrying_for(0):
+            self.database.run(_CHECK_WRITABLE)

@@ -5,14 +5,27 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 
 from app.store.database import Database, Transaction
-from app.store.dialects import per_dialect
-from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown
+from app.store.dialects import listed, one_of, per_dialect
+from app.store.leases import ALL_ACCOUNTS, REJECTED, WHOLE_ACCOUNT, Cooldown
 from app.store.tables import accounts, cooldowns
 
 _P = sa.bindparam
 
 _ADD = per_dialect(
-    lambda insert: insert(accounts).values(id=_P("id"), last_turn=0, next_at=0.0).on_conflict_do_nothing()
+    lambda insert: (
+        insert(accounts)
+        .values(id=_P("id"), last_turn=0, next_at=0.0, streams=0, seen_at=_P("now"))
+        .on_conflict_do_update(index_elements=["id"], set_={"seen_at": _P("now")})
+    )
+)
+_SEE = sa.update(accounts).where(one_of(accounts.c.id, "ids")).values(seen_at=_P("now"))
+_DELETE_UNSEEN = sa.delete(accounts).where(
+    accounts.c.id.in_(
+        sa.select(accounts.c.id).where(accounts.c.seen_at < _P("before"), accounts.c.streams == 0).limit(_P("most"))
+    )
+)
+_DELETE_COOLDOWNS = sa.delete(cooldowns).where(
+    cooldowns.c.account_id != ALL_ACCOUNTS, cooldowns.c.account_id.not_in(sa.select(accounts.c.id))
 )
 _SET_REFUSED = (
     sa.update(accounts)
@@ -32,9 +45,19 @@ class AccountRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, ids: Sequence[str]) -> None:
-        for account_id in ids:
-            self._database.run(_ADD, id=account_id)
+    def add(self, ids: Sequence[str], now: float) -> None:
+        """These are in the settings of a gateway."""
+        if self._database.run(_SEE, ids=listed(ids), now=now) < len(set(ids)):
+            self._database.in_exclusive_transaction(lambda tx: [tx.run(_ADD, id=id_, now=now) for id_ in ids])
+
+    def delete_unseen(self, before: float, most: int) -> int:
+        """Deletes accounts that no gateway has had in its settings since ``before``, at most so many, with their
+        cooldowns. Returns how many. Their token pairs stay.
+        """
+        deleted = self._database.run(_DELETE_UNSEEN, before=before, most=most)
+        if deleted:
+            self._database.run(_DELETE_COOLDOWNS)
+        return deleted
 
     def set_refused(self, tx: Transaction, account_id: str, token: str) -> bool:
         """Kimi has rejected the token with this digest. False if it had rejected the same one before."""

@@ -25,14 +25,10 @@ _P = sa.bindparam
 _ADD = per_dialect(
     lambda insert: (
         insert(pending_deletions)
-        .values(
-            upstream=_P("upstream"),
-            chat_id=_P("chat_id"),
-            account_id=_P("account_id"),
-            due_at=_P("due_at"),
-            tries=0,
+        .values({column: _P(column.name) for column in pending_deletions.c})
+        .on_conflict_do_update(
+            index_elements=["upstream", "chat_id"], set_={"due_at": _P("due_at"), "tries": _P("tries")}
         )
-        .on_conflict_do_update(index_elements=["upstream", "chat_id"], set_={"due_at": _P("due_at"), "tries": 0})
     )
 )
 
@@ -44,7 +40,8 @@ _CLAIM = (
         == sa.select(pending_deletions.c.chat_id)
         .where(
             pending_deletions.c.due_at <= _P("now"),
-            one_of(pending_deletions.c.upstream, "upstreams"),
+            # Not the column itself, or SQLite reads all chats of an upstream instead of those that are due.
+            one_of(pending_deletions.c.upstream.concat(""), "upstreams"),
             one_of(pending_deletions.c.account_id, "accounts"),
         )
         .order_by(pending_deletions.c.due_at)
@@ -67,7 +64,6 @@ _OF_CHAT = (
     pending_deletions.c.chat_id == _P("of_chat_id"),
 )
 
-_POSTPONE = sa.update(pending_deletions).where(*_OF_CHAT).values(tries=_P("tries"), due_at=_P("due_at"))
 _DELETE = sa.delete(pending_deletions).where(*_OF_CHAT)
 
 
@@ -79,11 +75,11 @@ class PendingDeletionRows:
 
     def add(self, upstream: str, chat_id: str, account_id: str, due_at: float) -> None:
         """Adds a chat, or sets a new time for one that is there already."""
-        self._database.run(_ADD, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at)
+        self._database.run(_ADD, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at, tries=0)
 
     def add_in(self, tx: Transaction, upstream: str, chat_id: str, account_id: str, due_at: float) -> None:
         """``add`` as a part of a transaction."""
-        tx.run(_ADD, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at)
+        tx.run(_ADD, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at, tries=0)
 
     def claim(
         self, upstreams: Sequence[str], account_ids: Sequence[str], now: float, again_at: float
@@ -96,8 +92,10 @@ class PendingDeletionRows:
         row = self._database.row(_CLAIM, **which, now=now, again_at=again_at)
         return None if row is None else PendingDeletion(**row)
 
-    def postpone(self, upstream: str, chat_id: str, tries: int, due_at: float) -> None:
-        self._database.run(_POSTPONE, of_upstream=upstream, of_chat_id=chat_id, tries=tries, due_at=due_at)
+    def postpone(self, row: PendingDeletion, due_at: float) -> None:
+        """A try has failed. The row is added if it is not there: the chat could not be noted before."""
+        values = {name: getattr(row, name) for name in PendingDeletion.__slots__}
+        self._database.run(_ADD, **values, due_at=due_at)
 
     def delete(self, upstream: str, chat_id: str) -> None:
         """Removes the row: the chat is gone, or is to stay."""

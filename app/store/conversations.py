@@ -2,6 +2,7 @@
 may be continued.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.store.database import Database, Row, Transaction
-from app.store.dialects import per_dialect
+from app.store.dialects import listed_pairs, one_pair_of, per_dialect
 from app.store.processes import is_alive
 from app.store.tables import conversations, transcripts
 
@@ -36,9 +37,21 @@ class ConversationRow:
     tools: str | None
 
 
+# Owner and id of a conversation.
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The turn that has a conversation, and its process."""
+
+    holder: str
+    process_id: str
+
+
 _P = sa.bindparam
 
-_IS_HELD = sa.and_(conversations.c.held_until > _P("now"), is_alive(conversations.c.process_id))
+_IS_HELD = sa.and_(conversations.c.held_until > 0, is_alive(conversations.c.process_id))
 # A holder that asks again may not know that it has the conversation: its connection was lost before the result came.
 _IS_FREE = sa.or_(sa.not_(_IS_HELD), conversations.c.holder == _P("holder"))
 
@@ -70,8 +83,13 @@ _OF_HOLDER = (*_OF_ID, conversations.c.holder == _P("of_holder"))
 
 _FIND = sa.select(*conversations.c).where(*_OF_ID)
 _DELETE = sa.delete(conversations).where(*_OF_HOLDER).returning(*conversations.c)
-_FIND_HELD = sa.select(sa.literal(1).label("held")).where(*_OF_ID, _IS_HELD)
-_COUNT = sa.select(sa.func.count().label("count")).where(conversations.c.owner == _P("of_owner"))
+_HELD_AMONG = sa.select(
+    conversations.c.owner, conversations.c.id, conversations.c.holder, conversations.c.process_id
+).where(one_pair_of(conversations.c.owner, conversations.c.id, "keys"), _IS_HELD)
+_RELEASE = sa.update(conversations).where(*_OF_HOLDER).values(held_until=0.0)
+_COUNT = sa.select(sa.func.count().label("count")).select_from(
+    sa.select(conversations.c.id).where(conversations.c.owner == _P("of_owner")).limit(_P("most")).subquery()
+)
 _DELETE_UNUSED = (
     sa.delete(conversations)
     .where(
@@ -108,25 +126,31 @@ class ConversationRows:
     ) -> ConversationRow | None:
         """Acquires the conversation for one turn, and creates it if it is new. None while another turn has it.
 
-        ``holder``: a random id of the turn. The turn has it until ``until``, or until its process is dead.
+        ``holder``: a random id of the turn, which has the conversation until it releases it, or until its process is
+        dead. ``until``: when an older gateway takes it away from the turn.
         """
         who = {"owner": owner, "id": conversation_id, "holder": holder, "process_id": process_id}
         return _row(self._database.row(_ACQUIRE, **who, model=model, now=now, until=until))
 
-    def is_held(self, row: ConversationRow, now: float) -> bool:
-        """Whether a turn has it."""
-        return self._database.row(_FIND_HELD, of_owner=row.owner, of_id=row.id, now=now) is not None
+    def held_among(self, keys: Iterable[Key]) -> dict[Key, Hold]:
+        """Which of these conversations a turn has now, and which turn."""
+        rows = self._database.rows(_HELD_AMONG, keys=listed_pairs(keys))
+        return {(row["owner"], row["id"]): Hold(row["holder"], row["process_id"]) for row in rows}
 
-    def count(self, owner: str) -> int:
-        """How many conversations the API key has."""
-        row = self._database.row(_COUNT, of_owner=owner)
+    def release(self, owner: str, conversation_id: str, holder: str) -> None:
+        """The turn does not have the conversation any more. Safe to call again."""
+        self._database.run(_RELEASE, of_owner=owner, of_id=conversation_id, of_holder=holder)
+
+    def count(self, owner: str, most: int) -> int:
+        """How many conversations the API key has; ``most`` where it has more."""
+        row = self._database.row(_COUNT, of_owner=owner, most=most)
         return int(row["count"]) if row else 0
 
-    def delete_unused(self, tx: Transaction, before: float, now: float, most: int) -> list[ConversationRow]:
+    def delete_unused(self, tx: Transaction, before: float, most: int) -> list[ConversationRow]:
         """Deletes conversations whose last turn was before ``before``, with their transcripts, and returns them: the
         oldest, ``most`` at a time.
         """
-        rows = [ConversationRow(**row) for row in tx.rows(_DELETE_UNUSED, before=before, now=now, most=most)]
+        rows = [ConversationRow(**row) for row in tx.rows(_DELETE_UNUSED, before=before, most=most)]
         for row in rows:
             tx.run(_DELETE_TRANSCRIPT, of_owner=row.owner, of_id=row.id)
         return rows

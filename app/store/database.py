@@ -10,8 +10,9 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -33,6 +34,9 @@ Row = dict[str, Any]
 
 # In a statement: the ``process_id`` of the Database that executes it.
 OWN_PROCESS_ID: sa.BindParameter[str] = sa.bindparam("own_process_id")
+
+# For how long the work of this thread is retried, in seconds. None: as long as the kind of database says.
+_retry_for_s: ContextVar[float | None] = ContextVar("retry_for_s", default=None)
 
 _KINDS = {"sqlite": SQLITE, "postgresql": POSTGRESQL}
 
@@ -112,7 +116,6 @@ class Database:
         self._driver: Any = self._engine.dialect.loaded_dbapi
         self._statements = _Statements(self._engine.dialect, self._kind, self.process_id)
         self._unavailable_since: float | None = None
-        self._on_reconnect: Callable[[Transaction, float], object] | None = None
         # All processes that share a SQLite file use the clock of this machine, so when it is set, it is set for all
         # of them at once. Processes that share a server run on several machines: when the clock of one is set, that
         # must not change what it shares with the others.
@@ -132,10 +135,6 @@ class Database:
     def run(self, statement: Statement, **values: Any) -> int:
         """The number of rows that were written."""
         return self.with_retries(lambda tx: tx.run(statement, **values))
-
-    def run_without_retries(self, statement: Statement, **values: Any) -> int:
-        """As ``run``, but what cannot be done now fails now."""
-        return self._try_once(lambda tx: tx.run(statement, **values))
 
     def row(self, statement: Statement, **values: Any) -> Row | None:
         """The first row, or None."""
@@ -160,7 +159,8 @@ class Database:
         ``work`` is called again while the database is locked or unavailable, for as long as its kind says. It must
         be safe to repeat.
         """
-        deadline = time.monotonic() + self._kind.retry_for_s
+        retry_for_s = _retry_for_s.get()
+        deadline = time.monotonic() + (self._kind.retry_for_s if retry_for_s is None else retry_for_s)
         may_have_run = False
         while True:
             try:
@@ -178,15 +178,19 @@ class Database:
                 return result
             time.sleep(random.uniform(*self._kind.retry_every_s))
 
+    @staticmethod
+    @contextmanager
+    def retrying_for(seconds: float) -> Iterator[None]:
+        """What this thread does meanwhile is retried for so long only. 0: what cannot be done now fails now."""
+        before = _retry_for_s.set(seconds)
+        try:
+            yield
+        finally:
+            _retry_for_s.reset(before)
+
     def now(self) -> float:
         """Unix seconds by the clock that all machines share: the database's."""
         return self._clock.now()
-
-    def on_reconnect(self, work: Callable[[Transaction, float], object]) -> None:
-        """Registers ``work``. It is called when the database is available again, before anything else of this
-        process, with the Unix seconds since which it was unavailable. It must be safe to repeat.
-        """
-        self._on_reconnect = work
 
     def _measure_offset(self, tx: Transaction) -> float:
         """How many seconds the database's clock is ahead of ours."""
@@ -230,8 +234,6 @@ class Database:
             raise StoreError(f"{name}: {_first_line(e)}", driver_error=name) from e
         tx = Transaction(connection, self._statements)
         try:
-            if (since := self._unavailable_since) is not None and self._on_reconnect is not None:
-                self._on_reconnect(tx, self.now() - (time.monotonic() - since))
             return work(tx)
         except self._driver.Error as e:
             raise self._translated(e, connection) from e
@@ -261,6 +263,7 @@ class Database:
             driver_error=name,
             is_transient=self._kind.is_transient(error, connection is None, is_lost),
             is_unreachable=connection is None or is_lost,
+            serves_nobody=self._kind.serves_nobody(error),
             may_have_run=is_lost,
         )
 

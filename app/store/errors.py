@@ -7,6 +7,7 @@ class StoreError(Exception):
     ``driver_error``: the name of the driver's exception class (PEP 249), or of SQLAlchemy's. Safe to show to anyone.
     ``is_transient``: the database was locked, restarting or out of reach, so the same work may succeed later.
     ``is_unreachable``: no connection could be opened, or it was lost.
+    ``serves_nobody``: the database itself says that it is not there, or not ready, for anybody.
     ``may_have_run``: a connection was lost before a result came, so what was asked for may have been committed.
     """
 
@@ -17,12 +18,14 @@ class StoreError(Exception):
         driver_error: str = "",
         is_transient: bool = False,
         is_unreachable: bool = False,
+        serves_nobody: bool = False,
         may_have_run: bool = False,
     ) -> None:
         super().__init__(message)
         self.driver_error = driver_error
         self.is_transient = is_transient
         self.is_unreachable = is_unreachable
+        self.serves_nobody = serves_nobody
         self.may_have_run = may_have_run
 
 

@@ -1,19 +1,22 @@
 """Streams that run on accounts, the queue of requests that wait for one, and cooldowns. Knows not who is next.
 
-Whatever depends on what others do at the same time takes a Transaction of ``Database.in_exclusive_transaction``.
+Nothing is read whole: each step reads a few rows by an index, whatever the number of accounts, streams and requests
+that wait. Whatever depends on what others do at the same time takes a Transaction of
+``Database.in_exclusive_transaction``.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import sqlalchemy as sa
 
 from app.store.database import Database, Row, Transaction
 from app.store.dialects import listed, one_of, per_dialect
-from app.store.processes import is_alive
-from app.store.tables import accounts as account_table
-from app.store.tables import cooldowns, leases, queue
+from app.store.tables import accounts, cooldowns, leases, queue, wishes
 
 # The scope of a cooldown that concerns the whole account. Other scopes are model ids.
 WHOLE_ACCOUNT = ""
@@ -33,72 +36,116 @@ class Cooldown:
     cause: str = ""
 
 
-@dataclass(slots=True)
-class AccountState:
-    """An account as the database knows it.
+@dataclass(frozen=True, slots=True)
+class FreeAccount:
+    """An account on which a stream may begin now, unless Kimi has rejected its token.
 
-    ``last_turn``: number of its latest stream, counted over all accounts. ``next_at``: the earliest start of its next
-    stream. ``refused``: digest of the token that Kimi has rejected. ``active``: model → number of running streams.
-    ``newest_at``: model → when the latest of them began. ``cooldowns``: model or WHOLE_ACCOUNT → cooldown, also
-    those that are over.
+    ``refused``: digest of the token that Kimi has rejected. ``may_retry``: a stream may begin also with that token,
+    because its cooldown is over. ``is_probe``: the stream will be the first after another cooldown.
     """
 
     id: str
-    last_turn: int
-    next_at: float
     refused: str | None
-    active: dict[str, int] = field(default_factory=dict)
-    newest_at: dict[str, float] = field(default_factory=dict)
-    cooldowns: dict[str, Cooldown] = field(default_factory=dict)
+    may_retry: bool
+    is_probe: bool
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request wants. Requests that want the same share it.
+
+    ``scope``: the model. ``accounts``: id of each account that may serve it → digest of the account's token.
+    """
+
+    scope: str
+    accounts: Mapping[str, str]
+
+    @cached_property
+    def listed(self) -> str:
+        """``accounts`` as it is stored."""
+        return json.dumps(dict(self.accounts), sort_keys=True)
+
+    @cached_property
+    def id(self) -> str:
+        return hashlib.sha256(f"{self.scope}\0{self.listed}".encode()).hexdigest()
 
     @property
-    def streams(self) -> int:
-        return sum(self.active.values())
-
-    def cooldowns_for(self, scope: str, token: str) -> dict[str, Cooldown]:
-        """Those that concern a request for this model with the token of this digest."""
-        return {
-            name: cooldown
-            for name, cooldown in self.cooldowns.items()
-            if name in (WHOLE_ACCOUNT, scope) and (cooldown.cause != REJECTED or self.refused == token)
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Accounts:
-    """All accounts. ``models``: model → cooldown of it on all of them, also one that is over."""
-
-    states: Sequence[AccountState]
-    models: Mapping[str, Cooldown] = field(default_factory=dict)
+    def only_account(self) -> tuple[str | None, str | None]:
+        """The account and its digest, if there is one only."""
+        return next(iter(self.accounts.items())) if len(self.accounts) == 1 else (None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A request that wants an account.
-
-    ``owner``: its API key. ``scope``: its model. ``accounts``: id of each account that may serve it → digest of the
-    account's token. ``position``: in the queue; several tickets may share one.
-    """
+    """A request that wants an account. ``owner``: its API key."""
 
     id: str
     owner: str
-    scope: str
-    accounts: Mapping[str, str]
-    position: int = 0
+    wish: Wish
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedTicket:
+    """A ticket in the queue. ``position``: several tickets may share one."""
+
+    id: str
+    process_id: str
+    owner: str
+    position: int
+    joined_at: float
+
+    @property
+    def order(self) -> tuple[int, float, str]:
+        """By this the queue is sorted."""
+        return self.position, self.joined_at, self.id
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """``head``: the first position, None if the queue is empty. ``last_of_owner``: the last position of an API key,
+    None if it has none. ``waiting``: the number of tickets.
+    """
+
+    head: int | None
+    last_of_owner: int | None
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """``ticket`` gets a stream on ``account_id``, which may start its next one at ``next_at``.
+    """A stream on ``account_id``, which may start its next one at ``next_at``.
 
-    ``is_probe``: the first stream after a cooldown of the account.
+    ``is_probe``: the first stream after a cooldown of the account. ``ends_at``: it is not valid after that.
     """
 
-    ticket: Ticket
     account_id: str
-    last_turn: int
-    next_at: float
+    scope: str
     is_probe: bool
+    now: float
+    next_at: float
+    ends_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class FreeLimits:
+    """Which accounts are free at ``now``: those with fewer than ``max_streams``, which may start a stream. Their
+    ``next_at`` is past, or beyond ``latest_next_at``: then it was written before the clock was set back.
+    """
+
+    now: float
+    max_streams: int
+    latest_next_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CooldownRow:
+    """A cooldown of an account, or of a model on ALL_ACCOUNTS. ``refused``: digest of the account's token that Kimi
+    has rejected.
+    """
+
+    account_id: str
+    cooldown: Cooldown
+    refused: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,33 +160,128 @@ class LeaseRow:
 
 _P = sa.bindparam
 
-_running = (
-    sa.select(
-        leases.c.account_id,
-        leases.c.scope,
-        sa.func.count().label("streams"),
-        sa.func.max(leases.c.started_at).label("newest_at"),
+# The cooldowns of an account and of the model on it.
+_whole, _model = cooldowns.alias("whole"), cooldowns.alias("model")
+
+
+def _is_over(cooldown: Any, *of_stream: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Whether there is no such cooldown, or it is over and its probe does not run already: a stream that began after
+    it. Earlier streams say nothing about it.
+    """
+    probe = sa.select(leases.c.id).where(
+        leases.c.account_id == accounts.c.id, leases.c.started_at >= cooldown.c.until, *of_stream
     )
-    .where(leases.c.ends_at > _P("now"), is_alive(leases.c.process_id))
-    .group_by(leases.c.account_id, leases.c.scope)
-    .subquery()
+    return sa.or_(cooldown.c.account_id.is_(None), sa.and_(cooldown.c.until <= _P("now"), sa.not_(sa.exists(probe))))
+
+
+def _with_cooldowns(source: Any, scope: sa.ColumnElement[str]) -> Any:
+    return source.outerjoin(
+        _whole, sa.and_(_whole.c.account_id == accounts.c.id, _whole.c.scope == WHOLE_ACCOUNT)
+    ).outerjoin(_model, sa.and_(_model.c.account_id == accounts.c.id, _model.c.scope == scope))
+
+
+# The cooldown of a model on all accounts.
+_everywhere = cooldowns.alias("everywhere")
+
+
+def _of_all(scope: sa.ColumnElement[str]) -> sa.Select[Any]:
+    return sa.select(_everywhere.c.scope).where(
+        _everywhere.c.account_id == ALL_ACCOUNTS, _everywhere.c.scope == scope
+    )
+
+
+def _is_served(scope: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Whether the model cools down on no account, or that is over and its probe does not run already."""
+    probe = sa.select(leases.c.id).where(leases.c.scope == scope, leases.c.started_at >= _everywhere.c.until)
+    return sa.not_(sa.exists(_of_all(scope).where(sa.or_(_everywhere.c.until > _P("now"), sa.exists(probe)))))
+
+
+def _is_free(
+    scope: sa.ColumnElement[str], is_rejection: sa.ColumnElement[bool]
+) -> tuple[sa.ColumnElement[bool], ...]:
+    """``is_rejection``: whether the cooldown of the account is that of a token, and is looked at elsewhere."""
+    return (
+        accounts.c.streams < _P("max_streams"),
+        sa.or_(accounts.c.next_at <= _P("now"), accounts.c.next_at > _P("latest_next_at")),
+        sa.or_(is_rejection, _is_over(_whole)),
+        _is_over(_model, leases.c.scope == scope),
+        _is_served(scope),
+    )
+
+
+_FREE = (
+    sa.select(
+        accounts.c.id,
+        accounts.c.refused,
+        _is_over(_whole).label("may_retry"),
+        sa.or_(
+            sa.and_(_whole.c.account_id.is_not(None), _whole.c.cause != REJECTED),
+            _model.c.account_id.is_not(None),
+            sa.exists(_of_all(_P("scope"))),
+        ).label("is_probe"),
+    )
+    .select_from(_with_cooldowns(accounts, _P("scope")))
+    .where(*_is_free(_P("scope"), _whole.c.cause == REJECTED))
 )
-# One row per account and model with running streams. It also says whether the other two tables hold anything, which
-# is rare: reading an empty table costs as much as this whole statement.
-_ACCOUNTS = sa.select(
-    *account_table.c,
-    _running.c.scope,
-    _running.c.streams,
-    _running.c.newest_at,
-    sa.exists(sa.select(cooldowns.c.account_id)).label("has_cooldowns"),
-    sa.exists(sa.select(queue.c.id)).label("has_queue"),
-).select_from(account_table.outerjoin(_running, _running.c.account_id == account_table.c.id))
-_COOLDOWNS = sa.select(*cooldowns.c)
-_QUEUE = (
-    sa.select(*queue.c)
-    .where(queue.c.ends_at > _P("now"), is_alive(queue.c.process_id))
-    .order_by(queue.c.place, queue.c.joined_at, queue.c.id)
+# The one with the fewest streams first; among equals the one whose latest stream is the longest ago.
+_FREE_IN_ORDER = (
+    _FREE.order_by(accounts.c.streams, accounts.c.last_turn, accounts.c.id).limit(_P("most")).offset(_P("skipped"))
 )
+_FREE_ONE = _FREE.where(accounts.c.id == _P("of_id"))
+# The cooldowns that keep accounts, or all of them, from a model.
+_COOLDOWNS_FOR = (
+    sa.select(*cooldowns.c, accounts.c.refused)
+    .select_from(cooldowns.outerjoin(accounts, accounts.c.id == cooldowns.c.account_id))
+    .where(
+        cooldowns.c.until > _P("now"), sa.or_(cooldowns.c.scope == WHOLE_ACCOUNT, cooldowns.c.scope == _P("scope"))
+    )
+)
+
+_WAITS = queue.c.dropped == sa.false()
+_QUEUE_STATE = sa.select(
+    sa.select(sa.func.min(queue.c.place)).where(_WAITS).scalar_subquery().label("head"),
+    sa.select(sa.func.max(queue.c.place))
+    .where(_WAITS, queue.c.owner == _P("of_owner"))
+    .scalar_subquery()
+    .label("last_of_owner"),
+    sa.select(sa.func.count()).select_from(queue).where(_WAITS).scalar_subquery().label("waiting"),
+)
+_TICKETS = sa.select(
+    queue.c.id, queue.c.process_id, queue.c.owner, queue.c.place.label("position"), queue.c.joined_at
+).where(_WAITS)
+_ORDER = (queue.c.place, queue.c.joined_at, queue.c.id)
+_TICKETS_OF_WISH = _TICKETS.where(queue.c.wish_id == _P("of_wish")).order_by(*_ORDER).limit(_P("most"))
+_head = (
+    sa.select(sa.func.min(queue.c.place)).where(_WAITS, queue.c.wish_id == wishes.c.id).correlate(wishes)
+).scalar_subquery()
+_heads = sa.select(wishes.c.id, wishes.c.scope, _head.label("head"))
+_SHARED_WISHES = (
+    sa.select(_head_row := _heads.where(wishes.c.account_id.is_(None)).subquery())
+    .where(_head_row.c.head.is_not(None))
+    .order_by(_head_row.c.head)
+)
+# Those whose only account is free.
+_SERVABLE_WISHES = (
+    sa.select(
+        _head_row := _heads.select_from(
+            _with_cooldowns(wishes.join(accounts, accounts.c.id == wishes.c.account_id), wishes.c.scope)
+        )
+        .where(
+            *_is_free(
+                wishes.c.scope,
+                sa.and_(_whole.c.cause == REJECTED, accounts.c.refused.is_distinct_from(wishes.c.token)),
+            ),
+        )
+        .subquery()
+    )
+    .where(_head_row.c.head.is_not(None))
+    .order_by(_head_row.c.head)
+    .limit(_P("most"))
+)
+_FIND_WISH = sa.select(wishes.c.scope, wishes.c.accounts).where(wishes.c.id == _P("of_wish"))
+_HAS_WISH = sa.select(wishes.c.id).where(wishes.c.id == _P("of_wish"))
+_ADD_WISH = sa.insert(wishes).values({column: _P(column.name) for column in wishes.c})
+
 _GRANT = per_dialect(
     lambda insert: (
         insert(leases)
@@ -147,10 +289,19 @@ _GRANT = per_dialect(
         .on_conflict_do_nothing(index_elements=["id"])
     )
 )
-_SET_TURN = (
-    sa.update(account_table)
-    .where(account_table.c.id == _P("of_id"))
-    .values(last_turn=_P("last_turn"), next_at=_P("next_at"))
+_ONE_MORE_STREAM = (
+    sa.update(accounts)
+    .where(accounts.c.id == _P("of_id"))
+    .values(
+        streams=accounts.c.streams + 1,
+        last_turn=sa.select(sa.func.max(accounts.alias("any").c.last_turn) + 1).scalar_subquery(),
+        next_at=_P("next_at"),
+    )
+)
+_ONE_STREAM_LESS = (
+    sa.update(accounts)
+    .where(accounts.c.id == _P("of_id"), accounts.c.streams > 0)
+    .values(streams=accounts.c.streams - 1)
 )
 _ENQUEUE = per_dialect(
     lambda insert: (
@@ -160,10 +311,33 @@ _ENQUEUE = per_dialect(
     )
 )
 _DEQUEUE = sa.delete(queue).where(queue.c.id == _P("of_id"))
-_DEQUEUE_RETURNING = _DEQUEUE.returning(queue.c.process_id)
-_RELEASE = sa.delete(leases).where(leases.c.id == _P("of_id"))
+_BUSIEST = (
+    sa.select(queue.c.owner, sa.func.count().label("tickets"))
+    .where(_WAITS)
+    .group_by(queue.c.owner)
+    .order_by(sa.desc("tickets"), queue.c.owner)
+    .limit(1)
+)
+_COUNT_OF_OWNER = (
+    sa.select(sa.func.count().label("tickets")).select_from(queue).where(_WAITS, queue.c.owner == _P("of_owner"))
+)
+_DROP_LAST = (
+    sa.update(queue)
+    .where(
+        queue.c.id
+        == sa.select(queue.c.id)
+        .where(_WAITS, queue.c.owner == _P("of_owner"))
+        .order_by(*(sa.desc(column) for column in _ORDER))
+        .limit(1)
+        .scalar_subquery()
+    )
+    .values(dropped=sa.true())
+)
+_DROPPED = sa.select(queue.c.id).where(queue.c.process_id == _P("of_process"), queue.c.dropped == sa.true())
+_RELEASE = sa.delete(leases).where(leases.c.id == _P("of_id")).returning(leases.c.account_id)
 _LEASE_COLUMNS = (leases.c.id, leases.c.account_id, leases.c.scope, leases.c.is_probe)
-_GRANTED = sa.select(*_LEASE_COLUMNS).where(leases.c.process_id == _P("of_process"), leases.c.waited)
+_GRANTED = sa.select(*_LEASE_COLUMNS).where(leases.c.process_id == _P("of_process"), leases.c.waited == sa.true())
+_DELIVERED = sa.update(leases).where(one_of(leases.c.id, "ids")).values(waited=sa.false())
 _FIND = sa.select(*_LEASE_COLUMNS).where(leases.c.id == _P("of_id"))
 _FIND_COOLDOWN = sa.select(*cooldowns.c).where(
     cooldowns.c.account_id == _P("of_id"), cooldowns.c.scope == _P("of_scope")
@@ -187,75 +361,105 @@ _CLEAR_COOLDOWNS = sa.delete(cooldowns).where(
 )
 
 
+# How many free accounts are read at first: the first one suits nearly always.
+_FIRST_FREE = 8
+_ALL = 1_000_000
+# How many wishes are kept in memory: with 500 accounts each takes 100 KB.
+_MOST_WISHES = 100
+
+
 class LeaseRows:
     """The tables ``leases``, ``line`` (the queue) and ``rests`` (the cooldowns)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._wishes: dict[str, Wish] = {}
 
-    def snapshot(self, tx: Transaction, now: float) -> tuple[Accounts, list[Ticket]]:
-        """All accounts with their streams and cooldowns, and the queue in its order."""
-        rows = tx.rows(_ACCOUNTS, now=now)
-        found: dict[str, AccountState] = {}
-        for row in rows:
-            state = found.get(row["id"])
-            if state is None:
-                state = found[row["id"]] = AccountState(row["id"], row["last_turn"], row["next_at"], row["refused"])
-            if row["streams"]:
-                state.active[row["scope"]] = row["streams"]
-                state.newest_at[row["scope"]] = row["newest_at"]
-        models: dict[str, Cooldown] = {}
-        for row in tx.rows(_COOLDOWNS) if rows and rows[0]["has_cooldowns"] else ():
-            cooldown = Cooldown(row["until"], row["strikes"], row["cause"])
-            if row["account_id"] == ALL_ACCOUNTS:
-                models[row["scope"]] = cooldown
-            elif row["account_id"] in found:
-                found[row["account_id"]].cooldowns[row["scope"]] = cooldown
-        tickets = [
-            Ticket(row["id"], row["owner"], row["scope"], json.loads(row["accounts"]), row["place"])
-            for row in (tx.rows(_QUEUE, now=now) if rows and rows[0]["has_queue"] else ())
+    # Accounts
+
+    def free_accounts(self, tx: Transaction, wish: Wish, limits: FreeLimits) -> Iterator[FreeAccount]:
+        """The accounts on which a stream of this model may begin now, the best one first. Others than those of the
+        wish may be among them, and those with a rejected token.
+        """
+        values = {
+            "scope": wish.scope,
+            "now": limits.now,
+            "max_streams": limits.max_streams,
+            "latest_next_at": limits.latest_next_at,
+        }
+        only, _ = wish.only_account
+        if only is not None:
+            yield from map(_free, tx.rows(_FREE_ONE, of_id=only, **values))
+            return
+        first = tx.rows(_FREE_IN_ORDER, most=_FIRST_FREE, skipped=0, **values)
+        yield from map(_free, first)
+        if len(first) == _FIRST_FREE:
+            yield from map(_free, tx.rows(_FREE_IN_ORDER, most=_ALL, skipped=_FIRST_FREE, **values))
+
+    def cooldowns_for(self, tx: Transaction, scope: str, now: float) -> list[CooldownRow]:
+        """The cooldowns that keep accounts from this model now, or all of them."""
+        return [
+            CooldownRow(row["account_id"], Cooldown(row["until"], row["strikes"], row["cause"]), row["refused"])
+            for row in tx.rows(_COOLDOWNS_FOR, scope=scope, now=now)
         ]
-        return Accounts(list(found.values()), models), tickets
 
-    def grant(self, tx: Transaction, grant: Grant, process_id: str | None, now: float, ends_at: float) -> None:
-        """Makes a ticket a lease. ``process_id``: None for a ticket in the queue, whose process is stored there."""
-        ticket, waited = grant.ticket, process_id is None
+    def grant(self, tx: Transaction, ticket_id: str, process_id: str, grant: Grant, *, waited: bool) -> None:
+        """Makes a ticket a lease. ``waited``: it is in the queue."""
         if waited:
-            # In one step: a request that leaves the queue meanwhile must find either its place in it or its lease.
-            row = tx.row(_DEQUEUE_RETURNING, of_id=ticket.id)
-            if row is None:
-                return
-            process_id = row["process_id"]
-        tx.run(
+            tx.run(_DEQUEUE, of_id=ticket_id)
+        added = tx.run(
             _GRANT,
-            id=ticket.id,
+            id=ticket_id,
             process_id=process_id,
             account_id=grant.account_id,
-            scope=ticket.scope,
+            scope=grant.scope,
             is_probe=grant.is_probe,
             waited=waited,
-            started_at=now,
-            ends_at=ends_at,
+            started_at=grant.now,
+            ends_at=grant.ends_at,
         )
-        tx.run(_SET_TURN, of_id=grant.account_id, last_turn=grant.last_turn, next_at=grant.next_at)
+        if added:
+            tx.run(_ONE_MORE_STREAM, of_id=grant.account_id, next_at=grant.next_at)
 
     def find(self, tx: Transaction, ticket_id: str) -> LeaseRow | None:
         """The lease of a ticket, if it has one."""
         row = tx.row(_FIND, of_id=ticket_id)
         return None if row is None else _lease(row)
 
-    def enqueue(self, tx: Transaction, ticket: Ticket, process_id: str, now: float, ends_at: float) -> None:
+    def release(self, lease_id: str) -> None:
+        """Safe to call again."""
+        self._database.in_exclusive_transaction(lambda tx: self._release(tx, lease_id))
+
+    @staticmethod
+    def _release(tx: Transaction, lease_id: str) -> None:
+        row = tx.row(_RELEASE, of_id=lease_id)
+        if row is not None:
+            tx.run(_ONE_STREAM_LESS, of_id=row["account_id"])
+
+    # The queue
+
+    def queue_state(self, tx: Transaction, owner: str) -> QueueState:
+        (row,) = tx.rows(_QUEUE_STATE, of_owner=owner)
+        return QueueState(**row)
+
+    def enqueue(
+        self, tx: Transaction, ticket: Ticket, position: int, process_id: str, now: float, ends_at: float
+    ) -> None:
         """Adds a ticket to the queue. It is valid until ``ends_at``, or until its process is dead."""
+        wish = ticket.wish
+        if tx.row(_HAS_WISH, of_wish=wish.id) is None:
+            account_id, token = wish.only_account
+            tx.run(_ADD_WISH, id=wish.id, scope=wish.scope, account_id=account_id, token=token, accounts=wish.listed)
         tx.run(
             _ENQUEUE,
             id=ticket.id,
             process_id=process_id,
             owner=ticket.owner,
-            scope=ticket.scope,
-            accounts=json.dumps(dict(ticket.accounts)),
-            place=ticket.position,
+            wish_id=wish.id,
+            place=position,
             joined_at=now,
             ends_at=ends_at,
+            dropped=False,
         )
 
     def dequeue(self, tx: Transaction, ticket_id: str) -> None:
@@ -264,15 +468,60 @@ class LeaseRows:
 
     def withdraw(self, ticket_id: str) -> None:
         """Removes a ticket from the queue, and its lease if it has got one."""
-        self._database.run(_DEQUEUE, of_id=ticket_id)
-        self._database.run(_RELEASE, of_id=ticket_id)
+
+        def work(tx: Transaction) -> None:
+            tx.run(_DEQUEUE, of_id=ticket_id)
+            self._release(tx, ticket_id)
+
+        self._database.in_exclusive_transaction(work)
+
+    def servable_wishes(self, tx: Transaction, limits: FreeLimits, most: int) -> list[str]:
+        """Ids of what tickets in the queue want, the first in the queue first: of those for one account, at most so
+        many whose account is free; and all others.
+        """
+        values = {"now": limits.now, "max_streams": limits.max_streams, "latest_next_at": limits.latest_next_at}
+        own = tx.rows(_SERVABLE_WISHES, most=most, **values)
+        rows = sorted([*own, *tx.rows(_SHARED_WISHES)], key=lambda row: row["head"])
+        return [row["id"] for row in rows]
+
+    def wish(self, tx: Transaction, wish_id: str) -> Wish | None:
+        wish = self._wishes.get(wish_id)
+        if wish is None and (row := tx.row(_FIND_WISH, of_wish=wish_id)) is not None:
+            if len(self._wishes) >= _MOST_WISHES:
+                self._wishes.clear()
+            wish = self._wishes[wish_id] = Wish(row["scope"], json.loads(row["accounts"]))
+        return wish
+
+    def tickets(self, tx: Transaction, wish_id: str, most: int) -> list[QueuedTicket]:
+        """The first tickets with this wish, in the order of the queue."""
+        return [QueuedTicket(**row) for row in tx.rows(_TICKETS_OF_WISH, of_wish=wish_id, most=most)]
+
+    def busiest_owner(self, tx: Transaction) -> tuple[str, int]:
+        """The API key with the most tickets in the queue, and their number."""
+        row = tx.row(_BUSIEST)
+        return ("", 0) if row is None else (row["owner"], row["tickets"])
+
+    def tickets_of(self, tx: Transaction, owner: str) -> int:
+        """How many tickets of this API key are in the queue."""
+        row = tx.row(_COUNT_OF_OWNER, of_owner=owner)
+        return 0 if row is None else int(row["tickets"])
+
+    def drop_last(self, tx: Transaction, owner: str) -> None:
+        """The last ticket of this API key is not served any more. Its process finds out with ``dropped``."""
+        tx.run(_DROP_LAST, of_owner=owner)
 
     def granted(self, process_id: str) -> list[LeaseRow]:
-        """The leases that requests of this process have got by waiting in the queue."""
+        """The leases that requests of this process have got by waiting in the queue, until ``delivered``."""
         return [_lease(row) for row in self._database.rows(_GRANTED, of_process=process_id)]
 
-    def release(self, lease_id: str) -> None:
-        self._database.run(_RELEASE, of_id=lease_id)
+    def delivered(self, lease_ids: Sequence[str]) -> None:
+        self._database.run(_DELIVERED, ids=listed(lease_ids))
+
+    def dropped(self, process_id: str) -> list[str]:
+        """Tickets of this process that are not served any more."""
+        return [row["id"] for row in self._database.rows(_DROPPED, of_process=process_id)]
+
+    # Cooldowns
 
     def cooldown(self, tx: Transaction, account_id: str, scope: str) -> Cooldown | None:
         """The cooldown of an account, also if it is over."""
@@ -299,10 +548,14 @@ class LeaseRows:
     def clear_cooldowns(self, account_id: str, scopes: Sequence[str], now: float) -> None:
         """Deletes the cooldowns that are over, and with them the counts of failures; those of models of all accounts,
         too."""
-        accounts = listed((account_id, ALL_ACCOUNTS))
-        self._database.run(_CLEAR_COOLDOWNS, accounts=accounts, scopes=listed(scopes), now=now)
+        ids = listed((account_id, ALL_ACCOUNTS))
+        self._database.run(_CLEAR_COOLDOWNS, accounts=ids, scopes=listed(scopes), now=now)
 
 
 def _lease(row: Row) -> LeaseRow:
     # SQLite has no booleans of its own.
     return LeaseRow(**{**row, "is_probe": bool(row["is_probe"])})
+
+
+def _free(row: Row) -> FreeAccount:
+    return FreeAccount(row["id"], row["refused"], bool(row["may_retry"]), bool(row["is_probe"]))

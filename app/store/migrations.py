@@ -79,6 +79,48 @@ _SITES = ("ALTER TABLE conversations ADD COLUMN site VARCHAR",)
 
 _CAUSES = ("ALTER TABLE rests ADD COLUMN cause VARCHAR NOT NULL DEFAULT ''",)
 
+_KEY_CHANGES = (
+    "ALTER TABLE api_keys ADD COLUMN version BIGINT NOT NULL DEFAULT 0",
+    "CREATE INDEX api_keys_by_version ON api_keys (version)",
+    """CREATE TABLE api_key_seconds (
+        digest VARCHAR NOT NULL, second BIGINT NOT NULL, requests INTEGER NOT NULL, newest_at FLOAT NOT NULL,
+        PRIMARY KEY (digest, second))""",
+    "CREATE INDEX api_key_seconds_by_age ON api_key_seconds (second)",
+)
+
+_ANSWER_SIZES = (
+    "ALTER TABLE recordings ADD COLUMN owner VARCHAR NOT NULL DEFAULT ''",
+    "ALTER TABLE recordings ADD COLUMN bytes BIGINT NOT NULL DEFAULT 0",
+    "CREATE INDEX recordings_of_an_owner ON recordings (owner, begun_at, bytes)",
+)
+
+_LEASE_COUNTS = (
+    "ALTER TABLE accounts ADD COLUMN streams INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE accounts ADD COLUMN seen_at FLOAT NOT NULL DEFAULT 0",
+    "CREATE INDEX accounts_by_use ON accounts (streams, last_turn, id)",
+    "CREATE INDEX accounts_by_turn ON accounts (last_turn)",
+    "CREATE INDEX leases_of_an_account ON leases (account_id, scope, started_at)",
+    "CREATE INDEX leases_of_a_process ON leases (process_id, waited)",
+    "CREATE INDEX leases_of_a_model ON leases (scope, started_at)",
+    "CREATE INDEX leases_by_end ON leases (ends_at)",
+    "UPDATE accounts SET streams = (SELECT count(*) FROM leases WHERE leases.account_id = accounts.id)",
+    # The requests that waited in it ended with their gateway.
+    "DROP TABLE line",
+    """CREATE TABLE line (
+        id VARCHAR NOT NULL PRIMARY KEY, process_id VARCHAR NOT NULL, owner VARCHAR NOT NULL,
+        wish_id VARCHAR NOT NULL, place BIGINT NOT NULL, joined_at FLOAT NOT NULL, ends_at FLOAT NOT NULL,
+        dropped BOOLEAN NOT NULL)""",
+    "CREATE INDEX line_in_order ON line (place, joined_at, id)",
+    "CREATE INDEX line_of_an_owner ON line (owner, place)",
+    "CREATE INDEX line_of_a_wish ON line (wish_id, place, joined_at, id)",
+    "CREATE INDEX line_of_a_process ON line (process_id, dropped)",
+    """CREATE TABLE wishes (
+        id VARCHAR NOT NULL PRIMARY KEY, scope VARCHAR NOT NULL, account_id VARCHAR, token VARCHAR,
+        accounts TEXT NOT NULL)""",
+    "CREATE INDEX litter_by_due_time ON litter (due_at)",
+    "CREATE INDEX litter_by_chat ON litter (chat_id)",
+)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -88,6 +130,9 @@ _MIGRATIONS = {
     "API keys": _API_KEYS,
     "sites of conversations": _SITES,
     "causes of cooldowns": _CAUSES,
+    "changes of API keys, their requests by second": _KEY_CHANGES,
+    "owners and sizes of idempotent answers": _ANSWER_SIZES,
+    "streams of each account, a queue that is read in parts": _LEASE_COUNTS,
     "functions in conversations": ("ALTER TABLE conversations ADD COLUMN tools TEXT",),
 }
 

@@ -1,8 +1,17 @@
-"""The lease that says that this process is alive. A heartbeat renews it in the database.
+"""The lease that says that this process is alive, and the watch over the leases of the others.
 
-Whatever a process holds there (leases of accounts, places in the queue, conversations, idempotent answers) is valid
-for others while the process's own lease is: a killed process frees all of it after ``lease_s``, a stopped one at
-once. Knows nothing of what is held.
+Whatever a process holds in the database (leases of accounts, places in the queue, conversations, idempotent answers)
+is valid for others while the process's own lease is: a killed process frees all of it after ``lease_s``, a stopped
+one at once. Knows nothing of what is held.
+
+No clock is compared with another one, so clocks may be set. A process renews its lease by changing its row. Each
+process watches the rows of all others; one that has not changed for ``lease_s``, by the watcher's own clock, which
+nobody can set, is deleted, and its process is dead. A process that could not renew for somewhat less than that gives
+up first what must not be held twice. Two rules keep a time from counting in which nobody could write:
+
+- A watcher that could not renew its own lease for a while begins to watch anew.
+- A process that cannot renew but sees that nobody else can goes on: SQLite can be read while it is locked, and then
+  shows that no row has changed; a server says that it is not there.
 """
 
 import atexit
@@ -12,78 +21,239 @@ import threading
 from collections.abc import Callable
 
 from app.concurrency.periodic import Periodic, every
-from app.store import Store, StoreError, Transaction
+from app.store import Store, StoreError
+from app.store.clock import steady
 
 log = logging.getLogger(__name__)
 
-# How often the leftovers of dead processes are deleted. Seconds.
+# As shares of ``lease_s``: how often it is renewed, and how soon after a failure; for how long it counts for its own
+# process after the last renewal began; the pause after which a watcher begins anew.
+_RENEW_EVERY = 0.2
+_RETRY_EVERY = 0.05
+_VALID_FOR = 0.8
+_LONGEST_GAP = 0.4
+# How long a release is tried before that is left to the next heartbeat: an answer or an error waits for it. Seconds.
+_RELEASE_FOR_S = 1.0
+# How often the leftovers of unknown processes are deleted. Seconds.
 _CLEAN_EVERY_S = 30.0
 
 
 class ProcessLease:
-    """The lease of this process, for ``lease_s`` seconds and renewed three times as often. ``id``: of the process."""
+    """The lease of this process, for ``lease_s`` seconds. ``id``: of the process."""
 
     def __init__(self, store: Store, lease_s: float) -> None:
         self._store = store
         self._lease_s = lease_s
         self.id = store.database.process_id
-        self._has_expired = False
+        self._has_ended = False
         # A renewal that is under way must not be committed after the lease was ended.
         self._writing = threading.Lock()
+        # All times are those of ``steady``.
+        self._valid_until = 0.0
+        self._is_lost = False
+        # Since when a renewal is under way, if one is.
+        self._trying_since: float | None = None
+        # What was written last into the own row.
+        self._written = 0.0
+        self._renewed_at = 0.0
+        # The other processes: the value of each, and when it was first seen.
+        self._others: dict[str, tuple[float, float]] = {}
+        # Since when it is known that nobody could renew.
+        self._quiet_since: float | None = None
+        self._when_lost: list[Callable[[], None]] = []
         self._to_retry: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._heartbeats: list[Periodic] = []
+        self._work: list[Periodic] = []
 
     def __repr__(self) -> str:
-        return f"<ProcessLease {self.id}{', expired' if self._has_expired else ''}>"
+        return f"<ProcessLease {self.id}{', ended' if self._has_ended else ', lost' if self._is_lost else ''}>"
 
     def start(self) -> None:
         """From here on the process is alive. Raises StoreError."""
-        self._renew()
-        self._store.database.on_reconnect(self._extend_all)
-        first_after_s = self._lease_s / 3
-        self._heartbeats = [
-            every(self._lease_s / 3, self._renew_and_retry, "process-lease", first_after_s=first_after_s),
-            every(_CLEAN_EVERY_S, self._delete_leftovers, "process-leftovers", first_after_s=first_after_s),
+        self._register()
+        pause_s = self._lease_s * _RENEW_EVERY
+        self._work = [
+            every(pause_s, self._renew_and_watch, "process-lease", first_after_s=pause_s),
+            every(self._lease_s * _RETRY_EVERY, self._check_deadline, "process-deadline", first_after_s=pause_s),
+            every(pause_s, self._retry_releases, "process-releases", first_after_s=pause_s),
+            every(_CLEAN_EVERY_S, self._delete_leftovers, "process-leftovers", first_after_s=pause_s),
         ]
         atexit.register(self.expire_now)
+
+    def when_lost(self, work: Callable[[], None]) -> None:
+        """Registers ``work``, which is called when others may have taken what this process held, or soon may. It must
+        give up what must not be held twice, and what others do hold now. It must not raise.
+        """
+        self._when_lost.append(work)
+
+    def is_valid(self) -> bool:
+        """Whether nobody can have taken what this process holds. Asks the database only where it is not certain."""
+        return steady() < self._valid_until or self._try_to_renew()
 
     def run_or_retry(self, release: Callable[[], object]) -> None:
         """Calls ``release``, which frees something in the database. If that fails, it is called again later."""
         try:
-            release()
-        except StoreError:
-            log.exception("release_failed retry_in_s=%.0f", self._lease_s / 3)
+            with self._store.database.retrying_for(_RELEASE_FOR_S):
+                release()
+        except StoreError as e:
+            cause = None if e.is_transient else e
+            retry_in_s = self._lease_s * _RENEW_EVERY
+            log.warning("release_failed retry_in_s=%.1f error=%s", retry_in_s, e, exc_info=cause)
             self.retry_later(release)
 
     def retry_later(self, release: Callable[[], object]) -> None:
-        """Calls ``release`` with the next heartbeat, as ``run_or_retry`` does."""
+        """Calls ``release`` soon, as ``run_or_retry`` does."""
         self._to_retry.put(release)
 
     def expire_now(self) -> None:
         """Frees everything that the process holds. Safe to call again."""
-        for heartbeat in self._heartbeats:
-            heartbeat.stop()
+        for work in self._work:
+            work.stop()
         with self._writing:
-            self._has_expired = True
+            self._has_ended = True
             try:
-                self._store.processes.expire(self.id)
+                self._store.processes.delete(self.id)
             except StoreError as e:
                 log.warning("process_lease_not_ended error=%s expires_in_s=%.0f", e, self._lease_s)
 
-    def _renew(self) -> None:
-        with self._writing:
-            if not self._has_expired:
-                self._store.processes.renew(self.id, self._lease_s)
+    # The own lease
 
-    def _renew_and_retry(self) -> None:
-        self._renew()
-        for _ in range(self._to_retry.qsize()):
-            self.run_or_retry(self._to_retry.get())
+    def _register(self) -> None:
+        began = steady()
+        self._written = self._store.database.now() + self._lease_s
+        self._store.processes.register(self.id, self._written)
+        self._succeeded(began)
+
+    def _succeeded(self, began: float) -> None:
+        # From its beginning: nobody can have seen the change before that.
+        self._valid_until = began + self._lease_s * _VALID_FOR
+        self._is_lost = False
+        self._quiet_since = None
+
+    def _renew_and_watch(self) -> float:
+        """Returns the seconds until the next renewal."""
+        if not self._try_to_renew():
+            return self._lease_s * _RETRY_EVERY
+        try:
+            with self._store.database.retrying_for(0):
+                return self._watch()
+        except StoreError as e:
+            log.debug("process_watch_failed error=%s", e)
+            return self._lease_s * _RETRY_EVERY
+
+    def _try_to_renew(self) -> bool:
+        with self._writing:
+            if self._has_ended:
+                return False
+            began = self._trying_since = steady()
+            try:
+                with self._store.database.retrying_for(0):
+                    self._written, before = self._store.database.now() + self._lease_s, self._written
+                    if self._written == before:
+                        # Two renewals must differ, also where the clock was set back by just that much.
+                        self._written += 1e-3
+                    is_known = self._store.processes.renew(self.id, self._written)
+                    if not is_known:
+                        # Another process has found this one dead. It may hold what was ours.
+                        self._register()
+            except StoreError as e:
+                self._failed(e)
+                return False
+            finally:
+                self._trying_since = None
+            self._succeeded(began)
+        if not is_known:
+            log.warning("process_lease_lost reason=not_renewed_in_time")
+            self._call_when_lost()
+        return True
+
+    def _failed(self, error: StoreError) -> None:
+        now = steady()
+        if self._nobody_can_write(error):
+            if self._quiet_since is None:
+                self._quiet_since = now
+            if now - self._quiet_since > self._lease_s * _LONGEST_GAP:
+                # All watchers begin anew when they can write again.
+                self._valid_until = max(self._valid_until, now + self._lease_s * _VALID_FOR)
+        else:
+            self._quiet_since = None
+        if now >= self._valid_until:
+            self._lose(str(error))
+
+    def _check_deadline(self) -> None:
+        """A renewal may hang for longer than the lease counts."""
+        now, trying_since = steady(), self._trying_since
+        if now < self._valid_until or self._is_lost or self._has_ended:
+            return
+        if trying_since is None:
+            # The process was frozen, or its loop was held: what the renewal says counts.
+            self._work[0].wake()
+        elif trying_since < self._valid_until or now - trying_since > self._lease_s * (1 - _VALID_FOR) / 2:
+            self._lose("no answer")
+
+    def _lose(self, error: str) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            log.warning("process_lease_lost reason=database_unavailable error=%s", error)
+            self._call_when_lost()
+
+    def _nobody_can_write(self, error: StoreError) -> bool:
+        if error.serves_nobody:
+            return True
+        if error.is_unreachable:
+            return False
+        try:
+            with self._store.database.retrying_for(0):
+                rows = self._store.processes.all()
+        except StoreError:
+            return False
+        known = {process_id: until for process_id, (until, _) in self._others.items()}
+        if self.id not in rows:
+            return False
+        rows.pop(self.id)
+        if rows == known:
+            return True
+        now = steady()
+        self._others = {
+            process_id: self._others[process_id] if known.get(process_id) == until else (until, now)
+            for process_id, until in rows.items()
+        }
+        return False
+
+    def _call_when_lost(self) -> None:
+        for work in self._when_lost:
+            try:
+                work()
+            except Exception:  # what one part fails to give up must not keep the others from it
+                log.exception("giving_up_failed")
+
+    # The others
+
+    def _watch(self) -> float:
+        """Deletes the leases that were not renewed for too long. Returns the seconds until the next look."""
+        rows = self._store.processes.all()
+        now = steady()
+        if now - self._renewed_at > self._lease_s * _LONGEST_GAP:
+            # Perhaps nobody could renew meanwhile.
+            self._others = {}
+        self._renewed_at = now
+        rows.pop(self.id, None)
+        others = {}
+        for process_id, until in rows.items():
+            known = self._others.get(process_id)
+            others[process_id] = known if known is not None and known[0] == until else (until, now)
+        self._others = others
+        dead = [process_id for process_id, (_, since) in others.items() if now - since >= self._lease_s]
+        for process_id in dead:
+            until, _ = others.pop(process_id)
+            if self._store.processes.delete_unchanged(process_id, until):
+                log.warning("process_dead process=%s", process_id)
+        pause_s = self._lease_s * _RENEW_EVERY
+        due_in_s = min((since + self._lease_s - now for _, since in others.values()), default=pause_s)
+        return max(self._lease_s * _RETRY_EVERY, min(pause_s, due_in_s))
 
     def _delete_leftovers(self) -> None:
         self._store.processes.delete_leftovers(self._store.database.now())
 
-    def _extend_all(self, tx: Transaction, since: float) -> None:
-        # While the database was unavailable nobody could renew a lease. Without this, the first process that
-        # reconnects would find all others dead.
-        self._store.processes.extend_all(tx, since, self._store.database.now() + self._lease_s)
+    def _retry_releases(self) -> None:
+        for _ in range(self._to_retry.qsize()):
+            self.run_or_retry(self._to_retry.get())

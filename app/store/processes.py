@@ -1,70 +1,104 @@
-"""The processes that are alive, and the deletion of what dead ones have left behind. Knows no meaning of either."""
+"""The processes that are alive, and the deletion of what dead ones have left behind. Knows no meaning of either, and
+not when a process is dead: that is for ``process_lease``.
+"""
 
 import sqlalchemy as sa
 
 from app.store.database import OWN_PROCESS_ID, Database, Transaction
 from app.store.dialects import per_dialect
-from app.store.tables import leases, processes, queue
+from app.store.tables import accounts, api_key_uses, leases, processes, queue, wishes
 
 _P = sa.bindparam
 
 
 def is_alive(process_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
-    """Whether the process with this id is alive at the parameter ``now``.
+    """Whether the process with this id is alive: it is until another one has found it dead.
 
-    The process that asks always is, even if it could not renew its lease for so long that others call it dead: what
-    it holds itself is not free for it.
+    The process that asks always is: what it holds itself is not free for it. No clock is compared.
     """
     # Not EXISTS with a reference to the row outside: within ON CONFLICT that would mean any row of the outer table.
-    return sa.or_(
-        process_id == OWN_PROCESS_ID,
-        process_id.in_(sa.select(processes.c.id).where(processes.c.until > _P("now"))),
-    )
+    return sa.or_(process_id == OWN_PROCESS_ID, process_id.in_(sa.select(processes.c.id)))
 
 
-_RENEW = per_dialect(
+_REGISTER = per_dialect(
     lambda insert: (
         insert(processes)
         .values(id=_P("id"), until=_P("until"))
         .on_conflict_do_update(index_elements=["id"], set_={"until": _P("until")})
     )
 )
-_EXTEND_ALL = (
-    sa.update(processes)
-    .where(processes.c.until > _P("since"), processes.c.until < _P("new_until"))
-    .values(until=_P("new_until"))
-)
+_RENEW = sa.update(processes).where(processes.c.id == _P("of_id")).values(until=_P("until"))
+_ALL = sa.select(processes.c.id, processes.c.until)
 _DELETE = sa.delete(processes).where(processes.c.id == _P("of_id"))
-_DELETE_DEAD = sa.delete(processes).where(processes.c.until <= _P("before"))
-_DELETE_LEFTOVERS = [
-    sa.delete(table).where(sa.or_(table.c.ends_at <= _P("now"), sa.not_(is_alive(table.c.process_id))))
-    for table in (leases, queue)
+_DELETE_UNCHANGED = _DELETE.where(processes.c.until == _P("unchanged"))
+# What means nothing any more without its process. Conversations and answers stay, and are free.
+_LEFTOVERS = (leases, queue, api_key_uses)
+_DELETE_LEFTOVERS = [sa.delete(table).where(table.c.process_id == _P("of_process")) for table in _LEFTOVERS]
+_DELETE_UNKNOWN = [
+    sa.delete(table).where(table.c.process_id.not_in(sa.select(processes.c.id)), table.c.process_id != OWN_PROCESS_ID)
+    for table in _LEFTOVERS
 ]
-
-# A process that was frozen for less than this finds everything as it was. Seconds.
-_GRACE_S = 300.0
+_DELETE_ENDED = [sa.delete(table).where(table.c.ends_at <= _P("now")) for table in (leases, queue)]
+_DELETE_WISHES = sa.delete(wishes).where(wishes.c.id.not_in(sa.select(queue.c.wish_id)))
+# After leases were deleted, and not released one by one.
+_streams = (
+    sa.select(sa.func.count()).select_from(leases).where(leases.c.account_id == accounts.c.id).scalar_subquery()
+)
+_COUNT_STREAMS = sa.update(accounts).where(accounts.c.streams != _streams).values(streams=_streams)
 
 
 class ProcessRows:
-    """The table ``processes``."""
+    """The table ``processes``: one row per living process. ``until`` changes with each renewal; when that time comes
+    means nothing.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def renew(self, process_id: str, lease_s: float) -> None:
-        """The process is alive for ``lease_s`` from the moment of the write, which may be late because of retries."""
-        self._database.with_retries(lambda tx: tx.run(_RENEW, id=process_id, until=self._database.now() + lease_s))
+    def register(self, process_id: str, until: float) -> None:
+        """The process is alive."""
+        self._database.run(_REGISTER, id=process_id, until=until)
 
-    def extend_all(self, tx: Transaction, since: float, until: float) -> None:
-        """All processes that were alive at ``since`` are alive until ``until``."""
-        tx.run(_EXTEND_ALL, since=since, new_until=until)
+    def renew(self, process_id: str, until: float) -> bool:
+        """The process is still alive. False if another one has found it dead."""
+        return self._database.run(_RENEW, of_id=process_id, until=until) > 0
 
-    def expire(self, process_id: str) -> None:
-        """The process is not alive any more."""
-        self._database.run(_DELETE, of_id=process_id)
+    def all(self) -> dict[str, float]:
+        """The living processes, each with the value of its last renewal."""
+        return {row["id"]: row["until"] for row in self._database.rows(_ALL)}
+
+    def delete(self, process_id: str) -> None:
+        """The process is not alive any more, and neither is what it held."""
+        self._database.in_exclusive_transaction(lambda tx: self._delete(tx, process_id))
+
+    def delete_unchanged(self, process_id: str, until: float) -> bool:
+        """``delete``, unless it has been renewed since it had this value. Returns whether it was."""
+
+        def work(tx: Transaction) -> bool:
+            if not tx.run(_DELETE_UNCHANGED, of_id=process_id, unchanged=until):
+                return False
+            self._delete(tx, process_id)
+            return True
+
+        return self._database.in_exclusive_transaction(work)
 
     def delete_leftovers(self, now: float) -> None:
-        """Deletes leases and queued requests of dead processes, which have no effect any more."""
-        for statement in _DELETE_LEFTOVERS:
-            self._database.run(statement, now=now)
-        self._database.run(_DELETE_DEAD, before=now - _GRACE_S)
+        """Deletes what processes hold that are not known: those of an older gateway, for example. Also what nobody
+        has given back although its time is over.
+        """
+
+        def work(tx: Transaction) -> None:
+            for statement in _DELETE_UNKNOWN:
+                tx.run(statement)
+            for statement in _DELETE_ENDED:
+                tx.run(statement, now=now)
+            tx.run(_DELETE_WISHES)
+            tx.run(_COUNT_STREAMS)
+
+        self._database.in_exclusive_transaction(work)
+
+    @staticmethod
+    def _delete(tx: Transaction, process_id: str) -> None:
+        if sum(tx.run(statement, of_process=process_id) for statement in _DELETE_LEFTOVERS):
+            tx.run(_COUNT_STREAMS)
+        tx.run(_DELETE, of_id=process_id)

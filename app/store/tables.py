@@ -19,6 +19,12 @@ accounts = sa.Table(
     sa.Column("last_turn", sa.BigInteger, nullable=False),  # number of its latest stream, counted over all accounts
     sa.Column("next_at", sa.Float, nullable=False, server_default=sa.text("0")),  # earliest start of its next stream
     sa.Column("refused", sa.String),  # digest of the token that Kimi has rejected
+    sa.Column("streams", sa.Integer, nullable=False, server_default=sa.text("0")),  # its rows in ``leases``
+    # When a gateway last had it in its settings.
+    sa.Column("seen_at", sa.Float, nullable=False, server_default=sa.text("0")),
+    # In the order in which they are used.
+    sa.Index("accounts_by_use", "streams", "last_turn", "id"),
+    sa.Index("accounts_by_turn", "last_turn"),
 )
 
 # The newest token pair of each account that is refreshed.
@@ -56,9 +62,13 @@ leases = sa.Table(
     sa.Column("account_id", sa.String, nullable=False),
     sa.Column("scope", sa.String, nullable=False),  # the model
     sa.Column("is_probe", sa.Boolean, nullable=False),  # the first stream after a cooldown
-    sa.Column("waited", sa.Boolean, nullable=False),  # it was granted to a request in the queue
+    sa.Column("waited", sa.Boolean, nullable=False),  # its request waits in the queue and does not know yet
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("ends_at", sa.Float, nullable=False),
+    sa.Index("leases_of_an_account", "account_id", "scope", "started_at"),
+    sa.Index("leases_of_a_process", "process_id", "waited"),
+    sa.Index("leases_of_a_model", "scope", "started_at"),
+    sa.Index("leases_by_end", "ends_at"),
 )
 
 # Requests that wait for an account.
@@ -68,11 +78,26 @@ queue = sa.Table(
     sa.Column("id", sa.String, primary_key=True),
     sa.Column("process_id", sa.String, nullable=False),
     sa.Column("owner", sa.String, nullable=False),  # the API key
-    sa.Column("scope", sa.String, nullable=False),  # the model
-    sa.Column("accounts", sa.Text, nullable=False),  # JSON: account id → digest of its token
+    sa.Column("wish_id", sa.String, nullable=False),
     sa.Column("place", sa.BigInteger, nullable=False),  # its position; several requests may share one
     sa.Column("joined_at", sa.Float, nullable=False),
     sa.Column("ends_at", sa.Float, nullable=False),
+    sa.Column("dropped", sa.Boolean, nullable=False),  # others needed its place; its request does not know yet
+    sa.Index("line_in_order", "place", "joined_at", "id"),
+    sa.Index("line_of_an_owner", "owner", "place"),
+    sa.Index("line_of_a_wish", "wish_id", "place", "joined_at", "id"),
+    sa.Index("line_of_a_process", "process_id", "dropped"),
+)
+
+# What requests in the queue wait for: most of them wait for the same. Rows that no request refers to are deleted.
+wishes = sa.Table(
+    "wishes",
+    METADATA,
+    sa.Column("id", sa.String, primary_key=True),  # a digest of the rest
+    sa.Column("scope", sa.String, nullable=False),  # the model
+    sa.Column("account_id", sa.String),  # if only one account may serve, as for most conversations
+    sa.Column("token", sa.String),  # digest of the token of that account
+    sa.Column("accounts", sa.Text, nullable=False),  # JSON: account id → digest of its token
 )
 
 # Accounts, models of them, or models of all accounts that get no requests for a while after a failure.
@@ -129,6 +154,8 @@ pending_deletions = sa.Table(
     sa.Column("account_id", sa.String, nullable=False),
     sa.Column("due_at", sa.Float, nullable=False),
     sa.Column("tries", sa.Integer, nullable=False),
+    sa.Index("litter_by_due_time", "due_at"),
+    sa.Index("litter_by_chat", "chat_id"),
 )
 
 # Answers to requests with an Idempotency-Key.
@@ -141,7 +168,11 @@ idempotent_answers = sa.Table(
     sa.Column("holder", sa.String, nullable=False),  # random id of the request that began the answer
     sa.Column("content", sa.Text),  # sealed; NULL until the answer is complete
     sa.Column("begun_at", sa.Float, nullable=False),
+    sa.Column("owner", sa.String, nullable=False, server_default=""),  # the API key
+    sa.Column("bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),  # of the content
     sa.Index("recordings_by_age", "begun_at"),
+    # With the size, so that adding up reads no content.
+    sa.Index("recordings_of_an_owner", "owner", "begun_at", "bytes"),
 )
 
 # API keys that were added by command. A revoked key stays.
@@ -155,9 +186,13 @@ api_keys = sa.Table(
     sa.Column("revoked_at", sa.Float),
     sa.Column("per_minute", sa.Integer),  # requests in any minute; NULL for any number
     sa.Column("at_once", sa.Integer),  # requests at the same time; NULL for any number
+    sa.Column(
+        "version", sa.BigInteger, nullable=False, server_default=sa.text("0")
+    ),  # grows with every change of any
+    sa.Index("api_keys_by_version", "version"),
 )
 
-# Requests of API keys that have limits, kept while they run or are in the window of a minute.
+# Requests of API keys that have a limit of requests at the same time, while they run.
 api_key_uses = sa.Table(
     "api_key_uses",
     METADATA,
@@ -167,6 +202,17 @@ api_key_uses = sa.Table(
     sa.Column("began_at", sa.Float, nullable=False),
     sa.Column("ends_at", sa.Float, nullable=False),  # the request runs until then at the latest
     sa.Index("api_key_uses_of_a_key", "digest", "began_at"),
+)
+
+# How many requests of an API key that has a limit per minute began in a second of the last minute.
+api_key_seconds = sa.Table(
+    "api_key_seconds",
+    METADATA,
+    sa.Column("digest", sa.String, primary_key=True),  # of the key
+    sa.Column("second", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("requests", sa.Integer, nullable=False),
+    sa.Column("newest_at", sa.Float, nullable=False),  # when the last of them began
+    sa.Index("api_key_seconds_by_age", "second"),
 )
 
 # Values that never change once written.

@@ -117,7 +117,7 @@ class AnswerSoFar:
         calls = [call for choice in self.choices for _, call in choice.calls]
         text += sum(token_count.estimate(call.name) + token_count.estimate(call.arguments) for call in calls)
         # What was sent to Kimi may not have been known when the answer began: the request was queued.
-        return Usage(token_count.estimate(self._answer.info.prompt), text + reasoning, reasoning)
+        return Usage(self._answer.info.input_tokens(), text + reasoning, reasoning)
 
 
 class Encoder(ABC):

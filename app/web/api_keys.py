@@ -1,18 +1,19 @@
 """Our own API keys: who may ask, and under which name their conversations are kept.
 
 A key is given by the settings or was added by command (``keys add``); only digests are kept. Must never know the
-account tokens of Kimi, nor how much a key may ask: that is ``rate_limits``'s.
+account tokens of Kimi, nor how much a key may ask: that is for ``rate_limits``.
 """
 
 import hashlib
 import logging
 import re
 import secrets
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from app.concurrency.periodic import every
 from app.errors import NotAuthorized
 from app.store import KeyRow, StoreError
 
@@ -22,7 +23,10 @@ log = logging.getLogger(__name__)
 _EVERYBODY = "everybody"
 
 # How old the known keys may be: after so long an added key works, and a revoked one no longer does. Seconds.
-_FRESH_S = 2.0
+_LOOK_EVERY_S = 2.0
+# How many keys are read again each time although nothing says that they have changed: somebody may have changed the
+# database by hand, or put back an older one.
+_READ_AGAIN = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +37,38 @@ class Known:
     key: KeyRow | None = None
 
 
+class KeySource(Protocol):
+    """Where the keys are that were added by command: ``app.store.KeyRows``. Both methods raise StoreError."""
+
+    def changed_since(self, version: int) -> Sequence[KeyRow]: ...
+
+    def after(self, digest: str, most: int) -> Sequence[KeyRow]: ...
+
+
 class ApiKeys:
     """All keys, as digests. Without any, every key is accepted, from this machine only.
 
     A key that was ever added, revoked since or not, counts as one: revoking the last does not open the gateway.
     """
 
-    def __init__(self, given: Sequence[str], added: Callable[[], Sequence[KeyRow]]) -> None:
-        """``given``: the keys of the settings. ``added``: looks up the others, raises StoreError."""
+    def __init__(self, given: Sequence[str], added: KeySource) -> None:
+        """``given``: the keys of the settings. ``added``: the others. Reads them all; raises StoreError."""
         self._given = frozenset(digest_of(key) for key in given)
-        self._look_up = added
+        self._source = added
         # By digest.
-        self._added: Mapping[str, KeyRow] | None = None
-        self._loaded_at = self._looked_at = 0.0
-        self._looking = threading.Lock()
+        self._added: dict[str, KeyRow] = {}
+        self._version = -1
+        self._read_again_after = ""
+        self._is_failing = False
+        self._learn(self._source.changed_since(self._version))
+
+    def start(self) -> None:
+        """Starts to look for changes, in the background. Where the database fails, what is known goes on to count."""
+        every(_LOOK_EVERY_S, self._look, "api-keys", first_after_s=_LOOK_EVERY_S)
 
     def find(self, key: str | None, is_local: bool) -> Known:
         """Who the key belongs to; the owner's name reveals nothing of it. Raises NotAuthorized."""
-        added = self._fresh()
-        if not self._given and not added:
+        if not self._given and not self._added:
             if not is_local:
                 raise NotAuthorized(
                     "this gateway has no API keys and therefore serves programs on its own machine only; "
@@ -65,7 +82,7 @@ class ApiKeys:
         owner = "key_" + digest[:32]
         if digest in self._given:
             return Known(owner)
-        row = added.get(digest)
+        row = self._added.get(digest)
         if row is None:
             raise NotAuthorized("Incorrect API key provided: this gateway does not know it")
         if row.revoked_at is not None:
@@ -74,25 +91,23 @@ class ApiKeys:
             raise NotAuthorized(f"Incorrect API key provided: '{row.name}' has expired")
         return Known(owner, row)
 
-    def _fresh(self) -> Mapping[str, KeyRow]:
-        """The keys that were added, by digest, as they were at most a moment ago; older where the database fails."""
-        if self._added is not None and time.monotonic() - self._looked_at < _FRESH_S:
-            return self._added
-        # One thread looks, the others go on with what is known, if anything is.
-        if self._looking.acquire(blocking=self._added is None):
-            try:
-                self._added = {row.digest: row for row in self._look_up()}
-                self._loaded_at = time.monotonic()
-            except StoreError as e:
-                # What is not known cannot be refused or let in.
-                if self._added is None:
-                    raise
-                age_s = time.monotonic() - self._loaded_at
-                log.warning("api_keys_not_reloaded error=%s list_age_s=%.0f", e.driver_error, age_s)
-            finally:
-                self._looked_at = time.monotonic()
-                self._looking.release()
-        return self._added or {}
+    def _look(self) -> None:
+        try:
+            self._learn(self._source.changed_since(self._version))
+            again = self._source.after(self._read_again_after, _READ_AGAIN)
+        except StoreError as e:
+            if not self._is_failing:
+                log.warning("api_keys_not_reloaded error=%s", e.driver_error)
+            self._is_failing = True
+            return
+        self._is_failing = False
+        self._learn(again)
+        self._read_again_after = again[-1].digest if len(again) == _READ_AGAIN else ""
+
+    def _learn(self, rows: Sequence[KeyRow]) -> None:
+        for row in rows:
+            self._added[row.digest] = row
+            self._version = max(self._version, row.version)
 
 
 def make_key() -> str:

@@ -61,6 +61,11 @@ def named_conversation(
     return check_id(names[0], field) if names else None
 
 
+def only_conversation(in_path: str) -> str:
+    """The conversation that the current request is about. Raises as ``named_conversation``."""
+    return named_conversation(in_path) or in_path
+
+
 def check_id(conversation_id: str, field: str = "conversation_id") -> str:
     """The id, if it is one. Raises InvalidRequest."""
     if not _ID.fullmatch(conversation_id):

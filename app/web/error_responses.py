@@ -14,15 +14,21 @@ from flask import Blueprint, Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from app import logs
-from app.errors import GatewayError, RateLimit
+from app.errors import DatabaseUnavailable, GatewayError, RateLimit
+from app.store import StoreError
 from app.web.request_context import json_response
 
 log = logging.getLogger(__name__)
 
 
+# What is repeated of a client's or Kimi's words has a length. Characters.
+_MAX_MESSAGE = 2_000
+_MAX_PARAM = 200
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a client may know of a failure, in no API's words."""
+    """What a client may know of a failure, in no API's words. ``message`` and ``param`` are cut at a length."""
 
     status: int
     message: str
@@ -33,6 +39,16 @@ class Failure:
     retry_after_s: int | None = None
     allow: str | None = None
     rate_limit: RateLimit | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.message) > _MAX_MESSAGE:
+            object.__setattr__(self, "message", _shortened(self.message, _MAX_MESSAGE))
+        if self.param is not None and len(self.param) > _MAX_PARAM:
+            object.__setattr__(self, "param", _shortened(self.param, _MAX_PARAM))
+
+
+def _shortened(text: str, length: int) -> str:
+    return f"{text[: length - 40]}[... {len(text) - length + 40} characters]"
 
 
 Encode = Callable[[Failure], dict[str, Any]]
@@ -55,6 +71,10 @@ _MAX_SDK_WAIT_S = 60
 
 def failure_of(error: Exception) -> Failure:
     """What the client may know of ``error``. A fault of ours is logged here, with its traceback."""
+    if isinstance(error, StoreError):
+        log.error("database_failed error=%s", error, exc_info=None if error.is_transient else error)
+        # What may have been written may have been a request's claim to be the only one: an SDK must not repeat it.
+        error = DatabaseUnavailable.after(error.driver_error, reached_upstream=error.may_have_run)
     if isinstance(error, GatewayError):
         # 429 says that the message was not taken. After any other failure a repetition could send it a second time.
         retry = not (error.permanent or (error.reached_upstream and error.status != 429))

@@ -35,6 +35,7 @@ _OF_EVERY: Mapping[int, str] = {
     401: "no API key, or one that is not known",
     429: "the key has reached its limit",
     500: "the gateway itself failed",
+    503: "the database cannot be used now",
 }
 # Why an answer may fail besides.
 OF_ANSWERS: Mapping[int, str] = {
@@ -45,7 +46,7 @@ OF_ANSWERS: Mapping[int, str] = {
     429: "the key or every account has reached its limit; `Retry-After` says when to try again",
     499: "the client left",
     502: "Kimi cannot be reached or understood",
-    503: "Kimi is overloaded, or no account can be used",
+    503: "Kimi is overloaded, or no account can be used, or the database cannot be used now",
     504: "Kimi fell silent",
 }
 

@@ -9,6 +9,7 @@ import math
 import uuid
 from collections.abc import Callable
 
+from app.concurrency.periodic import every, in_steps
 from app.errors import KeyLimited
 from app.store import KeyRow, Store
 from app.store.api_keys import Usage
@@ -17,6 +18,9 @@ from app.store.process_lease import ProcessLease
 _WINDOW_S = 60.0
 # Retry-After where another request of the key must end first: how long that takes is not known. Seconds.
 _RETRY_AFTER_S = 2.0
+# How often the counts of keys that make no requests any more are deleted, in seconds, and how many at a time.
+_CLEAN_EVERY_S = 60.0
+_CLEAN_BATCH = 200
 
 
 class Admission:
@@ -38,18 +42,23 @@ class RateLimits:
         self._process_lease = process_lease
         self._longest_s = longest_s
 
+    def start_cleaning(self) -> None:
+        every(_CLEAN_EVERY_S, lambda: in_steps(self._delete_forgotten, _CLEAN_BATCH), "key-limits-cleaning")
+
+    def _delete_forgotten(self) -> int:
+        return self._store.keys.delete_forgotten(self._store.database.now() - 2 * _WINDOW_S, _CLEAN_BATCH)
+
     def admit(self, key: KeyRow) -> Admission:
         use_id = uuid.uuid4().hex
         now = self._store.database.now()
-        # Where only requests per minute are counted, nothing is written at the end of one.
-        ends_at = 0.0 if key.at_once is None else now + self._longest_s
         usage, fits = self._store.keys.begin_use(
-            key, use_id, since=now - _WINDOW_S, process_id=self._process_lease.id, now=now, ends_at=ends_at
+            key, use_id, window_s=_WINDOW_S, process_id=self._process_lease.id, now=now, ends_at=now + self._longest_s
         )
         headers = _headers(key, usage, now, fits)
         if not fits:
             return Admission(headers, _refusal(key, usage, now), lambda: None)
         if key.at_once is None:
+            # Where only requests per minute are counted, nothing is written at the end of one.
             return Admission(headers, None, lambda: None)
         return Admission(
             headers, None, lambda: self._process_lease.run_or_retry(lambda: self._store.keys.end_use(use_id))

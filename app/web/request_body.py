@@ -88,7 +88,10 @@ def _read(caller: Caller) -> tuple[bytes, Reservation]:
 
 
 def _pieces(stream: Any, most: int = sys.maxsize) -> Iterator[bytes]:
-    """What comes, up to ``most`` bytes. Raises BodyTooSlow."""
+    """What comes, up to ``most`` bytes.
+
+    Raises BodyTooSlow. Raises InvalidRequest: if it is cut off, or framed as HTTP does not allow.
+    """
     try:
         while piece := stream.read(min(_READ_BYTES, most)):
             yield piece
@@ -97,6 +100,12 @@ def _pieces(stream: Any, most: int = sys.maxsize) -> Iterator[bytes]:
         if isinstance(e.__context__, TimeoutError):
             raise BodyTooSlow("the body of the request did not come in time") from None
         raise
+    except Exception as e:  # noqa: BLE001  # each server has exceptions of its own for this
+        # Their texts quote the body.
+        raise InvalidRequest(
+            f"the body cannot be read ({type(e).__name__}): it is cut off, or its chunks are not as HTTP wants them",
+            code="invalid_body",
+        ) from None
 
 
 def _estimate(data: bytes) -> int:

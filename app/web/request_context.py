@@ -14,9 +14,10 @@ from flask import Response, current_app, g, request
 
 from app.answers.answer import AnswerInfo
 from app.chat import Caller
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, NotAuthorized
 from app.gateway import Gateway
 from app.settings.config import is_loopback
+from app.store import StoreError
 from app.web.api_keys import ApiKeys
 from app.web.client_connection import client_watch
 from app.web.rate_limits import RateLimits
@@ -42,6 +43,15 @@ def caller() -> Caller:
         if admission.refusal is not None:
             raise admission.refusal
     return Caller(known.owner, client_watch(request.environ), _idempotency_key())
+
+
+def is_known_caller() -> bool:
+    """Whether the current request may know what ``caller`` may know. It does not count against any limit."""
+    try:
+        cast(ApiKeys, current_app.extensions["api_keys"]).find(_api_key(), _is_local())
+    except (NotAuthorized, StoreError):
+        return False
+    return True
 
 
 def _idempotency_key() -> str | None:

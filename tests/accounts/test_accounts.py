@@ -495,18 +495,20 @@ def test_a_killed_gateway_gives_back_what_it_held(running: Running, simulator: S
 def test_a_process_that_was_out_of_touch_takes_nothing_from_itself(
     running: Running, simulator: Simulator, database: str
 ) -> None:
-    """It is seldom heard of, and here has just counted as dead: what it holds and who waits in it are as before."""
-    settings: dict[str, Any] = {"ACCOUNT_MAX_STREAMS": "1", "CONVERSATION_WAIT_S": "0.3", "LEASE_S": "300"}
+    """Others thought that it was dead, and have deleted what it held. Its streams and its requests go on."""
+    settings: dict[str, Any] = {"ACCOUNT_MAX_STREAMS": "1", "CONVERSATION_WAIT_S": "0.3", "LEASE_S": "3"}
     with running.gateway(simulator.url, users="alice", **settings) as gateway, ThreadPoolExecutor(1) as pool:
         simulator.knobs(gate="long", gate_after=1)
         with gateway.say("long", "talk", stream=True) as long:
             simulator.wait("gate_waiting:long", equals=1)
             simulator.knobs(gate="")
-            gateway.tables.let_processes_look_dead()
+            waiting = pool.submit(gateway.say, "third")
+            wait_until("it waits", lambda: gateway.tables.waiting_turns() == 1)
+            gateway.tables.let_processes_be_dead()
+            wait_until("its stream counts again", lambda: gateway.tables.running_turns() == 1)
+            wait_until("its request waits again", lambda: gateway.tables.waiting_turns() == 1)
             assert gateway.get("/v1/chat/completions/talk").json()["busy"]
             assert gateway.say("second", "talk").json()["error"]["code"] == "conversation_busy"
-            waiting = pool.submit(gateway.say, "third")
-            wait_until("it stands in the line", lambda: gateway.tables.waiting_turns() == 1)
             simulator.open_gate("long")
             assert read_stream(long).finish_reason == "stop"
         assert waiting.result().ok

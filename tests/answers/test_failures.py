@@ -1,8 +1,10 @@
 """Every failure of kimi-protocol.md section 7, in both modes: the right status, OpenAI's shape, what to do."""
 
 import json
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from email.utils import formatdate
 from typing import Any
 
@@ -324,7 +326,52 @@ def test_readiness_needs_a_writable_store(running: Running, simulator: Simulator
         ready = gateway.get("/readyz")
         assert ready.status_code == 503 and "the database cannot be written" in ready.json()["problems"][0]
         response = gateway.say("hello")
-        assert response.status_code == 500 and response.json()["error"]["code"] == "internal_error"
+        assert response.status_code == 503 and response.json()["error"]["code"] == "database_unavailable"
+
+
+def test_a_database_that_is_locked_is_a_503_that_says_whether_to_repeat(
+    running: Running, simulator: Simulator
+) -> None:
+    simulator.knobs(gate="long", gate_after=1)
+    with running.gateway(simulator.url) as gateway, ThreadPoolExecutor(3) as pool:
+        # These turns have reached Kimi when the database goes.
+        turn = pool.submit(gateway.say, "hello", "talk")
+        stream = pool.submit(lambda: read_stream(gateway.say("hello", "other", stream=True)))
+        stateless = pool.submit(gateway.say, "hello")
+        simulator.wait("gate_waiting:long", equals=3)
+        simulator.knobs(gate="")
+        with closing(sqlite3.connect(gateway.database.url.removeprefix("sqlite:///"))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            simulator.open_gate("long")
+            # This one has not.
+            early = gateway.say("hello", "another")
+            late, streamed, whole = turn.result(), stream.result(), stateless.result()
+    for response in (early, late):
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+        assert response.json()["error"]["code"] == "database_unavailable"
+    assert "x-should-retry" not in early.headers and late.headers["x-should-retry"] == "false"
+    assert streamed.finish_reason is None
+    assert streamed.error is not None and streamed.error["code"] == "database_unavailable"
+    # Nothing has to be stored of it before it is given: its lease is given back later.
+    assert whole.ok
+    assert "release_failed" in gateway.log() and "Traceback" not in gateway.log()
+
+
+def test_readiness_names_accounts_to_callers_with_a_key_only(running: Running, simulator: Simulator) -> None:
+    key = {"Authorization": "Bearer the-key-of-the-owner"}
+    works, gone = mint("alice", 900), mint("bob", -5)
+    for token, status, field in ((works, 200, "warnings"), (gone, 503, "problems")):
+        settings: dict[str, Any] = {
+            "KIMI_TOKENS": f"my-label={token}",
+            "GATEWAY_API_KEYS": "the-key-of-the-owner",
+        }
+        with running.gateway(simulator.url, **settings) as gateway:
+            told = gateway.get("/readyz", headers=key)
+            assert told.status_code == status and "my-label" in told.json()[field][0] and "UTC" in told.text
+            for headers in ({}, {"Authorization": "Bearer another-key"}):
+                other = gateway.get("/readyz", headers=headers)
+                assert other.status_code == status
+                assert "my-label" not in other.text and "UTC" not in other.text and "minutes" not in other.text
 
 
 def test_readiness_blames_the_database_only_for_its_own_failures(running: Running, simulator: Simulator) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import openai
 import pytest
+import requests
 
 from tests.running import CANARY, Gateway, Simulator
 
@@ -57,3 +58,17 @@ def test_doors_that_disagree_or_lead_nowhere_are_a_400(
     assert (response.status_code, error["param"], error["code"]) == (400, "conversation_id", code)
     assert response.headers["x-should-retry"] == "false"
     assert not simulator.turns()
+
+
+def test_two_conversations_in_one_path_are_refused_whatever_the_method(gateway: Gateway, name: str) -> None:
+    """The one at the end of the path is not looked at, and not deleted, either."""
+    one, two = f"{name[-90:]}-one", f"{name[-90:]}-two"
+    assert gateway.say("hello", two).ok
+    for method in ("POST", "GET", "DELETE"):
+        for path in (f"/v1/conversations/{one}", f"/conversations/{one}/v1", f"/conversations/{one}"):
+            body = {"model": gateway.model, "messages": [{"role": "user", "content": "x"}]}
+            response = requests.request(method, f"{gateway.url}{path}/chat/completions/{two}", json=body, timeout=60)
+            assert (response.status_code, response.json()["error"]["code"]) == (400, "conversation_mismatch")
+    assert gateway.get(f"/v1/chat/completions/{two}").json()["turns"] == 1
+    same = f"/v1/conversations/{two}/chat/completions/{two}"
+    assert gateway.get(same).json()["id"] == two and gateway.delete(same).ok

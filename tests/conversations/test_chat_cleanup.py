@@ -48,6 +48,33 @@ def test_a_chat_that_cannot_be_deleted_keeps_no_other_from_deletion(store: Store
     assert deleted.wait(30)
 
 
+@pytest.mark.parametrize("are_due", [False, True], ids=["after an answer", "found later"])
+def test_an_account_whose_deletions_hang_holds_up_no_other(store: Store, are_due: bool) -> None:
+    hangs, deleted, running = threading.Event(), threading.Event(), []
+
+    def delete(row: PendingDeletion) -> None:
+        if row.account_id == "bob":
+            deleted.set()
+        else:
+            running.append(row.chat_id)
+            hangs.wait(30)
+
+    accounts = ["alice", "bob"]
+    cleanup = ChatCleanup(store, ["kimi"], accounts, delete, keep_s=60)
+    chats = [*((f"chat-{number}", "alice") for number in range(20)), ("chat", "bob")]
+    for chat_id, account_id in chats:
+        if are_due:
+            store.pending_deletions.add("kimi", chat_id, account_id, due_at=len(running))
+        else:
+            cleanup.discard("kimi", chat_id, account_id)
+    if are_due:
+        cleanup.start()
+    assert deleted.wait(30)
+    assert len(running) <= 2, "few at a time of one account"
+    hangs.set()
+    wait_until("all were deleted", lambda: len(running) == 20)
+
+
 @KINDS
 def test_due_chats_are_deleted_in_one_pass_although_some_of_them_fail(store: Store, failure: Failure) -> None:
     tried: list[str] = []
@@ -76,7 +103,7 @@ def test_a_chat_is_given_up_after_sixteen_tries(store: Store, failure: Failure) 
         raise failure()
 
     store.pending_deletions.add("kimi", "bad", "alice", due_at=0)
-    store.pending_deletions.postpone("kimi", "bad", tries=15, due_at=0)
+    store.pending_deletions.postpone(PendingDeletion("kimi", "bad", "alice", tries=15), due_at=0)
     ChatCleanup(store, ["kimi"], ["alice"], delete, keep_s=60).start()
     assert tried.wait(30)
     wait_until("it is forgotten", lambda: claim(store, store.database.now() + 1e9) is None)

@@ -81,11 +81,11 @@ class Tables:
         self.database.run("CREATE VIEW accounts AS SELECT 'x' AS id, 1 AS last_turn")
 
     def spoil_the_queue(self) -> None:
-        """What is noted of the requests that wait is no JSON any more, until ``mend_the_queue``."""
-        self.database.run("UPDATE line SET accounts = '{' || accounts")
+        """What the requests that wait want cannot be read any more, until ``mend_the_queue``."""
+        self.database.run("ALTER TABLE wishes RENAME TO hidden_wishes")
 
     def mend_the_queue(self) -> None:
-        self.database.run("UPDATE line SET accounts = substr(accounts, 2)")
+        self.database.run("ALTER TABLE hidden_wishes RENAME TO wishes")
 
     def held(self) -> list[tuple[str, bool]]:
         """What holds an account or waits for one: its kind, and whether its process is alive."""
@@ -98,9 +98,11 @@ class Tables:
     def living_processes(self) -> int:
         return self._count("SELECT count(*) FROM processes WHERE until > ?", time.time())
 
-    def let_processes_look_dead(self) -> None:
-        """As if none of them had been heard of for too long."""
-        self.database.run("UPDATE processes SET until = 0")
+    def let_processes_be_dead(self) -> None:
+        """As if others had found all of them dead: what they held is deleted."""
+        for table in ("processes", "leases", "line"):
+            self.database.run(" ".join(("DELETE FROM", table)))
+        self.database.run("UPDATE accounts SET streams = 0")
 
     def processes_live_until(self) -> float | None:
         """When the process that was heard of last will count as dead; None where there is none."""

@@ -64,8 +64,8 @@ def test_a_lost_connection_is_a_transient_error_of_work_that_may_have_run(
 ) -> None:
     ours = "datname = current_database() AND pid <> pg_backend_pid()"
     fresh.run(" ".join(("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE", ours)))
-    with pytest.raises(StoreError) as caught:
-        opened.run_without_retries(_ONE)
+    with pytest.raises(StoreError) as caught, opened.retrying_for(0):
+        opened.row(_ONE)
     assert (caught.value.is_transient, caught.value.is_unreachable, caught.value.may_have_run) == (True, True, True)
     assert opened.row(_ONE) == {"one": 1}
 

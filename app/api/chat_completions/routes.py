@@ -20,7 +20,7 @@ from app.chat import Caller, ChatRequest
 from app.store import ConversationRow
 from app.web.accepted_request import accept
 from app.web.answer_response import respond
-from app.web.conversation_id import check_id
+from app.web.conversation_id import only_conversation
 from app.web.operations import OF_ANSWERS, Operation, object_of
 from app.web.request_context import caller, gateway, json_response, reply_id
 
@@ -47,12 +47,12 @@ def create(conversation_id: str | None = None) -> Response:
 @blueprint.get("/chat/completions/<anything:conversation_id>")
 def get_conversation(conversation_id: str) -> Response:
     owner = caller().owner
-    return json_response(_encode_conversation(gateway().find_conversation(owner, check_id(conversation_id))))
+    return json_response(_encode_conversation(gateway().find_conversation(owner, only_conversation(conversation_id))))
 
 
 @blueprint.delete("/chat/completions/<anything:conversation_id>")
 def delete_conversation(conversation_id: str) -> Response:
-    gateway().forget_conversation(caller(), check_id(conversation_id))
+    gateway().forget_conversation(caller(), only_conversation(conversation_id))
     return json_response({"object": "conversation.deleted", "id": conversation_id, "deleted": True})
 
 

@@ -42,6 +42,14 @@ _TRANSIENT = {
     "57P03",  # cannot_connect_now
 }
 
+_SERVES_NOBODY = {"57P01", "57P02", "57P03"}
+# The same where libpq gives no error code: no process listens, or one that starts or stops. In another language it is
+# not recognised, which makes a process more careful than it had to be.
+_NOT_THERE = re.compile(
+    r"connection refused|no such file or directory|database system is (starting up|shutting down|in recovery mode)",
+    re.IGNORECASE,
+)
+
 # libpq gives no error code if a connection was refused. This only makes a wrong setting fail at once: for a server
 # whose messages are in another language, the same failure comes after all retries.
 _PERMANENT = re.compile(r"authentication failed|does not exist|no pg_hba\.conf entry|no password supplied")
@@ -79,6 +87,10 @@ def _is_transient(error: Exception, is_connecting: bool, is_lost: bool) -> bool:
     return is_connecting and isinstance(error, OperationalError) and not _PERMANENT.search(str(error))
 
 
+def _serves_nobody(error: Exception) -> bool:
+    return getattr(error, "sqlstate", None) in _SERVES_NOBODY or _NOT_THERE.search(str(error)) is not None
+
+
 POSTGRESQL = DatabaseKind(
     open_engine=_open_engine,
     begin_exclusive=f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})",
@@ -86,6 +98,7 @@ POSTGRESQL = DatabaseKind(
     adapt_values=_adapt_values,
     is_server=True,
     is_transient=_is_transient,
+    serves_nobody=_serves_nobody,
     retry_for_s=15.0,
     retry_every_s=(0.05, 0.25),
 )

@@ -66,6 +66,7 @@ SQLITE = DatabaseKind(
     adapt_values=lambda values: values,
     is_server=False,
     is_transient=_is_transient,
+    serves_nobody=lambda _error: False,
     retry_for_s=10.0,
     retry_every_s=(0.002, 0.02),
 )

@@ -41,12 +41,14 @@ class TooLarge(HTTPException):
 
 
 class _Reader(io.BufferedReader):
-    """http.client and urllib3 limit the length of a line, but not how many responses 100 and trailers may come."""
+    """http.client and urllib3 ask for lines of a limited length, but for any number of responses 100 and trailers."""
 
     _fields = 0
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = super().readline(size)
+        if len(line) == size:
+            raise TooLarge(f"a line of more than {size - 1} bytes between HTTP chunks")
         if b":" in line:
             self._fields += 1
             if self._fields > _MAX_FIELDS:

@@ -1,0 +1,243 @@
+"""Two turns of one conversation never overlap, whatever happens to the database, to the clocks, or to a process."""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.store import Store
+from app.store.process_lease import ProcessLease
+from tests.running import BOTH_DATABASES, Gateway, Running, Simulator, mint, read_stream, wait_until
+from tests.running.databases import PostgresDatabase, SqliteDatabase
+from tests.running.postgres import Cluster
+
+# A second turn waits for long: it must not begin while the first one runs.
+SETTINGS: dict[str, Any] = {"KIMI_TOKENS": mint("alice"), "LEASE_S": "1", "CONVERSATION_WAIT_S": "60"}
+
+
+@contextlib.contextmanager
+def two_gateways(running: Running, simulator: Simulator, **settings: Any) -> Iterator[tuple[Gateway, Gateway]]:
+    with ExitStack() as stack:
+        shared = settings.pop("database", None) or running.new_database()
+        one, other = (
+            stack.enter_context(running.gateway(simulator.url, database=shared, **{**SETTINGS, **settings}))
+            for _ in range(2)
+        )
+        for gateway in (one, other):
+            gateway.wait_for_workers()
+        yield one, other
+
+
+def test_a_locked_database_lets_no_second_turn_in_and_ends_no_first_one(
+    running: Running, simulator: Simulator
+) -> None:
+    """Nobody could renew a lease meanwhile, so nobody is to blame."""
+    with two_gateways(running, simulator) as (gateway, other), ThreadPoolExecutor(1) as pool:
+        simulator.knobs(gate="long", gate_after=1)
+        with gateway.say("first", "talk", stream=True) as first:
+            simulator.wait("gate_waiting:long", equals=1)
+            simulator.knobs(gate="")
+            second = pool.submit(other.say, "second", "talk")
+            wait_until("it waits", lambda: "conversation_busy waiting=1" in other.log())
+            with closing(sqlite3.connect(gateway.database.url.removeprefix("sqlite:///"))) as locking:
+                locking.execute("BEGIN IMMEDIATE")
+                # Several times as long as a lease.
+                renewed = threading.Event()
+                renewed.wait(4)
+            looks = other.log().count("conversation_busy")
+            wait_until("it goes on to look", lambda: other.log().count("conversation_busy") > looks + 15)
+            simulator.open_gate("long")
+            assert read_stream(first).finish_reason == "stop"
+        assert second.result().ok
+    assert simulator.state()["max_open_streams"] == 1
+    assert "process_lease_lost" not in gateway.log() + other.log()
+
+
+# For a process on a machine whose clock is set while it runs: by as many seconds as a file says.
+_CLOCK_THAT_IS_SET = """
+import os, time
+from pathlib import Path
+true, ahead = time.time, Path(os.environ["CLOCK_IS_AHEAD"])
+time.time = lambda: true() + float(ahead.read_text())
+"""
+
+
+@BOTH_DATABASES
+@pytest.mark.parametrize("seconds", ["7200", "-7200"], ids=["forward", "back"])
+def test_a_clock_that_is_set_lets_no_second_turn_in(
+    running: Running, simulator: Simulator, tmp_path: Path, seconds: str, database: str
+) -> None:
+    (ahead := tmp_path / "ahead").write_text("0")
+    (tmp_path / "sitecustomize.py").write_text(_CLOCK_THAT_IS_SET)
+    settings = {"PYTHONPATH": str(tmp_path), "CLOCK_IS_AHEAD": str(ahead)}
+    with two_gateways(running, simulator, **settings) as (gateway, other), ThreadPoolExecutor(1) as pool:
+        simulator.knobs(gate="long", gate_after=1)
+        with gateway.say("first", "talk", stream=True) as first:
+            simulator.wait("gate_waiting:long", equals=1)
+            simulator.knobs(gate="")
+            second = pool.submit(other.say, "second", "talk")
+            wait_until("it waits", lambda: "conversation_busy waiting=1" in other.log())
+            ahead.write_text(seconds)
+            looks = other.log().count("conversation_busy")
+            wait_until("several leases have passed", lambda: other.log().count("conversation_busy") > looks + 25)
+            simulator.open_gate("long")
+            assert read_stream(first).finish_reason == "stop"
+        assert second.result().ok
+        assert gateway.say("third", "talk").ok
+    assert simulator.state()["max_open_streams"] == 1
+
+
+class Way:
+    """A way to a PostgreSQL that can stop to carry anything, as a broken network does."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._to = ("127.0.0.1", cluster.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.is_open = threading.Event()
+        self.is_open.set()
+
+    def __enter__(self) -> "Way":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_open.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=self._listener.accept()[:1], daemon=True).start()
+
+    def _serve(self, gateway: socket.socket) -> None:
+        with contextlib.suppress(OSError), gateway, socket.create_connection(self._to) as server:
+            while True:
+                for end in select.select([gateway, server], [], [])[0]:
+                    data = end.recv(65536)
+                    if not data:
+                        return
+                    self.is_open.wait()
+                    (server if end is gateway else gateway).sendall(data)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_turn_that_is_cut_off_from_the_database_ends_before_another_one_begins(
+    running: Running, simulator: Simulator, database: str
+) -> None:
+    shared = running.new_database()
+    assert isinstance(shared, PostgresDatabase)
+    with Way(shared.cluster) as way, ThreadPoolExecutor(1) as pool:
+        there = {**SETTINGS, "DATABASE_URL": shared.url.replace(f":{shared.cluster.port}/", f":{way.port}/")}
+        with (
+            running.gateway(simulator.url, database=shared, **there) as gateway,
+            running.gateway(simulator.url, database=shared, **SETTINGS) as other,
+        ):
+            for one in (gateway, other):
+                one.wait_for_workers()
+            simulator.knobs(gate="long", gate_after=1)
+            with gateway.say("first", "talk", stream=True) as first:
+                simulator.wait("gate_waiting:long", equals=1)
+                simulator.knobs(gate="")
+                second = pool.submit(other.say, "second", "talk")
+                wait_until("it waits", lambda: "conversation_busy waiting=1" in other.log())
+                way.is_open.clear()
+                answer = read_stream(first)
+                assert answer.finish_reason is None
+                assert answer.error is not None and answer.error["code"] == "conversation_taken"
+            assert second.result().ok
+            way.is_open.set()
+            wait_until("it serves again", lambda: gateway.say("third", "talk").ok)
+    assert simulator.state()["max_open_streams"] == 1
+    assert "process_lease_lost reason=database_unavailable" in gateway.log()
+
+
+def test_a_database_that_restarts_ends_no_turn(running: Running, simulator: Simulator, cluster: Cluster) -> None:
+    """It is away for longer than a lease, and says so: nobody can have taken anything."""
+    database = PostgresDatabase.create(cluster, "gateway")
+    with two_gateways(running, simulator, database=database) as (gateway, other):
+        simulator.knobs(gate="long", gate_after=1)
+        with gateway.say("first", "talk", stream=True) as first:
+            simulator.wait("gate_waiting:long", equals=1)
+            simulator.knobs(gate="")
+            cluster.stop()
+            threading.Event().wait(4)
+            cluster.start()
+            wait_until("both are back", lambda: all(g.get("/readyz").ok for g in (gateway, other)))
+            simulator.open_gate("long")
+            assert read_stream(first).finish_reason == "stop"
+        assert other.say("second", "talk").ok
+    assert len({turn.chat for turn in simulator.turns()}) == 1
+    assert "process_lease_lost" not in gateway.log()
+
+
+def test_a_frozen_process_ends_the_turns_that_others_have_taken_and_no_others(
+    running: Running, simulator: Simulator
+) -> None:
+    settings = {"KIMI_TOKENS": f"{mint('alice')},{mint('bob')}", "ACCOUNT_MAX_STREAMS": "3"}
+    simulator.knobs(slot_scope="none")
+    with two_gateways(running, simulator, **settings) as (gateway, other), ExitStack() as frozen:
+        simulator.knobs(gate="ice", gate_after=1, slot_scope="none")
+        with (
+            gateway.say("taken", "one", stream=True) as taken,
+            gateway.say("left alone", "two", stream=True) as left_alone,
+            gateway.say("stateless", stream=True) as stateless,
+        ):
+            simulator.wait("gate_waiting:ice", equals=3)
+            for pid in gateway.process.children():
+                os.kill(pid, signal.SIGSTOP)
+                frozen.callback(os.kill, pid, signal.SIGCONT)
+            simulator.knobs(gate="", slot_scope="none")
+            assert other.say("second", "one").ok
+            frozen.close()
+            wait_until("it has noticed", lambda: "conversation_lost_to_another_process" in gateway.log())
+            simulator.open_gate("ice")
+            answers = [read_stream(stream) for stream in (taken, left_alone, stateless)]
+        assert answers[0].error is not None and answers[0].error["code"] == "conversation_taken"
+        assert [answer.finish_reason for answer in answers] == [None, "stop", "stop"]
+        assert gateway.say("third", "one").ok and gateway.say("third", "two").ok
+
+
+@BOTH_DATABASES
+def test_a_process_that_was_found_dead_learns_it_with_its_next_renewal(running: Running, database: str) -> None:
+    url = running.new_database().url
+    with closing(Store(url)) as store, closing(Store(url)) as other:
+        lease, watcher = ProcessLease(store, lease_s=0.5), ProcessLease(other, lease_s=0.5)
+        lost = threading.Event()
+        lease.when_lost(lost.set)
+        lease.start()
+        watcher.start()
+        wait_until("both are known", lambda: len(other.processes.all()) == 2)
+        ended = time.monotonic()
+        assert not lost.wait(1.5) and lease.is_valid(), "it renews its lease"
+        other.processes.delete(lease.id)
+        assert lost.wait(5) and time.monotonic() - ended < 10
+        wait_until("it is alive again", lambda: len(other.processes.all()) == 2)
+        for one in (lease, watcher):
+            one.expire_now()
+        assert other.processes.all() == {}
+
+
+def test_a_killed_process_is_found_dead_within_two_leases(running: Running) -> None:
+    database = running.new_database()
+    assert isinstance(database, SqliteDatabase)
+    with closing(Store(database.url)) as store:
+        watcher = ProcessLease(store, lease_s=0.5)
+        watcher.start()
+        store.processes.register("killed", 12.5)
+        began = time.monotonic()
+        wait_until("it is found", lambda: "killed" not in store.processes.all())
+        assert 0.45 < time.monotonic() - began < 5
+        watcher.expire_now()

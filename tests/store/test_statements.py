@@ -1,0 +1,56 @@
+"""Statements that must not read a whole table: what SQLite says about how it executes them."""
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from app.store import Store, chat_cleanup, conversations, idempotency, leases, processes
+from app.store import accounts as accounts_store
+from app.store.dialects import Statement
+from tests.running import Running, SqliteDatabase
+
+LIMITS = {"now": 1.0, "max_streams": 1, "latest_next_at": 2.0}
+STATEMENTS: Mapping[str, tuple[Statement, dict[str, Any]]] = {
+    "accounts in use": (accounts_store._SEE, {"ids": "[]", "now": 1.0}),
+    "the best free account": (leases._FREE_IN_ORDER, {"scope": "k2", "most": 8, "skipped": 0, **LIMITS}),
+    "one account": (leases._FREE_ONE, {"scope": "k2", "of_id": "a", **LIMITS}),
+    "a lease more": (leases._ONE_MORE_STREAM, {"of_id": "a", "next_at": 1.0}),
+    "a lease less": (leases._ONE_STREAM_LESS, {"of_id": "a"}),
+    "leases that were granted": (leases._GRANTED, {"of_process": "p"}),
+    "leases that were delivered": (leases._DELIVERED, {"ids": "[]"}),
+    "the queue of a wish": (leases._TICKETS_OF_WISH, {"of_wish": "w", "most": 10}),
+    "dropped tickets": (leases._DROPPED, {"of_process": "p"}),
+    "the leases of a dead process": (processes._DELETE_LEFTOVERS[0], {"of_process": "p"}),
+    "the places of a dead process": (processes._DELETE_LEFTOVERS[1], {"of_process": "p"}),
+    "held conversations": (conversations._HELD_AMONG, {"keys": "[]"}),
+    "conversations of a key": (conversations._COUNT, {"of_owner": "o", "most": 10}),
+    "running answers": (idempotency._RUNNING_AMONG, {"ids": "[]"}),
+    "sizes of a key's answers": (idempotency._SUM, {"of_owner": "o"}),
+    "expired answers": (idempotency._OLDER, {"before": 1.0, "most": 10}),
+    "deleted answers": (idempotency._DELETE_MANY, {"ids": "[]"}),
+    "a chat to delete": (
+        chat_cleanup._CLAIM,
+        {"now": 1.0, "again_at": 2.0, "upstreams": "[]", "accounts": "[]"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_statement_reads_by_an_index(running: Running, name: str) -> None:
+    statement, values = STATEMENTS[name]
+    database = running.new_database()
+    assert isinstance(database, SqliteDatabase)
+    with closing(Store(database.url)) as store:
+        sql, parameters = store.database._statements.prepared(statement, values)
+    with closing(sqlite3.connect(database.url.removeprefix("sqlite:///"))) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+    whole = [
+        step
+        for step in plan
+        if step.startswith("SCAN") and "VIRTUAL TABLE" not in step and "INDEX" not in step and "anon_" not in step
+    ]
+    assert whole == [], plan
+    assert not any("TEMP B-TREE FOR ORDER BY" in step for step in plan), plan
