@@ -242,6 +242,8 @@ class _Recorder(Answer):
                 for event in events:
                     if isinstance(event, TextDelta | ReasoningDelta):
                         self._limit.add(event.text)
+                    elif isinstance(event, ToolCall):
+                        self._limit.add(event.arguments)
                 if events and isinstance(events[-1], Finished):
                     # Kept before the client sees it, so that a repetition never finds less than it was shown.
                     self._keep([*self._events, *events])
