@@ -14,7 +14,7 @@ DIALECTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "responses": ({"input": "hello", "store": False}, {"background": True}),
     "messages": (
         {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 9},
-        {"tool_choice": {"type": "any"}},
+        {"thread": {"id": "thread_1"}},
     ),
 }
 

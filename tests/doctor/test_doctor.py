@@ -549,8 +549,10 @@ def test_a_recording_holds_nothing_private_and_can_be_replayed(
         check(case, ask(gateway, stream), stream)
 
 
-# Kimi replaces a text by another one of the same shape there: masked, the two are the same.
-MASKABLE = [case for case in ALL_CASES if case.name != "surrogates-rewritten"]
+# In the first one, Kimi replaces a text by another one of the same shape, and masked, the two are the same. What the
+# others mean depends on the words of Kimi, which are masked.
+DEPEND_ON_TEXT = re.compile(r"surrogates-rewritten|model-away|phrase-in-an-exception|.*phrase-of-.*")
+MASKABLE = [case for case in ALL_CASES if not DEPEND_ON_TEXT.fullmatch(case.name)]
 
 
 @pytest.mark.parametrize("case", MASKABLE, ids=lambda case: case.name)
