@@ -357,6 +357,17 @@ class Config:
         "一个请求的 JSON 里最多有多少个值（对象、数组、字符串、数字）。再多返回 400，因为解析时工作进程不能中断。",
         advanced=True,
     )
+    max_text_chars: int = _setting(
+        "MAX_TEXT_CHARS",
+        parsers.integer(1000, 1 << 31),
+        "4000000",
+        "Characters of all texts of one request together. More are rejected with status 400 and the code "
+        "`context_length_exceeded`. The default is one million tokens of English, which is the largest context of "
+        "Kimi's models.",
+        "一个请求里所有文本加起来最多有多少个字符。再多返回 400，code 为 `context_length_exceeded`；"
+        "Kimi 最大的上下文是一百万 token，英文大约正好这么多字符。",
+        advanced=True,
+    )
     request_memory_bytes: int = _setting(
         "REQUEST_MEMORY_BYTES",
         parsers.integer(1 << 20, 1 << 40),

@@ -136,18 +136,27 @@ def _load(data: bytes, reservation: Reservation) -> dict[str, Any]:
         raise InvalidRequest(f"the body is not valid JSON: {_place(e)}", code="invalid_json") from None
     if not isinstance(raw, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
-    if is_long:
+    most_chars = current_app.config["MAX_TEXT_CHARS"]
+    if is_long or len(data) > most_chars:
         pause()
-        reservation.resize(min(_estimate(data), len(data) + (_COPIES - 1) * _size_of_texts(raw)))
+        chars, size = _size_of_texts(raw)
+        if chars > most_chars:
+            raise InvalidRequest(
+                f"the texts of this request have {chars} characters, and the most is {most_chars} (MAX_TEXT_CHARS). "
+                "This model's maximum context length is exceeded: shorten the messages",
+                code="context_length_exceeded",
+            )
+        reservation.resize(min(_estimate(data), len(data) + (_COPIES - 1) * size))
     return raw
 
 
-def _size_of_texts(value: Any) -> int:
-    """The memory of all strings in a value."""
-    size, rest, seen = 0, [value], 0
+def _size_of_texts(value: Any) -> tuple[int, int]:
+    """The characters of all strings in a value, and their memory in bytes."""
+    chars, size, rest, seen = 0, 0, [value], 0
     while rest:
         part = rest.pop()
         if isinstance(part, str):
+            chars += len(part)
             size += sys.getsizeof(part)
         elif isinstance(part, dict):
             rest.extend(part.values())
@@ -156,7 +165,7 @@ def _size_of_texts(value: Any) -> int:
         seen += 1
         if not seen % 1024:
             pause()
-    return size
+    return chars, size
 
 
 def _validate(model: type[_F], raw: dict[str, Any]) -> _F:

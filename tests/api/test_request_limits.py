@@ -1,6 +1,8 @@
 """Limits of what a request may hold, so that none of them keeps its worker from the others."""
 
+import orjson
 import pytest
+import requests
 
 from tests.running import CANARY, Gateway, Running, Simulator
 
@@ -48,11 +50,41 @@ def test_text_that_looks_like_many_values_is_one(gateway: Gateway, simulator: Si
 
 
 def test_limits_are_settings(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, MAX_MESSAGES="2", MAX_JSON_VALUES="1000") as gateway:
+    with running.gateway(simulator.url, MAX_MESSAGES="2", MAX_JSON_VALUES="1000", MAX_TEXT_CHARS="2000") as gateway:
         assert gateway.chat({"model": gateway.model, "messages": [USER] * 2}).ok
         assert gateway.chat({"model": gateway.model, "messages": [USER] * 3}).status_code == 400
         body = {"model": gateway.model, "messages": [USER], "metadata": {"a": [1] * 1100}}
         assert gateway.chat(body).json()["error"]["code"] == "too_many_values"
+        before = len(simulator.turns())
+        assert gateway.say("x" * 1900).ok
+        assert gateway.say("x" * 2000).json()["error"]["code"] == "context_length_exceeded"
+        assert len(simulator.turns()) == before + 1
+
+
+@pytest.mark.parametrize("character", ["a", "é", "字", "😀"])
+def test_texts_have_together_at_most_so_many_characters(
+    gateway: Gateway, simulator: Simulator, character: str
+) -> None:
+    response = send_texts(gateway, [character * 1_000_000] * 4)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error["code"] == "context_length_exceeded" and "MAX_TEXT_CHARS" in error["message"]
+    assert "4000" in error["message"] and not simulator.turns()
+
+
+def test_a_text_below_the_limit_reaches_kimi_whole(gateway: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(say="ready")
+    response = send_texts(gateway, ["字" * 2_000_000, "a" * 1_990_000, CANARY])
+    assert response.ok, response.text
+    (turn,) = simulator.control("GET", "turns")
+    assert (turn["text"].count("字"), turn["text"].count("a" * 1_990_000)) == (2_000_000, 1)
+
+
+def send_texts(gateway: Gateway, texts: list[str]) -> requests.Response:
+    """In UTF-8: with escapes such texts would be larger than a body may be."""
+    messages = [{"role": "user", "content": text} for text in texts]
+    body = orjson.dumps({"model": gateway.model, "messages": messages})
+    return gateway.post(f"/v1/{CHAT}", data=body, headers={"Content-Type": "application/json"})
 
 
 @pytest.mark.parametrize(
