@@ -77,6 +77,9 @@ CONNECT_BLAME = {
     "quota": ({}, "rests"),
     "frame_error": ({}, "rests"),
     "membership": ({}, "model rests"),
+    "paywall": ({}, "model rests"),
+    "upstream_error": ({}, "rests"),
+    "message_not_found": ({}, "nothing"),
     "overloaded": ({}, "rests"),
     "exception": ({"fail_after": 0}, "another try"),
     "http_500": ({}, "another try"),
@@ -89,7 +92,7 @@ CONNECT_BLAME = {
 }
 CASES = [
     pytest.param(profile, fault, knobs, bears, id=f"{profile}-{fault}")
-    for profile, table in (("sse-2025", BLAME), ("connect-2026", CONNECT_BLAME))
+    for profile, table in (("sse-2025", BLAME), ("connect-2026-09", CONNECT_BLAME))
     for fault, (knobs, bears) in table.items()
 ]
 
@@ -233,7 +236,7 @@ def test_rests_grow_and_a_success_ends_them(quick: Gateway, simulator: Simulator
 
 @pytest.mark.parametrize(
     ("profile", "knobs"),
-    [("sse-2025", {"fail": "account_abnormal", "retry_after": "600"}), ("connect-2026", {"fail": "quota"})],
+    [("sse-2025", {"fail": "account_abnormal", "retry_after": "600"}), ("connect-2026-09", {"fail": "quota"})],
     ids=["told", "quota"],
     indirect=["profile"],
 )
@@ -244,7 +247,7 @@ def test_a_rest_is_as_long_as_its_reason_demands(blunt: Gateway, simulator: Simu
     assert cooldown.seconds > 500
 
 
-@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+@pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
 def test_what_fails_after_its_account_has_gone_to_rest_changes_nothing(blunt: Gateway, simulator: Simulator) -> None:
     """It began before: its failure is the same one, and what it knows of the rest may be less."""
     simulator.knobs(gate="late", gate_after=0, fail="overloaded", fail_after=0)
@@ -306,7 +309,7 @@ def test_an_account_that_comes_back_serves_beside_a_stream_that_began_before(
         assert read_stream(long).finish_reason == "stop"
 
 
-@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+@pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
 def test_a_limit_that_concerns_a_model_leaves_the_others_alone(
     quick: Gateway, simulator: Simulator, profile: Profile
 ) -> None:

@@ -74,7 +74,7 @@ def test_a_marker_is_found_however_it_is_split(
     gateway: Gateway, simulator: Simulator, profile: Profile, size: int
 ) -> None:
     new = "\ue3a0cite\U0001f6e0web_search:1#0:~:text=snow, ice\ue3a8"
-    marker = new if profile.name == "connect-2026" else "[^1^]"
+    marker = new if profile.name.startswith("connect-2026") else "[^1^]"
     simulator.knobs(search=1, say=f"Cold{marker}. Snow{marker}!", token_chars=size, cut="random:3")
     link = f"[1]({_PAGES[0]})"
     answer = ask(gateway, stream=True)
@@ -167,7 +167,7 @@ def test_only_markers_are_taken_for_markers(
     ],
 )
 @pytest.mark.parametrize("size", [1, 4, 1000])
-@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+@pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
 def test_the_markers_of_2026(
     gateway: Gateway, simulator: Simulator, profile: Profile, said: str, content: str, size: int
 ) -> None:
@@ -269,7 +269,7 @@ _PIECES = st.one_of(
 )
 
 
-@pytest.mark.parametrize("profile", ["sse-2025", "connect-2026"], indirect=True)
+@pytest.mark.parametrize("profile", ["sse-2025", "connect-2026-09"], indirect=True)
 def test_any_text_is_the_same_in_any_pieces(gateway: Gateway, simulator: Simulator, profile: Profile) -> None:
     session = requests.Session()
 

@@ -78,12 +78,17 @@ CONNECT_FAULTS: dict[str, Expected] = FAULTS | {
     "error_after_done": (429, "rate_limit_error", "rate_limit_exceeded", "turns free accounts away", {}),
     "quota": (429, "rate_limit_error", "insufficient_quota", "quota", {}),
     "membership": (402, "insufficient_quota", "insufficient_quota", "a plan or credits", {}),
+    # kimi-protocol-2.md 5.7: N1, N2, N3, N6.
+    "paywall": (402, "insufficient_quota", "insufficient_quota", "a plan or credits", {}),
+    "message_not_found": (404, "not_found_error", "not_found", "does not know this chat", {}),
+    "upstream_error": (503, "server_error", "model_unavailable", "does not serve this model", {}),
+    "cancelled": (502, "server_error", "answer_cancelled", "cancelled", {"fail_after": 0}),
 }
 
 # Errors look the same in all years of a generation.
 CASES = [
     pytest.param(profile, fault, expected, id=f"{profile}-{fault}")
-    for profile, table in (("sse-2025", FAULTS), ("connect-2026", CONNECT_FAULTS))
+    for profile, table in (("sse-2025", FAULTS), ("connect-2026-09", CONNECT_FAULTS))
     for fault, expected in table.items()
 ]
 
@@ -126,7 +131,7 @@ def test_a_chat_whose_id_could_lead_elsewhere_is_not_used(blunt: Gateway, simula
     assert {request["path"] for request in simulator.requests("")} == {"/api/chat"}
 
 
-@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+@pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
 @BOTH_MODES
 def test_a_token_that_is_refused_inside_the_stream_is_a_401(
     quick: Gateway, simulator: Simulator, stream: bool
@@ -211,10 +216,22 @@ CONNECT_IN_STREAM = IN_STREAM | {
     "frame_error": ("rate_limit_exceeded", 429),
     "error_after_done": ("rate_limit_exceeded", 429),
     "quota": ("insufficient_quota", 429),
+    "membership": ("insufficient_quota", 402),
+    "paywall": ("insufficient_quota", 402),
+    "message_not_found": ("not_found", 404),
+    "upstream_error": ("model_unavailable", 503),
+    "cancelled": ("answer_cancelled", 502),
 }
+# An answer that was given to its end and lacks only the end of its stream can be had where Kimi keeps answers:
+# ``test_broken_streams``.
+WHERE_NOTHING_IS_KEPT = {"done_only": CONNECT_IN_STREAM.pop("done_only")}
 IN_STREAM_CASES = [
     pytest.param(profile, fault, expected, end, id=f"{profile}-{fault}-{end}")
-    for profile, table in (("sse-2025", IN_STREAM), ("connect-2026", CONNECT_IN_STREAM))
+    for profile, table in (
+        ("sse-2025", IN_STREAM),
+        ("connect-2026", WHERE_NOTHING_IS_KEPT),
+        ("connect-2026-09", CONNECT_IN_STREAM),
+    )
     for fault, expected in table.items()
     for end in (("close", "reset") if fault == "drop" else ("clean",))
 ]
@@ -254,7 +271,8 @@ def test_moderation_is_a_content_filter(
 
 @EACH_GENERATION
 def test_silence_in_mid_answer_is_a_timeout(quick: Gateway, simulator: Simulator) -> None:
-    simulator.knobs(stall_after=2, say="one two three", token_chars=4)
+    """Where the rest cannot be had."""
+    simulator.knobs(stall_after=2, say="one two three", token_chars=4, resume="absent", get_message="absent")
     answer = read_stream(quick.say("hello", stream=True))
     assert answer.content == "one two " and answer.error is not None and answer.error["code"] == "timeout"
     assert quick.say("hello").status_code == 504

@@ -39,7 +39,7 @@ def patient(request: pytest.FixtureRequest, shared_gateway: Share) -> Gateway:
 LEAVING = [
     *(
         ("gevent", profile, how, moment, stream)
-        for profile, how in (("sse-2025", "close"), ("sse-2025", "reset"), ("connect-2026", "close"))
+        for profile, how in (("sse-2025", "close"), ("sse-2025", "reset"), ("connect-2026-09", "close"))
         for moment in ("before the headers", "before the first token", "in mid-stream")
         for stream in (False, True)
     ),
@@ -50,8 +50,8 @@ LEAVING = [
             ("sse-2025", "close", "before the headers", True),
             ("sse-2025", "reset", "before the first token", False),
             ("sse-2025", "reset", "in mid-stream", True),
-            ("connect-2026", "close", "before the first token", True),
-            ("connect-2026", "close", "in mid-stream", False),
+            ("connect-2026-09", "close", "before the first token", True),
+            ("connect-2026-09", "close", "in mid-stream", False),
         )
     ),
 ]

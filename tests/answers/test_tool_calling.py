@@ -314,7 +314,7 @@ def test_a_repetition_gets_the_same_calls(gateway: Gateway, simulator: Simulator
     assert response.status_code == 400 and response.json()["error"]["code"] == "idempotency_key_reused"
 
 
-@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+@pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
 def test_a_tool_of_kimis_own_is_no_call(gateway: Gateway, simulator: Simulator, profile: Profile) -> None:
     simulator.knobs(tools="own", think="")
     response = gateway.say("?", tools=[WEATHER])
@@ -324,7 +324,7 @@ def test_a_tool_of_kimis_own_is_no_call(gateway: Gateway, simulator: Simulator, 
     assert "tool_calls" not in choice["message"]
 
 
-@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+@pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
 def test_the_form_that_thinks_is_left_for_functions(gateway: Gateway, simulator: Simulator, profile: Profile) -> None:
     simulator.knobs(say=GOOD)
 
@@ -332,13 +332,13 @@ def test_the_form_that_thinks_is_left_for_functions(gateway: Gateway, simulator:
         response = gateway.say("?", tools=[WEATHER], **more)
         sent = simulator.turns()[-1].body
         notices = set(response.headers.get("x-kimi-notice", "").split(", "))
-        return sent["tools"], sent["options"].get("thinking"), notices
+        return sent["tools"], sent["options"]["reasoning_effort"].removeprefix("REASONING_EFFORT_"), notices
 
-    assert form() == ([], False, {"search-off-for-tools"})
-    assert form(enable_thinking=True) == ([], False, {"search-off-for-tools", "thinking-off-for-tools"})
-    assert form(model="kimi-k2.6-thinking") == ([], True, {"search-off-for-tools"})
-    assert form(model="kimi-k2.6-nosearch") == ([], False, {""})
-    assert form(enable_search=True) == ([{"type": "TOOL_TYPE_SEARCH", "search": {}}], False, {""})
+    assert form() == ([], "NONE", {"search-off-for-tools"})
+    assert form(enable_thinking=True) == ([], "NONE", {"search-off-for-tools", "thinking-off-for-tools"})
+    assert form(model="kimi-k2.6-thinking") == ([], "LOW", {"search-off-for-tools"})
+    assert form(model="kimi-k2.6-nosearch") == ([], "NONE", {""})
+    assert form(enable_search=True) == ([{"type": "TOOL_TYPE_SEARCH", "search": {}}], "NONE", {""})
     assert form(model="kimi-k3")[2] == {"tools-may-be-kimis"}
 
 
@@ -379,6 +379,18 @@ def test_slips_are_counted(running: Running, simulator: Simulator) -> None:
         assert [kind for (kind,) in rows] == [
             "tools:fabricated", "tools:form-k2", "tools:mended", "tools:wrong-code",
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
+@BOTH_WAYS
+def test_a_model_that_refuses_rules_is_shown_an_example(
+    gateway: Gateway, simulator: Simulator, profile: Profile, stream: bool, name: str
+) -> None:
+    """What K2.6 was seen to obey and to refuse (kimi-protocol-2.md 4.2, 7: K12)."""
+    simulator.knobs(tools="wary", call="weather", think="")
+    for conversation in (None, name, name):
+        _, calls, reason = told(gateway, stream, conversation)
+        assert (calls, reason) == (['{"city": "text"}'], "tool_calls")
 
 
 @EACH_GENERATION

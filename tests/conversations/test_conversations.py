@@ -106,9 +106,9 @@ def test_only_what_is_new_is_sent_when_the_client_sends_its_whole_history(
 ) -> None:
     history = [message("system", "be brief"), message("user", "one")]
     for text in ("two", "three"):
-        answer = Answer.of_completion(gateway.chat({"model": "k2", "messages": history}, name))
+        answer = Answer.of_completion(gateway.chat({"model": gateway.model, "messages": history}, name))
         history += [{"role": "assistant", "content": answer.content}, message("user", text)]
-    gateway.chat({"model": "k2", "messages": history}, name)
+    gateway.chat({"model": gateway.model, "messages": history}, name)
     sent = [text for *_, text in turns(simulator)]
     assert "be brief" in sent[0] and "one" in sent[0]
     assert sent[1:] == ["two", "three"]
@@ -119,7 +119,7 @@ def test_a_conversation_that_begins_with_a_history_sends_all_of_it(
     gateway: Gateway, simulator: Simulator, name: str
 ) -> None:
     history = [message("user", "one"), message("assistant", "first"), message("user", "two")]
-    gateway.chat({"model": "k2", "messages": history}, name)
+    gateway.chat({"model": gateway.model, "messages": history}, name)
     assert all(text in turns(simulator)[0][2] for text in ("one", "first", "two"))
 
 
@@ -135,7 +135,7 @@ def test_instructions_are_sent_again_only_when_they_changed(
         ("be verbose", "five"),
     ):
         messages = [message("system", system)] if system else []
-        gateway.chat({"model": "k2", "messages": [*messages, message("user", text)]}, name)
+        gateway.chat({"model": gateway.model, "messages": [*messages, message("user", text)]}, name)
     sent = [text for *_, text in turns(simulator)]
     assert "be brief" in sent[0]
     assert sent[1] == "two"
@@ -148,7 +148,7 @@ def test_instructions_are_sent_again_only_when_they_changed(
 def test_nothing_new_is_a_400(gateway: Gateway, simulator: Simulator, name: str) -> None:
     gateway.say("one", conversation=name)
     messages = [message("user", "one"), message("assistant", "first")]
-    response = gateway.chat({"model": "k2", "messages": messages}, name)
+    response = gateway.chat({"model": gateway.model, "messages": messages}, name)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "messages")
     assert gateway.say("two", conversation=name).ok
 
@@ -279,7 +279,7 @@ def test_a_second_turn_waits_and_then_is_told_that_the_conversation_is_busy(
 
 
 @pytest.mark.parametrize(
-    ("profile", "database"), [("sse-2025", "sqlite"), ("connect-2026", "postgresql")], indirect=True
+    ("profile", "database"), [("sse-2025", "sqlite"), ("connect-2026-09", "postgresql")], indirect=True
 )
 def test_turns_at_the_same_time_follow_one_another(shared_gateway: Share, simulator: Simulator) -> None:
     """Eight at once, over two workers: each waits for its turn, none meets another in the chat."""
@@ -308,8 +308,8 @@ def test_a_conversation_survives_a_restart(running: Running, simulator: Simulato
     [
         ("sse-2025", "worker", 0),
         ("sse-2025", "gateway", 1),
-        ("connect-2026", "worker", 1),
-        ("connect-2026", "gateway", 0),
+        ("connect-2026-09", "worker", 1),
+        ("connect-2026-09", "gateway", 0),
     ],
     indirect=["profile"],
 )

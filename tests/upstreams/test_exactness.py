@@ -40,7 +40,7 @@ from tests.running.wire import (
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize(
     ("profile", "case"),
-    [*(("sse-2025", case) for case in CASES), *(("connect-2026", case) for case in CONNECT_CASES)],
+    [*(("sse-2025", case) for case in CASES), *(("connect-2026-09", case) for case in CONNECT_CASES)],
     ids=lambda value: value.name if isinstance(value, WireCase) else value,
     indirect=["profile"],
 )
@@ -68,7 +68,7 @@ def test_any_text_in_any_order_arrives_as_it_was_sent(blunt: Gateway, simulator:
         ("sse-2025", "t2-thinking", "close", "close"),
         ("sse-2025", "t2-thinking", "close", "reset"),
         ("connect-2026", "short-connect", "chunked", "close"),
-        ("connect-2026", "short-connect", "close", "reset"),
+        ("connect-2026-09", "short-connect", "close", "reset"),
     ],
     indirect=["profile"],
 )

@@ -82,7 +82,7 @@ def test_the_table_is_whole(gateway: Gateway, simulator: Simulator) -> None:
     } == CONNECT_WIRE.keys() | SSE_ONLY
 
 
-@pytest.mark.parametrize("profile", ["connect-2025", "connect-2026"], indirect=True)
+@CONNECT_ONLY
 def test_thinking_is_reasoning_content_on_connect_too(
     gateway: Gateway, simulator: Simulator, profile: Profile
 ) -> None:
@@ -152,7 +152,7 @@ def test_a_degraded_model_is_a_header_and_a_line_in_the_log(gateway: Gateway, si
     assert "upstream_notice upstream=kimi_connect kind=model-degraded" in gateway.log()
 
 
-@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+@pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
 def test_what_nobody_knows_is_counted_by_name(gateway: Gateway, simulator: Simulator) -> None:
     simulator.knobs(unknown=True, say="one two three four five", token_chars=4)
     assert ask(gateway, False).content == "one two three four five"
