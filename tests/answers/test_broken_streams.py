@@ -225,4 +225,8 @@ def test_the_conversation_goes_on_behind_it(running: Running, simulator: Simulat
     first, second = simulator.turns()
     assert second.chat == first.chat
     (resumed,) = simulator.requests("ChatService/ResumeChat")
-    assert second.body["message"]["parent_id"] == resumed["frames"][0]["message_id"]
+    # Its body as kimi-protocol-2.md 5.3 has it (K15).
+    (body,) = resumed["frames"]
+    assert body.keys() == {"chat_id", "message_id", "event_offset"} and body["event_offset"] > 0
+    assert body["chat_id"] == first.chat
+    assert second.body["message"]["parent_id"] == body["message_id"]

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from app.errors import UpstreamError
-from app.upstreams.account import Account
+from app.errors import AccountRejected, UpstreamError
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.connect_frames import AnswerDecoder
 from app.upstreams.kimi.http import Reply
 from tests.running import Gateway, Simulator, frame
+from tests.running.decoding import ACCOUNT
 
 # Connect's code, reason → status and code of ours, where nothing was sent yet (kimi-protocol.md 7, E15–E26).
 CODES = [
@@ -68,25 +68,60 @@ def error_of(code: str, reason: str, text: str) -> dict[str, Any]:
 def test_an_error_means_what_its_code_says(
     code: str, reason: str, status: int, our_code: str, place: str, text: str
 ) -> None:
-    """Instead of a stream, in the end-of-stream envelope, in a frame, and after `done`."""
-    account, error = (
-        Account("id", "alice", "a token", None, False, None, None, None, "kimi.com"),
-        error_of(code, reason, text),
-    )
-    if place == "http":
-        # The status says less than the code.
-        reply = Reply(400, "application/json", {}, json.dumps(error).encode())
-        found = kimi_errors.refusal(reply, account, "https://kimi.test")
-    else:
-        with pytest.raises(UpstreamError) as caught:
-            list(AnswerDecoder(account, "SCENARIO_K2D5", None).decode([failing_stream(place, error)]))
-        found = caught.value
+    found = found_at(place, error_of(code, reason, text))
     assert (found.status, found.code) == (status, our_code)
     assert not text or text in found.message
     assert text or not reason or "said there" in found.message
 
 
-@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+def debug(**fields: object) -> dict[str, Any]:
+    return {"details": [{"debug": fields}]}
+
+
+# kimi-protocol-2.md 5.7 and 8: what it is answered whatever the code says.
+OF_AUTUMN_2026: list[tuple[str, dict[str, Any], int, str]] = [
+    ("N1", {"code": "resource_exhausted", **debug(paywall={"title": "Upgrade"})}, 402, "insufficient_quota"),
+    ("N1 alone", debug(paywall={"title": "Upgrade"}), 402, "insufficient_quota"),
+    ("P8", {"code": "permission_denied", **debug(needUpgrade=True)}, 402, "insufficient_quota"),
+    ("N2", {"code": "invalid_argument", **debug(reason="REASON_CHAT_MESSAGE_NOT_FOUND")}, 404, "not_found"),
+    ("N3", {"code": "resource_exhausted", "message": "upstream error"}, 503, "model_unavailable"),
+    ("N4 expired", {"code": "unauthenticated", "message": "token is expired"}, 401, "invalid_api_key"),
+    ("N4 invalid", {"code": "unauthenticated", "message": "invalid user token"}, 401, "invalid_api_key"),
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("error", "status", "our_code"), [row[1:] for row in OF_AUTUMN_2026], ids=[row[0] for row in OF_AUTUMN_2026]
+)
+def test_a_signal_of_autumn_2026_means_the_same_everywhere(
+    error: dict[str, Any], status: int, our_code: str, place: str
+) -> None:
+    found = found_at(place, error)
+    assert (found.status, found.code) == (status, our_code)
+
+
+@pytest.mark.parametrize("text", ["token is expired", "invalid user token", ""])
+@pytest.mark.parametrize("media_type", ["application/json", "text/plain"])
+def test_a_401_rejects_the_token_whatever_it_says(media_type: str, text: str) -> None:
+    """N4, as E2."""
+    body = json.dumps({"message": text}) if media_type == "application/json" else text
+    found = kimi_errors.refusal(Reply(401, media_type, {}, body.encode()), ACCOUNT, "https://kimi.test")
+    assert isinstance(found, AccountRejected) and (found.status, found.code) == (401, "invalid_api_key")
+
+
+def found_at(place: str, error: dict[str, Any]) -> UpstreamError:
+    """Instead of a stream, in the end-of-stream envelope, in a frame, or after `done`."""
+    if place == "http":
+        # The status says less than the code.
+        reply = Reply(400, "application/json", {}, json.dumps(error).encode())
+        return kimi_errors.refusal(reply, ACCOUNT, "https://kimi.test")
+    with pytest.raises(UpstreamError) as caught:
+        list(AnswerDecoder(ACCOUNT, "SCENARIO_K2D5", None).decode([failing_stream(place, error)]))
+    return caught.value
+
+
+@pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_gets_the_status_of_the_error_wherever_it_stands(
     blunt: Gateway, simulator: Simulator, stream: bool

@@ -63,6 +63,17 @@ def test_a_refusal_of_kimis_is_a_verdict_on_a_token(auth: KimiAuth, simulator: S
         auth.refresh(account())
 
 
+@pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
+def test_a_used_token_buys_a_pair_for_as_long_as_kimi_allows_that(auth: KimiAuth, simulator: Simulator) -> None:
+    """Once more, for a short time (kimi-protocol-2.md 7, K19): what a gateway needs that lost the answer."""
+    simulator.knobs(refresh_grace_s=60)
+    used = account()
+    first, second = auth.refresh(used), auth.refresh(used)
+    assert first.refresh_token != second.refresh_token
+    with pytest.raises(AccountRejected, match="answered 401"):
+        auth.refresh(used)
+
+
 def test_a_refusal_of_one_service_beside_silence_of_the_other_is_no_verdict(
     auth: KimiAuth, simulator: Simulator
 ) -> None:
