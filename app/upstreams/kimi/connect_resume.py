@@ -1,6 +1,7 @@
 """Generation 2: takes up an answer again whose stream broke (``kimi-protocol-2.md`` 5.3).
 
-    ResumeChat from the last frame; where that is not served, GetMessage once a second until the answer is complete
+    ResumeChat from the last frame; where that is not served, or ends again and again with nothing new,
+    GetMessage once a second until the answer is complete
 
 An answer is generated at Kimi whether or not its stream is read, so what is missing can be had for some time. The
 client gets exactly the rest, or the error that broke the stream. Must never know retries of a turn, or other
@@ -43,6 +44,10 @@ _GET_MESSAGE = "/apiv2/kimi.gateway.chat.v1.ChatService/GetMessage"
 
 # Between two tries, and between two looks at a message that is still generated, at most. Seconds.
 _PAUSE_S = 1.0
+
+# A resumed stream that ends so many times in a row with nothing new in it has no end that could come: the message is
+# looked at then.
+_EMPTY_RESUMES = 2
 
 # Errors of a stream that ended before its time, whoever ended it.
 BREAKS = (ConnectionLost, UpstreamSilent)
@@ -89,6 +94,10 @@ class BrokenAnswer:
         self._cancellation = cancellation
         # Numbers that are not known cannot be asked for.
         self._can_resume = answer.offset > 0
+        # Resumed streams in a row that were answered, brought nothing new and broke.
+        self._empty_resumes = 0
+        # A message was read: what it held has no numbers, and frames could repeat it.
+        self._has_looked = False
         # An error was one of the answer, which no other call would mend.
         self._has_failed = False
 
@@ -121,6 +130,7 @@ class BrokenAnswer:
                     raise
                 if self._answer.offset > before:
                     # It has broken once more, and goes on from there.
+                    self._empty_resumes = 0
                     continue
                 if self._note_failure(error, e):
                     continue
@@ -135,11 +145,15 @@ class BrokenAnswer:
         left that could succeed."""
         log.info("resume_failed account=%s error=%s", self.account.id, failure.message)
         if self._can_resume:
-            # A connection that breaks again says nothing about the call.
-            self._can_resume = isinstance(failure, BREAKS)
+            # A connection that breaks again says nothing about the call, unless it does so again and again.
+            self._can_resume = isinstance(failure, BREAKS) and self._empty_resumes != _EMPTY_RESUMES
             return not self._can_resume
-        if isinstance(failure, _FINAL):
+        if not isinstance(failure, _FINAL):
+            return False
+        if self._has_looked or self._empty_resumes != _EMPTY_RESUMES:
             raise error from failure
+        # Messages are not served. Nothing of one was passed on, so that the frames are still the rest.
+        self._can_resume, self._empty_resumes = True, _EMPTY_RESUMES + 1
         return False
 
     def _renew_once(self, error: UpstreamError, rejection: AccountRejected) -> None:
@@ -165,6 +179,7 @@ class BrokenAnswer:
         ) as stream:
             if not stream.ok or not stream.is_stream:
                 raise self._refusal(stream.whole(), self.account)
+            self._empty_resumes += 1
             yield from self._answer.decode(stream.chunks())
             stream.drain()
 
@@ -180,6 +195,7 @@ class BrokenAnswer:
         )
         if not kimi_errors.succeeded(reply):
             raise self._refusal(reply, self.account)
+        self._has_looked = True
         try:
             yield from self._answer.take_message(reply.body)
         except (AnswerRewritten, UpstreamProtocolError) as e:
