@@ -170,6 +170,16 @@ class KnownTools:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierTurn:
+    """The turn that a request continues from, where it is not the last one of its conversation."""
+
+    number: int
+    # The field that names it, and how the last turn would be named there, for errors.
+    field: str
+    last: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One turn that a client asks for."""
 
@@ -180,6 +190,8 @@ class ChatRequest:
     options: Options = Options()
     # How many turns the conversation must have, where the client continues from one that it names.
     after_turn: int | None = None
+    # The turn that the client continues from, where that is an earlier one.
+    earlier_turn: EarlierTurn | None = None
     # This is the second half of the last turn: the two count as one.
     repairs_last_turn: bool = False
     # The field of the request that holds the messages, for errors.

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from app.accounts.leases import Leases
 from app.accounts.scheduling import Limits
-from app.chat import Caller
+from app.chat import Caller, ChatRequest, text_message
 from app.concurrency.background import Cancellation
-from app.conversations.conversations import ConversationLimits, Conversations
+from app.conversations.conversations import CompletedTurn, ConversationChat, ConversationLimits, Conversations
 from app.store import Store
 from app.store.leases import Ticket, Wish
 from app.store.process_lease import ProcessLease
@@ -28,6 +28,7 @@ from app.store.process_lease import ProcessLease
 _ACCOUNTS = {f"account-{number}": "digest" for number in range(3)}
 _REPEAT = 2000
 _CALLER = Caller("key_of_the_bench", lambda: False)
+_REQUEST = ChatRequest("k2", (text_message("user", "hello"),))
 
 
 class _Worker:
@@ -55,8 +56,10 @@ class _Worker:
         with self.conversations.lease(_CALLER, conversation_id, "k2", Cancellation()) as held:
             lease = self.leases.lease(_ACCOUNTS, "k2", _CALLER.owner, Cancellation())
             if held.is_new:
-                held.save_chat(lease.account_id, "kimi.com", "kimi_rest", "k2", uuid.uuid4().hex, None)
-            held.complete("k2", None, "digest", (), "", counts=True)
+                chat = ConversationChat(lease.account_id, "kimi.com", "kimi_rest", "k2", uuid.uuid4().hex, None)
+                held.save_chat(chat)
+            place = held.place(_REQUEST)
+            held.complete(CompletedTurn(place, "k2", None, "digest", (), "", (), None, counts=True))
             self.leases.release(lease)
 
     def chat(self) -> None:

@@ -36,7 +36,7 @@ from app.concurrency import background
 from app.concurrency.background import Cancellation
 from app.concurrency.yielding import pause
 from app.conversations.chat_cleanup import ChatCleanup
-from app.conversations.conversations import ConversationLease
+from app.conversations.conversations import CompletedTurn, ConversationChat, ConversationLease
 from app.errors import (
     AccountRejected,
     ConversationTaken,
@@ -107,7 +107,7 @@ class Attempt:
         self._upstream: Upstream = plan.upstreams[0]
         self._resume = plan.resume
         self._prepared = plan.prepared
-        # What was said, for the transcript of the conversation.
+        # What was said in a conversation.
         self._text = HeldText()
         self._calls: list[ToolCall] = []
         self._starts = 0
@@ -262,7 +262,7 @@ class Attempt:
     def _remember(self, event: Event) -> None:
         """Called before the event is emitted."""
         if event.__class__ is TextDelta:
-            if self._conversation is not None and self._conversation.keeps_transcript:
+            if self._conversation is not None:
                 self._text.add(event.text)
         elif event.__class__ is Finished:
             self._finish()
@@ -283,7 +283,7 @@ class Attempt:
         self.chat_id, self._message_id = event.chat_id, event.message_id
         self._turn.reached_upstream = True
         if self._conversation is not None and self._conversation.is_new:
-            self._save_chat(self._conversation)
+            self._conversation.save_chat(self._chat())
         elif is_new and self._is_temporary():
             self._services.cleanup.note(self._upstream.name, event.chat_id, self._account.id)
 
@@ -296,35 +296,37 @@ class Attempt:
 
     def _complete(self, conversation: ConversationLease) -> None:
         """The conversation has one more turn. Raises ConversationTaken."""
-        plan, request = self._plan, self._turn.request
-        if plan.resume is None and not conversation.is_new:
-            is_ours = self._save_chat(conversation)
-            if is_ours and self.chat_id is not None:
-                # From here on it is the conversation's, whatever becomes of this process.
-                self._services.cleanup.keep(self._upstream.name, self.chat_id)
+        plan, request, row = self._plan, self._turn.request, conversation.row
+        assert plan.place is not None, "a conversation's turn has a place in it"
+        is_moved = plan.resume is None and not conversation.is_new
+        turn = CompletedTurn(
+            plan.place,
+            request.model,
+            self._message_id,
+            plan.system_digest,
+            plan.new_messages,
+            str(self._text),
+            self._calls,
+            self._prepared.prompt.known_tools,
+            # The turn that it repairs may have been forgotten meanwhile.
+            counts=not request.repairs_last_turn or row.turns == 0,
+            new_chat=self._chat() if is_moved else None,
+        )
         try:
-            conversation.complete(
-                request.model,
-                self._message_id,
-                plan.system_digest,
-                plan.new_messages,
-                str(self._text),
-                calls=self._calls,
-                known_tools=self._prepared.prompt.known_tools,
-                # The turn that it repairs may have been forgotten meanwhile.
-                counts=not request.repairs_last_turn or conversation.row.turns == 0,
-            )
+            conversation.complete(turn)
         except ConversationTaken:
             # The other request may be using this chat.
             self.keep_chat()
             raise
+        if is_moved and plan.place.branch is not None and row.chat_id and row.upstream and row.account_id:
+            # It was noted with the turn.
+            self._services.cleanup.discard(row.upstream, row.chat_id, row.account_id)
 
-    def _save_chat(self, conversation: ConversationLease) -> bool:
+    def _chat(self) -> ConversationChat:
         assert self.chat_id is not None, "only what was started can be saved"
-        model = self._turn.request.model
         account = self._account
-        return conversation.save_chat(
-            account.id, account.site, self._upstream.name, model, self.chat_id, self._message_id
+        return ConversationChat(
+            account.id, account.site, self._upstream.name, self._turn.request.model, self.chat_id, self._message_id
         )
 
     def _is_temporary(self) -> bool:

@@ -11,7 +11,7 @@ from app.accounts.pool import Accounts
 from app.answers.answer import AnswerInfo
 from app.chat import ChatRequest, Message
 from app.concurrency.yielding import pause
-from app.conversations.conversations import ConversationLease, unsent_messages
+from app.conversations.conversations import ConversationLease, Place, last_turn_only, unsent_messages
 from app.errors import (
     AccountRejected,
     ChatUnknown,
@@ -45,6 +45,8 @@ class Plan:
     # then read.
     new_messages: Sequence[Message] = ()
     system_digest: str = ""
+    # Where it stands in its conversation; None for a stateless request.
+    place: Place | None = None
 
 
 class Planner:
@@ -59,7 +61,8 @@ class Planner:
         from.
 
         Raises:
-            InvalidRequest: if there is nothing to say, or the model cannot continue the chat.
+            InvalidRequest: if there is nothing to say, or the model cannot continue the chat, or the conversation
+                cannot continue from the turn that the request names.
             ConversationBusy: if the conversation has another number of turns than the request expects.
             ConversationLost, AccountRejected: if the conversation cannot continue, saying what to do.
         """
@@ -68,9 +71,19 @@ class Planner:
         row = conversation.row
         if request.after_turn not in (None, row.turns):
             raise ConversationBusy("another turn of this conversation came in between", retry_after_s=1)
-        new, digest = unsent_messages(row, request.messages)
+        pause()
+        place = conversation.place(request)
+        pause()
+        new, digest = _unsent(conversation, place, request)
         if row.chat_id is None or row.account_id is None or row.upstream is None:
-            return replace(self._new_chat(request, new, new), system_digest=digest)
+            return replace(self._new_chat(request, new, new), system_digest=digest, place=place)
+        message_id, known_tools = row.message_id, conversation.known_tools
+        if place.branch is not None:
+            log.info("conversation_branched turn=%d of=%d", place.after, row.turns)
+            # What its chat has read about functions by then is not known.
+            message_id, known_tools = place.branch.message_id, None
+            if message_id is None:
+                return self._branch_in_new_chat(request, conversation, place, info)
         upstreams = self._router.for_chat(row.upstream, request.model, row.model)
         try:
             accounts = self._accounts.require(row.account_id)
@@ -78,9 +91,9 @@ class Planner:
             return self.rebuild(request, conversation, e, info)
         _check_text(new, request)
         pause()
-        prepared = upstreams[0].prepare(replace(request, known_tools=conversation.known_tools), new)
+        prepared = upstreams[0].prepare(replace(request, known_tools=known_tools), new)
         sites = self._router.sites(upstreams, request.model)
-        return Plan(new, upstreams, prepared, sites, accounts, Resume(row.chat_id, row.message_id), new, digest)
+        return Plan(new, upstreams, prepared, sites, accounts, Resume(row.chat_id, message_id), new, digest, place)
 
     def rebuild(
         self, request: ChatRequest, conversation: ConversationLease, error: GatewayError, info: AnswerInfo
@@ -89,10 +102,30 @@ class Planner:
 
         Raises ``error``, or ConversationLost, if there is no history.
         """
-        new, digest = unsent_messages(conversation.row, request.messages)
-        history, source = self._history(request, conversation, new)
-        if not history:
+        plan = self._with_history(request, conversation, conversation.place(request), info)
+        if plan is None:
             raise _without_history(error)
+        log.warning("conversation_rebuilt source=%s reason=%s", info.rebuilt_from, error.message)
+        return plan
+
+    def _branch_in_new_chat(
+        self, request: ChatRequest, conversation: ConversationLease, place: Place, info: AnswerInfo
+    ) -> Plan:
+        """Raises InvalidRequest, ConversationLost, if there is no history."""
+        plan = self._with_history(request, conversation, place, info)
+        if plan is None:
+            assert request.earlier_turn is not None, "where a history shows the branch, there is a history"
+            raise last_turn_only(request.earlier_turn)
+        return plan
+
+    def _with_history(
+        self, request: ChatRequest, conversation: ConversationLease, place: Place, info: AnswerInfo
+    ) -> Plan | None:
+        """The conversation in a new chat; None if there is no history. Raises ConversationLost."""
+        new, digest = _unsent(conversation, place, request)
+        history, source = self._history(request, conversation, place, new)
+        if not history:
+            return None
         site = conversation.row.site
         if site is not None and not self._accounts.has_site(site):
             raise ConversationLost(
@@ -100,18 +133,20 @@ class Planner:
                 "one, or start a new conversation"
             )
         info.rebuilt_from = source
-        log.warning("conversation_rebuilt source=%s reason=%s", source, error.message)
-        return replace(self._new_chat(request, history, new, site), system_digest=digest)
+        # What came before the first turn is in no other turn's transcript.
+        kept = history if place.after == 0 else new
+        return replace(self._new_chat(request, history, kept, site), system_digest=digest, place=place)
 
     def _history(
-        self, request: ChatRequest, conversation: ConversationLease, new: Sequence[Message]
+        self, request: ChatRequest, conversation: ConversationLease, place: Place, new: Sequence[Message]
     ) -> tuple[Sequence[Message], str]:
         """All that was said, this turn included, and where it comes from; empty if it cannot be had."""
-        if any(message.role == "assistant" for message in request.messages):
+        # A client that names an earlier turn does not repeat what was said before it.
+        if request.earlier_turn is None and any(message.role == "assistant" for message in request.messages):
             return request.messages, "history"
-        if conversation.row.turns == 0:
+        if place.after == 0:
             return request.messages, "request"
-        transcript = conversation.transcript()
+        transcript = conversation.transcript(place.after)
         return ((*transcript, *new) if transcript else ()), "transcript"
 
     def _new_chat(
@@ -125,6 +160,12 @@ class Planner:
         if site is not None:
             sites = frozenset((site,))
         return Plan(messages, upstreams, prepared, sites, new_messages=new)
+
+
+def _unsent(conversation: ConversationLease, place: Place, request: ChatRequest) -> tuple[tuple[Message, ...], str]:
+    """See ``unsent_messages``. Which instructions a branch has read is not known: they are sent again."""
+    row = conversation.row
+    return unsent_messages(row if place.branch is None else replace(row, system_digest=""), request.messages)
 
 
 def _check_text(messages: Sequence[Message], request: ChatRequest) -> None:

@@ -82,10 +82,6 @@ class ChatCleanup:
             log.warning("chat_not_noted upstream=%s error=%s", upstream, e, exc_info=None if e.is_transient else e)
         self.discard(upstream, chat_id, account_id)
 
-    def keep(self, upstream: str, chat_id: str) -> None:
-        """A noted chat is needed after all. Raises StoreError."""
-        self._store.pending_deletions.delete(upstream, chat_id)
-
     def start(self) -> None:
         """Starts to look for notes that are due."""
         every(_SWEEP_EVERY_S, self._delete_due, "chat-cleanup")

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from app.chat import Caller, KnownTools, Message, ToolCall, text_message
+from app.chat import Caller, ChatRequest, EarlierTurn, KnownTools, Message, ToolCall, text_message
 from app.concurrency.background import Cancellation
 from app.concurrency.periodic import every, in_steps
 from app.concurrency.waiting_room import WaitingRoom
+from app.conversations.branches import Digests, History, KnownTurn, KnownTurns
 from app.errors import (
     ConversationBusy,
     ConversationTaken,
@@ -48,6 +49,51 @@ _EXPIRE_BATCH = 20
 _REPAIR_LINE = 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a turn stands in its conversation."""
+
+    # What its request repeats.
+    history: History
+    # The number of the turn that it follows.
+    after: int
+    # The same turn, where it is not the last one: a new branch begins behind it.
+    branch: KnownTurn | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationChat:
+    """The chat that continues a conversation. ``message_id``: of its last answer."""
+
+    account_id: str
+    site: str
+    upstream: str
+    model: str
+    chat_id: str
+    message_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedTurn:
+    """What a conversation is to know of a turn whose answer is complete."""
+
+    place: Place
+    model: str
+    message_id: str | None
+    # Of the instructions that the chat has read.
+    system_digest: str
+    new_messages: Sequence[Message]
+    answer: str
+    # Those of the answer.
+    calls: Sequence[ToolCall]
+    # What the chat knows of functions now; None: nothing new.
+    known_tools: KnownTools | None
+    # It was a turn of its own, and not the second half of the last one.
+    counts: bool
+    # Where the conversation continues in another chat than before.
+    new_chat: ConversationChat | None = None
+
+
 class ConversationLease:
     """One turn's exclusive right to a conversation. Ends with exactly one of ``complete`` and ``release``."""
 
@@ -76,6 +122,8 @@ class ConversationLease:
         self.forget = row.chat_id is None
         # ``release`` then has its chat deleted, too.
         self.forget_chat = False
+        self._digests = Digests(store.digest_key, row.owner, row.id)
+        self._known_turns = KnownTurns.load(row.known_turns)
 
     def __repr__(self) -> str:
         return f"<ConversationLease {self.row.id} turns={self.row.turns}{'' if self._open else ' ended'}>"
@@ -111,66 +159,65 @@ class ConversationLease:
             self._is_lost = True
             self._cancellation.cancel()
 
-    def save_chat(
-        self, account_id: str, site: str, upstream: str, model: str, chat_id: str, message_id: str | None
-    ) -> bool:
+    def place(self, request: ChatRequest) -> Place:
+        """Where the turn of a request stands: behind the last turn, unless the request says otherwise, or what it
+        repeats shows that. Raises InvalidRequest where it continues from a turn that is not known any more."""
+        history = self._digests.history(request.messages)
+        last = self.row.turns
+        if request.repairs_last_turn or last == 0:
+            return Place(history, last)
+        if request.earlier_turn is not None:
+            earlier = self._known_turns.get(request.earlier_turn.number)
+            if earlier is None:
+                raise last_turn_only(request.earlier_turn)
+            return Place(history, earlier.number, earlier)
+        # A client that names the turn before this one need not repeat anything.
+        branch = self._known_turns.branch_of(history, last) if request.after_turn is None else None
+        return Place(history, last) if branch is None else Place(history, branch.number, branch)
+
+    def save_chat(self, chat: ConversationChat) -> bool:
         """Stores which chat continues the conversation, before anything of its answer is known: a kill loses nothing.
         False where another turn has the conversation now."""
-        return self._save(
-            account_id=account_id,
-            site=site,
-            upstream=upstream,
-            model=model,
-            chat_id=chat_id,
-            message_id=message_id,
-        )
+        return self._save(**_columns(chat))
 
-    def transcript(self) -> tuple[Message, ...]:
-        """What was said so far; empty where it was not kept, or cannot be decrypted."""
+    def transcript(self, last: int) -> tuple[Message, ...]:
+        """What was said on the branch that ends with the turn ``last``; empty where it was not kept, or cannot be
+        decrypted."""
         try:
             lines = self._store.transcripts.read(self.row.owner, self.row.id)
         except WrongSecret:
             # A start does not check transcripts: a changed secret loses what it sealed, and nothing else.
             log.warning("transcript_unreadable reason=it was sealed with another GATEWAY_SECRET")
             return ()
-        return _read_transcript(lines)
+        is_said = self._known_turns.branch_to(last)
+        return _read_transcript([(role, text) for turn, role, text in lines if is_said(turn + 1)])
 
-    def complete(
-        self,
-        model: str,
-        message_id: str | None,
-        system_digest: str,
-        new_messages: Sequence[Message],
-        answer: str,
-        *,
-        calls: Sequence[ToolCall] = (),
-        known_tools: KnownTools | None = None,
-        counts: bool,
-    ) -> None:
-        """The answer is complete, and the conversation is free.
+    def complete(self, turn: CompletedTurn) -> None:
+        """The answer is complete, and the conversation is free. A chat that the turn has left is noted for deletion.
 
-        ``calls``: those of the answer. ``known_tools``: what its chat knows of functions now; None: nothing new.
-        ``counts``: this was a turn of its own, and not the second half of the last one. Raises ConversationTaken
-        where another turn took the conversation over.
+        Raises ConversationTaken where another turn took the conversation over.
         """
         if not self._open:
             return
+        answer = Message("assistant", text_message("assistant", turn.answer).parts, tool_calls=tuple(turn.calls))
+        known_turns, dropped = self._with_turn(turn, answer)
         values: dict[str, object] = {
-            "model": model,
-            "message_id": message_id,
-            "system_digest": system_digest,
-            "turns": self.row.turns + counts,
+            **(_columns(turn.new_chat) if turn.new_chat is not None else {}),
+            "model": turn.model,
+            "message_id": turn.message_id,
+            "system_digest": turn.system_digest,
+            "turns": self.row.turns + turn.counts,
             "updated_at": self._store.database.now(),
             "held_until": 0.0,
+            "known_turns": known_turns.dump(),
         }
-        if known_tools is not None:
-            values["tools"] = json.dumps([known_tools.code, known_tools.digest])
-        if self.keeps_transcript:
-            said = Message("assistant", text_message("assistant", answer).parts, tool_calls=tuple(calls))
-            lines = [line for message in (*new_messages, said) for line in _transcript_lines(message)]
-            turn, first = (self.row.turns, 0) if counts else (self.row.turns - 1, _REPAIR_LINE)
+        if turn.known_tools is not None:
+            values["tools"] = json.dumps([turn.known_tools.code, turn.known_tools.digest])
+        elif turn.new_chat is not None or turn.place.branch is not None:
+            values["tools"] = None
+        if self.keeps_transcript or turn.new_chat is not None or dropped:
             saved = self._store.database.in_exclusive_transaction(
-                lambda tx: self._save_with_transcript(tx, values, turn, lines, first)
+                lambda tx: self._complete_in(tx, turn, answer, values, dropped)
             )
         else:
             saved = self._save(**values)
@@ -179,6 +226,28 @@ class ConversationLease:
         if not saved:
             raise self._taken()
 
+    def _with_turn(self, turn: CompletedTurn, answer: Message) -> tuple[KnownTurns, list[int]]:
+        """The turns that are known now, and the numbers of those that were dropped for the new one."""
+        known, place, last = self._known_turns, turn.place, self.row.turns
+        in_new_chat = turn.new_chat is not None
+        if not turn.counts:
+            # What the client was shown of the two halves is not known here.
+            before = known.get(last)
+            parent = last - 1 if before is None else before.parent
+            return known.with_turn(KnownTurn(last, parent, turn.message_id, None, ""), in_new_chat=in_new_chat)
+        if last == 0:
+            known, _ = known.with_turn(KnownTurn(0, -1, None, place.history.path, ""), in_new_chat=True)
+        before = known.get(place.after)
+        path = before.path if before is not None else None
+        if place.history.turns:
+            # As the client will repeat it.
+            path = place.history.path
+        digest = self._digests.turn(place.history.question, answer)
+        if path is not None:
+            path = self._digests.path(path, digest)
+        new = KnownTurn(last + 1, place.after, turn.message_id, path, digest)
+        return known.with_turn(new, in_new_chat=in_new_chat)
+
     @staticmethod
     def _taken() -> ConversationTaken:
         return ConversationTaken(
@@ -186,14 +255,24 @@ class ConversationLease:
             "conversation now"
         )
 
-    def _save_with_transcript(
-        self, tx: Transaction, values: dict[str, object], turn: int, lines: Sequence[tuple[str, str]], first: int
+    def _complete_in(
+        self, tx: Transaction, turn: CompletedTurn, answer: Message, values: dict[str, object], dropped: Sequence[int]
     ) -> bool:
-        """Both or neither: a turn that lost the conversation leaves nothing in its transcript."""
-        row = self.row
-        if not self._store.conversations.save_in(tx, row.owner, row.id, row.holder, **values):
+        """All or nothing: a turn that lost the conversation leaves nothing in its transcript."""
+        row, store = self.row, self._store
+        if not store.conversations.save_in(tx, row.owner, row.id, row.holder, **values):
             return False
-        self._store.transcripts.put(tx, row.owner, row.id, turn, lines, first)
+        if turn.new_chat is not None:
+            # From here on it is the conversation's, whatever becomes of this process.
+            store.pending_deletions.delete_in(tx, turn.new_chat.upstream, turn.new_chat.chat_id)
+            if turn.place.branch is not None:
+                _note_chat(store, tx, row)
+        for number in dropped:
+            store.transcripts.delete_turn(tx, row.owner, row.id, number - 1)
+        if self.keeps_transcript:
+            lines = [line for message in (*turn.new_messages, answer) for line in _transcript_lines(message)]
+            at, first = (row.turns, 0) if turn.counts else (row.turns - 1, _REPAIR_LINE)
+            store.transcripts.put(tx, row.owner, row.id, at, lines, first)
         return True
 
     def release(self) -> None:
@@ -407,6 +486,20 @@ class Conversations:
         for row in rows:
             _note_chat(self._store, tx, row)
         return rows
+
+
+def _columns(chat: ConversationChat) -> dict[str, object]:
+    return {name: getattr(chat, name) for name in ConversationChat.__slots__}
+
+
+def last_turn_only(earlier: EarlierTurn) -> InvalidRequest:
+    """The error for a conversation that cannot continue from an earlier turn."""
+    return InvalidRequest(
+        f"{earlier.field}: this conversation can continue from its last response only, {earlier.last}; for a branch, "
+        "send the whole history as input, with store: false",
+        code="invalid_previous_response_id",
+        param=earlier.field,
+    )
 
 
 def _transcript_lines(message: Message) -> Iterator[tuple[str, str]]:

@@ -70,6 +70,8 @@ class Store:
             self.unrecognised = Unrecognised(self.database)
             salt = bytes.fromhex(self.facts.set_once("vault_salt", secrets.token_hex(16)))
             vault = Vault(secret, salt)
+            # For digests of what is said in conversations.
+            self.digest_key = bytes.fromhex(self.facts.set_once("digest_key", secrets.token_hex(32)))
             self.tokens = TokenRows(self.database, vault)
             self.transcripts = TranscriptRows(self.database, vault)
         except WrongSecret as e:

@@ -100,3 +100,7 @@ class PendingDeletionRows:
     def delete(self, upstream: str, chat_id: str) -> None:
         """Removes the row: the chat is gone, or is to stay."""
         self._database.run(_DELETE, of_upstream=upstream, of_chat_id=chat_id)
+
+    def delete_in(self, tx: Transaction, upstream: str, chat_id: str) -> None:
+        """``delete`` as a part of a transaction."""
+        tx.run(_DELETE, of_upstream=upstream, of_chat_id=chat_id)

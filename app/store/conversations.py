@@ -35,6 +35,7 @@ class ConversationRow:
     process_id: str
     site: str | None
     tools: str | None
+    known_turns: str | None
 
 
 # Owner and id of a conversation.

@@ -134,6 +134,7 @@ _MIGRATIONS = {
     "owners and sizes of idempotent answers": _ANSWER_SIZES,
     "streams of each account, a queue that is read in parts": _LEASE_COUNTS,
     "functions in conversations": ("ALTER TABLE conversations ADD COLUMN tools TEXT",),
+    "turns of conversations": ("ALTER TABLE conversations ADD COLUMN known_turns TEXT",),
 }
 
 # How many migrations this gateway knows.

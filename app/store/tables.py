@@ -130,6 +130,9 @@ conversations = sa.Table(
     sa.Column("process_id", sa.String, nullable=False, server_default=""),  # of the holder
     sa.Column("site", sa.String),  # of the account; NULL until there is a chat, and in rows of older gateways
     sa.Column("tools", sa.Text),  # what Kimi has read about functions, as JSON: the code of headings, a digest
+    # Its turns: digests and ids of answers, no text. JSON, see ``conversations.branches``; NULL in rows of older
+    # gateways.
+    sa.Column("known_turns", sa.Text),
     sa.Index("conversations_by_age", "updated_at"),
 )
 

@@ -15,8 +15,9 @@ _ADD = sa.insert(transcripts).values({column: _P(column.name) for column in tran
 _DELETE_FROM = sa.delete(transcripts).where(
     *_OF_CONVERSATION, transcripts.c.turn == _P("turn"), transcripts.c.line >= _P("first_line")
 )
+_DELETE_TURN = sa.delete(transcripts).where(*_OF_CONVERSATION, transcripts.c.turn == _P("turn"))
 _READ = (
-    sa.select(transcripts.c.role, transcripts.c.text)
+    sa.select(transcripts.c.turn, transcripts.c.role, transcripts.c.text)
     .where(*_OF_CONVERSATION)
     .order_by(transcripts.c.turn, transcripts.c.line)
 )
@@ -51,10 +52,13 @@ class TranscriptRows:
                 text=self._vault.seal(text),
             )
 
-    def read(self, owner: str, conversation_id: str) -> list[tuple[str, str]]:
-        """All messages of a conversation in order, each (role, text).
+    def delete_turn(self, tx: Transaction, owner: str, conversation_id: str, turn: int) -> None:
+        tx.run(_DELETE_TURN, of_owner=owner, of_id=conversation_id, turn=turn)
+
+    def read(self, owner: str, conversation_id: str) -> list[tuple[int, str, str]]:
+        """All messages of a conversation in order, each (turn, role, text).
 
         Raises WrongSecret: if one cannot be opened.
         """
         rows = self._database.rows(_READ, of_owner=owner, of_id=conversation_id)
-        return [(row["role"], self._vault.open(row["text"]) or "") for row in rows]
+        return [(row["turn"], row["role"], self._vault.open(row["text"]) or "") for row in rows]
