@@ -11,7 +11,7 @@ import requests
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.running import CANARY, Gateway, Running, Share, Simulator, wait_until
+from tests.running import CANARY, Gateway, Profile, Running, Share, Simulator, wait_until
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
@@ -371,7 +371,10 @@ def test_a_conversation_goes_on_after_a_restart(running: Running, simulator: Sim
     assert [chat["turns"] for chat in simulator.state()["chats"].values()] == [2]
 
 
-def test_a_conversation_goes_on_from_its_end_only(gateway: Gateway, simulator: Simulator) -> None:
+@pytest.mark.parametrize("profile", ["sse-2025"], indirect=True)
+def test_without_branches_a_conversation_goes_on_from_its_end_only(
+    gateway: Gateway, simulator: Simulator, profile: Profile
+) -> None:
     first = respond(gateway).json()["id"]
     second = respond(gateway, previous_response_id=first).json()["id"]
     branch = respond(gateway, previous_response_id=first)
@@ -379,6 +382,68 @@ def test_a_conversation_goes_on_from_its_end_only(gateway: Gateway, simulator: S
     assert (branch.status_code, error["param"]) == (400, "previous_response_id")
     assert second in error["message"] and branch.headers["x-should-retry"] == "false"
     assert len(simulator.turns()) == 2
+
+
+RECALL = "what did I say"
+
+
+def said(gateway: Gateway, text: str, **body: Any) -> tuple[str, str]:
+    """The id of the response to a text, and what it says."""
+    response = respond(gateway, f"{text} {CANARY}", **body)
+    answer = events(response)[-1]["response"] if body.get("stream") else response.json()
+    return answer["id"], answer["output"][-1]["content"][0]["text"]
+
+
+def recalled(*texts: str) -> str:
+    """The answer to ``RECALL`` where this was said before on the branch."""
+    return "\n".join(["你之前说过：", *(f"{number}. {text} {CANARY}" for number, text in enumerate(texts, 1))])
+
+
+@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_response_goes_on_from_an_older_one(
+    gateway: Gateway, simulator: Simulator, profile: Profile, stream: bool
+) -> None:
+    one, _ = said(gateway, "tea")
+    two, _ = said(gateway, "coffee", previous_response_id=one)
+    three, text = said(gateway, RECALL, previous_response_id=one, stream=stream)
+    assert text == recalled("tea")
+    # Both branches stay.
+    four, text = said(gateway, RECALL, previous_response_id=two, stream=stream)
+    assert text == recalled("tea", "coffee")
+    five, text = said(gateway, RECALL, previous_response_id=three, stream=stream)
+    assert text == recalled("tea", RECALL)
+    assert len({one, two, three, four, five}) == 5 and len({turn.chat for turn in simulator.turns()}) == 1
+
+
+@pytest.mark.parametrize("profile", ["connect-2026"], indirect=True)
+def test_items_of_an_older_response_begin_a_branch(gateway: Gateway, simulator: Simulator, profile: Profile) -> None:
+    """As the AI SDK asks for an answer again."""
+    history: list[dict[str, Any]] = []
+    for text in ("tea", "coffee"):
+        history.append({"role": "user", "content": f"{text} {CANARY}"})
+        answer = respond(gateway, history).json()
+        history += [{"type": "item_reference", "id": item["id"]} for item in answer["output"]]
+    again = [*history[:2], {"role": "user", "content": RECALL}]
+    assert "coffee" not in respond(gateway, again).json()["output"][-1]["content"][0]["text"]
+    assert simulator.prompts()[-1] == RECALL and len({turn.chat for turn in simulator.turns()}) == 1
+
+
+@pytest.mark.parametrize("profile", ["sse-2025"], indirect=True)
+def test_an_older_response_needs_a_transcript_where_the_chat_cannot_branch(
+    shared_gateway: Share, simulator: Simulator, profile: Profile
+) -> None:
+    gateway = shared_gateway(STORE_TRANSCRIPTS="1", GATEWAY_SECRET="a secret of twelve or more")
+    one, _ = said(gateway, "tea")
+    two, _ = said(gateway, "coffee", previous_response_id=one)
+    branch = respond(gateway, f"milk {CANARY}", previous_response_id=one)
+    assert branch.headers["x-conversation-rebuilt"] == "transcript"
+    text = simulator.prompts()[-1]
+    assert "tea" in text and "milk" in text and "coffee" not in text
+    three, _ = said(gateway, "water", previous_response_id=two)
+    text = simulator.prompts()[-1]
+    assert "tea" in text and "coffee" in text and "milk" not in text
+    assert len({one, two, three, branch.json()["id"]}) == 4
 
 
 def test_of_two_that_go_on_from_the_same_response_one_is_told_so(shared_gateway: Share, simulator: Simulator) -> None:

@@ -378,8 +378,8 @@ _STORE = ParameterRule(
 )
 _PREVIOUS = ParameterRule(
     "honoured",
-    "the last response of a conversation; an older one is a 400, an unknown one a 404",
-    "对话的最后一次回答；更早的返回 400，未知的返回 404",
+    "a response of a conversation; an older one than the last begins a branch, an unknown one is a 404",
+    "对话的一次回答；不是最后一次时开始分支，未知的返回 404",
 )
 _CONVERSATION = ParameterRule(
     "honoured",
@@ -544,6 +544,7 @@ class Body(AnswerParameters):
             turn.conversation_id if turn else None,
             self._options(),
             turn.number - 1 if turn and turn.number else None,
+            turn.follows if turn else None,
             messages_field="input",
         )
         tools = [tool for i, one in enumerate(self.tools or ()) for tool in one.to_tools(f"tools[{i}]")]

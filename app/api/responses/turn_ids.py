@@ -2,14 +2,15 @@
 
 With ``store`` other than false, a response is a turn of a conversation that is kept. Its id is all that
 ``previous_response_id`` needs, so nothing else is stored, and a response itself cannot be fetched. The ids of its
-items say the same, because the AI SDK refers to them in place of what was said. A conversation continues from its
-last turn only. With ``store: false`` (Codex) nothing is kept.
+items say the same, because the AI SDK refers to them in place of what was said. A turn that continues from an older
+response has the next number all the same: numbers say in which order turns were made, and not what they follow. With
+``store: false`` (Codex) nothing is kept.
 """
 
 import re
 from dataclasses import dataclass
 
-from app.chat import Caller
+from app.chat import Caller, EarlierTurn
 from app.errors import InvalidRequest, UnknownConversation
 from app.web.request_context import gateway, reply_id
 
@@ -24,6 +25,8 @@ class TurnId:
 
     conversation_id: str
     number: int
+    # What it follows, where that is not the turn before it.
+    follows: EarlierTurn | None = None
 
     @property
     def name(self) -> str:
@@ -103,11 +106,8 @@ def _turn_after(previous: Previous, conversation_id: str | None, store: bool | N
         raise unknown
     # The repetition of a request that has been answered gets that answer, further down.
     if number < turns and who.idempotency_key is None:
-        raise _mistake(
-            previous,
-            f"a conversation can continue from its last response only, resp_{TurnId(its_conversation, turns).name}; "
-            "for a branch, send the whole history as input, with store: false",
-        )
+        last = f"resp_{TurnId(its_conversation, turns).name}"
+        return TurnId(its_conversation, turns + 1, EarlierTurn(number, previous.param, last))
     return TurnId(its_conversation, number + 1)
 
 
