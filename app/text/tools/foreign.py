@@ -4,7 +4,8 @@
                <|tool_call_end|><|tool_calls_section_end|>; also "section" in the singular, and without a section
     k3         <|open|>tools<|sep|><|open|>call tool="NAME" index="1"<|sep|>
                <|open|>argument key="k" type="string"<|sep|>v<|close|>argument<|sep|>
-               <|close|>call<|sep|><|close|>tools<|sep|>; also one element "json" in place of the arguments
+               <|close|>call<|sep|><|close|>tools<|sep|>; also one element "json" in place of the arguments.
+               Words stand in <|open|>response<|sep|>…<|close|>response<|sep|>
     hermes     <tool_call>{"name": …, "arguments": {…}}</tool_call>, also <function_call>
     invoke     <invoke name="NAME"><parameter name="k">v</parameter></invoke>, with or without a wrapper, also with
                "DSML" between bars in the tags
@@ -15,6 +16,7 @@ These forms hold no code, so anything that Kimi quotes may look like one: who re
 Knows no function that was declared.
 """
 
+import html
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -31,6 +33,8 @@ MAX_CHARS = 256 * 1024
 _BARS = "[|｜]"
 _DSML = rf"{_BARS}{{1,2}}DSML{_BARS}{{1,2}}"
 
+_INVOKE_WORDS = ("invoke ", "function_calls>", "tool_calls>")
+
 # What a call begins with. Those of the first kind are special tokens: nobody writes them in a sentence.
 _TOKEN_OPENERS: dict[str, Form] = {
     "<|tool_calls_section_begin|>": "k2",
@@ -38,17 +42,18 @@ _TOKEN_OPENERS: dict[str, Form] = {
     "<|tool_call_begin|>": "k2",
     "<|open|>tools<|sep|>": "k3",
     "<|open|>call ": "k3",
+    **{
+        f"<{bars}{word}": "invoke"
+        for bars in ("｜DSML｜", "｜｜DSML｜｜", "|DSML|", "||DSML||")
+        for word in _INVOKE_WORDS
+    },
 }
 _OPENERS: dict[str, Form] = {
     **_TOKEN_OPENERS,
     "<tool_call>": "hermes",
     "<tool_call ": "hermes",
     "<function_call>": "hermes",
-    **{
-        f"<{bars}{word}": "invoke"
-        for bars in ("", "｜DSML｜", "｜｜DSML｜｜", "|DSML|", "||DSML||")
-        for word in ("invoke ", "function_calls>", "tool_calls>")
-    },
+    **{f"<{word}": "invoke" for word in _INVOKE_WORDS},
 }
 _TOKEN_OPENER = re.compile("|".join(map(re.escape, _TOKEN_OPENERS)))
 _OPENER = re.compile("|".join(map(re.escape, _OPENERS)))
@@ -77,6 +82,20 @@ def opener(text: str, at: int, *, in_line: bool, final: bool) -> Form | More | N
     start = _FUNCTIONS_START.match(text, at)
     reaches_the_end = _FUNCTIONS_WORD.startswith(rest) if start is None else start.end() == len(text)
     return MORE if reaches_the_end and len(text) - at < 200 else None
+
+
+# K3 writes the words of an answer into an element of their own.
+_FRAMES = ("<|open|>response<|sep|>", "<|close|>response<|sep|>")
+
+
+def frame_end(text: str, at: int, *, final: bool) -> int | More | None:
+    """Where the mark of K3 around its words ends that begins at ``at``. None: there is none."""
+    for frame in _FRAMES:
+        if text.startswith(frame, at):
+            return at + len(frame)
+        if not final and len(text) - at < len(frame) and frame.startswith(text[at:]):
+            return MORE
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,10 +251,10 @@ def _k2(text: str) -> Iterator[ForeignCall]:
 
 
 _K3_CALL = re.compile(
-    r"<\|open\|>call\b(?P<attributes>[^<]{0,400})<\|sep\|>(?P<inside>.*?)(?P<end><\|close\|>call<\|sep\|>|\Z)",
+    r"<\|open\|>call\b(?P<attributes>.{0,400}?)<\|sep\|>(?P<inside>.*?)(?P<end><\|close\|>call<\|sep\|>|\Z)",
     re.DOTALL,
 )
-_K3_PART = re.compile(r"<\|open\|>(?P<kind>argument|json)\b(?P<attributes>[^<]{0,400})<\|sep\|>")
+_K3_PART = re.compile(r"<\|open\|>(?P<kind>argument|json)\b(?P<attributes>[^\n]{0,400}?)<\|sep\|>")
 _ATTRIBUTE = re.compile(r"""([a-z_]{1,32})\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 
 
@@ -344,7 +363,10 @@ def _object(arguments: dict[str, str]) -> str:
 
 
 def _attributes(text: str) -> dict[str, str]:
-    return {found[1]: found[2] if found[2] is not None else found[3] for found in _ATTRIBUTE.finditer(text)}
+    """Their values may hold what XML escapes."""
+    return {
+        found[1]: html.unescape(found[2] if found[2] is not None else found[3]) for found in _ATTRIBUTE.finditer(text)
+    }
 
 
 # The names under which models write the parts of a call.

@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 from app.text.markdown import Fence, closing_fence, opening_fence
 from app.text.pieces import MORE, More
-from app.text.tools.foreign import ForeignCall, ForeignScan, JsonScan, opener
+from app.text.tools.foreign import ForeignCall, ForeignScan, JsonScan, frame_end, opener
 from app.text.tools.grammar import (
     CALL,
     END_OF_CALL,
@@ -179,6 +179,8 @@ class CallReader:
         self._words_count = 0
         self._tail_fence = ""
         self._tail_fence_is_new = False
+        # There are back-ticks in the line.
+        self._tail_ticks = False
         # Marks of Markdown that were put around an end mark, and may follow it.
         self._marks = ""
         self._told_call = False
@@ -300,8 +302,19 @@ class CallReader:
                 return -1
             if form is not None:
                 return self._begin_foreign(ForeignScan(form), at)
+            if (after := self._skip_frame(text, at)) is not None:
+                return after
         self._say(text[at])
         return at + 1
+
+    def _skip_frame(self, text: str, at: int) -> int | None:
+        """Leaves out a mark that K3 puts around its words. None: there is none. In thoughts it stays."""
+        end = None if self._is_thinking else frame_end(text, at, final=self._final)
+        if isinstance(end, More):
+            return -1
+        if end is not None:
+            self._count("other-markup")
+        return end
 
     def _line_start(self, text: str, at: int) -> int:
         """At the first character of a line, or in the white space before it."""
@@ -724,6 +737,7 @@ class CallReader:
         self._state = self._tail
         self._at_line_start = True
         self._tail_fence = ""
+        self._tail_ticks = False
 
     def _tail(self, text: str, at: int) -> int:
         """Behind a complete call: the next one, or words, which are held back."""
@@ -744,13 +758,28 @@ class CallReader:
         if self._is_thinking:
             self._go_on_thinking("".join(self._words))
             return at
-        end = text.find("\n", at) + 1
-        self._at_line_start = end > 0
-        end = end or len(text)
+        if text[at] == "<" and (after := self._token_in_tail(text, at)) is not None:
+            return after
+        following = _TAIL_SPECIAL(text, at + (text[at] == "<"))
+        end = len(text) if following is None else following.end() if following[0] == "\n" else following.start()
+        self._at_line_start = text[end - 1] == "\n"
+        self._tail_ticks = not self._at_line_start and (self._tail_ticks or "`" in text[at:end])
         self._add_words(text[at:end])
         if self._words_count > MAX_WORDS_BEHIND:
             self._end_with_words()
         return end
+
+    def _token_in_tail(self, text: str, at: int) -> int | None:
+        """Reads a foreign call that begins with a special token inside a line. None: it is text."""
+        if self._judge_foreign is None or self._tail_fence or self._tail_ticks:
+            return None
+        form = opener(text, at, in_line=True, final=self._final)
+        if isinstance(form, More):
+            return -1
+        if form is None:
+            return self._skip_frame(text, at)
+        self._tell_words()
+        return self._begin_foreign(ForeignScan(form), at)
 
     def _line_in_tail(self, text: str, at: int) -> int | None:
         first = text[at]
@@ -925,13 +954,13 @@ class CallReader:
             self._reject_foreign()
         return taken
 
-    def _end_foreign(self, scan: ForeignScan, calls: list[ForeignCall]) -> None:
+    def _end_foreign(self, scan: ForeignScan, calls: list[ForeignCall]) -> Verdict:
         verdict: Verdict = "text"
         if calls and self._judge_foreign is not None:
             verdict = self._judge_foreign(scan.text, calls)
         if verdict == "text":
             self._reject_foreign()
-            return
+            return verdict
         self._foreign = None
         self._end_text()
         if verdict == "ask":
@@ -944,6 +973,7 @@ class CallReader:
                 self._out.append(Block(named, body, (), call.closed, "" if number else raw, scan.form))
             self._raw, self._size = [], 0
         self._begin_tail()
+        return verdict
 
     def _reject_foreign(self) -> None:
         self._foreign = None
@@ -998,7 +1028,9 @@ class CallReader:
         calls = scan.calls()
         complete = [call for call in calls if call.closed]
         if complete:
-            self._end_foreign(scan, complete)
+            verdict = self._end_foreign(scan, complete)
+            if verdict == "call" and is_whole and len(complete) < len(calls):
+                self._flaw("unfinished", next(call.name for call in calls if not call.closed))
         elif calls and self._judge_foreign is not None and self._judge_foreign(scan.text, calls) != "text":
             self._foreign = None
             if is_whole:
@@ -1009,6 +1041,7 @@ class CallReader:
 
 
 _SPECIAL = re.compile(r"[\n<`]").search
+_TAIL_SPECIAL = re.compile(r"[\n<]").search
 _BLANK = re.compile(r"[ \t\r\n]+")
 _REST_OF_LINE = re.compile(r"[ \t\r]*\n?")
 _HEADING_START = re.compile(r"[\[【［`*]")
