@@ -48,6 +48,7 @@ CLIENTS = (
     Client("codex", "Codex", frozenset({"text", "usage", "error", "tools"})),
     Client("claude_code", "Claude Code", frozenset({"text", "usage", "error", "tools"})),
     Client("opencode", "opencode", _AGENT),
+    Client("cline", "Cline", frozenset({"text", "usage", "error", "tools"})),
     Client("chromium", "openai-node in Chromium", frozenset({"text", "stream", "error", "broken"})),
     Client(
         "open_webui",
@@ -58,4 +59,4 @@ CLIENTS = (
     ),
 )
 # By the seconds that they take, so that the longest is not the last one left.
-FIRST = ("aider", "litellm", "llama_index", "langchain", "opencode", "codex", "claude_code")
+FIRST = ("aider", "cline", "litellm", "llama_index", "langchain", "opencode", "codex", "claude_code")
