@@ -3,7 +3,7 @@
 Plain frozen values. Knows no wire format and no other file of ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -128,6 +128,18 @@ class Message:
 def text_message(role: Role, *texts: str) -> Message:
     """A message that holds text only."""
     return Message(role, tuple(TextPart(text) for text in texts))
+
+
+# Characters, and messages, from which on a step over a whole request may take some milliseconds.
+LONG_TEXT = 65_536
+_MANY_MESSAGES = 100
+
+
+def is_long(messages: Sequence[Message]) -> bool:
+    """Whether the steps over these messages need pauses between them; those of an ordinary request do not."""
+    if len(messages) > _MANY_MESSAGES:
+        return True
+    return sum(len(text) for message in messages for text in message.texts) > LONG_TEXT
 
 
 @dataclass(frozen=True, slots=True)

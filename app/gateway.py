@@ -17,7 +17,7 @@ from app.answers.structured import open_structured
 from app.answers.tool_calling import open_calling
 from app.answers.turn import Turns
 from app.answers.turn_state import TurnState
-from app.chat import Caller, ChatRequest, Model
+from app.chat import Caller, ChatRequest, Model, is_long
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
 from app.concurrency.yielding import pause
@@ -77,11 +77,14 @@ class Gateway:
         ``commit``: the status may go out after COMMIT_AFTER_S without a part of the answer. The caller must ``close``
         the answer. Raises GatewayError; ``wait_for_answer`` of the answer may still raise one.
         """
-        # Each of these steps may take some 30 ms where the request is large.
-        pause()
+        # Each of these steps may take some 30 ms if the request is long.
+        needs_pauses = is_long(request.messages)
+        if needs_pauses:
+            pause()
         self._router.check(request)
         request = _for_upstreams(request)
-        pause()
+        if needs_pauses:
+            pause()
         if caller.idempotency_key is None:
             return self._open(request, caller, commit)
 

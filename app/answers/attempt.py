@@ -52,6 +52,9 @@ from app.upstreams.routing import Router
 
 log = logging.getLogger(__name__)
 
+# Events other than text that are passed on without a pause.
+_OTHERS_PER_PAUSE = 16
+
 # A longer piece of text is passed on in parts. Characters.
 _LONG_PIECE = 1024
 _PART = 4096
@@ -192,6 +195,7 @@ class Attempt:
         events = upstream.open(prepared, self._account, self._resume, self._cancellation, self._renewed)
         shape = self._shaper(prepared)
         remember, emit = self._remember, self._emit
+        others = 0
         with contextlib.closing(events):
             try:
                 for event in events:
@@ -208,7 +212,9 @@ class Attempt:
                     else:
                         self._take_note(event)
                         self._pass_on(event, shape)
-                        pause()
+                        others += 1
+                        if others % _OTHERS_PER_PAUSE == 0:
+                            pause()
                     if self.finished and not isinstance(event, Finished):
                         # Over before Kimi has said everything: closing its stream tells it to stop.
                         return

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from app.accounts.pool import Accounts
 from app.answers.answer import AnswerInfo
-from app.chat import ChatRequest, Message
+from app.chat import ChatRequest, Message, is_long
 from app.concurrency.yielding import pause
 from app.conversations.conversations import ConversationLease, Place, last_turn_only, unsent_messages
 from app.errors import (
@@ -71,9 +71,12 @@ class Planner:
         row = conversation.row
         if request.after_turn not in (None, row.turns):
             raise ConversationBusy("another turn of this conversation came in between", retry_after_s=1)
-        pause()
+        needs_pauses = is_long(request.messages)
+        if needs_pauses:
+            pause()
         place = conversation.place(request)
-        pause()
+        if needs_pauses:
+            pause()
         new, digest = _unsent(conversation, place, request)
         if row.chat_id is None or row.account_id is None or row.upstream is None:
             return replace(self._new_chat(request, new, new), system_digest=digest, place=place)
@@ -90,7 +93,8 @@ class Planner:
         except (ConversationLost, AccountRejected) as e:
             return self.rebuild(request, conversation, e, info)
         _check_text(new, request)
-        pause()
+        if needs_pauses:
+            pause()
         prepared = upstreams[0].prepare(replace(request, known_tools=known_tools), new)
         sites = self._router.sites(upstreams, request.model)
         return Plan(new, upstreams, prepared, sites, accounts, Resume(row.chat_id, message_id), new, digest, place)
@@ -154,7 +158,8 @@ class Planner:
     ) -> Plan:
         """``site``: where the conversation is; None: nowhere yet."""
         _check_text(messages, request)
-        pause()
+        if is_long(messages):
+            pause()
         upstreams = self._router.for_model(request.model)
         prepared, sites = upstreams[0].prepare(request, messages), self._router.sites(upstreams, request.model)
         if site is not None:

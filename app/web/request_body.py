@@ -55,7 +55,8 @@ def receive(model: type[_F], caller: Caller) -> tuple[_F, Reservation]:
     """
     data, reservation = _read(caller)
     checked = _validate(model, _load(data, reservation))
-    pause()
+    if len(data) > _LONG:
+        pause()
     return checked, reservation
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from app.chat import ChatRequest, Event, Message, Model, Notice, Options, Started, Unrecognised
+from app.chat import LONG_TEXT, ChatRequest, Event, Message, Model, Notice, Options, Started, Unrecognised
 from app.concurrency.background import Cancellation, Cancelled
 from app.concurrency.yielding import pause
 from app.errors import (
@@ -129,9 +129,12 @@ class KimiConnect:
     ) -> Generator[Event, None, None]:
         """The turn in one form. Raises FormRefused only before there is a chat."""
         text, system = (turn.rest, turn.system) if turn.system and form.system_prompt else (turn.text, "")
-        pause()
+        needs_pauses = len(text) > LONG_TEXT
+        if needs_pauses:
+            pause()
         body = envelope.encode(build_turn(text, form, resume, system))
-        pause()
+        if needs_pauses:
+            pause()
         http = self._sites[account.site]
         own_tools = (("web_search",) if form.search else ()) if turn.request.offers_tools else None
         answer = AnswerDecoder(account, form.scenario, resume, text, own_tools)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 import orjson
 
 from app.chat import (
+    LONG_TEXT,
     ChatRequest,
     Event,
     Message,
@@ -77,9 +78,12 @@ class KimiRest:
         wire = self._models.sse(turn.request.model, turn.request.options)
         chat_id = resume.chat_id if resume else self._create_chat(account, cancellation)
         yield Started(chat_id)
-        pause()
+        needs_pauses = len(turn.text) > LONG_TEXT
+        if needs_pauses:
+            pause()
         body = build_turn(turn.text, wire)
-        pause()
+        if needs_pauses:
+            pause()
         path = f"/api/chat/{chat_id}/completion/stream"
         answer = AnswerDecoder(account, self._sites[account.site].base_url, turn.text)
         for left in range(self._max_continuations, -1, -1):

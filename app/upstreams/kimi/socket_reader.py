@@ -40,20 +40,28 @@ class TooLarge(HTTPException):
     """A response has more of something than is read; the message says of what."""
 
 
+_read_line = io.BufferedReader.readline
+
+
 class _Reader(io.BufferedReader):
     """http.client and urllib3 ask for lines of a limited length, but for any number of responses 100 and trailers."""
 
     _fields = 0
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        line = super().readline(size)
+        line = _read_line(self, size)
+        # For each HTTP chunk, so nothing else is looked at.
+        if b":" in line or len(line) == size:
+            self._check(line, size)
+        return line
+
+    def _check(self, line: bytes, size: int | None) -> None:
         if len(line) == size:
             raise TooLarge(f"a line of more than {size - 1} bytes between HTTP chunks")
         if b":" in line:
             self._fields += 1
             if self._fields > _MAX_FIELDS:
                 raise TooLarge(f"more than {_MAX_FIELDS} header fields and trailers")
-        return line
 
 
 class _Source(io.RawIOBase):
