@@ -90,7 +90,7 @@ class Leases:
         # Set while a request of this process is in the queue. Otherwise the thread that serves the queue sleeps.
         self._some_wait = threading.Event()
         self._server: Periodic | None = None
-        process_lease.when_lost(lambda: process_lease.run_or_retry(self._restore))
+        process_lease.when_lost(self._process_lease_lost)
 
     def lease(self, accounts: Mapping[str, str], scope: str, owner: str, cancellation: Cancellation) -> Lease:
         """The right to one stream on one of ``accounts`` (id → digest of its token), at once or after waiting in the
@@ -321,6 +321,10 @@ class Leases:
             if lease is not None:
                 self._held[lease.id] = lease
             waiting.delivered.set()
+
+    def _process_lease_lost(self, database_answers: bool) -> None:
+        if database_answers:
+            self._process_lease.run_or_retry(self._restore)
 
     def _restore(self) -> None:
         """Others thought that this process was dead, and have deleted its leases and its places in the queue. Its

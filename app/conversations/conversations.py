@@ -9,8 +9,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,7 +27,7 @@ from app.errors import (
     UnknownConversation,
 )
 from app.store import ConversationRow, Store, StoreError, Transaction, WrongSecret
-from app.store.conversations import Key
+from app.store.conversations import Hold, Key
 from app.store.process_lease import ProcessLease
 from app.text.prompt import result_text
 
@@ -416,15 +416,14 @@ class Conversations:
         log.debug("conversation_busy waiting=%d", len(held))
         return [key for key in keys if key not in held]
 
-    def _end_lost_turns(self) -> None:
+    def _end_lost_turns(self, database_answers: bool) -> None:
         """Ends the turns whose conversations others have now, or may have."""
         self._losses += 1
         running = [lease for lease in self._running.values() if lease is not None]
-        try:
-            with self._store.database.retrying_for(0):
+        held: Mapping[Key, Hold] = {}
+        if database_answers:
+            with suppress(StoreError), self._store.database.retrying_for(0):
                 held = self._store.conversations.held_among([lease.key for lease in running])
-        except StoreError:
-            held = {}
         for lease in running:
             hold = held.get(lease.key)
             if hold is None or hold.holder != lease.row.holder:

@@ -60,7 +60,7 @@ class ProcessLease:
         self._others: dict[str, tuple[float, float]] = {}
         # Since when it is known that nobody could renew.
         self._quiet_since: float | None = None
-        self._when_lost: list[Callable[[], None]] = []
+        self._when_lost: list[Callable[[bool], None]] = []
         self._to_retry: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._work: list[Periodic] = []
 
@@ -79,9 +79,13 @@ class ProcessLease:
         ]
         atexit.register(self.expire_now)
 
-    def when_lost(self, work: Callable[[], None]) -> None:
+    def when_lost(self, work: Callable[[bool], None]) -> None:
         """Registers ``work``, which is called when others may have taken what this process held, or soon may. It must
         give up what must not be held twice, and what others do hold now. It must not raise.
+
+        ``work(True)``: the database answers, and shows who holds what. ``work(False)``: it does not, so ``work`` must
+        not ask it. The question could hang for longer than the time that is left. When the database is back, and
+        others have taken something meanwhile, ``work(True)`` follows.
         """
         self._when_lost.append(work)
 
@@ -90,7 +94,12 @@ class ProcessLease:
         return steady() < self._valid_until or self._try_to_renew()
 
     def run_or_retry(self, release: Callable[[], object]) -> None:
-        """Calls ``release``, which frees something in the database. If that fails, it is called again later."""
+        """Calls ``release``, which frees something in the database. If that fails, it is called again later. While
+        the database does not answer it is not called at all: it could hang, and with it the error for a client.
+        """
+        if self._is_lost:
+            self.retry_later(release)
+            return
         try:
             with self._store.database.retrying_for(_RELEASE_FOR_S):
                 release()
@@ -163,7 +172,7 @@ class ProcessLease:
             self._succeeded(began)
         if not is_known:
             log.warning("process_lease_lost reason=not_renewed_in_time")
-            self._call_when_lost()
+            self._call_when_lost(True)
         return True
 
     def _failed(self, error: StoreError) -> None:
@@ -194,7 +203,7 @@ class ProcessLease:
         if not self._is_lost:
             self._is_lost = True
             log.warning("process_lease_lost reason=database_unavailable error=%s", error)
-            self._call_when_lost()
+            self._call_when_lost(False)
 
     def _nobody_can_write(self, error: StoreError) -> bool:
         if error.serves_nobody:
@@ -219,10 +228,10 @@ class ProcessLease:
         }
         return False
 
-    def _call_when_lost(self) -> None:
+    def _call_when_lost(self, database_answers: bool) -> None:
         for work in self._when_lost:
             try:
-                work()
+                work(database_answers)
             except Exception:  # what one part fails to give up must not keep the others from it
                 log.exception("giving_up_failed")
 

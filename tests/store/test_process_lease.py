@@ -216,7 +216,7 @@ def test_a_process_that_was_found_dead_learns_it_with_its_next_renewal(running: 
     with closing(Store(url)) as store, closing(Store(url)) as other:
         lease, watcher = ProcessLease(store, lease_s=0.5), ProcessLease(other, lease_s=0.5)
         lost = threading.Event()
-        lease.when_lost(lost.set)
+        lease.when_lost(lambda _: lost.set())
         lease.start()
         watcher.start()
         wait_until("both are known", lambda: len(other.processes.all()) == 2)
