@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.running import Profile, Running, Simulator, ask, read_stream
+from tests.running import Profile, Share, Simulator, ask, read_stream
 
 # Seconds of load. Under `make test` a few will do.
-LOAD_S = float(os.environ.get("LINGER_RUN_S", "4"))
+LOAD_S = float(os.environ.get("LINGER_RUN_S", "2"))
 LINGER_S = 0.5
 
 EACH = pytest.mark.parametrize("profile", ["sse-2025", "connect-2026", "connect-2026-09"], indirect=True)
@@ -18,15 +18,11 @@ EACH = pytest.mark.parametrize("profile", ["sse-2025", "connect-2026", "connect-
 @EACH
 @pytest.mark.parametrize("most", [1, 2])
 def test_an_account_never_has_more_streams_than_it_may(
-    running: Running, simulator: Simulator, profile: Profile, most: int
+    shared_gateway: Share, simulator: Simulator, profile: Profile, most: int
 ) -> None:
     simulator.knobs(linger_s=LINGER_S, tokens=4)
-    with (
-        running.gateway(
-            simulator.url, ACCOUNT_MAX_STREAMS=str(most), WEB_CONCURRENCY="2", QUEUE_WAIT_S="60"
-        ) as gateway,
-        ThreadPoolExecutor(10) as clients,
-    ):
+    gateway = shared_gateway(ACCOUNT_MAX_STREAMS=str(most), WEB_CONCURRENCY="2", QUEUE_WAIT_S="60")
+    with ThreadPoolExecutor(10) as clients:
         assert gateway.get("/healthz").ok
         ends_at = time.monotonic() + LOAD_S
 
@@ -45,30 +41,30 @@ def test_an_account_never_has_more_streams_than_it_may(
 
 @EACH
 @pytest.mark.parametrize("stream", [True, False])
-def test_its_client_does_not_wait_for_that(running: Running, simulator: Simulator, stream: bool) -> None:
+def test_its_client_does_not_wait_for_that(shared_gateway: Share, simulator: Simulator, stream: bool) -> None:
     simulator.knobs(linger_s=30, tokens=4)
-    with running.gateway(simulator.url, ACCOUNT_MAX_STREAMS="1", KIMI_TOKENS=f"a={running.mint('alice')}") as gateway:
-        assert gateway.get("/healthz").ok
-        began = time.monotonic()
-        with gateway.say("hello", stream=stream) as response:
-            if stream:
-                assert read_stream(response).finish_reason == "stop"
-            else:
-                assert response.json()["choices"][0]["finish_reason"] == "stop"
-        first_s = time.monotonic() - began
-        # The next one waits until the stream is closed, which is soon.
-        assert ask(gateway, stream).finish_reason == "stop"
-        both_s = time.monotonic() - began
+    gateway = shared_gateway(users="alice", ACCOUNT_MAX_STREAMS="1")
+    assert gateway.get("/healthz").ok
+    began = time.monotonic()
+    with gateway.say("hello", stream=stream) as response:
+        if stream:
+            assert read_stream(response).finish_reason == "stop"
+        else:
+            assert response.json()["choices"][0]["finish_reason"] == "stop"
+    first_s = time.monotonic() - began
+    # The next one waits until the stream is closed, which is soon.
+    assert ask(gateway, stream).finish_reason == "stop"
+    both_s = time.monotonic() - began
     assert first_s < 1 <= both_s < 6
     assert simulator.state()["accounts"]["alice"]["max_open_streams"] == 1
 
 
 @EACH
-def test_a_client_that_leaves_frees_the_account(running: Running, simulator: Simulator) -> None:
+def test_a_client_that_leaves_frees_the_account(shared_gateway: Share, simulator: Simulator) -> None:
     simulator.knobs(gate="stay", gate_after=1)
-    with running.gateway(simulator.url, ACCOUNT_MAX_STREAMS="1", KIMI_TOKENS=f"a={running.mint('alice')}") as gateway:
-        with gateway.say("hello", stream=True):
-            simulator.wait("gate:stay", at_least=1)
-        simulator.open_gate("stay")
-        assert ask(gateway, True).finish_reason == "stop"
+    gateway = shared_gateway(users="alice", ACCOUNT_MAX_STREAMS="1")
+    with gateway.say("hello", stream=True):
+        simulator.wait("gate:stay", at_least=1)
+    simulator.open_gate("stay")
+    assert ask(gateway, True).finish_reason == "stop"
     assert simulator.state()["accounts"]["alice"]["max_open_streams"] == 1

@@ -7,7 +7,7 @@ import pytest
 
 from app.accounts import scheduling
 from app.store.leases import REJECTED
-from tests.running import BOTH_DATABASES, Gateway, Running, Simulator, ask, mint
+from tests.running import BOTH_DATABASES, Gateway, Running, Share, Simulator, ask, mint
 from tests.running.commands import run_command
 
 
@@ -94,16 +94,16 @@ def test_one_of_an_older_version_is_tried_again(running: Running, simulator: Sim
         assert gateway.database.run("SELECT refused FROM accounts") == [(None,)]
 
 
-def test_only_one_request_tries_it(running: Running, simulator: Simulator) -> None:
+def test_only_one_request_tries_it(shared_gateway: Share, simulator: Simulator) -> None:
     """The others are served by other accounts meanwhile, and so is it, when it has failed."""
     simulator.knobs(fail="token_invalid", fail_for="alice")
-    with running.gateway(simulator.url) as gateway:
-        for _ in range(3):
-            assert gateway.say("hello").ok
-        let_time_pass(gateway)
-        for _ in range(6):
-            assert gateway.say("again").ok
-        assert [turn.account for turn in simulator.turns() if "again" in turn.text].count("alice") == 1
+    gateway = shared_gateway()
+    for _ in range(3):
+        assert gateway.say("hello").ok
+    let_time_pass(gateway)
+    for _ in range(6):
+        assert gateway.say("again").ok
+    assert [turn.account for turn in simulator.turns() if "again" in turn.text].count("alice") == 1
 
 
 @BOTH_DATABASES

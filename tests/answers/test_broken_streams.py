@@ -7,15 +7,13 @@ connections that end, are reset or fall silent; with ``RESUME_EVERY=1`` at every
 import json
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import requests
 
-from tests.running import Answer, Gateway, Running, Simulator, ask, mint, read_stream
+from tests.running import Answer, Gateway, Running, Share, Simulator, ask, mint, read_stream
 from tests.running.wire import frame
 
 pytestmark = pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
@@ -34,21 +32,19 @@ EACH_WAY = pytest.mark.parametrize("way", [RESUMED, LOOKED_UP], ids=["ResumeChat
 EACH_MODE = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 
 
-@contextmanager
-def patient(running: Running, simulator: Simulator, **settings: Any) -> Iterator[Gateway]:
-    """A gateway that does not try a turn again, so that what helps is resuming."""
-    shown = {
-        "KIMI_TOKENS": f"alice={running.mint('alice')}",
-        "ACCOUNT_MAX_STREAMS": "0",
-        "FAILOVER_S": "0",
-        "HEARTBEAT_S": "0.3",
-        # Long enough for a busy machine.
-        "IDLE_TIMEOUT_S": "40",
-        "FIRST_EVENT_TIMEOUT_S": "40",
-        **settings,
-    }
-    with running.gateway(simulator.url, **shown) as gateway:
-        yield gateway
+# A gateway that does not try a turn again, so that what helps is resuming.
+PATIENT: dict[str, Any] = {
+    "ACCOUNT_MAX_STREAMS": "0",
+    "FAILOVER_S": "0",
+    "HEARTBEAT_S": "0.3",
+    # Long enough for a busy machine.
+    "IDLE_TIMEOUT_S": "40",
+    "FIRST_EVENT_TIMEOUT_S": "40",
+}
+
+
+def patient(shared_gateway: Share, **settings: str) -> Gateway:
+    return shared_gateway(users="alice", **{**PATIENT, **settings})
 
 
 def size_of_stream(simulator: Simulator) -> int:
@@ -79,13 +75,15 @@ def asked_for(simulator: Simulator, method: str) -> int:
 @EACH_WAY
 @pytest.mark.parametrize(("end", "step"), [("close", 61), ("reset", 67), ("stall", 211)])
 def test_cut_anywhere_the_answer_is_whole(
-    running: Running, simulator: Simulator, end: str, step: int, way: dict[str, str]
+    shared_gateway: Share, simulator: Simulator, end: str, step: int, way: dict[str, str]
 ) -> None:
     simulator.knobs(**way)
     size = size_of_stream(simulator)
     offsets = range(1, size, EVERY or step)
     idle_s = IDLE_S if end == "stall" else "40"
-    with patient(running, simulator, IDLE_TIMEOUT_S=idle_s) as gateway, ThreadPoolExecutor(4) as clients:
+    gateway = patient(shared_gateway, IDLE_TIMEOUT_S=idle_s)
+    # Those that wait for a silence to end wait together.
+    with ThreadPoolExecutor(32 if end == "stall" else 4) as clients:
 
         def cut(offset: int) -> Answer:
             return ask(gateway, offset % 2 == 0, f"{QUESTION} end_after_bytes={offset} end={end}]]", thinking=True)
@@ -108,38 +106,42 @@ def test_cut_anywhere_the_answer_is_whole(
     ("end", "code"), [("close", "upstream_error"), ("reset", "upstream_error"), ("stall", "timeout")]
 )
 def test_what_cannot_be_had_is_the_error_of_the_break(
-    running: Running, simulator: Simulator, end: str, code: str, stream: bool
+    shared_gateway: Share, simulator: Simulator, end: str, code: str, stream: bool
 ) -> None:
     simulator.knobs(resume="absent", get_message="absent")
     size = size_of_stream(simulator)
     offsets = (size * 3 // 4,) if end == "stall" else (size // 2, size * 3 // 4, size - 20)
-    with patient(running, simulator, IDLE_TIMEOUT_S=IDLE_S if end == "stall" else "40") as gateway:
-        began = time.monotonic()
-        for offset in offsets:
-            answer = ask(gateway, stream, f"{QUESTION} end_after_bytes={offset} end={end}]]", thinking=True)
-            assert answer.error is not None and answer.error["code"] == code, answer
-            assert answer.finish_reason is None
-            assert TEXT.startswith(answer.content) and THOUGHT.startswith(answer.reasoning)
-        # Two refusals are enough to know.
-        assert time.monotonic() - began < 30
+    gateway = patient(shared_gateway, IDLE_TIMEOUT_S=IDLE_S if end == "stall" else "40")
+    began = time.monotonic()
+    for offset in offsets:
+        answer = ask(gateway, stream, f"{QUESTION} end_after_bytes={offset} end={end}]]", thinking=True)
+        assert answer.error is not None and answer.error["code"] == code, answer
+        assert answer.finish_reason is None
+        assert TEXT.startswith(answer.content) and THOUGHT.startswith(answer.reasoning)
+    # Two refusals are enough to know.
+    assert time.monotonic() - began < 30
     assert asked_for(simulator, "ResumeChat") == asked_for(simulator, "GetMessage") == len(offsets)
 
 
 @EACH_MODE
-def test_where_it_is_switched_off_nothing_is_asked_for(running: Running, simulator: Simulator, stream: bool) -> None:
-    with patient(running, simulator, RESUME_S="0") as gateway:
-        answer = ask(gateway, stream, f"{QUESTION} end_after_bytes={size_of_stream(simulator) - 400} end=close]]")
+def test_where_it_is_switched_off_nothing_is_asked_for(
+    shared_gateway: Share, simulator: Simulator, stream: bool
+) -> None:
+    gateway = patient(shared_gateway, RESUME_S="0")
+    answer = ask(gateway, stream, f"{QUESTION} end_after_bytes={size_of_stream(simulator) - 400} end=close]]")
     assert answer.error is not None and answer.error["code"] == "upstream_error"
     assert (asked_for(simulator, "ResumeChat"), asked_for(simulator, "GetMessage")) == (0, 0)
 
 
 @EACH_WAY
-def test_it_is_whole_however_often_it_breaks(running: Running, simulator: Simulator, way: dict[str, str]) -> None:
+def test_it_is_whole_however_often_it_breaks(
+    shared_gateway: Share, simulator: Simulator, way: dict[str, str]
+) -> None:
     simulator.knobs(**way)
-    with patient(running, simulator) as gateway:
-        for end in ("close", "reset"):
-            answer = ask(gateway, True, f"{QUESTION} end_after_bytes=1000 end={end} end_times=0]]", thinking=True)
-            assert (answer.content, answer.reasoning, answer.finish_reason) == (TEXT, THOUGHT, "stop")
+    gateway = patient(shared_gateway)
+    for end in ("close", "reset"):
+        answer = ask(gateway, True, f"{QUESTION} end_after_bytes=1000 end={end} end_times=0]]", thinking=True)
+        assert (answer.content, answer.reasoning, answer.finish_reason) == (TEXT, THOUGHT, "stop")
     assert asked_for(simulator, "ResumeChat") >= (4 if way == RESUMED else 2)
 
 
@@ -170,7 +172,7 @@ def test_with_a_token_that_has_expired_meanwhile(
     """Tokens live for 15 minutes, and answers for half an hour."""
     simulator.knobs(access_lifetime_s=8, refresh_lifetime_s=3600, **way)
     token = mint("alice", 3600, "refresh", site="kimi.ai")
-    with patient(running, simulator, KIMI_TOKENS=f"alice={token}") as gateway:
+    with running.gateway(simulator.url, KIMI_TOKENS=f"alice={token}", **PATIENT) as gateway:
         answer = ask(
             gateway,
             stream,
@@ -184,29 +186,29 @@ def test_with_a_token_that_has_expired_meanwhile(
 
 
 @EACH_WAY
-def test_meanwhile_the_client_gets_heartbeats(running: Running, simulator: Simulator, way: dict[str, str]) -> None:
+def test_meanwhile_the_client_gets_heartbeats(
+    shared_gateway: Share, simulator: Simulator, way: dict[str, str]
+) -> None:
     simulator.knobs(**way)
-    with patient(running, simulator) as gateway:
-        began = time.monotonic()
-        answer = ask(
-            gateway, True, "hello [[sim say=abcdefgh token_chars=1 delay_s=0.5 end_after_bytes=1100 end=close]]"
-        )
-        took_s = time.monotonic() - began
+    gateway = patient(shared_gateway)
+    began = time.monotonic()
+    answer = ask(gateway, True, "hello [[sim say=abcdefgh token_chars=1 delay_s=0.5 end_after_bytes=1100 end=close]]")
+    took_s = time.monotonic() - began
     assert (answer.content, answer.finish_reason) == ("abcdefgh", "stop")
     assert took_s > 3 and answer.comments >= 3
     assert asked_for(simulator, "ResumeChat") == 1
 
 
 @EACH_MODE
-def test_what_does_not_come_in_time_is_the_error(running: Running, simulator: Simulator, stream: bool) -> None:
+def test_what_does_not_come_in_time_is_the_error(shared_gateway: Share, simulator: Simulator, stream: bool) -> None:
     """Kimi goes on saying that it is at it, and says nothing."""
     simulator.knobs(resume="absent")
-    with patient(running, simulator, RESUME_S="1.5", IDLE_TIMEOUT_S=IDLE_S) as gateway:
-        began = time.monotonic()
-        answer = ask(
-            gateway, stream, f"{QUESTION} gate=never gate_after=3 end_after_bytes=1500 end=reset]]", thinking=True
-        )
-        took_s = time.monotonic() - began
+    gateway = patient(shared_gateway, RESUME_S="1.5", IDLE_TIMEOUT_S=IDLE_S)
+    began = time.monotonic()
+    answer = ask(
+        gateway, stream, f"{QUESTION} gate=never gate_after=3 end_after_bytes=1500 end=reset]]", thinking=True
+    )
+    took_s = time.monotonic() - began
     assert answer.error is not None and answer.error["code"] in ("upstream_error", "timeout"), answer
     assert 1.5 <= took_s < 30
     assert asked_for(simulator, "GetMessage") >= 2
@@ -214,33 +216,33 @@ def test_what_does_not_come_in_time_is_the_error(running: Running, simulator: Si
 
 @EACH_WAY
 def test_an_answer_that_was_cancelled_meanwhile_is_not_complete(
-    running: Running, simulator: Simulator, way: dict[str, str]
+    shared_gateway: Share, simulator: Simulator, way: dict[str, str]
 ) -> None:
     simulator.knobs(**way)
-    with patient(running, simulator) as gateway:
-        answer = ask(gateway, True, f"{QUESTION} fail=cancelled fail_after=4 end_after_bytes=1500 end=close]]")
+    gateway = patient(shared_gateway)
+    answer = ask(gateway, True, f"{QUESTION} fail=cancelled fail_after=4 end_after_bytes=1500 end=close]]")
     assert answer.finish_reason is None
     assert answer.error is not None and answer.error["code"] == "answer_cancelled", answer
     assert TEXT.startswith(answer.content)
 
 
-def test_a_client_that_leaves_meanwhile_stops_it(running: Running, simulator: Simulator) -> None:
-    with patient(running, simulator, ACCOUNT_MAX_STREAMS="1") as gateway:
-        question = f"{QUESTION} gate=stay gate_after=3 end_after_bytes=1500 end=close]]"
-        with gateway.say(question, stream=True):
-            simulator.wait("gate:stay", at_least=1)
-            while not asked_for(simulator, "ResumeChat"):
-                time.sleep(0.02)
-        simulator.wait("open_streams", equals=0)
-        assert ask(gateway, True).finish_reason == "stop"
+def test_a_client_that_leaves_meanwhile_stops_it(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = patient(shared_gateway, ACCOUNT_MAX_STREAMS="1")
+    question = f"{QUESTION} gate=stay gate_after=3 end_after_bytes=1500 end=close]]"
+    with gateway.say(question, stream=True):
+        simulator.wait("gate:stay", at_least=1)
+        while not asked_for(simulator, "ResumeChat"):
+            time.sleep(0.02)
+    simulator.wait("open_streams", equals=0)
+    assert ask(gateway, True).finish_reason == "stop"
     assert asked_for(simulator, "CancelChat") == 1
 
 
-def test_the_conversation_goes_on_behind_it(running: Running, simulator: Simulator, name: str) -> None:
-    with patient(running, simulator) as gateway:
-        with gateway.say(f"{QUESTION} end_after_bytes=1500 end=reset]]", name, stream=True) as response:
-            assert read_stream(response).content == TEXT
-        assert gateway.say("and then?", name).ok
+def test_the_conversation_goes_on_behind_it(shared_gateway: Share, simulator: Simulator, name: str) -> None:
+    gateway = patient(shared_gateway)
+    with gateway.say(f"{QUESTION} end_after_bytes=1500 end=reset]]", name, stream=True) as response:
+        assert read_stream(response).content == TEXT
+    assert gateway.say("and then?", name).ok
     first, second = simulator.turns()
     assert second.chat == first.chat
     (resumed,) = simulator.requests("ChatService/ResumeChat")

@@ -445,16 +445,16 @@ def test_sdks_are_told_not_to_repeat_what_kimi_has_heard(quick: Gateway, simulat
 
 @pytest.mark.parametrize("server", ["gevent", "gthread"])
 def test_each_log_line_of_an_answer_has_the_id_of_its_request(
-    running: Running, simulator: Simulator, server: str
+    shared_gateway: Share, simulator: Simulator, server: str
 ) -> None:
     """Also those of its attempts, which are made in another thread."""
     simulator.knobs(fail="http_429", fail_at="turn", fail_times=2)
-    with running.gateway(simulator.url, server=server) as gateway:
-        response = gateway.say("hello")
-        assert response.ok
-        lines = [line for line in gateway.log().splitlines() if " app.answers." in line]
-        assert len(lines) >= 3
-        assert [line for line in lines if f"[{response.headers['x-request-id']}]" not in line] == []
+    gateway = shared_gateway(server=server)
+    response = gateway.say("hello")
+    assert response.ok
+    lines = [line for line in gateway.log().splitlines() if " app.answers." in line]
+    assert len(lines) >= 3
+    assert [line for line in lines if f"[{response.headers['x-request-id']}]" not in line] == []
 
 
 @pytest.mark.parametrize(("seconds", "is_repeated"), [(1, True), (600, False)])

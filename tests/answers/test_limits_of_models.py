@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.running import BOTH_DATABASES, Gateway, Running, Simulator, ask, read_stream, wait_until
+from tests.running import BOTH_DATABASES, Gateway, Share, Simulator, ask, read_stream, wait_until
 
 SEPTEMBER = pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
 
@@ -23,83 +23,85 @@ def cooldowns(gateway: Gateway) -> set[tuple[str, str, str]]:
 @BOTH_DATABASES
 @pytest.mark.parametrize("fault", ["paywall", "membership"])
 def test_a_paywall_is_a_402_that_is_not_repeated(
-    running: Running, simulator: Simulator, database: str, fault: str
+    shared_gateway: Share, simulator: Simulator, database: str, fault: str
 ) -> None:
-    with running.gateway(simulator.url) as gateway:
-        wait_for_list(gateway)
-        simulator.knobs(fail=fault, fail_models="k3-agent")
-        refused = gateway.say("hello", model="k3-agent")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (402, "insufficient_quota")
-        assert refused.headers["x-should-retry"] == "false"
-        assert len(simulator.turns()) == 1
-        assert cooldowns(gateway) == {("an account", "k3-agent", "needs a plan")}
-        # Other models of that account are not concerned.
-        for _ in range(3):
-            assert gateway.say("hello", model="kimi-k2.6").ok
-        assert len({turn.account for turn in simulator.turns()}) == 3
+    gateway = shared_gateway()
+    wait_for_list(gateway)
+    simulator.knobs(fail=fault, fail_models="k3-agent")
+    refused = gateway.say("hello", model="k3-agent")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "insufficient_quota")
+    assert refused.headers["x-should-retry"] == "false"
+    assert len(simulator.turns()) == 1
+    assert cooldowns(gateway) == {("an account", "k3-agent", "needs a plan")}
+    # Other models of that account are not concerned.
+    for _ in range(3):
+        assert gateway.say("hello", model="kimi-k2.6").ok
+    assert len({turn.account for turn in simulator.turns()}) == 3
 
 
 @SEPTEMBER
-def test_without_credits_on_any_account_the_402_stays(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url) as gateway:
-        wait_for_list(gateway)
-        simulator.knobs(fail="paywall", fail_models="k3-agent")
-        for _ in range(3):
-            assert gateway.say("hello", model="k3-agent").status_code == 402
-        asked = len(simulator.turns())
-        for stream in (True, False):
-            refused = gateway.say("hello", model="k3-agent", stream=stream)
-            assert (refused.status_code, refused.json()["error"]["code"]) == (402, "insufficient_quota")
-            assert re.search(r"the next one is tried in 6\d minutes", refused.json()["error"]["message"])
-        assert len(simulator.turns()) == asked == 3
-        assert gateway.say("hello").ok
+def test_without_credits_on_any_account_the_402_stays(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway()
+    wait_for_list(gateway)
+    simulator.knobs(fail="paywall", fail_models="k3-agent")
+    for _ in range(3):
+        assert gateway.say("hello", model="k3-agent").status_code == 402
+    asked = len(simulator.turns())
+    for stream in (True, False):
+        refused = gateway.say("hello", model="k3-agent", stream=stream)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (402, "insufficient_quota")
+        assert re.search(r"the next one is tried in 6\d minutes", refused.json()["error"]["message"])
+    assert len(simulator.turns()) == asked == 3
+    assert gateway.say("hello").ok
 
 
 @SEPTEMBER
 @BOTH_DATABASES
 def test_a_model_that_no_account_is_served_rests_as_a_model(
-    running: Running, simulator: Simulator, database: str
+    shared_gateway: Share, simulator: Simulator, database: str
 ) -> None:
-    with running.gateway(simulator.url, QUEUE_WAIT_S="1") as gateway:
-        wait_for_list(gateway)
-        simulator.knobs(fail="upstream_error", fail_models="k3-agent")
-        away = gateway.say("hello", model="k3-agent")
-        assert (away.status_code, away.json()["error"]["code"]) == (503, "model_unavailable")
-        assert {turn.account for turn in simulator.turns()} == {"alice", "bob", "carol"}
-        assert ("", "k3-agent", "not served") in cooldowns(gateway)
-        # The next request does not ask Kimi, and hears when to come back.
-        again = gateway.say("hello", model="k3-agent", stream=True)
-        assert (again.status_code, again.json()["error"]["code"]) == (503, "model_unavailable")
-        assert 0 < int(again.headers["Retry-After"]) <= 40
-        assert len(simulator.turns()) == 3
-        for _ in range(3):
-            assert gateway.say("hello", model="kimi-k2.6").ok
-        # Half open: one request tries it, and then it is there for all.
-        simulator.knobs()
-        simulator.knobs(profile="connect-2026-09")
-        gateway.database.run("UPDATE rests SET until = 1")
-        assert ask(gateway, True, model="k3-agent").finish_reason == "stop"
-        assert ("", "k3-agent", "not served") not in cooldowns(gateway)
-
-
-@SEPTEMBER
-def test_a_model_that_one_account_is_not_served_is_served_by_another(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url) as gateway:
-        wait_for_list(gateway)
-        simulator.knobs(fail="upstream_error", fail_models="k3-agent", fail_for="alice,bob")
-        for _ in range(3):
-            assert gateway.say("hello", model="k3-agent").ok
-        assert not any(account == "" for account, _, _ in cooldowns(gateway))
-
-
-@SEPTEMBER
-def test_spent_credits_leave_plain_chat_alone(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, QUEUE_WAIT_S="1") as gateway:
-        wait_for_list(gateway)
-        simulator.knobs(fail="quota", fail_models="k3-agent")
-        refused = gateway.say("hello", model="k3-agent")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    gateway = shared_gateway(QUEUE_WAIT_S="1")
+    wait_for_list(gateway)
+    simulator.knobs(fail="upstream_error", fail_models="k3-agent")
+    away = gateway.say("hello", model="k3-agent")
+    assert (away.status_code, away.json()["error"]["code"]) == (503, "model_unavailable")
+    assert {turn.account for turn in simulator.turns()} == {"alice", "bob", "carol"}
+    assert ("", "k3-agent", "not served") in cooldowns(gateway)
+    # The next request does not ask Kimi, and hears when to come back.
+    again = gateway.say("hello", model="k3-agent", stream=True)
+    assert (again.status_code, again.json()["error"]["code"]) == (503, "model_unavailable")
+    assert 0 < int(again.headers["Retry-After"]) <= 40
+    assert len(simulator.turns()) == 3
+    for _ in range(3):
         assert gateway.say("hello", model="kimi-k2.6").ok
+    # Half open: one request tries it, and then it is there for all.
+    simulator.knobs()
+    simulator.knobs(profile="connect-2026-09")
+    gateway.database.run("UPDATE rests SET until = 1")
+    assert ask(gateway, True, model="k3-agent").finish_reason == "stop"
+    assert ("", "k3-agent", "not served") not in cooldowns(gateway)
+
+
+@SEPTEMBER
+def test_a_model_that_one_account_is_not_served_is_served_by_another(
+    shared_gateway: Share, simulator: Simulator
+) -> None:
+    gateway = shared_gateway()
+    wait_for_list(gateway)
+    simulator.knobs(fail="upstream_error", fail_models="k3-agent", fail_for="alice,bob")
+    for _ in range(3):
+        assert gateway.say("hello", model="k3-agent").ok
+    assert not any(account == "" for account, _, _ in cooldowns(gateway))
+
+
+@SEPTEMBER
+def test_spent_credits_leave_plain_chat_alone(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(QUEUE_WAIT_S="1")
+    wait_for_list(gateway)
+    simulator.knobs(fail="quota", fail_models="k3-agent")
+    refused = gateway.say("hello", model="k3-agent")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    assert gateway.say("hello", model="kimi-k2.6").ok
 
 
 # Other rows of 5.7

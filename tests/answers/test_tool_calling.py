@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import CANARY, EACH_GENERATION, Answer, Gateway, Profile, Running, Simulator, read_stream
+from tests.running import CANARY, EACH_GENERATION, Answer, Gateway, Profile, Running, Share, Simulator, read_stream
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -245,17 +245,17 @@ def test_where_no_call_may_be_made_none_is(gateway: Gateway, simulator: Simulato
 
 @BOTH_WAYS
 def test_a_failure_in_a_call_is_tried_on_another_account(
-    running: Running, simulator: Simulator, stream: bool
+    shared_gateway: Share, simulator: Simulator, stream: bool
 ) -> None:
-    with running.gateway(simulator.url, RETRY_BACKOFF_S="0.02") as gateway:
-        simulator.knobs(say=GOOD, token_chars=4, think="", fail="drop", fail_after=8, fail_times=1)
-        assert told(gateway, stream) == ("", ['{"city":"Ulm"}'], "tool_calls")
-        assert len(simulator.turns()) == 2
-        simulator.knobs(say=f"I look.%N%{GOOD}", token_chars=4, think="", fail="drop", fail_after=10, fail_times=1)
-        response = gateway.say("?", tools=[WEATHER], stream=True)
-        answer = read_stream(response)
-        assert answer.content == "I look." and answer.error is not None
-        assert b"tool_calls" not in response.content
+    gateway = shared_gateway(RETRY_BACKOFF_S="0.02")
+    simulator.knobs(say=GOOD, token_chars=4, think="", fail="drop", fail_after=8, fail_times=1)
+    assert told(gateway, stream) == ("", ['{"city":"Ulm"}'], "tool_calls")
+    assert len(simulator.turns()) == 2
+    simulator.knobs(say=f"I look.%N%{GOOD}", token_chars=4, think="", fail="drop", fail_after=10, fail_times=1)
+    response = gateway.say("?", tools=[WEATHER], stream=True)
+    answer = read_stream(response)
+    assert answer.content == "I look." and answer.error is not None
+    assert b"tool_calls" not in response.content
 
 
 @BOTH_WAYS

@@ -11,7 +11,7 @@ from app.simulator.tokens import SiteName
 from app.upstreams.kimi.http import X_MSH_VERSION
 from app.upstreams.kimi.listing import Listing, encode_listing, parse_listing
 from app.upstreams.kimi.model_table import CONNECT, SSE, ConnectForm, KimiModels
-from tests.running import CANARY, Gateway, Running, Simulator, ask, mint, wait_until
+from tests.running import CANARY, Gateway, Running, Share, Simulator, ask, mint, wait_until
 
 KIMI_AI: SiteName = "kimi.ai"
 KIMI_COM: SiteName = "kimi.com"
@@ -294,13 +294,13 @@ def test_a_conversation_goes_on_in_the_next_form(running: Running, simulator: Si
 
 
 @SEPTEMBER
-def test_a_model_that_another_one_answers_for_says_so(running: Running, simulator: Simulator) -> None:
+def test_a_model_that_another_one_answers_for_says_so(shared_gateway: Share, simulator: Simulator) -> None:
     """`k2` where there is no K2 any more."""
-    with running.gateway(simulator.url) as gateway:
-        for stream in (True, False):
-            response = gateway.say("hello", stream=stream, model="k2")
-            assert ask(gateway, stream, model="k2").finish_reason == "stop"
-            assert response.headers["x-kimi-notice"] == "model-replaced"
+    gateway = shared_gateway()
+    for stream in (True, False):
+        response = gateway.say("hello", stream=stream, model="k2")
+        assert ask(gateway, stream, model="k2").finish_reason == "stop"
+        assert response.headers["x-kimi-notice"] == "model-replaced"
 
 
 # Instructions
