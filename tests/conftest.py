@@ -29,7 +29,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Each process of xdist begins with some of the long tests: at the start it gets one part of the list."""
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    sorted_items: list[pytest.Item] = []
+    for number in range(processes):
+        end = len(sorted_items) + (len(items) - len(sorted_items)) // (processes - number)
+        sorted_items += long[number::processes]
+        rest = max(0, end - len(sorted_items))
+        sorted_items += others[:rest]
+        del others[:rest]
+    items[:] = sorted_items + others
 
 
 @pytest.fixture(scope="session")

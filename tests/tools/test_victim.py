@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.running import ROOT
 
 
+@pytest.mark.long
 def test_no_attack_holds_a_worker_or_fills_its_memory(tmp_path: Path) -> None:
     """By CPU time: other tests run on the same cores."""
     out = tmp_path / "victim.json"
