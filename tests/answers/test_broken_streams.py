@@ -147,19 +147,18 @@ def test_it_is_whole_however_often_it_breaks(
 
 @EACH_MODE
 def test_a_stream_that_ends_behind_its_answer_is_looked_up(
-    running: Running, simulator: Simulator, stream: bool
+    shared_gateway: Share, simulator: Simulator, stream: bool
 ) -> None:
     """All of the answer came, and no end of the stream that says so, nor of a stream that is resumed."""
-    with patient(running, simulator) as gateway:
-        answer = ask(gateway, stream, f"{QUESTION} fail=done_only]]", thinking=True)
+    answer = ask(patient(shared_gateway), stream, f"{QUESTION} fail=done_only]]", thinking=True)
     assert (answer.content, answer.reasoning, answer.finish_reason) == (TEXT, THOUGHT, "stop")
     assert (asked_for(simulator, "ResumeChat"), asked_for(simulator, "GetMessage")) == (2, 1)
 
 
-def test_where_messages_are_not_served_resuming_goes_on(running: Running, simulator: Simulator) -> None:
+def test_where_messages_are_not_served_resuming_goes_on(shared_gateway: Share, simulator: Simulator) -> None:
     simulator.knobs(get_message="absent")
-    with patient(running, simulator, RESUME_S="4") as gateway:
-        answer = ask(gateway, True, f"{QUESTION} fail=done_only]]", thinking=True)
+    gateway = patient(shared_gateway, RESUME_S="4")
+    answer = ask(gateway, True, f"{QUESTION} fail=done_only]]", thinking=True)
     assert answer.content == TEXT and answer.error is not None and answer.error["code"] == "upstream_error"
     assert asked_for(simulator, "GetMessage") == 1 and asked_for(simulator, "ResumeChat") >= 3
 
