@@ -60,7 +60,7 @@ def test_a_stream_goes_on_while_a_large_text_is_counted(running: Running, simula
     simulator.knobs(say="word " * 20, token_chars=5, gate="counting", gate_after=1, delay_s=0.02)
     body = {"model": "k2", "messages": [{"role": "user", "content": "a1," * 1_500_000}]}
     with (
-        running.gateway(simulator.url) as gateway,
+        running.gateway(simulator.url, MAX_TEXT_CHARS="5000000") as gateway,
         gateway.say("hello", stream=True) as stream,
         contextlib.closing(http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=60)) as large,
     ):
