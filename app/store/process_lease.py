@@ -32,6 +32,8 @@ _RENEW_EVERY = 0.2
 _RETRY_EVERY = 0.05
 _VALID_FOR = 0.8
 _LONGEST_GAP = 0.4
+# A renewal that fails within this share of ``lease_s`` did not wait for an answer.
+_AT_ONCE = 0.05
 # How long a release is tried before that is left to the next heartbeat: an answer or an error waits for it. Seconds.
 _RELEASE_FOR_S = 1.0
 # How often the leftovers of unknown processes are deleted. Seconds.
@@ -83,9 +85,9 @@ class ProcessLease:
         """Registers ``work``, which is called when others may have taken what this process held, or soon may. It must
         give up what must not be held twice, and what others do hold now. It must not raise.
 
-        ``work(True)``: the database answers, and shows who holds what. ``work(False)``: it does not, so ``work`` must
-        not ask it. The question could hang for longer than the time that is left. When the database is back, and
-        others have taken something meanwhile, ``work(True)`` follows.
+        ``work(True)``: the database answers, or fails at once; it may show who holds what. ``work(False)``: it does
+        not answer, so ``work`` must not ask it. The question could hang for longer than the time that is left. When
+        the database is back, and others have taken something meanwhile, ``work(True)`` follows.
         """
         self._when_lost.append(work)
 
@@ -165,7 +167,7 @@ class ProcessLease:
                         # Another process has found this one dead. It may hold what was ours.
                         self._register()
             except StoreError as e:
-                self._failed(e)
+                self._failed(e, began)
                 return False
             finally:
                 self._trying_since = None
@@ -175,8 +177,10 @@ class ProcessLease:
             self._call_when_lost(True)
         return True
 
-    def _failed(self, error: StoreError) -> None:
+    def _failed(self, error: StoreError, began: float) -> None:
         now = steady()
+        # An old connection that was closed fails at once, and a new one may show who holds what.
+        failed_at_once = now - began < self._lease_s * _AT_ONCE
         if self._nobody_can_write(error):
             if self._quiet_since is None:
                 self._quiet_since = now
@@ -186,7 +190,7 @@ class ProcessLease:
         else:
             self._quiet_since = None
         if now >= self._valid_until:
-            self._lose(str(error))
+            self._lose(str(error), database_answers=failed_at_once)
 
     def _check_deadline(self) -> None:
         """A renewal may hang for longer than the lease counts."""
@@ -197,13 +201,13 @@ class ProcessLease:
             # The process was frozen, or its loop was held: what the renewal says counts.
             self._work[0].wake()
         elif trying_since < self._valid_until or now - trying_since > self._lease_s * (1 - _VALID_FOR) / 2:
-            self._lose("no answer")
+            self._lose("no answer", database_answers=False)
 
-    def _lose(self, error: str) -> None:
+    def _lose(self, error: str, *, database_answers: bool) -> None:
         if not self._is_lost:
             self._is_lost = True
             log.warning("process_lease_lost reason=database_unavailable error=%s", error)
-            self._call_when_lost(False)
+            self._call_when_lost(database_answers)
 
     def _nobody_can_write(self, error: StoreError) -> bool:
         if error.serves_nobody:

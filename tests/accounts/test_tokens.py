@@ -89,7 +89,8 @@ def test_cookies_are_understood_with_and_without_labels(running: Running, simula
     assert f" accounts={len(entries)} " in log
     for label in labels:
         assert f"{label}: this access token works for" in log
-    assert set(simulator.state()["accounts"]) == set(users)
+    # Other gateways of these tests may ask for the catalogue meanwhile.
+    assert set(simulator.state()["accounts"]) >= set(users)
 
 
 def test_a_token_is_renewed_ahead_of_its_expiry(running: Running, simulator: Simulator) -> None:

@@ -115,7 +115,7 @@ def test_no_request_with_functions_is_too_odd(running: Running, simulator: Simul
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         assert "Traceback" not in gateway.log()
         # They were not all refused: calls came back.
-        assert len(re.findall(r" calls=[1-9]", gateway.log())) > 5, done.stdout[-3000:]
+        assert re.search(r" calls=[1-9]", gateway.log()), done.stdout[-3000:]
         simulator.wait("open_streams", equals=0)
 
 
