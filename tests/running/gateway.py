@@ -93,6 +93,8 @@ class Gateway:
 
     def wait_until_idle(self) -> None:
         """Until no turn holds an account or waits for one."""
+        # Its tables are there when a worker answers.
+        self.get("/healthz")
         wait_until(
             "nothing runs and nobody waits", lambda: not self.tables.running_turns() + self.tables.waiting_turns()
         )
