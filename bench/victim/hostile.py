@@ -238,10 +238,6 @@ def endless_json(write: Write) -> None:
 # The SSE generation
 
 
-def sse_short(write: Write) -> None:
-    write(_head(_TYPES["sse"]) + recorded_answer(GENERATIONS[0], ["All ", "is ", "well."]))
-
-
 def sse_endless_line(write: Write) -> None:
     write(_head(_TYPES["sse"]) + _chunk(b"data: "))
     _endless(write, _chunk(b"a" * 4096))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.running import Answer, Gateway, Running, Share, Simulator, ask, mint, read_stream
+from tests.running import Answer, Gateway, Running, Share, Simulator, ask, mint, read_stream, wait_until
 from tests.running.wire import frame
 
 pytestmark = pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
@@ -230,8 +230,7 @@ def test_a_client_that_leaves_meanwhile_stops_it(shared_gateway: Share, simulato
     question = f"{QUESTION} gate=stay gate_after=3 end_after_bytes=1500 end=close]]"
     with gateway.say(question, stream=True):
         simulator.wait("gate:stay", at_least=1)
-        while not asked_for(simulator, "ResumeChat"):
-            time.sleep(0.02)
+        wait_until("the stream is resumed", lambda: asked_for(simulator, "ResumeChat"))
     simulator.wait("open_streams", equals=0)
     assert ask(gateway, True).finish_reason == "stop"
     assert asked_for(simulator, "CancelChat") == 1

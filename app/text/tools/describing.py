@@ -9,14 +9,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from app.chat import Tool, ToolChoice
 from app.text.tools.grammar import END_OF_CALL, VALUE, call, heading, result
 from app.text.tools.names import Names
 
 WordingName = Literal["example", "contract", "serialise"]
-WORDINGS: tuple[WordingName, ...] = get_args(WordingName)
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,12 +276,6 @@ def _k3(text: str) -> Iterator[ForeignCall]:
         )
 
 
-_HERMES_CALL = re.compile(
-    r"<(?:tool|function)_call(?P<attributes>\s[^>]{0,200})?>(?P<inside>.*?)(?P<end></(?:tool|function)_call>|\Z)",
-    re.DOTALL,
-)
-
-
 def _hermes(text: str) -> Iterator[ForeignCall]:
     # The end mark that the scan found is the last one in the text: an earlier one stands in an argument.
     opening = re.match(r"<(?:tool|function)_call(\s[^>]{0,200})?>", text)

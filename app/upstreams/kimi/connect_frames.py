@@ -312,10 +312,17 @@ class AnswerDecoder:
     def _pass_on(self, kind: type[TextDelta] | type[ReasoningDelta], text: str) -> Iterator[Event]:
         self._spoke = True
         if self._opening is not None and kind is TextDelta:
-            if self._opening.holds(text):
-                return
-            yield from self._open()
-        yield kind(text)
+            text = self._begin(text)
+        if text:
+            yield kind(text)
+
+    def _begin(self, text: str) -> str:
+        """What is to be passed on of the first text of an answer, which may be a set phrase."""
+        assert self._opening is not None
+        begun = self._opening.take(text)
+        if begun:
+            self._opening = None
+        return begun
 
     def _fail(self, error: object) -> Iterator[Event]:
         failure = kimi_errors.in_stream(error, self._account)
@@ -522,12 +529,8 @@ class AnswerDecoder:
             return None
         self._spoke = True
         if self._opening is not None and kind is TextDelta:
-            if self._opening.holds(new):
-                return None
-            # It is certain only now that the answer is none of Kimi's set phrases.
-            new = self._opening.flush() + new
-            self._opening = None
-        return kind(new)
+            new = self._begin(new)
+        return kind(new) if new else None
 
     def _own_tool(self, tool: object) -> Iterator[Event]:
         """Never passed on as a call: Kimi's machine has run it, also where a function has the same name."""

@@ -190,9 +190,10 @@ class AnswerDecoder:
             return (HEARTBEAT,)
         self.spoke = True
         if self._opening is not None and kind is TextDelta:
-            if self._opening.holds(text):
+            text = self._opening.take(text)
+            if not text:
                 return (HEARTBEAT,)
-            return (*self._open(), TextDelta(text))
+            self._opening = None
         return (kind(text),)
 
     def _parse(self, payload: bytes) -> dict[str, Any]:

@@ -44,15 +44,16 @@ class Opening:
         self._asked = asked
         self._held = ""
 
-    def holds(self, text: str) -> bool:
-        """Whether ``text`` is held back, too. If not, the answer is one like any other: ``flush`` comes before it."""
-        begun = _bare(self._held + text)
-        if not begun or len(self._held + text) > _LONGEST:
-            return False
-        if not any(phrase.startswith(begun) for phrase in _PHRASES):
-            return False
+    def take(self, text: str) -> str:
+        """What is to be passed on when ``text`` comes: nothing while it is held back, then all that was held.
+
+        As soon as something is returned, the answer is one like any other, and this object is not needed any more.
+        """
         self._held += text
-        return True
+        begun = _bare(self._held)
+        if begun and len(self._held) <= _LONGEST and any(phrase.startswith(begun) for phrase in _PHRASES):
+            return ""
+        return self.flush()
 
     def flush(self) -> str:
         held, self._held = self._held, ""
