@@ -391,18 +391,13 @@ class CallReader:
         if blank is not None and len(self._blank) <= _MAX_BLANK_CHARS:
             self._blank += blank.group()
             return blank.end()
-        if text[at] in HEADING_STARTS:
-            found = self._code.heading_at(text, at, final=self._final)
-            if isinstance(found, More):
-                return -1
-            if isinstance(found, Heading):
-                may_call = self._may_begin_call(text, found)
-                if may_call is MORE:
-                    return -1
-                if may_call is True:
-                    self._in_code = _InCode(True, self._held_fence + self._blank)
-                    self._fence, self._held_fence, self._blank = self._held_marker, "", ""
-                    return self._begin_block(text, at, found)
+        found = self._call_heading(text, at)
+        if isinstance(found, More):
+            return -1
+        if found is not None:
+            self._in_code = _InCode(True, self._held_fence + self._blank)
+            self._fence, self._held_fence, self._blank = self._held_marker, "", ""
+            return self._begin_block(text, at, found)
         self._say(self._held_fence)
         self._fence, self._held_fence = self._held_marker, ""
         self._state = self._line_start
@@ -437,6 +432,18 @@ class CallReader:
             return -1
         self._state = self._line_start
         return blank.end()
+
+    def _call_heading(self, text: str, at: int) -> Heading | More | None:
+        """The heading of a call that may begin at ``at``; More if that is not known yet."""
+        if text[at] not in HEADING_STARTS:
+            return None
+        found = self._code.heading_at(text, at, final=self._final)
+        if not isinstance(found, Heading):
+            return found if isinstance(found, More) else None
+        may_call = self._may_begin_call(text, found)
+        if isinstance(may_call, More):
+            return may_call
+        return found if may_call else None
 
     def _may_begin_call(self, text: str, found: Heading) -> bool | More:
         """Whether a heading outside of a call begins one: nothing but its arguments may follow it in its line."""
@@ -899,16 +906,11 @@ class CallReader:
                 self._keep(text[at:end])
                 self._tell_calls_in_code(in_code)
                 return end
-        if text[at] in HEADING_STARTS:
-            found = self._code.heading_at(text, at, final=self._final)
-            if isinstance(found, More):
-                return -1
-            if isinstance(found, Heading):
-                may_call = self._may_begin_call(text, found)
-                if may_call is MORE:
-                    return -1
-                if may_call is True and self._size <= MAX_CALL_CHARS:
-                    return self._begin_block(text, at, found)
+        found = self._call_heading(text, at)
+        if isinstance(found, More):
+            return -1
+        if found is not None and self._size <= MAX_CALL_CHARS:
+            return self._begin_block(text, at, found)
         return self._release(at)
 
     def _tell_calls_in_code(self, in_code: _InCode) -> None:
