@@ -31,6 +31,8 @@ def main() -> None:
             "HOST": "127.0.0.1",
             "PORT": str(port),
             "GATEWAY_API_KEYS": "",
+            # With two, Ctrl-C could come while the second one starts. gunicorn would then wait for it for 30 seconds.
+            "WEB_CONCURRENCY": "1",
         }
         gateway = _start(stack, ["-m", "gunicorn"], settings, False)
         _wait_for(f"http://127.0.0.1:{port}/readyz", gateway)
