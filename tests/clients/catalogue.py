@@ -53,7 +53,7 @@ CLIENTS = (
     Client(
         "open_webui",
         "Open WebUI in Chromium",
-        frozenset({"text", "stream", "thinking", "error"}),
+        frozenset({"text", "stream", "thinking", "error", "tools"}),
         heavy=True,
         picture="open-webui.png",
     ),

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { chromium } from 'playwright-core';
-import { BASE, KEY, TEXT, THINKING, THOUGHT, asks, assert, knobs, proved, version } from './told.mjs';
+import { BASE, KEY, TEXT, THINKING, THOUGHT, WAYS, asks, assert, calls, knobs, proved, version } from './told.mjs';
 
 const port = await new Promise((free) => {
   const server = createServer().listen(0, '127.0.0.1', () => {
@@ -80,6 +80,40 @@ await page.getByText(/too long/).first().waitFor();
 proved('error');
 assert.equal(await asks('ChatService/Chat'), 2);
 proved('also', 'one Kimi chat per question, with its tasks switched off');
+
+// A function of its own workspace, offered with the model. Its way of offering is the default one: as functions.
+const weather = `class Tools:
+    def weather(self, city: str) -> str:
+        """
+        The weather of a city.
+        :param city: Its name.
+        """
+        return city + " has 18 degrees"
+`;
+const api = async (path, body, token) => {
+  const headers = { 'Content-Type': 'application/json', ...(token && { Authorization: `Bearer ${token}` }) };
+  const reply = await fetch(`${url}/api/v1/${path}`, { method: 'POST', headers, body: JSON.stringify(body) });
+  assert.ok(reply.ok, `${path}: ${reply.status} ${await reply.clone().text()}`);
+  return reply.json();
+};
+const { token } = await api('auths/signin', { email: '', password: '' });
+await api('tools/create', { id: 'weather', name: 'Weather', content: weather, meta: { description: 'The weather' } }, token);
+const model = { id: THINKING, base_model_id: null, name: THINKING, meta: { toolIds: ['weather'] }, params: {} };
+await api('models/create', model, token);
+for (const [way] of WAYS) {
+  await calls(way);
+  await page.goto(url);
+  await input.waitFor();
+  for (const question of ['What is the weather in Ulm?', 'And in an hour?']) {
+    await input.click();
+    await page.keyboard.type(question);
+    await page.keyboard.press('Enter');
+    await page.locator('.chat-user').getByText(question).waitFor();
+    await page.locator('.chat-assistant').last().getByText(/Ulm has 18 degrees/).first().waitFor();
+  }
+}
+proved('tools');
+proved('also', 'a function of its workspace, beside its own functions');
 
 await browser.close();
 program.kill();
