@@ -27,10 +27,10 @@ from app import __version__, logs
 from app.settings.config import Config, Language
 from app.settings.credentials import describe_level
 from app.store import KeyRow, Store, StoreUnusable
-from app.upstreams.account import duration
 from app.web.api_keys import digest_of, make_key, seconds_of
 
 if TYPE_CHECKING:
+    from app.accounts.standings import Standing
     from app.doctor.findings import Finding
     from app.doctor.trial_turn import Generation
     from app.doctor.wire_transcript import Recorder
@@ -243,6 +243,7 @@ def list_accounts() -> None:
     """
     from app.accounts.pool import Accounts
     from app.accounts.renewal import renew_in_a_process
+    from app.accounts.standings import sentence
     from app.errors import GatewayError
     from app.factory import build_router
     from app.upstreams.kimi.connect import KimiConnect
@@ -251,23 +252,22 @@ def list_accounts() -> None:
     config, store = _store("KIMI_TOKENS", "KIMI_BASE_URL", "KIMI_AUTH_URL", "KIMI_PROTOCOL")
     logs.configure("ERROR", config.secrets)
     pool = Accounts(config.credentials, config.site_names, store, renew_in_a_process)
-    now, problems = store.database.now(), pool.problems_by_account()
-    cooldowns = store.accounts.cooldowns({c.id: c.source for c in config.credentials}, now)
+    of_account: dict[str, list[Standing]] = {}
+    for standing in pool.standings():
+        of_account.setdefault(standing.account_id, []).append(standing)
     connect = next((u for u in build_router(config).upstreams.values() if isinstance(u, KimiConnect)), None)
     quotas = Quotas(store, connect.subscription) if connect is not None else None
     for c in config.credentials:
-        state, said = problems.get(c.id, ""), ""
-        if not state and c.id in cooldowns:
-            state = f"cools down after a failure, for {duration(cooldowns[c.id].until - now)}"
+        said = ""
         level = describe_level(c.access_token or c.refresh_token)
-        if not state and quotas is not None:
+        if of_account[c.id][0].kind in ("serving", "ending") and quotas is not None:
             try:
                 account = pool.fresh(pool.get(c.id))
                 level = describe_level(account.token) or level
                 said = str(quotas.of(account) or "")
             except GatewayError as e:
                 said = f"Kimi does not say what is left ({e.message})"
-        parts = (config.site_of(c).name, level, state.removeprefix(f"{c.label}: ") or "can be used", said)
+        parts = (config.site_of(c).name, level, said, " ".join(map(sentence, of_account[c.id])))
         _echo(f"{c.label}: {'; '.join(filter(None, parts))}")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from app.accounts import scheduling
 from app.accounts.scheduling import Limits
+from app.accounts.standings import Standing, sentence
 from app.concurrency.background import Cancellation
 from app.concurrency.periodic import Periodic, every
 from app.errors import AccountRejected, ModelUnavailable, NoAccountFree, QuotaSpent, RateLimit
@@ -32,14 +33,6 @@ _SERVE_EVERY_S = 0.1
 _GRANTS_AT_ONCE = 10
 # Retry-After where the end of the running streams cannot be predicted. Seconds.
 _RETRY_AFTER_S = 5.0
-
-
-def rejection_advice(wait_s: float, name: str = "NAME") -> str:
-    """What to do about a token that Kimi has rejected. ``name``: that of its account."""
-    return (
-        f"it is tried again in {duration(wait_s)}, or at once after `flask --app wsgi accounts wake {name}`; if it "
-        "stays so, paste a new one into KIMI_TOKENS and restart"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +185,8 @@ class Leases:
         wait_s = earliest.until - now
         if wait_s > self._wait_s:
             if earliest.cause == REJECTED:
-                raise AccountRejected(f"Kimi has rejected the token; {rejection_advice(wait_s)}")
+                rejected = Standing("needs_login", "", "NAME", "rejected", until=earliest.until)
+                raise AccountRejected(sentence(rejected))
             if earliest.cause == scheduling.NEEDS_PLAN:
                 raise QuotaSpent(
                     f"no account has credits or a plan for this model; the next one is tried in {duration(wait_s)}",

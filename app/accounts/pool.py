@@ -13,13 +13,20 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
-from app.accounts.leases import rejection_advice
+from app.accounts.standings import (
+    ENDING,
+    UNUSABLE,
+    Standing,
+    model_standing,
+    named_sentence,
+    problem_of,
+    standing_of,
+)
 from app.concurrency.periodic import every, in_steps
 from app.errors import AccountRejected, ConversationLost, RenewalFailed
 from app.settings.credentials import Credential, read_lifetime
 from app.store import Store, StoreError, TokenRow, WrongSecret
-from app.store.leases import REJECTED, Cooldown
-from app.upstreams.account import Account, describe_expiry, duration, when
+from app.upstreams.account import Account
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +80,9 @@ class Accounts:
             if c.refresh_token is not None:
                 store.tokens.begin(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
                 self._reload(c.id)
-        for sentence in (*self.problems(), *self.warnings()):
-            log.warning("account_needs_attention reason=%s", sentence)
+        for standing in self.standings():
+            if standing.needs_owner:
+                log.warning("account_needs_attention reason=%s", named_sentence(standing))
 
     def _see(self) -> None:
         self._store.accounts.add(list(self._credentials), self._store.database.now())
@@ -141,7 +149,7 @@ class Accounts:
             )
         problem = self._problem(credential)
         if problem is not None:
-            raise AccountRejected(problem)
+            raise AccountRejected(named_sentence(problem))
         return self._account(credential)
 
     def is_revoked(self, account_id: str) -> bool:
@@ -170,47 +178,34 @@ class Accounts:
 
     def problems(self) -> list[str]:
         """A sentence for each account that cannot be used, saying what to do."""
-        return list(self.problems_by_account().values())
+        return [named_sentence(standing) for standing in self.standings() if standing.kind in UNUSABLE]
 
-    def problems_by_account(self) -> dict[str, str]:
-        """As ``problems``, by the ids of the accounts."""
+    def standings(self) -> list[Standing]:
+        """How each account stands, in the order of the settings. Models that an account may not be asked for now
+        follow it, each as a standing of its own."""
         now = self._store.database.now()
         tokens = {c.id: c.source for c in self._credentials.values()}
         cooldowns = self._store.accounts.cooldowns(tokens, now)
-        found = {
-            c.id: self._problem(c) or _rejection(c, cooldowns.get(c.id), now) for c in self._credentials.values()
-        }
-        return {account_id: problem for account_id, problem in found.items() if problem is not None}
+        of_models: dict[str, list[Standing]] = {}
+        for account_id, model, cooldown in self._store.accounts.model_cooldowns(now):
+            if account_id in self._credentials:
+                standing = model_standing(self._credentials[account_id], model, cooldown)
+                of_models.setdefault(account_id, []).append(standing)
+        found = []
+        for c in self._credentials.values():
+            row, unreadable = self._rows.get(c.id), self._unreadable.get(c.id)
+            found += [standing_of(c, row, cooldowns.get(c.id), unreadable), *of_models.get(c.id, ())]
+        return found
 
     def warnings(self) -> list[str]:
         """A sentence for each account that will stop working although it works now."""
-        now = time.time()
-        sentences = []
-        for c in self._credentials.values():
-            if self._problem(c) is None and c.refresh_token is None and c.expires_at is not None:
-                left = duration(c.expires_at - now)
-                sentences.append(
-                    f"{c.label}: this access token works for {left} more, until {when(c.expires_at)}; nothing "
-                    "renews it. Put the refresh_token of a login made for the gateway into KIMI_TOKENS."
-                )
-            row = self._rows.get(c.id)
-            if row is not None and row.revoked and self._problem(c) is None and row.expires_at is not None:
-                sentences.append(f"{_revoked(c, row)} The access token works until {when(row.expires_at)}.")
-        return sentences
+        return [named_sentence(standing) for standing in self.standings() if standing.kind in ENDING]
 
     def has_usable(self) -> bool:
-        return len(self.problems()) < len(self._credentials)
+        return any(standing.kind not in UNUSABLE and not standing.model for standing in self.standings())
 
-    def _problem(self, c: Credential) -> str | None:
-        now = time.time()
-        row = self._rows.get(c.id)
-        if row is not None:
-            works = row.access_token is not None and (row.expires_at is None or row.expires_at > now)
-            why = _revoked(c, row) if row.revoked else self._unreadable.get(c.id)
-            return None if works else why
-        if c.expires_at is not None and c.expires_at <= now:
-            return describe_expiry(c.label, c.expires_at)
-        return None
+    def _problem(self, c: Credential) -> Standing | None:
+        return problem_of(c, self._rows.get(c.id), self._unreadable.get(c.id))
 
     def _account(self, c: Credential) -> Account:
         row = self._rows.get(c.id)
@@ -232,11 +227,9 @@ class Accounts:
         try:
             row = self._store.tokens.find(account_id)
         except WrongSecret as e:
-            label = self._credentials[account_id].label
-            self._unreadable[account_id] = (
-                f"{label}: {e}; every gateway on this database needs the same one, then a restart."
-            )
-            raise RenewalFailed(self._unreadable[account_id]) from None
+            self._unreadable[account_id] = str(e)
+            sealed = Standing("sealed", account_id, self._credentials[account_id].label, said=str(e))
+            raise RenewalFailed(named_sentence(sealed)) from None
         self._unreadable.pop(account_id, None)
         assert row is not None, "begin was not called"
         self._rows[account_id] = row
@@ -253,7 +246,8 @@ class Accounts:
             row = self._reload(account_id)
             while not _works(row.access_token, row.expires_at, rejected):
                 if row.revoked:
-                    raise AccountRejected(_revoked(self._credentials[account_id], row))
+                    refused = Standing("needs_login", account_id, label, "refused", said=row.last_error or "")
+                    raise AccountRejected(named_sentence(refused))
                 if _has_failed_since(began, row):
                     raise RenewalFailed(f"{label}: the token could not be renewed ({row.last_error})")
                 left_s = deadline - time.monotonic()
@@ -301,18 +295,6 @@ class Accounts:
             log.warning("renewal_useless account=%s error=%s", account_id, _RENEWAL_USELESS)
             return None
         return None if row.last_error else 0.0
-
-
-def _rejection(c: Credential, cooldown: Cooldown | None, now: float) -> str | None:
-    if cooldown is None or cooldown.cause != REJECTED:
-        return None
-    return f"{c.label}: Kimi has rejected the token; {rejection_advice(cooldown.until - now, c.label)}."
-
-
-def _revoked(c: Credential, row: TokenRow) -> str:
-    return (
-        f"{c.label}: Kimi refuses the refresh token ({row.last_error}); log in again, paste the new one and restart."
-    )
 
 
 def _works(token: str | None, expires_at: float | None, rejected: str | None) -> bool:

@@ -32,6 +32,10 @@ _MIN_COOLDOWN_S = 1.0
 # Causes of a cooldown that a client is told: the model needs a plan or credits, or Kimi does not serve it.
 NEEDS_PLAN = "needs a plan"
 NOT_SERVED = "not served"
+# Others: Kimi limits the account, has stopped it, or its token could not be renewed.
+LIMITED = "limited"
+FORBIDDEN = "forbidden"
+NOT_RENEWED = "renewal"
 
 _NO_COOLDOWN = Cooldown(0.0, 0)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from app.accounts.scheduling import NEEDS_PLAN, NOT_SERVED
+from app.accounts.scheduling import FORBIDDEN, LIMITED, NEEDS_PLAN, NOT_RENEWED, NOT_SERVED
 from app.errors import (
     AccountForbidden,
     AccountLimited,
@@ -144,7 +144,7 @@ class Cooldown:
     exactly_s: float | None = None
     # Only requests for the same model have to wait.
     model_only: bool = False
-    # What those are told that cannot wait for its end.
+    # One of ``scheduling``: what those are told that cannot wait for its end, and the owner of the account.
     cause: str = ""
 
 
@@ -156,15 +156,16 @@ def cooldown_for(error: UpstreamError) -> Cooldown | None:
     upstreams_s = error.retry_after_s if error.retry_after_is_upstreams else None
     match error:
         case AccountForbidden():
-            return Cooldown(FORBIDDEN_COOLDOWN_S, upstreams_s)
+            return Cooldown(FORBIDDEN_COOLDOWN_S, upstreams_s, cause=FORBIDDEN)
         case AccountLimited():
-            return Cooldown(max(LIMITED_COOLDOWN_S, error.retry_after_s or 0.0), upstreams_s, error.model_only)
+            longest_s = max(LIMITED_COOLDOWN_S, error.retry_after_s or 0.0)
+            return Cooldown(longest_s, upstreams_s, error.model_only, cause=LIMITED)
         case QuotaSpent():
             return Cooldown(QUOTA_COOLDOWN_S, QUOTA_COOLDOWN_S, model_only=True, cause=NEEDS_PLAN)
         case ModelUnavailable():
             return Cooldown(MODEL_COOLDOWN_S, upstreams_s, model_only=True, cause=NOT_SERVED)
         case RenewalFailed():
             # Not longer each time: it may have been renewed meanwhile, and may be the only account.
-            return Cooldown(LIMITED_COOLDOWN_S, LIMITED_COOLDOWN_S)
+            return Cooldown(LIMITED_COOLDOWN_S, LIMITED_COOLDOWN_S, cause=NOT_RENEWED)
         case _:
             return None

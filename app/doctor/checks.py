@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from app.accounts.pool import Accounts
 from app.accounts.renewal import renew_in_a_process
+from app.accounts.standings import ENDING, NEW_LOGIN, UNUSABLE, advice, standing_of, state
 from app.doctor import sites
 from app.doctor.findings import Finding, Mark, Privacy, database_name, database_path
 from app.doctor.sites import Probe
@@ -34,7 +35,7 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.settings.config import Examination
-from app.settings.credentials import Credential, describe_level, read_expiry
+from app.settings.credentials import Credential, describe_level
 from app.settings.sites import Site, is_at
 from app.store import Store, StoreError, StoreUnusable, TokenRow
 from app.upstreams.account import Account, duration, when
@@ -54,11 +55,9 @@ _TURN_S = 60.0
 
 _OTHER_SITE = {"kimi.ai": "kimi.com", "kimi.com": "kimi.ai"}
 
-_NEW_LOGIN = "log in again in a private window, paste the new refresh_token into KIMI_TOKENS, restart (README)"
-
 # What to do about a turn that failed, beyond what the error says itself.
 _ADVICE: list[tuple[type[UpstreamError], str]] = [
-    (AccountRejected, _NEW_LOGIN),
+    (AccountRejected, NEW_LOGIN),
     (
         AccountForbidden,
         "open the site in a browser with this account and do what it asks; against a bot wall, try another network",
@@ -231,32 +230,18 @@ class Doctor:
         return self._store.tokens.find(c.id) if self._store is not None and c.refresh_token else None
 
     def _describe_account(self, c: Credential, row: TokenRow | None) -> Finding:
-        hint, now = self._privacy.hint(c), time.time()
-        access, expires_at = (row.access_token, row.expires_at) if row else (c.access_token, c.expires_at)
-        if level := describe_level(access or c.refresh_token):
+        hint = self._privacy.hint(c)
+        if level := describe_level((row.access_token if row else c.access_token) or c.refresh_token):
             hint += f", {level}"
-        works = access is not None and (expires_at is None or expires_at > now)
-        until = _access(access, expires_at, now)
-        if c.refresh_token is None:
-            if not works:
-                return Finding("problem", "account", f"{hint}: {until}; nothing renews it", _NEW_LOGIN)
-            if expires_at is None:
-                return Finding("ok", "account", f"{hint}: {until}")
-            advice = f"before that, {_NEW_LOGIN}"
-            return Finding("warning", "account", f"{hint}: {until}; nothing renews it", advice)
-        mark: Mark = "warning" if works else "problem"
-        if row is not None and row.revoked:
-            found = f"{hint}: Kimi refuses the refresh token ({row.last_error}); {until}"
-            return Finding(mark, "account", found, _NEW_LOGIN)
-        ends_at = read_expiry((row.refresh_token if row else None) or c.refresh_token)
-        if ends_at is not None and ends_at <= now:
-            found = f"{hint}: the refresh token expired at {when(ends_at)}; {until}"
-            return Finding(mark, "account", found, _NEW_LOGIN)
-        kind = "refresh token" if ends_at is None else f"refresh token (until {when(ends_at)}, newer with each use)"
-        if row is not None and row.last_error:
-            found = f"{hint}: {kind}; {until}; the last refresh failed: {row.last_error}"
-            return Finding("warning", "account", found, "the gateway tries again by itself; see the lines below")
-        return Finding("ok", "account", f"{hint}: {kind}; {until}; renewed by itself")
+        standing = standing_of(c, row)
+        mark: Mark = (
+            "problem"
+            if standing.kind in UNUSABLE
+            else "warning"
+            if standing.kind in ENDING or standing.said
+            else "ok"
+        )
+        return Finding(mark, "account", f"{hint}: {state(standing)}", advice(standing))
 
     # sites and the clock
 
@@ -321,7 +306,7 @@ class Doctor:
             account = self._accounts.get(c.id)
             account = self._accounts.fresh(account) if due else self._accounts.after_rejection(account)
         except AccountRejected as e:
-            return Finding("problem", "refresh", e.message, _NEW_LOGIN)
+            return Finding("problem", "refresh", e.message)
         except UpstreamError as e:
             return Finding("problem", "refresh", e.message, "see the lines on auth and on site")
         return Finding("ok", "refresh", f"{c.label}: renewed; {_access('-', account.expires_at, time.time())}")

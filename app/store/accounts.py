@@ -37,6 +37,11 @@ _COOLDOWNS = (
     .join(cooldowns, cooldowns.c.account_id == accounts.c.id)
     .where(cooldowns.c.scope == WHOLE_ACCOUNT, cooldowns.c.until > _P("now"))
 )
+_MODEL_COOLDOWNS = (
+    sa.select(*cooldowns.c)
+    .where(cooldowns.c.scope != WHOLE_ACCOUNT, cooldowns.c.until > _P("now"))
+    .order_by(cooldowns.c.account_id, cooldowns.c.scope)
+)
 
 
 class AccountRows:
@@ -75,3 +80,10 @@ class AccountRows:
             for row in self._database.rows(_COOLDOWNS, now=now)
             if row["cause"] != REJECTED or row["refused"] == tokens.get(row["id"])
         }
+
+    def model_cooldowns(self, now: float) -> list[tuple[str, str, Cooldown]]:
+        """Account id, model and cooldown, for the models that an account is not asked for now."""
+        return [
+            (row["account_id"], row["scope"], Cooldown(row["until"], row["strikes"], row["cause"]))
+            for row in self._database.rows(_MODEL_COOLDOWNS, now=now)
+        ]

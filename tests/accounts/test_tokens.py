@@ -182,7 +182,7 @@ def test_a_changed_entry_wins_over_the_store(running: Running, simulator: Simula
         response = gateway.say("hello")
         assert response.status_code == 401
         message = response.json()["error"]["message"]
-        assert "account 1: Kimi refuses the refresh token" in message and "paste the new one" in message
+        assert "account 1: Kimi refuses to renew this login" in message and "paste the refresh_token" in message
         assert gateway.get("/readyz").status_code == 503
     simulator.knobs(fail="")
     # Unchanged, it stays refused without being tried again; changed, it works.
@@ -307,7 +307,7 @@ def test_a_renewal_that_cannot_be_started_takes_neither_the_request_nor_the_thre
 def test_a_token_without_a_refresh_token_says_early_that_it_will_end(running: Running, simulator: Simulator) -> None:
     with running.gateway(simulator.url, KIMI_TOKENS=f"alice={mint('alice', 900)}") as gateway:
         assert ask(gateway, True).finish_reason == "stop"
-        assert "alice: this access token works for 15 minutes more" in gateway.log()
+        assert "alice: Works for 15 minutes more" in gateway.log()
         assert "15 minutes more" in gateway.get("/readyz").json()["warnings"][0]
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.accounts.scheduling import NEEDS_PLAN, NOT_SERVED
+from app.accounts.scheduling import FORBIDDEN, LIMITED, NEEDS_PLAN, NOT_RENEWED, NOT_SERVED
 from app.answers.failover import (
     FORBIDDEN_COOLDOWN_S,
     GIVE_UP,
@@ -195,18 +195,21 @@ def test_only_rejected_and_forbidden_accounts_are_excluded_for_the_rest_of_a_tur
 @pytest.mark.parametrize(
     ("error", "cooldown"),
     [
-        (AccountForbidden("x"), Cooldown(FORBIDDEN_COOLDOWN_S)),
+        (AccountForbidden("x"), Cooldown(FORBIDDEN_COOLDOWN_S, cause=FORBIDDEN)),
         (
             AccountForbidden("x", retry_after_s=7, retry_after_is_upstreams=True),
-            Cooldown(FORBIDDEN_COOLDOWN_S, exactly_s=7),
+            Cooldown(FORBIDDEN_COOLDOWN_S, exactly_s=7, cause=FORBIDDEN),
         ),
-        (AccountLimited("x"), Cooldown(LIMITED_COOLDOWN_S)),
-        (AccountLimited("x", retry_after_s=600), Cooldown(600)),
-        (AccountLimited("x", retry_after_s=1, retry_after_is_upstreams=True), Cooldown(LIMITED_COOLDOWN_S, 1)),
-        (AccountLimited("x", model_only=True), Cooldown(LIMITED_COOLDOWN_S, model_only=True)),
+        (AccountLimited("x"), Cooldown(LIMITED_COOLDOWN_S, cause=LIMITED)),
+        (AccountLimited("x", retry_after_s=600), Cooldown(600, cause=LIMITED)),
+        (
+            AccountLimited("x", retry_after_s=1, retry_after_is_upstreams=True),
+            Cooldown(LIMITED_COOLDOWN_S, 1, cause=LIMITED),
+        ),
+        (AccountLimited("x", model_only=True), Cooldown(LIMITED_COOLDOWN_S, model_only=True, cause=LIMITED)),
         (QuotaSpent("x"), Cooldown(QUOTA_COOLDOWN_S, QUOTA_COOLDOWN_S, model_only=True, cause=NEEDS_PLAN)),
         (ModelUnavailable("x", retry_after_s=60), Cooldown(MODEL_COOLDOWN_S, model_only=True, cause=NOT_SERVED)),
-        (RenewalFailed("x"), Cooldown(LIMITED_COOLDOWN_S, LIMITED_COOLDOWN_S)),
+        (RenewalFailed("x"), Cooldown(LIMITED_COOLDOWN_S, LIMITED_COOLDOWN_S, cause=NOT_RENEWED)),
     ],
 )
 def test_what_an_account_has_to_bear(error: UpstreamError, cooldown: Cooldown) -> None:

@@ -58,7 +58,7 @@ def test_a_healthy_gateway_has_no_problem(surgery: Surgery, simulator: Simulator
     assert "opens, can be written, version" in visit.of("store", "ok")
     assert "takes 1 API key(s)" in visit.of("keys", "ok")
     account = visit.of("account", "ok")
-    assert f"home (…{token[-4:]}): refresh token (until 20" in account and "renewed by itself" in account
+    assert f"home (…{token[-4:]}): Ready. It has no access token yet" in account
     assert f"{simulator.url} answers (" in visit.of("site", "ok") and "answers" in visit.of("auth", "ok")
     assert "home: renewed; the access token works until 20" in visit.of("refresh", "ok")
     assert "k2, k2-nosearch" in visit.of("models", "ok")
@@ -238,7 +238,7 @@ def test_who_is_let_in_is_not_guessed_at(surgery: Surgery) -> None:
 def test_an_expired_access_token_is_named(surgery: Surgery, simulator: Simulator) -> None:
     visit = surgery.visit(KIMI_TOKENS=f"home={mint('alice', -60)}")
     assert visit.code == 1 and visit.problems == ["account"]
-    assert "the access token expired at 20" in visit.of("account") and "-> log in again" in visit.of("account")
+    assert "The Kimi token expired at 20" in visit.of("account") and "-> Log in at Kimi again" in visit.of("account")
     assert "no account has a token that works now" in visit.of("turn", "skipped")
     assert simulator.state()["turns"] == 0
 
@@ -246,7 +246,7 @@ def test_an_expired_access_token_is_named(surgery: Surgery, simulator: Simulator
 def test_an_access_token_alone_is_a_warning(surgery: Surgery) -> None:
     visit = surgery.visit(KIMI_TOKENS=f"home={mint('alice', 900)}")
     assert visit.code == 0
-    assert "(15 minutes more); nothing renews it -> before that, log in again" in visit.of("account", "warning")
+    assert "nothing renews its token. -> Log in at Kimi again" in visit.of("account", "warning")
 
 
 def test_a_dead_refresh_token_is_named(surgery: Surgery, simulator: Simulator) -> None:
@@ -254,16 +254,17 @@ def test_a_dead_refresh_token_is_named(surgery: Surgery, simulator: Simulator) -
     simulator.knobs(fail="token_invalid", fail_at="refresh")
     visit = surgery.visit(KIMI_TOKENS=f"home={token}")
     assert visit.code == 1 and visit.problems == ["refresh"]
-    assert "home: Kimi refuses the refresh token" in visit.of("refresh") and "-> log in again" in visit.of("refresh")
+    refreshed = visit.of("refresh")
+    assert "home: Kimi refuses to renew this login" in refreshed and "Log in at Kimi again" in refreshed
     visit = surgery.visit(KIMI_TOKENS=f"home={token}")
     assert visit.problems == ["account"]
-    assert f"home (…{token[-4:]}): Kimi refuses the refresh token" in visit.of("account")
+    assert f"home (…{token[-4:]}): Kimi refuses to renew this login" in visit.of("account")
     assert "not tried: Kimi has refused this token already" in visit.of("refresh", "skipped")
 
 
 def test_an_expired_refresh_token_is_named(surgery: Surgery) -> None:
     visit = surgery.visit(KIMI_TOKENS=mint("alice", -60, "refresh"))
-    assert "account" in visit.problems and "the refresh token expired at 20" in visit.of("account")
+    assert "account" in visit.problems and "its refresh token has expired" in visit.of("account")
 
 
 def test_a_revoked_access_token_is_named(surgery: Surgery, simulator: Simulator) -> None:
