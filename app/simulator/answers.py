@@ -79,6 +79,8 @@ def compose(question: Question, knobs: Knobs, spoken: Spoken | None = None) -> A
 
 
 def _said(question: Question, knobs: Knobs, size: int) -> tuple[str, ...]:
+    if knobs.recite:
+        return _pieces(_recital(question, knobs.recite), size)
     return _pieces(_text(question) if knobs.say is None else knobs.say, size)
 
 
@@ -100,6 +102,12 @@ def _text(question: Question) -> str:
     if _is_chinese(question.prompt):
         return f"你好，我是 Kimi（模拟器）。你说：“{quote}”。" + (f"我看到了文件：{files}。" if files else "")
     return f'Hello, this is Kimi (simulated). You said: "{quote}".' + (f" I see the files: {files}." if files else "")
+
+
+def _recital(question: Question, pattern: str) -> str:
+    """What was said and matches, each once; a sentence where nothing does."""
+    found = [word for text in (*question.earlier, question.prompt) for word in re.findall(pattern, text)]
+    return " ".join(dict.fromkeys(found)) or "Nothing was said."
 
 
 def _recollection(question: Question) -> str:

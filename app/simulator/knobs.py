@@ -113,6 +113,9 @@ class Knobs:
 
     # what is answered
     say: str | None = _knob(None, "exact answer text")
+    recite: str = _knob(
+        "", "a regular expression: the answer names what matches it in the whole chat, each once, in order"
+    )
     think: str | None = _knob(None, "exact thinking text; empty for none")
     tokens: int | None = _knob(None, "an answer of N filler tokens")
     token_chars: int = _knob(4, "characters per token")
