@@ -21,6 +21,7 @@ from app.store.idempotency import IdempotentAnswerRow, IdempotentAnswerRows
 from app.store.leases import LeaseRow, LeaseRows
 from app.store.login_tokens import TokenRow, TokenRows
 from app.store.migrations import VERSION, migrate
+from app.store.open_chats import OpenChatRows
 from app.store.processes import ProcessRows
 from app.store.transcripts import TranscriptRows
 from app.store.vault import Vault, WrongSecret
@@ -64,6 +65,7 @@ class Store:
             self.leases = LeaseRows(self.database)
             self.idempotent_answers = IdempotentAnswerRows(self.database)
             self.conversations = ConversationRows(self.database)
+            self.open_chats = OpenChatRows(self.database)
             self.keys = KeyRows(self.database)
             self.pending_deletions = PendingDeletionRows(self.database)
             self.facts = Facts(self.database)

@@ -121,6 +121,20 @@ _LEASE_COUNTS = (
     "CREATE INDEX litter_by_chat ON litter (chat_id)",
 )
 
+_OPEN_CHATS = (
+    """CREATE TABLE open_chats (
+        upstream VARCHAR NOT NULL, chat_id VARCHAR NOT NULL, owner VARCHAR NOT NULL, account_id VARCHAR NOT NULL,
+        site VARCHAR NOT NULL, turns TEXT NOT NULL, last_turn INTEGER NOT NULL, largest INTEGER NOT NULL,
+        used_at FLOAT NOT NULL, holder VARCHAR NOT NULL, process_id VARCHAR NOT NULL,
+        PRIMARY KEY (upstream, chat_id))""",
+    "CREATE INDEX open_chats_of_an_owner ON open_chats (owner, used_at)",
+    "CREATE INDEX open_chats_by_use ON open_chats (used_at)",
+    """CREATE TABLE open_chat_turns (
+        upstream VARCHAR NOT NULL, chat_id VARCHAR NOT NULL, number INTEGER NOT NULL, digest VARCHAR NOT NULL,
+        PRIMARY KEY (upstream, chat_id, number))""",
+    "CREATE INDEX open_chat_turns_by_digest ON open_chat_turns (digest)",
+)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -135,6 +149,7 @@ _MIGRATIONS = {
     "streams of each account, a queue that is read in parts": _LEASE_COUNTS,
     "functions in conversations": ("ALTER TABLE conversations ADD COLUMN tools TEXT",),
     "turns of conversations": ("ALTER TABLE conversations ADD COLUMN known_turns TEXT",),
+    "chats of stateless requests that stay open": _OPEN_CHATS,
 }
 
 # How many migrations this gateway knows.

@@ -148,6 +148,37 @@ transcripts = sa.Table(
     sa.Column("text", sa.Text, nullable=False),  # sealed
 )
 
+# Kimi chats of stateless requests that a later request may continue in. No text.
+open_chats = sa.Table(
+    "open_chats",
+    METADATA,
+    sa.Column("upstream", sa.String, primary_key=True),
+    sa.Column("chat_id", sa.String, primary_key=True),
+    sa.Column("owner", sa.String, nullable=False),  # the API key
+    sa.Column("account_id", sa.String, nullable=False),
+    sa.Column("site", sa.String, nullable=False),  # of the account
+    # Digests and ids of answers. JSON, see ``conversations.recognition``.
+    sa.Column("turns", sa.Text, nullable=False),
+    sa.Column("last_turn", sa.Integer, nullable=False),  # number of the newest of them
+    sa.Column("largest", sa.Integer, nullable=False),  # the most messages that one request has sent
+    sa.Column("used_at", sa.Float, nullable=False),
+    sa.Column("holder", sa.String, nullable=False),  # random id of the request that has it now; "" for none
+    sa.Column("process_id", sa.String, nullable=False),  # of the holder
+    sa.Index("open_chats_of_an_owner", "owner", "used_at"),
+    sa.Index("open_chats_by_use", "used_at"),
+)
+
+# By what a request repeats, the turns of open chats that it may follow.
+open_chat_turns = sa.Table(
+    "open_chat_turns",
+    METADATA,
+    sa.Column("upstream", sa.String, primary_key=True),
+    sa.Column("chat_id", sa.String, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # of the turn in its chat
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Index("open_chat_turns_by_digest", "digest"),
+)
+
 # Kimi chats that are to be deleted.
 pending_deletions = sa.Table(
     "litter",
