@@ -116,6 +116,22 @@ class Leases:
         self._forget(waiting)
         return waiting.lease
 
+    def lease_now(self, accounts: Mapping[str, str], scope: str, owner: str) -> Lease | None:
+        """As ``lease``, but None where the request would have to wait, or to fail."""
+        ticket = Ticket(secrets.token_hex(16), owner, Wish(scope, accounts))
+        runs = itertools.count()
+        try:
+            lease = self._store.database.in_exclusive_transaction(
+                lambda tx: self._grant_if_nobody_waits(tx, ticket, next(runs))
+            )
+        except Exception as e:
+            if next(runs) > 1 or (isinstance(e, StoreError) and e.may_have_run):
+                self._process_lease.retry_later(lambda: self._store.leases.withdraw(ticket.id))
+            raise
+        if lease is not None:
+            self._held[lease.id] = lease
+        return lease
+
     def release(self, lease: Lease) -> None:
         """Gives the account back. Safe to call again."""
         self._held.pop(lease.id, None)
@@ -164,6 +180,16 @@ class Leases:
             if next(runs) > 1 or (isinstance(e, StoreError) and e.may_have_run):
                 self._process_lease.retry_later(lambda: self._store.leases.withdraw(ticket.id))
             raise
+
+    def _grant_if_nobody_waits(self, tx: Transaction, ticket: Ticket, run: int) -> Lease | None:
+        store, now = self._store.leases, self._store.database.now()
+        row = store.find(tx, ticket.id) if run else None
+        if row is not None:
+            # An earlier run was committed.
+            return Lease(row.id, row.account_id, row.scope, row.is_probe)
+        if store.queue_state(tx, ticket.owner).head is not None:
+            return None
+        return self._grant(tx, ticket.id, self._process_lease.id, ticket.wish, now, waited=False)
 
     def _grant_or_enqueue(self, tx: Transaction, ticket: Ticket, run: int) -> Lease | None:
         store, now = self._store.leases, self._store.database.now()
