@@ -215,6 +215,12 @@ class ChatRequest:
     known_tools: KnownTools | None = None
     # The code of the headings, where a message repeats an answer that contains it.
     code: str | None = None
+    # Clients of this API send what was said before each time.
+    repeats_history: bool = False
+    # The client says that nothing of this may be kept.
+    stores_nothing: bool = False
+    # The chat that the turn goes into holds what was said before. Set by the planner.
+    is_continued: bool = False
 
     @property
     def offers_tools(self) -> bool:

@@ -25,6 +25,7 @@ from app.api import chat_completions, completions, health, messages, models, ope
 from app.concurrency.watchdog import Watchdog
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLimits, Conversations
+from app.conversations.open_chats import ContinueLimits, OpenChats
 from app.gateway import Gateway
 from app.settings.config import Config
 from app.store import PendingDeletion, Store
@@ -179,6 +180,14 @@ def _build_gateway(
         lambda row: _delete_chat(row, router.upstreams, accounts),
         keep_s=longest_s,
     )
+    open_chats = OpenChats(
+        store,
+        process_lease,
+        cleanup,
+        ContinueLimits(config.continue_idle_s, config.continue_max),
+        config.continue_chats,
+        keeps_chats=config.keep_chats,
+    )
     checker = JsonChecker()
     services = AttemptServices(router, accounts, leases, cleanup, checker, config.keep_chats, config.citations)
     policy = RetryPolicy(config.failover_s, config.retry_backoff_s)
@@ -190,7 +199,19 @@ def _build_gateway(
         commit_after_s=config.commit_after_s,
         tick_s=timeouts.tick_s,
     )
-    return Gateway(turns, router, accounts, conversations, cleanup, idempotent, checker, store, timeouts, watchdog)
+    return Gateway(
+        turns,
+        router,
+        accounts,
+        conversations,
+        open_chats,
+        cleanup,
+        idempotent,
+        checker,
+        store,
+        timeouts,
+        watchdog,
+    )
 
 
 def _delete_chat(row: PendingDeletion, upstreams: Mapping[str, Upstream], accounts: Accounts) -> None:

@@ -6,6 +6,7 @@ Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from app.accounts.pool import Accounts
@@ -17,12 +18,13 @@ from app.answers.structured import open_structured
 from app.answers.tool_calling import open_calling
 from app.answers.turn import Turns
 from app.answers.turn_state import TurnState
-from app.chat import Caller, ChatRequest, Model, is_long
+from app.chat import Caller, ChatRequest, Model, ToolCall, is_long
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
 from app.concurrency.yielding import pause
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import Conversations
+from app.conversations.open_chats import OpenChats, Thread
 from app.store import ConversationRow, Store, StoreError
 from app.upstreams.routing import Router
 
@@ -48,6 +50,7 @@ class Gateway:
         router: Router,
         accounts: Accounts,
         conversations: Conversations,
+        open_chats: OpenChats,
         cleanup: ChatCleanup,
         idempotent: IdempotentAnswers,
         json_checker: JsonChecker,
@@ -60,6 +63,7 @@ class Gateway:
         self._router = router
         self._accounts = accounts
         self._conversations = conversations
+        self._open_chats = open_chats
         self._cleanup = cleanup
         self._idempotent = idempotent
         self._store = store
@@ -107,23 +111,29 @@ class Gateway:
         self._timeouts.ends_at = time.monotonic() + seconds
 
     def _open(self, request: ChatRequest, caller: Caller, commit: bool) -> Answer:
+        thread = self._open_chats.thread(request, caller)
+        amend = _no_amendment if thread is None else thread.amend
+
+        def begin(request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
+            return self._begin(request, caller, thread, commit=commit)
+
+        def begin_text(request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
+            stream = begin(request, caller, commit=commit)
+            stream.wait_for_answer()
+            return stream
+
+        def begin_worded(request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
+            if request.options.format is None:
+                return begin(request, caller, commit=commit)
+            return open_structured(begin_text, self.json_checker, request, caller, amend, commit=commit)
+
         if not _may_hold_calls(request):
-            return self._open_worded(request, caller, commit=commit)
-        return open_calling(self._open_worded, request, caller, commit=commit)
+            return begin_worded(request, caller, commit=commit)
+        return open_calling(begin_worded, request, caller, amend, commit=commit)
 
-    def _open_worded(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
-        if request.options.format is None:
-            return self._begin(request, caller, commit)
-        return open_structured(self._open_text, self.json_checker, request, caller, commit=commit)
-
-    def _open_text(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
-        stream = self._begin(request, caller, commit)
-        stream.wait_for_answer()
-        return stream
-
-    def _begin(self, request: ChatRequest, caller: Caller, commit: bool) -> ChatStream:
+    def _begin(self, request: ChatRequest, caller: Caller, thread: Thread | None, *, commit: bool) -> ChatStream:
         unmet = self._router.unmet(request.model, request.options)
-        turn = TurnState(request, caller)
+        turn = TurnState(request, caller, thread)
         stream = ChatStream(self._turns, turn, self._timeouts, self._watchdog, unmet, commit=commit)
         stream.wait_for_first_sign()
         return stream
@@ -183,9 +193,10 @@ class Gateway:
         return Readiness([problem], [problem])
 
     def start_background_work(self) -> None:
-        """Deletes chats that a killed worker left, conversations that were not used for too long, and kept answers
-        that are too old."""
+        """Deletes chats that a killed worker left, chats and conversations that were not used for too long, and kept
+        answers that are too old."""
         self._cleanup.start()
+        self._open_chats.start_expiry()
         self._idempotent.start_expiry()
         self._conversations.start_expiry(self._discard_chat)
 
@@ -200,6 +211,10 @@ def _for_upstreams(request: ChatRequest) -> ChatRequest:
     if not request.offers_tools:
         return request
     return replace(request, options=replace(request.options, offers_tools=True))
+
+
+def _no_amendment(_text: str, _calls: Sequence[ToolCall]) -> None:
+    """For an answer whose chat does not stay open."""
 
 
 def _may_hold_calls(request: ChatRequest) -> bool:

@@ -37,6 +37,7 @@ from app.concurrency.background import Cancellation
 from app.concurrency.yielding import pause
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import CompletedTurn, ConversationChat, ConversationLease
+from app.conversations.open_chats import AnsweredIn
 from app.errors import (
     AccountRejected,
     ConversationTaken,
@@ -104,15 +105,22 @@ class Attempt:
         self._plan = plan
         self._lease = lease
         self._conversation = conversation
+        # The open chat of a stateless request, or the one that this attempt may leave open.
+        self._thread = turn.thread if conversation is None else None
         self._cancellation = cancellation
         self._emit = emit
         self._account = services.accounts.get(lease.account_id)
         self._upstream: Upstream = plan.upstreams[0]
         self._resume = plan.resume
         self._prepared = plan.prepared
-        # What was said in a conversation.
+        # What was said in a conversation, and in a chat that may stay open as far as it can be kept.
         self._text = HeldText()
         self._calls: list[ToolCall] = []
+        self._keeps_text = conversation is not None or self._thread is not None
+        # How the upstream has ended its answer.
+        self._upstreams_end: Finished | None = None
+        # The chat stays open.
+        self._is_open = False
         self._starts = 0
         self.chat_id: str | None = None
         self._message_id: str | None = None
@@ -153,7 +161,9 @@ class Attempt:
         if self.chat_id is None:
             return
         name, account_id, cleanup = self._upstream.name, self._account.id, self._services.cleanup
-        if self._is_temporary():
+        if self._is_open:
+            pass
+        elif self._is_temporary():
             if self._conversation is None or not self.finished:
                 cleanup.discard(name, self.chat_id, account_id)
         elif self._conversation is not None and self._conversation.is_new and not self.finished:
@@ -192,6 +202,8 @@ class Attempt:
         turn.info.prompt = prepared.counted_text
         if self._conversation is not None:
             self._conversation.check()
+        if self._thread is not None:
+            self._thread.sending()
         events = upstream.open(prepared, self._account, self._resume, self._cancellation, self._renewed)
         shape = self._shaper(prepared)
         remember, emit = self._remember, self._emit
@@ -241,6 +253,8 @@ class Attempt:
         match event:
             case Started():
                 self._started(event)
+            case Finished():
+                self._upstreams_end = event
             case Unrecognised(kind) if len(self._turn.unrecognised) < _MAX_UNRECOGNISED:
                 self._turn.unrecognised.add(kind)
 
@@ -268,10 +282,10 @@ class Attempt:
     def _remember(self, event: Event) -> None:
         """Called before the event is emitted."""
         if event.__class__ is TextDelta:
-            if self._conversation is not None:
-                self._text.add(event.text)
+            if self._keeps_text:
+                self._keep(event.text)
         elif event.__class__ is Finished:
-            self._finish()
+            self._finish(event)
         elif event.__class__ is ToolCall:
             self._calls.append(event)
         elif event.__class__ is not ReasoningDelta:
@@ -293,12 +307,33 @@ class Attempt:
         elif is_new and self._is_temporary():
             self._services.cleanup.note(self._upstream.name, event.chat_id, self._account.id)
 
-    def _finish(self) -> None:
+    def _keep(self, text: str) -> None:
+        try:
+            self._text.add(text)
+        except UpstreamProtocolError:
+            if self._conversation is not None:
+                raise
+            # A stateless answer may be of any length; its chat does not stay open.
+            self._keeps_text, self._thread = False, None
+
+    def _finish(self, event: Finished) -> None:
         # Yield first: a store call blocks the whole gevent worker, so let out what the client already has coming.
         time.sleep(0)
         if self._conversation is not None:
             self._complete(self._conversation)
+        elif self._thread is not None and self.chat_id is not None and self._is_whole(event):
+            upstream, account = self._upstream.name, self._account
+            answered = AnsweredIn(upstream, self.chat_id, self._message_id, account.id, account.site)
+            known_tools = self._prepared.prompt.known_tools
+            self._is_open = self._thread.complete(answered, str(self._text), self._calls, known_tools)
         self.finished = True
+
+    def _is_whole(self, end: Finished) -> bool:
+        """Whether the client got all that stands in the chat. An answer that calls functions ends with the calls,
+        whatever stands behind them."""
+        if end.reason == "tool_calls":
+            return True
+        return end.reason in ("stop", "length") and end == self._upstreams_end
 
     def _complete(self, conversation: ConversationLease) -> None:
         """The conversation has one more turn. Raises ConversationTaken."""

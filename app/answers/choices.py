@@ -60,7 +60,8 @@ class Choices(Answer):
         # The question was sent more than once, and counts once.
         infos = [answer.info for answer in self._answers]
         info = merged(infos, infos[0].prompt)
-        info.counted = infos[0].counted
+        info.counted, info.counted_whole = infos[0].counted, infos[0].counted_whole
+        info.whole_prompt = infos[0].whole_prompt
         return info
 
     def __iter__(self) -> Iterator[Sequence[Event]]:

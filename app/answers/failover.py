@@ -65,6 +65,8 @@ class Failure:
     can_branch: bool = False
     # The model was not served by any account that was tried, and those were all, or enough of them.
     no_account_serves: bool = False
+    # The attempt continued the open chat of a stateless request, which would have been served in a new one.
+    is_continued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Step:
 GIVE_UP = Step("give up")
 TRY_AGAIN = Step("try again")
 TRY_AGAIN_LATER = Step("try again", backs_off=True)
-# In a new chat, with the conversation's history.
+# In a new chat, with the history.
 REBUILD = Step("rebuild")
 
 
@@ -93,6 +95,7 @@ class Rule:
 # The first rule that applies counts.
 RULES: tuple[Rule, ...] = (
     Rule("the client has seen a part of the answer", lambda f: f.answered, GIVE_UP),
+    Rule("the open chat of a stateless request failed", lambda f: f.is_continued, REBUILD),
     Rule("no upstream serves the protocol", lambda f: isinstance(f.error, ProtocolUnavailable), GIVE_UP),
     Rule("it took too long already", lambda f: f.is_late, GIVE_UP),
     Rule("it was tried often enough", lambda f: f.attempts >= MAX_ATTEMPTS, GIVE_UP),

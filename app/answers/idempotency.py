@@ -345,6 +345,10 @@ class _Replay(Answer):
             self._info = AnswerInfo.without_prompt(
                 content["input_tokens"], content["notices"], content["rebuilt_from"]
             )
+            if content.get("conversation") is not None:
+                sent = content["input_tokens"] - content["cached_tokens"]
+                self._info.conversation = content["conversation"]
+                self._info.counted, self._info.counted_whole = ("", sent), content["input_tokens"]
         self._events = [_KINDS[kind](*values) for kind, *values in content["events"]]
 
 
@@ -478,6 +482,8 @@ def _encode_answer(info: AnswerInfo, events: Sequence[Event]) -> dict[str, Any]:
         "input_tokens": info.input_tokens(),
         "notices": info.notices,
         "rebuilt_from": info.rebuilt_from,
+        "conversation": info.conversation,
+        "cached_tokens": info.cached_tokens(),
         "events": kept,
     }
 

@@ -12,6 +12,7 @@ from app.answers.answer import AnswerInfo
 from app.chat import ChatRequest, Message, is_long
 from app.concurrency.yielding import pause
 from app.conversations.conversations import ConversationLease, Place, last_turn_only, unsent_messages
+from app.conversations.open_chats import TakenChat
 from app.errors import (
     AccountRejected,
     ChatUnknown,
@@ -47,6 +48,8 @@ class Plan:
     system_digest: str = ""
     # Where it stands in its conversation; None for a stateless request.
     place: Place | None = None
+    # It continues the open chat of a stateless request, in place of which a new one will do.
+    is_continued: bool = False
 
 
 class Planner:
@@ -98,6 +101,29 @@ class Planner:
         prepared = upstreams[0].prepare(replace(request, known_tools=known_tools), new)
         sites = self._router.sites(upstreams, request.model)
         return Plan(new, upstreams, prepared, sites, accounts, Resume(row.chat_id, message_id), new, digest, place)
+
+    def continued(self, request: ChatRequest, chat: TakenChat, instructions: str) -> Plan | None:
+        """A stateless request in the open chat that holds what it repeats; None where the chat cannot be used.
+        ``instructions``: a digest of them."""
+        row = chat.row
+        try:
+            upstreams = self._router.for_chat(row.upstream, request.model, request.model)
+            accounts = self._accounts.require(row.account_id)
+        except (ConversationLost, AccountRejected, InvalidRequest):
+            return None
+        if not self._router.for_site(upstreams, request.model, row.site):
+            return None
+        new = chat.unsent(request.messages, instructions)
+        if not any(_has_text(message) for message in new if message.role not in ("system", "developer")):
+            return None
+        prepared = upstreams[0].prepare(replace(request, known_tools=chat.known_tools, is_continued=True), new)
+        sites = self._router.sites(upstreams, request.model)
+        resume = Resume(row.chat_id, chat.turn.message_id)
+        return Plan(new, upstreams, prepared, sites, accounts, resume, is_continued=True)
+
+    def whole_prompt(self, request: ChatRequest) -> str:
+        """The text of a stateless request in a new chat, for counting tokens."""
+        return self._router.for_model(request.model)[0].prepare(request, request.messages).counted_text
 
     def rebuild(
         self, request: ChatRequest, conversation: ConversationLease, error: GatewayError, info: AnswerInfo
@@ -175,11 +201,14 @@ def _unsent(conversation: ConversationLease, place: Place, request: ChatRequest)
 
 def _check_text(messages: Sequence[Message], request: ChatRequest) -> None:
     """Raises InvalidRequest where there is no text to send. The result of a call may be empty."""
-    if any(message.role in ("tool", "function") for message in messages):
-        return
-    if all(not text or text.isspace() for message in messages for text in message.texts):
+    if not any(map(_has_text, messages)):
         field_name = request.messages_field
         raise InvalidRequest(f"{field_name}: there is no text to send", param=field_name)
+
+
+def _has_text(message: Message) -> bool:
+    """Whether there is something to send; the result of a call may be empty."""
+    return message.role in ("tool", "function") or any(text and not text.isspace() for text in message.texts)
 
 
 def _without_history(error: GatewayError) -> GatewayError:

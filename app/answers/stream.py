@@ -232,7 +232,7 @@ class ChatStream(Answer):
         turn = self.turn
         log.info(
             "turn model=%s upstream=%s account=%s attempts=%d first_ms=%s total_ms=%.0f calls=%d asked_again=%d "
-            "end=%s",
+            "conversation=%s end=%s",
             turn.request.model,
             turn.upstream,
             turn.account.id if turn.account else "-",
@@ -241,5 +241,6 @@ class ChatStream(Answer):
             (time.monotonic() - self._began) * 1000,
             self._calls,
             turn.request.repairs_last_turn,
+            turn.info.conversation or "-",
             end,
         )

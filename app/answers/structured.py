@@ -7,11 +7,11 @@ as it is, because its reason already says so. Wraps the function that opens answ
 """
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from app.answers.answer import Answer, AnswerInfo, merged
+from app.answers.answer import Answer, AnswerInfo, merged_halves
 from app.answers.json_checker import JsonChecker, Problem
 from app.chat import (
     HEARTBEAT,
@@ -40,14 +40,18 @@ class Opener(Protocol):
     def __call__(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer: ...
 
 
+# To be called with what the client gets as the answer, before its end, where that is not what the last turn said.
+Amend = Callable[[str, Sequence[ToolCall]], None]
+
+
 def open_structured(
-    open_text: Opener, checker: JsonChecker, request: ChatRequest, caller: Caller, *, commit: bool
+    open_text: Opener, checker: JsonChecker, request: ChatRequest, caller: Caller, amend: Amend, *, commit: bool
 ) -> Answer:
     """As ``Gateway.open``, for a request with a format."""
     wanted = request.options.format
     assert wanted is not None, "asked for text"
     request = replace(request, messages=_with_wish(request, wanted))
-    return _StructuredAnswer(open_text, checker, request, caller, wanted, commit)
+    return _StructuredAnswer(open_text, checker, request, caller, wanted, amend, commit)
 
 
 class _StructuredAnswer(Answer):
@@ -60,6 +64,7 @@ class _StructuredAnswer(Answer):
         request: ChatRequest,
         caller: Caller,
         wanted: JsonFormat,
+        amend: Amend,
         commit: bool,
     ) -> None:
         self._open_text = open_text
@@ -67,6 +72,7 @@ class _StructuredAnswer(Answer):
         self._request = request
         self._caller = caller
         self._wanted = wanted
+        self._amend = amend
         self._closed = False
         # The answer makes calls, or tries to.
         self._called = False
@@ -75,7 +81,7 @@ class _StructuredAnswer(Answer):
     @property
     def info(self) -> AnswerInfo:
         infos = [answer.info for answer in self._answers]
-        return merged(infos, "\n".join(info.prompt for info in infos))
+        return merged_halves(infos)
 
     def close(self, error: BaseException | None = None) -> None:
         self._closed = True
@@ -111,6 +117,7 @@ class _StructuredAnswer(Answer):
         if isinstance(json, Problem):
             yield [*([TextDelta(text)] if text else []), end]
         else:
+            self._amend(json, ())
             # It is whole, wherever the words behind it were cut off; but what Kimi took exception to stays that.
             yield [TextDelta(json), end if end.reason == "content_filter" else Finished("stop")]
 

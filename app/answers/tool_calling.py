@@ -12,8 +12,8 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from app.answers.answer import Answer, AnswerInfo, merged
-from app.answers.structured import Opener
+from app.answers.answer import Answer, AnswerInfo, merged_halves
+from app.answers.structured import Amend, Opener
 from app.chat import (
     HEARTBEAT,
     Caller,
@@ -39,9 +39,9 @@ _ASKED_AGAIN = "tool-call-asked-again"
 _DROPPED = "tool-call-dropped"
 
 
-def open_calling(open_one: Opener, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
+def open_calling(open_one: Opener, request: ChatRequest, caller: Caller, amend: Amend, *, commit: bool) -> Answer:
     """As ``Gateway.open``, for a request whose answer may hold calls."""
-    return _CallingAnswer(open_one, request, caller, commit)
+    return _CallingAnswer(open_one, request, caller, amend, commit)
 
 
 @dataclass(slots=True)
@@ -51,14 +51,15 @@ class _Heard:
     end: Finished
     flawed: FlawedCalls | None
     texts: HeldText = field(default_factory=HeldText)
-    calls: int = 0
+    calls: list[ToolCall] = field(default_factory=list)
 
 
 class _CallingAnswer(Answer):
     """It raises ToolCallInvalid and ToolCallMissing, too."""
 
-    def __init__(self, open_one: Opener, request: ChatRequest, caller: Caller, commit: bool) -> None:
+    def __init__(self, open_one: Opener, request: ChatRequest, caller: Caller, amend: Amend, commit: bool) -> None:
         self._open_one = open_one
+        self._amend = amend
         self._request = request
         self._caller = caller
         self._closed = False
@@ -70,7 +71,7 @@ class _CallingAnswer(Answer):
         if len(self._answers) == 1:
             return self._answers[0].info
         infos = [answer.info for answer in self._answers]
-        info = merged(infos, "\n".join(info.prompt for info in infos))
+        info = merged_halves(infos)
         info.notices += [notice for notice in self._notices if notice not in info.notices]
         return info
 
@@ -124,7 +125,7 @@ class _CallingAnswer(Answer):
             if event.__class__ is TextDelta:
                 heard.texts.add(event.text)
             elif event.__class__ is ToolCall:
-                heard.calls += 1
+                heard.calls.append(event)
 
     def _listen_without_words(self, answer: Answer) -> Generator[Sequence[Event], None, _Heard]:
         """Passes on all but the words and the end."""
@@ -142,21 +143,26 @@ class _CallingAnswer(Answer):
         log.info("tool_calls_asked_again flaws=%s", ",".join(flaw.kind for flaw in flawed.flaws))
         self._notices.append(_ASKED_AGAIN)
         second = yield from self._listen_without_words(self._ask_again(first, flawed))
-        calls = first.calls + second.calls
+        calls = [*first.calls, *second.calls]
         words = str(second.texts)
         is_forced = self._request.tool_choice.mode == "required"
         has_words = bool(words.strip()) and not (is_forced and second.end.reason == "stop")
         may_call = self._request.offers_tools
-        if calls == 0 and not has_words and second.end.reason == "stop" and may_call:
+        if not calls and not has_words and second.end.reason == "stop" and may_call:
             raise _error(second.flawed or flawed)
         if second.flawed is not None and may_call:
-            if calls == 0:
+            if not calls:
                 raise _error(second.flawed)
             self._notices.append(_DROPPED)
-        if second.calls == 0 and has_words:
+        said = str(first.texts)
+        if not second.calls and has_words:
             # Apart from what was said before.
-            yield [TextDelta(f"\n\n{words.lstrip()}" if str(first.texts).strip() else words)]
+            words = f"\n\n{words.lstrip()}" if said.strip() else words
+            said += words
+            yield [TextDelta(words)]
         is_complete = second.end.reason in ("stop", "tool_calls")
+        if is_complete:
+            self._amend(said, calls)
         yield [Finished("tool_calls") if calls and is_complete else second.end]
 
     def _ask_again(self, first: _Heard, flawed: FlawedCalls) -> Answer:
@@ -166,7 +172,7 @@ class _CallingAnswer(Answer):
         messages = (
             *self._request.messages,
             text_message("assistant", said),
-            text_message("user", _ask(flawed.flaws, some_were_told=first.calls > 0)),
+            text_message("user", _ask(flawed.flaws, some_were_told=bool(first.calls))),
         )
         after = self._request.after_turn
         request = replace(

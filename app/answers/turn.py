@@ -19,7 +19,16 @@ from app.answers.plan import Plan, Planner
 from app.answers.turn_state import TurnState
 from app.concurrency.background import Cancellation, Cancelled
 from app.conversations.conversations import ConversationLease, Conversations
-from app.errors import AccountLimited, AccountRejected, GatewayError, ModelUnavailable, NoAccountFree, UpstreamError
+from app.errors import (
+    AccountLimited,
+    AccountRejected,
+    ChatForbidden,
+    ChatUnknown,
+    GatewayError,
+    ModelUnavailable,
+    NoAccountFree,
+    UpstreamError,
+)
 from app.store import Store, StoreError
 from app.store.leases import ALL_ACCOUNTS, WHOLE_ACCOUNT
 
@@ -61,7 +70,11 @@ class Turns:
         request = turn.request
         try:
             if request.conversation_id is None:
-                _Run(self, turn, None, cancellation, emit).run()
+                try:
+                    _Run(self, turn, None, cancellation, emit).run()
+                finally:
+                    if turn.thread is not None:
+                        turn.thread.release()
                 return
             with self._conversations.lease(
                 turn.caller, request.conversation_id, request.model, cancellation
@@ -112,17 +125,57 @@ class _Run:
 
     def run(self) -> None:
         turn = self._turn
-        plan: Plan | None = self._planner.plan(turn.request, self._conversation, turn.info)
+        plan: Plan | None = self._continued_plan() or self._planner.plan(turn.request, self._conversation, turn.info)
         while plan is not None:
             turn.is_queued = True
             turn.reached_upstream = plan.resume is not None
-            turn.info.prompt = plan.prepared.counted_text
             try:
-                lease = self._lease(plan)
+                if plan.is_continued:
+                    plan, lease = self._lease_for_continued(plan)
+                else:
+                    lease = self._lease(plan)
             except (NoAccountFree, AccountRejected) as e:
                 plan = self._plan_without_account(plan, e)
                 continue
+            turn.info.prompt = plan.prepared.counted_text
             plan = self._attempt(plan, lease)
+
+    def _continued_plan(self) -> Plan | None:
+        """A stateless request in the chat that holds what it repeats; None where there is none that can be used."""
+        thread, request, info = self._turn.thread, self._turn.request, self._turn.info
+        if thread is None:
+            return None
+        chat = thread.take(repairs=request.repairs_last_turn)
+        plan = None if chat is None else self._planner.continued(request, chat, thread.instructions)
+        if plan is None:
+            thread.release()
+            info.conversation = "new"
+            return None
+        info.conversation, info.whole_prompt = "continued", lambda: self._planner.whole_prompt(request)
+        return plan
+
+    def _in_new_chat(self, *, is_lost: bool = False) -> Plan:
+        """The plan of a stateless request whose open chat cannot be used. ``is_lost``: the upstream does not know
+        that chat any more."""
+        turn = self._turn
+        if turn.thread is not None:
+            turn.thread.release(is_lost=is_lost)
+        turn.info.conversation, turn.info.whole_prompt = "new", None
+        return self._planner.plan(turn.request, None, turn.info)
+
+    def _lease_for_continued(self, plan: Plan) -> tuple[Plan, Lease]:
+        """The account of the open chat, if it is free. Else any account, as for a new chat; the plan is then one for
+        a new chat, unless it has become that account. Raises as ``_lease``."""
+        turn, services = self._turn, self._services
+        lease = services.leases.lease_now(plan.accounts, turn.request.model, turn.caller.owner)
+        if lease is not None:
+            return plan, lease
+        new = self._planner.plan(turn.request, None, turn.info)
+        lease = self._lease(new)
+        if lease.account_id in plan.accounts:
+            return plan, lease
+        log.info("open_chat_left reason=its account is not free account=%s", lease.account_id)
+        return self._in_new_chat(), lease
 
     def _lease(self, plan: Plan) -> Lease:
         """Raises NoAccountFree; AccountRejected where no account is left that could serve this."""
@@ -200,10 +253,14 @@ class _Run:
                 was_repeated=self._was_repeated,
                 can_branch=plan.resume is not None and plan.resume.message_id is not None,
                 no_account_serves=no_account_serves,
+                is_continued=plan.is_continued,
             )
         )
         if step is failover.GIVE_UP:
             raise error
+        if plan.is_continued:
+            log.info("open_chat_left account=%s error=%s", lease.account_id, error.message)
+            return self._in_new_chat(is_lost=isinstance(error, ChatUnknown | ChatForbidden))
         self._was_repeated = self._was_repeated or step.backs_off
         if step is failover.REBUILD and self._conversation is not None:
             plan = self._planner.rebuild(turn.request, self._conversation, error, turn.info)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from app.answers.answer import AnswerInfo
 from app.chat import Caller, ChatRequest
+from app.conversations.open_chats import Thread
 from app.upstreams.account import Account
 
 
@@ -11,6 +12,8 @@ from app.upstreams.account import Account
 class TurnState:
     request: ChatRequest
     caller: Caller
+    # The chat that a stateless request continues or opens, where it may stay open.
+    thread: Thread | None = None
     info: AnswerInfo = field(default_factory=AnswerInfo)
     # The account and the upstream of the latest attempt, and the number of attempts.
     account: Account | None = None

@@ -7,13 +7,14 @@ is sent. What is unclear is no branch.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
 
-from app.chat import Message, ToolCall
+from app.chat import FilePart, ImagePart, Message, OtherPart, ToolCall
 from app.concurrency.yielding import in_slices
+from app.text.citations import without_links
 from app.text.prompt import result_text
 
 # Turns of a conversation that are known, at most.
@@ -84,6 +85,24 @@ class Digests:
                 digest.update(text)
         return digest.hexdigest()
 
+    def message(self, message: Message) -> str:
+        """Space at its ends does not count, nor how it is divided into parts, nor the links of our citations."""
+        digest = hashlib.blake2b(key=self._key, digest_size=_DIGEST_BYTES)
+        for field in (*_fields(message), *_attachments(message)):
+            text = without_links(field).strip().encode(errors="surrogatepass")
+            digest.update(b"%d:" % len(text))
+            digest.update(text)
+        return digest.hexdigest()
+
+    def text(self, *texts: str) -> str:
+        """A digest of anything else."""
+        digest = hashlib.blake2b(key=self._key, digest_size=_DIGEST_BYTES)
+        for text in texts:
+            encoded = text.encode(errors="surrogatepass")
+            digest.update(b"%d:" % len(encoded))
+            digest.update(encoded)
+        return digest.hexdigest()
+
     def path(self, before: str, turn: str) -> str:
         """The digest of what was said ``before`` and of a turn."""
         text = f"{before} {turn}".encode()
@@ -95,6 +114,18 @@ def _fields(message: Message) -> tuple[str, ...]:
     is_result = message.role in ("tool", "function")
     text = result_text(message) if is_result else message.text
     return ("tool" if is_result else message.role, text, *map(_call, message.tool_calls))
+
+
+def _attachments(message: Message) -> Iterator[str]:
+    """What is no text: ``_fields`` of a result has words for it, which are the same for all."""
+    for part in message.parts:
+        match part:
+            case ImagePart(source=source):
+                yield f"image {source}"
+            case FilePart(source=source, name=name):
+                yield f"file {name} {source}"
+            case OtherPart(sent_as=kind):
+                yield f"other {kind}"
 
 
 def _call(call: ToolCall) -> str:

@@ -18,6 +18,8 @@ from app.settings.sites import KIMI_COM, Site, site_at
 
 Language = Literal["en", "zh"]
 
+ContinueChats = Literal["0", "1", "all"]
+
 
 class ConfigError(Exception):
     """A setting that cannot be used. The text is one line: its name, what is wrong, the accepted form."""
@@ -148,6 +150,31 @@ class Config:
         "0",
         "`1` keeps the Kimi chats of stateless requests. By default they are deleted after the answer.",
         "设为 `1` 会保留无状态请求产生的 Kimi 会话。默认在回答结束后删除。",
+    )
+    continue_chats: ContinueChats = _setting(
+        "CONTINUE_CHATS",
+        parsers.choice(*get_args(ContinueChats)),
+        "0",
+        "Whether a request that repeats what was said before continues in the Kimi chat that holds it, so that only "
+        "what is new is sent (docs/conversations.md). `0`: never. `1`: unless the client says `store: false`. `all`: "
+        "also then.",
+        "请求重复了之前的对话时，是否在保存着这段对话的 Kimi 会话里继续，只发送新的内容"
+        "（docs/conversations.zh-CN.md）。"
+        "`0`：从不。`1`：客户端没有要求 `store: false` 时。`all`：始终。",
+    )
+    continue_idle_s: float = _setting(
+        "CONTINUE_IDLE_S",
+        parsers.seconds(0.1, 31_536_000),
+        "3600",
+        "Seconds without a request after which such a Kimi chat is deleted.",
+        "这样的 Kimi 会话多少秒没有新请求后删除。",
+    )
+    continue_max: int = _setting(
+        "CONTINUE_MAX",
+        parsers.integer(1, 100_000),
+        "50",
+        "Such Kimi chats of one API key. If there are more, the one that was not used for longest is deleted.",
+        "每个 API key 最多有多少个这样的 Kimi 会话。再多时，最久没有用过的先删除。",
     )
     heartbeat_s: float = _setting(
         "HEARTBEAT_S",

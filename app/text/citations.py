@@ -18,9 +18,16 @@ _MAX_RECENT = 32
 _SENTENCE_END = re.compile(r"[。！？!?；\n]+[”』」)）]*|\.(?=\s)")
 # Characters that would end the address of a link of Markdown, or the cell of a table that it is in.
 _NOT_IN_A_LINK = re.compile(r"[\s()<>\"'\\`|\[\]*_]")
+# A link as ``Citations`` writes it, with the space before it, if any.
+_OWN_LINK = re.compile(r" ?\[[0-9]{1,6}\]\([^)\s]*\)")
 _MAX_SOURCES = 1000
 # Citations of one answer. Later ones are rendered like these, and not listed.
 _MAX_SPANS = 5000
+
+
+def without_links(text: str) -> str:
+    """The text without links that ``Citations`` may have written: some clients remove them."""
+    return _OWN_LINK.sub("", text) if "](" in text else text
 
 
 class Citations:

@@ -71,6 +71,15 @@ def split_instructions(messages: Sequence[Message]) -> tuple[str, Sequence[Messa
     return "\n\n".join(m.text for m in messages[:first] if m.text.strip()), messages[first:]
 
 
+def all_instructions(request: ChatRequest, messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
+    """The instructions of a request, wherever they stand, as one text, and those of ``messages`` that are none."""
+    instructions = [m for m in request.messages if m.role in ("system", "developer")]
+    rest = [m for m in messages if m.role not in ("system", "developer")]
+    if any(m.name for m in instructions):
+        return "", messages
+    return "\n\n".join(m.text for m in instructions if m.text.strip()), rest
+
+
 def _is_plain(message: Message) -> bool:
     return message.role == "user" and not message.name
 

@@ -31,6 +31,8 @@ class Usage:
     input: int
     output: int
     reasoning: int
+    # Of the input, what a chat held already; None where chats do not stay open.
+    cached: int | None = None
 
     @property
     def total(self) -> int:
@@ -117,7 +119,8 @@ class AnswerSoFar:
         calls = [call for choice in self.choices for _, call in choice.calls]
         text += sum(token_count.estimate(call.name) + token_count.estimate(call.arguments) for call in calls)
         # What was sent to Kimi may not have been known when the answer began: the request was queued.
-        return Usage(self._answer.info.input_tokens(), text + reasoning, reasoning)
+        info = self._answer.info
+        return Usage(info.input_tokens(), text + reasoning, reasoning, info.cached_tokens())
 
 
 class Encoder(ABC):

@@ -14,9 +14,11 @@ from flask_cors import CORS
 _EXPOSED = [
     "request-id",
     "retry-after",
+    "x-conversation",
     "x-conversation-rebuilt",
     "x-ignored-params",
     "x-kimi-notice",
+    "x-conversation",
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",

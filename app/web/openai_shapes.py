@@ -33,9 +33,11 @@ def stop_sequences(stop: str | list[str] | None) -> tuple[str, ...]:
 
 def encode_usage(usage: Usage) -> dict[str, Any]:
     """Of chat completions and of completions."""
+    cached = {} if usage.cached is None else {"prompt_tokens_details": {"cached_tokens": usage.cached}}
     return {
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,
         "total_tokens": usage.total,
+        **cached,
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
     }

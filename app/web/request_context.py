@@ -77,6 +77,8 @@ def info_headers(info: AnswerInfo) -> dict[str, str]:
     headers = {"x-kimi-notice": ", ".join(info.notices)} if info.notices else {}
     if info.rebuilt_from is not None:
         headers["x-conversation-rebuilt"] = info.rebuilt_from
+    if info.conversation is not None:
+        headers["x-conversation"] = info.conversation
     return headers
 
 

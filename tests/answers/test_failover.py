@@ -83,6 +83,11 @@ def failed(kind: type[UpstreamError], *, reached: bool | None = None, **changes:
 # One failure per row, in the order of the table: the row applies, and so does no row above it.
 ROWS: list[tuple[str, Failure, Step]] = [
     ("the client has seen a part of the answer", failed(AccountLimited, answered=True), GIVE_UP),
+    (
+        "the open chat of a stateless request failed",
+        failed(RequestRefused, reached=True, is_continued=True, is_late=True),
+        REBUILD,
+    ),
     ("no upstream serves the protocol", failed(ProtocolUnavailable), GIVE_UP),
     ("it took too long already", failed(AccountLimited, is_late=True), GIVE_UP),
     ("it was tried often enough", failed(AccountLimited, attempts=MAX_ATTEMPTS), GIVE_UP),

@@ -151,6 +151,31 @@ class Tables:
         """How many are kept of it."""
         return self._count("SELECT count(*) FROM transcripts WHERE conversation_id = ?", conversation)
 
+    # Chats that stay open
+
+    def open_chats(self) -> int:
+        """How many stateless requests may continue in."""
+        return self._count("SELECT count(*) FROM open_chats")
+
+    def turns_of_open_chats(self) -> int:
+        """How many turns can be found in them."""
+        return self._count("SELECT count(*) FROM open_chat_turns")
+
+    def forget_open_chats(self) -> None:
+        """As if there had been none."""
+        self.database.run("DELETE FROM open_chat_turns")
+        self.database.run("DELETE FROM open_chats")
+
+    def let_accounts_of_open_chats_cool_down(self, seconds: float) -> None:
+        self.database.run(
+            "INSERT INTO rests (account_id, scope, until, strikes) "
+            "SELECT DISTINCT account_id, '', CAST(? AS FLOAT), 1 FROM open_chats",
+            time.time() + seconds,
+        )
+
+    def let_open_chats_age(self, seconds: float) -> None:
+        self.database.run("UPDATE open_chats SET used_at = used_at - ?", seconds)
+
     # Chats to delete
 
     def chats_to_delete(self) -> list[ChatToDelete]:

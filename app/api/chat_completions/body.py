@@ -404,6 +404,12 @@ _FORMAT = ParameterRule(
     "`json_object` and `json_schema` by asking Kimi and checking its answer",
     "`json_object` 和 `json_schema`：通过提示词要求，并校验回答",
 )
+_STORE = ParameterRule(
+    "ignored",
+    "an answer cannot be fetched later. `false`: its Kimi chat does not stay open, either "
+    "([conversations](conversations.md))",
+    "回答之后无法再取。为 `false` 时，它的 Kimi 会话也不会保留（[说明](conversations.zh-CN.md)）",
+)
 _PARENT = ParameterRule(
     "refused",
     "a conversation goes on after its last turn",
@@ -460,7 +466,7 @@ class Body(AnswerParameters):
     seed: Annotated[StrictInt | None, SEED] = None
     user: Annotated[StrictStr | None, BOOKKEEPING] = None
     metadata: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
-    store: Annotated[StrictBool | None, BOOKKEEPING] = None
+    store: Annotated[StrictBool | None, _STORE] = None
     service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
     safety_identifier: Annotated[StrictStr | None, BOOKKEEPING] = None
     prompt_cache_key: Annotated[StrictStr | None, BOOKKEEPING] = None
@@ -503,7 +509,14 @@ class Body(AnswerParameters):
         if conversation_id is not None and self.choices > 1:
             raise InvalidRequest("a conversation continues with one answer: n must be 1", param="n")
         messages = tuple(m.to_message(f"messages[{i}]") for i, m in enumerate(self.messages))
-        request = ChatRequest(self.model, messages, conversation_id, self._options())
+        request = ChatRequest(
+            self.model,
+            messages,
+            conversation_id,
+            self._options(),
+            repeats_history=True,
+            stores_nothing=self.store is False,
+        )
         choice_field = "function_call" if self.uses_functions else "tool_choice"
         return with_tools(request, self._tools(), self._tool_choice(), choice_field)
 

@@ -361,7 +361,10 @@ class Body(_PromptFields, AnswerParameters):
 
     def to_request(self, conversation_id: str | None) -> ChatRequest:
         """Raises InvalidRequest with the field that is at fault."""
-        return self.with_tools(ChatRequest(self.model, self.to_messages(), conversation_id, self._options()))
+        messages = self.to_messages()
+        return self.with_tools(
+            ChatRequest(self.model, messages, conversation_id, self._options(), repeats_history=True)
+        )
 
     def _options(self) -> Options:
         if not all(stop.strip() for stop in self.stop_sequences or ()):

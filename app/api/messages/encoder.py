@@ -12,7 +12,7 @@ import orjson
 from app import logs
 from app.chat import ToolCall
 from app.web import sse
-from app.web.answer_response import AnswerSoFar, Choice, Encoder
+from app.web.answer_response import AnswerSoFar, Choice, Encoder, Usage
 from app.web.error_responses import Failure
 
 # Anthropic's `type` for a status. The types say what a client shall do, so 503 is an overload here too: clients look
@@ -58,7 +58,7 @@ class MessageEncoder(Encoder):
         self._calls = 0
 
     def start(self, so_far: AnswerSoFar) -> bytes:
-        usage = {"input_tokens": so_far.usage().input, "output_tokens": 0}
+        usage = {**_input(so_far.usage()), "output_tokens": 0}
         return self._event("message_start", message=self._message([], usage)) + self.heartbeat
 
     def text(self, index: int, text: str) -> bytes:  # noqa: ARG002  # there is one choice
@@ -153,10 +153,17 @@ class MessageEncoder(Encoder):
 def _usage(so_far: AnswerSoFar) -> dict[str, Any]:
     usage = so_far.usage()
     return {
-        "input_tokens": usage.input,
+        **_input(usage),
         "output_tokens": usage.output,
         "output_tokens_details": {"thinking_tokens": usage.reasoning},
     }
+
+
+def _input(usage: Usage) -> dict[str, int]:
+    """At Anthropic what a cache held does not count as input."""
+    if usage.cached is None:
+        return {"input_tokens": usage.input}
+    return {"input_tokens": usage.input - usage.cached, "cache_read_input_tokens": usage.cached}
 
 
 _EMPTY = {

@@ -546,6 +546,9 @@ class Body(AnswerParameters):
             turn.number - 1 if turn and turn.number else None,
             turn.follows if turn else None,
             messages_field="input",
+            repeats_history=True,
+            # What may be kept is a conversation of its own.
+            stores_nothing=True,
         )
         tools = [tool for i, one in enumerate(self.tools or ()) for tool in one.to_tools(f"tools[{i}]")]
         return with_tools(request, tools, self._tool_choice(tools), "tool_choice")

@@ -322,7 +322,7 @@ def _usage(so_far: AnswerSoFar) -> dict[str, Any]:
     usage = so_far.usage()
     return {
         "input_tokens": usage.input,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": usage.cached or 0, "cache_write_tokens": 0},
         "output_tokens": usage.output,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total,

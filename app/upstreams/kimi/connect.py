@@ -24,7 +24,7 @@ from app.errors import (
     RequestRefused,
     UpstreamError,
 )
-from app.text.prompt import compose, split_instructions
+from app.text.prompt import all_instructions, compose, split_instructions
 from app.upstreams import PreparedTurn, Renew, Resume, Supports
 from app.upstreams.account import NOBODY, Account
 from app.upstreams.kimi import envelope
@@ -78,7 +78,8 @@ class KimiConnect:
 
     def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
         whole = compose(request, messages, self._models.wording(request.model))
-        system, rest = split_instructions(messages)
+        # In an open chat of stateless requests each turn says them, too: nobody knows whether Kimi keeps the option.
+        system, rest = all_instructions(request, messages) if request.is_continued else split_instructions(messages)
         # The chat of a conversation has to remember its instructions: nobody knows whether Kimi keeps the option.
         # With functions all stands in one text: the descriptions come before the client's own instructions.
         if not system or request.conversation_id is not None or whole.reads_calls:
