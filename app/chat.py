@@ -1,11 +1,13 @@
 """The vocabulary in the middle: what a chat is, in words that belong to no API and to no upstream.
 
-Plain frozen values. Knows no wire format and no other file of ours.
+Plain frozen values. Knows no wire format and no other file of ours but the record of a request.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from app.request_record import RequestRecord
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
@@ -238,6 +240,8 @@ class Caller:
     is_gone: Callable[[], bool]
     # Requests with the same key are one request.
     idempotency_key: str | None = None
+    # What is noted about the request.
+    record: RequestRecord = field(default_factory=RequestRecord, compare=False, repr=False)
     # To be called by what keeps the request after its response has ended. Returns what is to be called at the end.
     hold: Callable[[], Callable[[], None]] = lambda: lambda: None
 

@@ -4,7 +4,9 @@
     doctor      find out why the gateway does not work, as lines or as JSON
     keys        add, list and revoke API keys in the database
     parameters  print what the parameters of an endpoint do, as a table in Markdown
+    requests    show the request log, and follow it
     settings    print all settings, as a page in Markdown
+    usage       show how much was used, by day, key, model and account
     version     print the version of this gateway
 
 Every gateway loads this file, so each command imports what it needs itself. Does not know how anything is checked.
@@ -15,7 +17,8 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +30,14 @@ from app import __version__, logs
 from app.settings.config import Config, Language
 from app.settings.credentials import describe_level
 from app.store import KeyRow, Store, StoreUnusable
-from app.web.api_keys import digest_of, make_key, seconds_of
+from app.web.api_keys import digest_of, key_names, make_key, seconds_of
 
 if TYPE_CHECKING:
     from app.accounts.standings import Standing
     from app.doctor.findings import Finding
     from app.doctor.trial_turn import Generation
     from app.doctor.wire_transcript import Recorder
+    from app.store.ledger import RequestRow
     from app.web.parameters import Parameters
 
 
@@ -289,6 +293,102 @@ def wake(name: str) -> None:
     store.tokens.restore(account_id)
 
 
+@click.command()
+@click.option("--follow", is_flag=True, help="Go on, and print each request when it has ended.")
+@click.option("--failed", is_flag=True, help="Only requests that have failed.")
+@click.option("--key", metavar="NAME", help="Only requests of the API key called NAME.")
+@click.option("--account", metavar="NAME", help="Only requests that the account called NAME has answered.")
+@click.option("--model", metavar="ID", help="Only requests for this model.")
+@click.option("--id", "request_id", metavar="ID", help="Only the request with this x-request-id.")
+@click.option("--since", metavar="PERIOD", help="Only the last 45m, 12h, 3d.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, help="How many, the newest. Default: 50.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+def requests(
+    follow: bool,
+    failed: bool,
+    key: str | None,
+    account: str | None,
+    model: str | None,
+    request_id: str | None,
+    since: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Show the requests that have ended, the newest last.
+
+    They hold times, counts and codes, and nothing of what was said. Token counts are estimates.
+    """
+    from app.ledger import report
+    from app.ledger.reading import new_ones, newest
+    from app.store.ledger import Filter
+
+    period_s = None if since is None else seconds_of(since)
+    if since is not None and not period_s:
+        raise click.BadParameter("expected a period such as 45m, 12h or 3d", param_hint="--since")
+    config, store = _store()
+    keys, names = key_names(config.api_keys, store.keys.all()), _account_names(config)
+    wanted = Filter(
+        _id_of(key, keys, "API key") if key is not None else None,
+        _id_of(account, names, "account") if account is not None else None,
+        model,
+        "failed" if failed else None,
+        request_id,
+        store.database.now() - period_s if period_s else None,
+    )
+
+    def show(rows: "Sequence[RequestRow]") -> None:
+        for row in rows:
+            if as_json:
+                _echo(json.dumps({**asdict(row), "flags": row.flag_names}))
+            else:
+                _echo(report.line_of(row, lambda id_: keys.get(id_, id_), lambda id_: names.get(id_, id_)))
+
+    if not as_json:
+        _echo(report.heading())
+    rows = newest(store, wanted, limit)
+    show(rows)
+    if follow:
+        for more in new_ones(store, wanted):
+            show(more)
+
+
+@click.command()
+@click.option("--days", type=click.IntRange(1, 400), default=30, help="The last so many days, of UTC. Default: 30.")
+@click.option(
+    "--by",
+    type=click.Choice(["day", "key", "model", "account"]),
+    multiple=True,
+    default=("key", "model"),
+    help="What is summed up; may be given more than once. Default: by key and model.",
+)
+def usage(days: int, by: Sequence[str]) -> None:
+    """Show how much was used: requests, failures, tokens (estimated), hours of answering."""
+    from app.ledger.report import usage_table
+
+    config, store = _store()
+    keys, names = key_names(config.api_keys, store.keys.all()), _account_names(config)
+    today = int(store.database.now() // 86_400)
+    rows = store.ledger.usage(today - days + 1, today)
+    if not rows:
+        _echo("no requests yet")
+        return
+    for line in usage_table(rows, by, lambda id_: keys.get(id_, id_), lambda id_: names.get(id_, id_)):
+        _echo(line)
+
+
+def _account_names(config: Config) -> dict[str, str]:
+    return {credential.id: credential.label for credential in config.credentials}
+
+
+def _id_of(name: str, names: Mapping[str, str], kind: str) -> str:
+    found = next((id_ for id_, known in names.items() if name in (id_, known)), None)
+    if found is None:
+        raise click.ClickException(
+            f"there is no {kind} called '{name}'; there are {', '.join(names.values()) or 'none'}"
+        )
+    return found
+
+
 def _store(*more: str) -> tuple[Config, Store]:
     """The settings, of which those that keys need and ``more`` are right, and the database. Exits with the error if
     one of them cannot be used."""
@@ -329,6 +429,8 @@ COMMANDS: dict[str, click.Command] = {
     "doctor": doctor,
     "keys": keys,
     "parameters": parameters,
+    "requests": requests,
     "settings": settings,
+    "usage": usage,
     "version": version,
 }

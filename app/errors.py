@@ -107,6 +107,11 @@ class GatewayError(Exception):
         return {name: getattr(self, name) for name in names}
 
 
+def code_of(error: GatewayError) -> str:
+    """A name for the error, for logs and counters: its code, else its class."""
+    return error.code or type(error).__name__
+
+
 class InvalidRequest(GatewayError):
     status = 400
     blame: ClassVar[Blame] = "request"

@@ -27,6 +27,8 @@ from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLimits, Conversations
 from app.conversations.open_chats import ContinueLimits, OpenChats
 from app.gateway import Gateway
+from app.ledger.ledger import Ledger, LedgerLimits
+from app.ledger.live import ProcessState
 from app.settings.config import Config
 from app.store import PendingDeletion, Store
 from app.store.process_lease import ProcessLease
@@ -76,7 +78,10 @@ def create_app(
     # beside it: who copies that one file then has everything.
     atexit.register(store.close)
     accounts = Accounts(config.credentials, config.site_names, store, renew_in_a_process)
+    ledger = Ledger(store, LedgerLimits(config.request_log_days))
+    state = ProcessState(ledger.running, lambda: ledger.last_write_s)
     process_lease = ProcessLease(store, config.lease_s)
+    process_lease.describe(state.as_json)
     process_lease.start()
     watchdog = Watchdog()
     groups = [build(config, watchdog, None) for build in upstreams]
@@ -91,7 +96,8 @@ def create_app(
     app.config["STRICT_PARAMS"] = config.strict_params
     app.config["TOOLS"] = config.tools
     app.extensions["gateway"] = gateway
-    app.extensions["api_keys"] = keys = ApiKeys([key.secret for key in config.api_keys], store.keys)
+    app.extensions["ledger"] = ledger
+    app.extensions["api_keys"] = keys = ApiKeys(config.api_keys, store.keys)
     app.extensions["rate_limits"] = rate_limits = RateLimits(store, process_lease, _longest_s(config))
     app.extensions["request_memory"] = RequestMemory(config.request_memory_bytes, config.queue_wait_s)
     middleware.install(app)
@@ -107,6 +113,10 @@ def create_app(
             name = api.blueprint.name + suffix
             app.register_blueprint(api.blueprint, name=name, url_prefix=prefix or None)
     openapi.install(app, [operation for api in (*public_apis, _HEALTH) for operation in api.OPERATIONS])
+    state.start()
+    ledger.start()
+    # When the turns have ended, and while the database is open.
+    atexit.register(ledger.close)
     keys.start()
     rate_limits.start_cleaning()
     accounts.keep_fresh()

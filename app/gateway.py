@@ -25,7 +25,12 @@ from app.concurrency.yielding import pause
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import Conversations
 from app.conversations.open_chats import OpenChats, Thread
+from app.errors import UnknownModel
+from app.ledger import live
+from app.ledger.live import LiveProcess
+from app.request_record import UNKNOWN_MODEL
 from app.store import ConversationRow, Store, StoreError
+from app.store.ledger import LedgerRows
 from app.upstreams.routing import Router
 
 log = logging.getLogger(__name__)
@@ -85,7 +90,14 @@ class Gateway:
         needs_pauses = is_long(request.messages)
         if needs_pauses:
             pause()
-        self._router.check(request)
+        record = caller.record
+        record.is_answer, record.model, record.conversation_id = True, request.model, request.conversation_id
+        try:
+            self._router.check(request)
+        except UnknownModel:
+            # What the client calls it may be anything.
+            record.model = UNKNOWN_MODEL
+            raise
         request = _for_upstreams(request)
         if needs_pauses:
             pause()
@@ -164,6 +176,18 @@ class Gateway:
         with self._conversations.lease(caller, conversation_id, row.model, Cancellation()) as lease:
             lease.forget = lease.forget_chat = True
         self._discard_chat(lease.row)
+
+    # What was done and is done
+
+    @property
+    def history(self) -> LedgerRows:
+        """The requests that have ended, their sums and tallies."""
+        return self._store.ledger
+
+    def live_processes(self) -> list[LiveProcess]:
+        """What all processes are doing, on all machines; those of older gateways say nothing."""
+        states = self._store.processes.states().items()
+        return [state for id_, text in states if (state := live.parse(id_, text)) is not None]
 
     # Health and background work
 

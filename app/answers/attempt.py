@@ -46,6 +46,7 @@ from app.errors import (
     UpstreamError,
     UpstreamProtocolError,
 )
+from app.request_record import SEARCHED
 from app.text.held_text import HeldText
 from app.upstreams import PreparedTurn, Resume, Upstream
 from app.upstreams.account import Account
@@ -137,11 +138,13 @@ class Attempt:
         """
         turn, services = self._turn, self._services
         turn.account, turn.attempts = self._account, turn.attempts + 1
+        turn.caller.record.account_id = self._account.id
         self._account = services.accounts.fresh(self._account)
-        turn.is_queued = False
+        turn.is_queued = turn.caller.record.is_queued = False
         upstreams = services.router.for_site(self._plan.upstreams, turn.request.model, self._account.site)
         for upstream in upstreams:
             self._upstream, turn.upstream = upstream, upstream.name
+            turn.caller.record.protocol = upstream.name
             try:
                 self._run_with_renewal()
                 return
@@ -255,6 +258,8 @@ class Attempt:
                 self._started(event)
             case Finished():
                 self._upstreams_end = event
+            case Source():
+                self._turn.caller.record.flags |= SEARCHED
             case Unrecognised(kind) if len(self._turn.unrecognised) < _MAX_UNRECOGNISED:
                 self._turn.unrecognised.add(kind)
 

@@ -50,6 +50,7 @@ from app.errors import (
     OriginalRequestFailed,
     ProtocolUnavailable,
 )
+from app.request_record import REPLAYED
 from app.store import IdempotentAnswerRow, Store, StoreError
 from app.store.process_lease import ProcessLease
 from app.text.held_text import TextLimit
@@ -112,6 +113,7 @@ class IdempotentAnswers:
         digest = request_digest(request)
         if self._begin(cipher, digest):
             return self._record(cipher, caller, open_one)
+        caller.record.flags |= REPLAYED
         replay = _Replay(self._store, self._waiting, cipher, digest, caller, self._tick_s)
         replay.wait(self._commit_after_s if commit else None)
         return replay

@@ -31,12 +31,10 @@ from app.chat import (
 from app.concurrency.background import Background, ConsumerStalled, EndOfSource
 from app.concurrency.watchdog import Watchdog
 from app.errors import ClientGone, DatabaseUnavailable, GatewayError, ShuttingDown, UpstreamTimeout
+from app.request_record import CONTINUED, DEGRADED, REBUILT, REPAIRED, THOUGHT
 from app.store import StoreError
 
 log = logging.getLogger(__name__)
-
-# Nearly all events. Their class is compared, because this happens for each token.
-_TEXT = frozenset({TextDelta, ReasoningDelta})
 
 
 @dataclass(slots=True)
@@ -78,6 +76,11 @@ class ChatStream(Answer):
         self._timeouts = timeouts
         self._began = self._last_event_at = self._last_check_at = time.monotonic()
         self._first_answer_s: float | None = None
+        # When a part of the answer last came.
+        self._last_part_at = 0.0
+        # Both the turn and this object work for the request.
+        self._record = turn.caller.record
+        self._record.hold(2)
         self._commit_at = self._began + timeouts.commit_after_s if commit else None
         self._early: list[Event] = []
         self._reason: str | None = None
@@ -120,6 +123,7 @@ class ChatStream(Answer):
         if self._reason is None:
             self._background.cancel()
         self._log_end()
+        self._complete_record()
         # Its traceback leads back to this object, and to all that it holds.
         self.error = None
 
@@ -146,7 +150,7 @@ class ChatStream(Answer):
             now = time.monotonic()
             if batch:
                 self._last_event_at = now
-                batch = self._filter(batch)
+                batch = self._filter(batch, now)
             else:
                 self._check_silence(now)
             if now - self._last_check_at >= self._timeouts.tick_s and self._reason is None:
@@ -175,25 +179,47 @@ class ChatStream(Answer):
             log.error("database_failed error=%s", e, exc_info=None if e.is_transient else e)
             self._fail(DatabaseUnavailable.after(e.driver_error, reached_upstream=self.turn.reached_upstream))
 
-    def _filter(self, batch: list[Event]) -> list[Event]:
+    def _filter(self, batch: list[Event], now: float) -> list[Event]:
         """What of a batch concerns the client. Learns notices and the end from the rest."""
+        record = self._record
         kept: list[Event] = []
         for event in batch:
-            if event.__class__ not in _TEXT:
+            # By class and not by pattern: this happens for each token.
+            kind = event.__class__
+            if kind is TextDelta:
+                text = event.text  # type: ignore[union-attr]
+                if text.isascii():
+                    record.ascii_out += len(text)
+                else:
+                    record.other_out += len(text)
+            elif kind is ReasoningDelta:
+                text = event.text  # type: ignore[union-attr]
+                if text.isascii():
+                    record.ascii_thought += len(text)
+                else:
+                    record.other_thought += len(text)
+            else:
                 match event:
                     case Heartbeat() | Started() | Unrecognised():
                         continue
-                    case Notice(kind):
-                        self._add_notice(kind)
+                    case Notice(notice):
+                        self._add_notice(notice)
                         continue
                     case ToolCall():
                         self._calls += 1
                     case Finished(reason):
                         self._reason = reason
             kept.append(event)
-        if kept and self._first_answer_s is None:
-            self._first_answer_s = time.monotonic() - self._began
-        return kept or [HEARTBEAT]
+        if not kept:
+            return [HEARTBEAT]
+        if self._first_answer_s is None:
+            self._first_answer_s = now - self._began
+            if record.first_at is None:
+                record.first_at = now
+        elif now - self._last_part_at > record.longest_s:
+            record.longest_s = now - self._last_part_at
+        self._last_part_at = now
+        return kept
 
     def _add_notice(self, kind: str) -> None:
         if kind not in self.info.notices:
@@ -223,6 +249,21 @@ class ChatStream(Answer):
         is_limited = error.retry_after_s is not None and self.turn.request.conversation_id is None
         self.error = error.replaced(reached_upstream=self.turn.reached_upstream and not is_limited)
         raise self.error
+
+    def _complete_record(self) -> None:
+        record, info = self._record, self.info
+        record.adds_prompt(info.prompt)
+        if info.rebuilt_from is not None:
+            record.flags |= REBUILT
+        if info.conversation == "continued":
+            record.flags |= CONTINUED
+        if record.chars_thought:
+            record.flags |= THOUGHT
+        if "model-degraded" in info.notices:
+            record.flags |= DEGRADED
+        if self.turn.request.repairs_last_turn:
+            record.flags |= REPAIRED
+        record.release()
 
     def _log_end(self) -> None:
         first = "-" if self._first_answer_s is None else f"{self._first_answer_s * 1000:.0f}"

@@ -24,11 +24,14 @@ from app.errors import (
     AccountRejected,
     ChatForbidden,
     ChatUnknown,
+    DatabaseUnavailable,
     GatewayError,
     ModelUnavailable,
     NoAccountFree,
     UpstreamError,
+    code_of,
 )
+from app.request_record import LEFT, AttemptRecord
 from app.store import Store, StoreError
 from app.store.leases import ALL_ACCOUNTS, WHOLE_ACCOUNT
 
@@ -85,7 +88,10 @@ class Turns:
                     lease.check_lost()
                     raise
         finally:
-            self._count_unrecognised(turn)
+            try:
+                self._count_unrecognised(turn)
+            finally:
+                turn.caller.record.release()
 
     def _count_unrecognised(self, turn: TurnState) -> None:
         for kind in sorted(turn.unrecognised):
@@ -122,12 +128,14 @@ class _Run:
         self._not_serving: set[str] = set()
         self._was_repeated = False
         self._last_error: UpstreamError | None = None
+        # How long the account of the attempt cools down because of it.
+        self._cooldown_s = 0.0
 
     def run(self) -> None:
         turn = self._turn
         plan: Plan | None = self._continued_plan() or self._planner.plan(turn.request, self._conversation, turn.info)
         while plan is not None:
-            turn.is_queued = True
+            turn.is_queued = turn.caller.record.is_queued = True
             turn.reached_upstream = plan.resume is not None
             try:
                 if plan.is_continued:
@@ -186,9 +194,13 @@ class _Run:
             raise AccountRejected("every Kimi account that could serve this has refused")
         # Prefer one that has not failed in this turn.
         others = {id_: token for id_, token in accounts.items() if id_ not in self._failed}
-        return self._services.leases.lease(
-            others or accounts, turn.request.model, turn.caller.owner, self._cancellation
-        )
+        began = time.monotonic()
+        try:
+            return self._services.leases.lease(
+                others or accounts, turn.request.model, turn.caller.owner, self._cancellation
+            )
+        finally:
+            turn.caller.record.waited_s += time.monotonic() - began
 
     def _plan_without_account(self, plan: Plan, error: GatewayError) -> Plan:
         """The plan where no account is available. Raises the error for the client."""
@@ -201,13 +213,18 @@ class _Run:
     def _attempt(self, plan: Plan, lease: Lease) -> Plan | None:
         """One attempt; None when the turn is done, else the plan of the next attempt. Raises what ends the turn."""
         attempt: Attempt | None = None
+        began, code, blame = time.monotonic(), "internal_error", "ours"
+        self._cooldown_s = 0.0
         try:
             attempt = Attempt(
                 self._services, self._turn, plan, lease, self._conversation, self._cancellation, self._emit
             )
             attempt.run()
+            code = blame = ""
             return None
         except Cancelled:
+            # An answer that is complete is one, also where the end of Kimi's stream was not awaited.
+            code, blame = "" if attempt is not None and attempt.finished else LEFT, ""
             # The client left. A chat that was opened for a new conversation stays, to continue in.
             if (
                 self._conversation is not None
@@ -220,15 +237,27 @@ class _Run:
             raise
         except UpstreamError as e:
             error = e
+            code, blame = code_of(e), e.blame
             plan = self._next_plan(e, plan, lease, answered=attempt is not None and attempt.answered)
+        except GatewayError as e:
+            code, blame = code_of(e), e.blame
+            raise
+        except StoreError:
+            code = DatabaseUnavailable.default_code or code
+            raise
         finally:
+            self._turn.caller.record.attempts.append(
+                AttemptRecord(
+                    lease.account_id, self._turn.upstream, code, blame, time.monotonic() - began, self._cooldown_s
+                )
+            )
             # Not before Kimi's stream has ended: it counts the streams of an account, too.
             try:
                 if attempt is not None:
                     attempt.clean_up()
             finally:
                 self._services.leases.release(lease)
-        self._turn.is_queued = True
+        self._turn.is_queued = self._turn.caller.record.is_queued = True
         if error.blame == "upstream":
             backoff_s = failover.backoff_s(error, self._policy.backoff_s)
             self._cancellation.sleep(backoff_s * random.uniform(0.5, 1.5))
@@ -285,7 +314,7 @@ class _Run:
         if cooldown is not None:
             scope = lease.scope if cooldown.model_only else WHOLE_ACCOUNT
             account_id = ALL_ACCOUNTS if no_account_serves else lease.account_id
-            seconds = self._services.leases.cool_down(
+            seconds = self._cooldown_s = self._services.leases.cool_down(
                 account_id, scope, cooldown.base_s, cooldown.exactly_s, cooldown.cause
             )
             log.warning(
@@ -302,7 +331,7 @@ class _Run:
         accounts = self._services.accounts
         digest = accounts.refused_token(lease.account_id)
         if digest is not None:
-            seconds = self._services.leases.reject(lease.account_id, digest)
+            seconds = self._cooldown_s = self._services.leases.reject(lease.account_id, digest)
             log.warning("account_rejected account=%s seconds=%.0f error=%s", lease.account_id, seconds, error.message)
             return None
         if accounts.is_revoked(lease.account_id):

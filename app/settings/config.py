@@ -406,6 +406,15 @@ class Config:
         "放不下的请求等待 `QUEUE_WAIT_S` 秒，之后返回 503。一个 API key 最多使用一半。",
         advanced=True,
     )
+    request_log_days: float = _setting(
+        "REQUEST_LOG_DAYS",
+        parsers.number(0, 3650),
+        "14",
+        "Days for which the request log is kept: times, counts and codes of each request, never a text. The newest "
+        "100,000 requests at most. `0`: no log. Sums per day are kept for 400 days in any case.",
+        "请求日志保留多少天：每个请求的时间、数量和代码，不含任何文本；最多保留最新的 100,000 个。`0`：不记录。"
+        "每日汇总始终保留 400 天。",
+    )
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS",
         parsers.origins,

@@ -19,6 +19,7 @@ from app.store.errors import StoreError, StoreUnavailable, StoreUnusable
 from app.store.facts import Facts, Unrecognised, UnrecognisedRow
 from app.store.idempotency import IdempotentAnswerRow, IdempotentAnswerRows
 from app.store.leases import LeaseRow, LeaseRows
+from app.store.ledger import LedgerRows
 from app.store.login_tokens import TokenRow, TokenRows
 from app.store.migrations import VERSION, migrate
 from app.store.open_chats import OpenChatRows
@@ -63,6 +64,7 @@ class Store:
             self.accounts = AccountRows(self.database)
             self.processes = ProcessRows(self.database)
             self.leases = LeaseRows(self.database)
+            self.ledger = LedgerRows(self.database)
             self.idempotent_answers = IdempotentAnswerRows(self.database)
             self.conversations = ConversationRows(self.database)
             self.open_chats = OpenChatRows(self.database)

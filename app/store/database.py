@@ -10,7 +10,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -68,6 +68,14 @@ class Transaction:
         with closing(self._connection.cursor()) as cursor:
             cursor.execute(sql, parameters)
             return int(cursor.rowcount)
+
+    def run_many(self, statement: Statement, rows: Sequence[Row]) -> None:
+        """Executes the statement once for the values of each row."""
+        if not rows:
+            return
+        prepared = [self._statements.prepared(statement, values) for values in rows]
+        with closing(self._connection.cursor()) as cursor:
+            cursor.executemany(prepared[0][0], [parameters for _, parameters in prepared])
 
     def row(self, statement: Statement, **values: Any) -> Row | None:
         """The first row, or None."""
@@ -151,7 +159,13 @@ class Database:
         out by reading whether it is done already. If it raises, what it wrote is rolled back. It must be short,
         because all other processes wait meanwhile.
         """
-        return self.with_retries(lambda tx: self._in_transaction(tx, work))
+        return self.with_retries(lambda tx: self._in_transaction(tx, work, self._kind.begin_exclusive))
+
+    def in_transaction(self, work: Callable[[Transaction], T]) -> T:
+        """The same without keeping others out of their exclusive transactions: for what no other process writes, and
+        for additions to sums. These must come in the order of their keys, or two processes may wait for each other.
+        """
+        return self.with_retries(lambda tx: self._in_transaction(tx, work, self._kind.begin))
 
     def with_retries(self, work: Callable[[Transaction], T]) -> T:
         """Calls ``work`` with a connection on which each statement is a transaction of its own.
@@ -200,9 +214,9 @@ class Database:
         (theirs,) = (tx.row(self._kind.clock) or {}).values()
         return float(theirs) - (before + steady()) / 2
 
-    def _in_transaction(self, tx: Transaction, work: Callable[[Transaction], T]) -> T:
+    def _in_transaction(self, tx: Transaction, work: Callable[[Transaction], T], begin: str) -> T:
         try:
-            tx.execute(self._kind.begin_exclusive)
+            tx.execute(begin)
         except self._driver.Error:
             # The transaction may have been opened half way. If it was not, the rollback fails, too.
             with suppress(self._driver.Error):

@@ -135,6 +135,35 @@ _OPEN_CHATS = (
     "CREATE INDEX open_chat_turns_by_digest ON open_chat_turns (digest)",
 )
 
+_REQUESTS = (
+    "ALTER TABLE processes ADD COLUMN state TEXT",
+    """CREATE TABLE requests (
+        id VARCHAR NOT NULL PRIMARY KEY, ended_at FLOAT NOT NULL, request_id VARCHAR NOT NULL,
+        owner VARCHAR NOT NULL, api VARCHAR NOT NULL, is_stream INTEGER NOT NULL, model VARCHAR NOT NULL,
+        protocol VARCHAR NOT NULL, account_id VARCHAR NOT NULL, attempts INTEGER NOT NULL, status INTEGER NOT NULL,
+        ending VARCHAR NOT NULL, blame VARCHAR NOT NULL, waited_ms INTEGER NOT NULL, first_ms INTEGER,
+        total_ms INTEGER NOT NULL, longest_ms INTEGER, chars_in INTEGER NOT NULL, chars_out INTEGER NOT NULL,
+        chars_thought INTEGER NOT NULL, tokens_in INTEGER, tokens_out INTEGER, tokens_thought INTEGER,
+        flags INTEGER NOT NULL, conversation VARCHAR NOT NULL, client VARCHAR NOT NULL, trace VARCHAR NOT NULL,
+        n INTEGER NOT NULL)""",
+    "CREATE INDEX requests_by_request_id ON requests (request_id)",
+    """CREATE TABLE attempts (
+        request VARCHAR NOT NULL, number INTEGER NOT NULL, account_id VARCHAR NOT NULL, protocol VARCHAR NOT NULL,
+        code VARCHAR NOT NULL, blame VARCHAR NOT NULL, ms INTEGER NOT NULL, cooldown_s FLOAT NOT NULL,
+        PRIMARY KEY (request, number))""",
+    """CREATE TABLE usage_days (
+        day INTEGER NOT NULL, owner VARCHAR NOT NULL, model VARCHAR NOT NULL, account_id VARCHAR NOT NULL,
+        requests BIGINT NOT NULL, failures BIGINT NOT NULL, tokens_in BIGINT NOT NULL, tokens_out BIGINT NOT NULL,
+        tokens_thought BIGINT NOT NULL, seconds FLOAT NOT NULL, PRIMARY KEY (day, owner, model, account_id))""",
+    """CREATE TABLE usage_hours (
+        hour INTEGER NOT NULL PRIMARY KEY, requests BIGINT NOT NULL, failures BIGINT NOT NULL,
+        tokens_in BIGINT NOT NULL, tokens_out BIGINT NOT NULL)""",
+    """CREATE TABLE tallies (
+        name VARCHAR NOT NULL, labels VARCHAR NOT NULL, n FLOAT NOT NULL, PRIMARY KEY (name, labels))""",
+    """CREATE TABLE ledger_steps (
+        process_id VARCHAR NOT NULL PRIMARY KEY, step BIGINT NOT NULL, written_at FLOAT NOT NULL)""",
+)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -150,6 +179,7 @@ _MIGRATIONS = {
     "functions in conversations": ("ALTER TABLE conversations ADD COLUMN tools TEXT",),
     "turns of conversations": ("ALTER TABLE conversations ADD COLUMN known_turns TEXT",),
     "chats of stateless requests that stay open": _OPEN_CHATS,
+    "request log, sums of requests, states of processes": _REQUESTS,
 }
 
 # How many migrations this gateway knows.

@@ -63,6 +63,8 @@ class ProcessLease:
         # Since when it is known that nobody could renew.
         self._quiet_since: float | None = None
         self._when_lost: list[Callable[[bool], None]] = []
+        # What is written beside the lease, for people who look; ``describe`` sets it.
+        self._describe: Callable[[float], str] | None = None
         self._to_retry: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._work: list[Periodic] = []
 
@@ -80,6 +82,10 @@ class ProcessLease:
             every(_CLEAN_EVERY_S, self._delete_leftovers, "process-leftovers", first_after_s=pause_s),
         ]
         atexit.register(self.expire_now)
+
+    def describe(self, state: Callable[[float], str]) -> None:
+        """``state(now)`` is called at each renewal; its text is kept beside the lease. It must not block."""
+        self._describe = state
 
     def when_lost(self, work: Callable[[bool], None]) -> None:
         """Registers ``work``, which is called when others may have taken what this process held, or soon may. It must
@@ -131,8 +137,19 @@ class ProcessLease:
     def _register(self) -> None:
         began = steady()
         self._written = self._store.database.now() + self._lease_s
-        self._store.processes.register(self.id, self._written)
+        self._store.processes.register(self.id, self._written, self._state())
         self._succeeded(began)
+
+    def _state(self) -> str | None:
+        if self._describe is None:
+            return None
+        try:
+            return self._describe(self._store.database.now())
+        except StoreError:
+            raise
+        except Exception:  # the lease counts, whatever fails in describing the process
+            log.exception("process_state_failed")
+            return None
 
     def _succeeded(self, began: float) -> None:
         # From its beginning: nobody can have seen the change before that.
@@ -162,7 +179,7 @@ class ProcessLease:
                     if self._written == before:
                         # Two renewals must differ, also where the clock was set back by just that much.
                         self._written += 1e-3
-                    is_known = self._store.processes.renew(self.id, self._written)
+                    is_known = self._store.processes.renew(self.id, self._written, self._state())
                     if not is_known:
                         # Another process has found this one dead. It may hold what was ours.
                         self._register()

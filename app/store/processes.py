@@ -23,11 +23,12 @@ def is_alive(process_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
 _REGISTER = per_dialect(
     lambda insert: (
         insert(processes)
-        .values(id=_P("id"), until=_P("until"))
-        .on_conflict_do_update(index_elements=["id"], set_={"until": _P("until")})
+        .values(id=_P("id"), until=_P("until"), state=_P("state"))
+        .on_conflict_do_update(index_elements=["id"], set_={"until": _P("until"), "state": _P("state")})
     )
 )
-_RENEW = sa.update(processes).where(processes.c.id == _P("of_id")).values(until=_P("until"))
+_RENEW = sa.update(processes).where(processes.c.id == _P("of_id")).values(until=_P("until"), state=_P("state"))
+_STATES = sa.select(processes.c.id, processes.c.state).order_by(processes.c.id)
 _ALL = sa.select(processes.c.id, processes.c.until)
 _DELETE = sa.delete(processes).where(processes.c.id == _P("of_id"))
 _DELETE_UNCHANGED = _DELETE.where(processes.c.until == _P("unchanged"))
@@ -55,13 +56,17 @@ class ProcessRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def register(self, process_id: str, until: float) -> None:
-        """The process is alive."""
-        self._database.run(_REGISTER, id=process_id, until=until)
+    def register(self, process_id: str, until: float, state: str | None = None) -> None:
+        """The process is alive. ``state``: what it is doing, for people."""
+        self._database.run(_REGISTER, id=process_id, until=until, state=state)
 
-    def renew(self, process_id: str, until: float) -> bool:
+    def renew(self, process_id: str, until: float, state: str | None = None) -> bool:
         """The process is still alive. False if another one has found it dead."""
-        return self._database.run(_RENEW, of_id=process_id, until=until) > 0
+        return self._database.run(_RENEW, of_id=process_id, until=until, state=state) > 0
+
+    def states(self) -> dict[str, str | None]:
+        """What the living processes are doing, as they wrote it; None for those that do not say."""
+        return {row["id"]: row["state"] for row in self._database.rows(_STATES)}
 
     def all(self) -> dict[str, float]:
         """The living processes, each with the value of its last renewal."""

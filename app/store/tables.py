@@ -51,6 +51,8 @@ processes = sa.Table(
     METADATA,
     sa.Column("id", sa.String, primary_key=True),
     sa.Column("until", sa.Float, nullable=False),
+    # What it is doing, for people: JSON, see ``ledger.live``. NULL for older gateways.
+    sa.Column("state", sa.Text),
 )
 
 # Streams that run on an account.
@@ -274,4 +276,98 @@ unrecognised = sa.Table(
     sa.Column("kind", sa.String, primary_key=True),
     sa.Column("times", sa.Integer, nullable=False),
     sa.Column("last_seen_at", sa.Float, nullable=False),
+)
+
+# Requests to the public APIs that have ended. Nothing of what was said, and nothing that lets anybody in.
+requests = sa.Table(
+    "requests",
+    METADATA,
+    sa.Column("id", sa.String, primary_key=True),  # begins with the time of its end: sorted by it
+    sa.Column("ended_at", sa.Float, nullable=False),
+    sa.Column("request_id", sa.String, nullable=False),  # the id that the client and the log know it by
+    sa.Column("owner", sa.String, nullable=False),  # the API key; "" for none that is known
+    sa.Column("api", sa.String, nullable=False),
+    sa.Column("is_stream", sa.Integer, nullable=False),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("protocol", sa.String, nullable=False),
+    sa.Column("account_id", sa.String, nullable=False),  # of the last attempt
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("ending", sa.String, nullable=False),  # a finish reason, "left", or the code of an error
+    sa.Column("blame", sa.String, nullable=False),  # "" where it has not failed
+    sa.Column("waited_ms", sa.Integer, nullable=False),
+    sa.Column("first_ms", sa.Integer),
+    sa.Column("total_ms", sa.Integer, nullable=False),
+    sa.Column("longest_ms", sa.Integer),
+    sa.Column("chars_in", sa.Integer, nullable=False),
+    sa.Column("chars_out", sa.Integer, nullable=False),
+    sa.Column("chars_thought", sa.Integer, nullable=False),
+    sa.Column("tokens_in", sa.Integer),
+    sa.Column("tokens_out", sa.Integer),
+    sa.Column("tokens_thought", sa.Integer),
+    sa.Column("flags", sa.Integer, nullable=False),
+    sa.Column("conversation", sa.String, nullable=False),  # the beginning of a keyed digest
+    sa.Column("client", sa.String, nullable=False),
+    sa.Column("trace", sa.String, nullable=False),
+    sa.Column("n", sa.Integer, nullable=False),  # how many requests the row stands for
+    sa.Index("requests_by_request_id", "request_id"),
+)
+
+# The attempts of these requests, where there were several or the last one failed.
+attempts = sa.Table(
+    "attempts",
+    METADATA,
+    sa.Column("request", sa.String, primary_key=True),  # ``requests.id``
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("account_id", sa.String, nullable=False),
+    sa.Column("protocol", sa.String, nullable=False),
+    sa.Column("code", sa.String, nullable=False),
+    sa.Column("blame", sa.String, nullable=False),
+    sa.Column("ms", sa.Integer, nullable=False),
+    sa.Column("cooldown_s", sa.Float, nullable=False),
+)
+
+# Sums of requests. Days are those of UTC, counted from 1970.
+usage_days = sa.Table(
+    "usage_days",
+    METADATA,
+    sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("owner", sa.String, primary_key=True),
+    sa.Column("model", sa.String, primary_key=True),
+    sa.Column("account_id", sa.String, primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("failures", sa.BigInteger, nullable=False),
+    sa.Column("tokens_in", sa.BigInteger, nullable=False),
+    sa.Column("tokens_out", sa.BigInteger, nullable=False),
+    sa.Column("tokens_thought", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+)
+
+# The same for each hour since 1970, of all together.
+usage_hours = sa.Table(
+    "usage_hours",
+    METADATA,
+    sa.Column("hour", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("failures", sa.BigInteger, nullable=False),
+    sa.Column("tokens_in", sa.BigInteger, nullable=False),
+    sa.Column("tokens_out", sa.BigInteger, nullable=False),
+)
+
+# Counters that only grow, for ``/metrics``.
+tallies = sa.Table(
+    "tallies",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("labels", sa.String, primary_key=True),  # JSON
+    sa.Column("n", sa.Float, nullable=False),
+)
+
+# The last step that each process has written into the tables above.
+ledger_steps = sa.Table(
+    "ledger_steps",
+    METADATA,
+    sa.Column("process_id", sa.String, primary_key=True),
+    sa.Column("step", sa.BigInteger, nullable=False),
+    sa.Column("written_at", sa.Float, nullable=False),
 )

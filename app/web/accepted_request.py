@@ -59,6 +59,7 @@ def accept(model: type[_B], in_path: str | None = None) -> Accepted[_B]:
     """
     who = caller()
     body, reservation = receive(model, who)
+    who.record.is_stream = body.wants_stream
     headers = body.check_supported()
     conversation_id = named_conversation(in_path, body.named_conversation, body.conversation_field)
     return Accepted(replace(who, hold=reservation.hold), body, conversation_id, headers)

@@ -16,12 +16,13 @@ from flask import Response, current_app
 
 from app.answers.answer import Answer
 from app.chat import Citation, Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCall
+from app.request_record import RequestRecord
 from app.text import token_count
 from app.text.held_text import HeldText
 from app.web import sse
-from app.web.error_responses import Failure, failure_of
+from app.web.error_responses import Failure, failure_of, note_failure
 from app.web.event_stream import event_stream
-from app.web.request_context import info_headers, json_response
+from app.web.request_context import current_record, info_headers, json_response
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +91,11 @@ class Choice:
 class AnswerSoFar:
     """What an answer has said so far, choice by choice."""
 
-    __slots__ = ("_answer", "_open", "choices")
+    __slots__ = ("_answer", "_open", "_record", "choices")
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, record: RequestRecord) -> None:
         self._answer = answer
+        self._record = record
         self.choices = [Choice() for _ in range(answer.choices)]
         self._open = answer.choices
 
@@ -105,6 +107,11 @@ class AnswerSoFar:
     @property
     def is_complete(self) -> bool:
         return self._open == 0
+
+    def add(self, index: int, event: Event) -> None:
+        self.choices[index].add(event)
+        if isinstance(event, Finished):
+            self._open -= 1
 
     def finish(self, index: int, event: Finished) -> Choice:
         choice = self.choices[index]
@@ -120,7 +127,10 @@ class AnswerSoFar:
         text += sum(token_count.estimate(call.name) + token_count.estimate(call.arguments) for call in calls)
         # What was sent to Kimi may not have been known when the answer began: the request was queued.
         info = self._answer.info
-        return Usage(info.input_tokens(), text + reasoning, reasoning, info.cached_tokens())
+        usage = Usage(info.input_tokens(), text + reasoning, reasoning, info.cached_tokens())
+        if self.is_complete:
+            self._record.usage = (usage.input, usage.output, usage.reasoning)
+        return usage
 
 
 class Encoder(ABC):
@@ -166,18 +176,19 @@ class Encoder(ABC):
 
 def respond(answer: Answer, encoder: Encoder, *, stream: bool, headers: Mapping[str, str]) -> Response:
     """The response to a request that has been accepted. Closes ``answer``. Raises the failure of a whole one."""
+    record = current_record()
     if stream:
         heartbeat_s: float = current_app.config["HEARTBEAT_S"]
         more: Callable[[], Mapping[str, str]] = lambda: info_headers(answer.info)  # noqa: E731
-        return event_stream(_stream(answer, encoder, heartbeat_s), answer, headers, more)
-    response = json_response(encoder.whole(_fold(answer)))
+        return event_stream(_stream(answer, encoder, heartbeat_s, record), answer, headers, more)
+    response = json_response(encoder.whole(_fold(answer, record)))
     response.headers.update({**headers, **info_headers(answer.info)})
     return response
 
 
-def _stream(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[bytes]:
+def _stream(answer: Answer, encoder: Encoder, heartbeat_s: float, record: RequestRecord) -> Iterator[bytes]:
     """What came in one read leaves in one write."""
-    so_far = AnswerSoFar(answer)
+    so_far = AnswerSoFar(answer, record)
     # What goes out with the next write, if only with the failure.
     out = [encoder.start(so_far)]
     encode = _batch_encoder(encoder, so_far, out)
@@ -187,6 +198,7 @@ def _stream(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[by
             encode(index, batch)
             if so_far.is_complete:
                 out.append(encoder.end(so_far))
+                record.finished(so_far.choices[0].finish_reason or "stop")
                 yield b"".join(out)
                 return
             piece = out[0] if len(out) == 1 else b"".join(out)
@@ -194,6 +206,7 @@ def _stream(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[by
             now = time.monotonic()
             if not piece and now - wrote_at >= heartbeat_s:
                 piece = encoder.heartbeat
+                record.heartbeats += 1
             if piece:
                 wrote_at = now
                 yield piece
@@ -201,7 +214,9 @@ def _stream(answer: Answer, encoder: Encoder, heartbeat_s: float) -> Iterator[by
         # Also where the client seems to have left: it may have closed its sending half only, and must not take a cut
         # answer for a whole one.
         answer.close(e)
-        yield b"".join([*out, encoder.fail(failure_of(e))])
+        failure = failure_of(e)
+        note_failure(record, e, failure)
+        yield b"".join([*out, encoder.fail(failure)])
     finally:
         answer.close()
 
@@ -235,16 +250,17 @@ def _batch_encoder(encoder: Encoder, so_far: AnswerSoFar, out: list[bytes]) -> C
     return encode
 
 
-def _fold(answer: Answer) -> AnswerSoFar:
+def _fold(answer: Answer, record: RequestRecord) -> AnswerSoFar:
     """The whole answer. Closes it; raises its failure."""
-    so_far = AnswerSoFar(answer)
+    so_far = AnswerSoFar(answer, record)
     try:
         for index, batch in answer.by_choice():
             for event in batch:
-                so_far.choices[index].add(event)
+                so_far.add(index, event)
     except BaseException as e:
         answer.close(e)
         raise
     finally:
         answer.close()
+    record.finished(so_far.choices[0].finish_reason or "stop")
     return so_far

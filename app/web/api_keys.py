@@ -15,6 +15,7 @@ from typing import Protocol
 
 from app.concurrency.periodic import every
 from app.errors import NotAuthorized
+from app.settings.parsers import ApiKey
 from app.store import KeyRow, StoreError
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,10 @@ class ApiKeys:
     A key that was ever added, revoked since or not, counts as one: revoking the last does not open the gateway.
     """
 
-    def __init__(self, given: Sequence[str], added: KeySource) -> None:
+    def __init__(self, given: Sequence[ApiKey], added: KeySource) -> None:
         """``given``: the keys of the settings. ``added``: the others. Reads them all; raises StoreError."""
-        self._given = frozenset(digest_of(key) for key in given)
+        self._given = frozenset(digest_of(key.secret) for key in given)
+        self._given_keys = given
         self._source = added
         # By digest.
         self._added: dict[str, KeyRow] = {}
@@ -79,7 +81,7 @@ class ApiKeys:
             raise NotAuthorized("no API key: send 'Authorization: Bearer <a key of this gateway>'")
         # Looked up and not compared in constant time: how long a digest takes to be found says nothing about a key.
         digest = digest_of(key)
-        owner = "key_" + digest[:32]
+        owner = owner_of(digest)
         if digest in self._given:
             return Known(owner)
         row = self._added.get(digest)
@@ -90,6 +92,10 @@ class ApiKeys:
         if row.expires_at is not None and row.expires_at <= time.time():
             raise NotAuthorized(f"Incorrect API key provided: '{row.name}' has expired")
         return Known(owner, row)
+
+    def names(self) -> dict[str, str]:
+        """Owner → the name of its key, also of one that was revoked; for people."""
+        return key_names(self._given_keys, list(self._added.values()))
 
     def _look(self) -> None:
         try:
@@ -113,6 +119,20 @@ class ApiKeys:
 def make_key() -> str:
     """A new key, as hard to guess as can be, of the look that clients expect."""
     return f"sk-{secrets.token_urlsafe(32)}"
+
+
+def owner_of(digest: str) -> str:
+    """The name under which everything of a key is kept; it reveals nothing of the key."""
+    return "key_" + digest[:32]
+
+
+def key_names(given: Sequence[ApiKey], added: Sequence[KeyRow]) -> dict[str, str]:
+    """Owner → the name of its key, also of one that was revoked; for people."""
+    names = {_EVERYBODY: _EVERYBODY}
+    names |= {owner_of(row.digest): row.name for row in added}
+    for number, key in enumerate(given, start=1):
+        names[owner_of(digest_of(key.secret))] = key.name or f"key {number} of GATEWAY_API_KEYS"
+    return names
 
 
 def digest_of(key: str) -> str:

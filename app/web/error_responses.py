@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, request
+from flask import Blueprint, Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from app import logs
-from app.errors import DatabaseUnavailable, GatewayError, RateLimit
+from app.errors import DatabaseUnavailable, GatewayError, RateLimit, code_of
+from app.request_record import RequestRecord
 from app.store import StoreError
 from app.web.request_context import json_response
 
@@ -96,6 +97,16 @@ def failure_of(error: Exception) -> Failure:
     )
 
 
+def note_failure(record: RequestRecord | None, error: Exception, failure: Failure) -> None:
+    """The request has failed, also where it has a status that says otherwise."""
+    if record is None:
+        return
+    if isinstance(error, GatewayError):
+        record.failed(code_of(error), error.blame)
+    else:
+        record.failed(failure.code or f"http_{failure.status}", "ours" if failure.status >= 500 else "request")
+
+
 def openai_error(failure: Failure) -> dict[str, Any]:
     """``{"error": {message, type, param, code}}``: all four, always."""
     default = "server_error" if failure.status >= 500 else "invalid_request_error"
@@ -112,6 +123,7 @@ def openai_error(failure: Failure) -> dict[str, Any]:
 def failure_response(error: Exception, encode: Encode = openai_error) -> Response:
     """The answer to a request that failed. Status and headers are the same for every API."""
     failure = failure_of(error)
+    note_failure(g.get("record"), error, failure)
     response = json_response(encode(failure), failure.status)
     if not failure.should_retry:
         response.headers["x-should-retry"] = "false"

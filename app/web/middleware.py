@@ -4,14 +4,28 @@ import os
 import re
 import secrets
 from functools import partial
+from typing import cast
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 
 from app import logs
 from app.errors import GatewayError
+from app.ledger.ledger import Ledger
+from app.request_record import RequestRecord
+from app.web.client_program import program, trace_id
 from app.web.error_responses import answer_failures
 from app.web.rate_limits import Admission
 from app.web.request_memory import Reservation
+
+# The public APIs by their blueprints, as the request log calls them.
+_APIS = {
+    "chat_completions": "chat",
+    "completions": "completions",
+    "responses": "responses",
+    "messages": "messages",
+    "models": "models",
+    "files": "files",
+}
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
@@ -27,6 +41,22 @@ def _start() -> None:
     sent = request.headers.get("x-request-id", "")
     g.request_id = sent if _SANE_REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(16)}"
     logs.request_id.set(g.request_id)
+    g.record = None
+    api = _api()
+    if api is not None:
+        headers = request.headers
+        trace = trace_id(headers.get("traceparent", ""))
+        ledger = cast(Ledger, current_app.extensions["ledger"])
+        g.record = ledger.begin(api, g.request_id, program(headers.get("User-Agent", "")), trace)
+
+
+def _api() -> str | None:
+    """The API that is asked, for the request log; None for what is no API: health checks, documentation."""
+    blueprint = request.blueprint
+    if blueprint is None:
+        # An unknown URL. Browsers ask before they send anything.
+        return None if request.method == "OPTIONS" else "other"
+    return _APIS.get(blueprint.partition("_unprefixed")[0].partition("_of_conversation")[0])
 
 
 def _check_process(loaded_in: int) -> None:
@@ -42,6 +72,10 @@ def _check_process(loaded_in: int) -> None:
 
 def _finish(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
+    record: RequestRecord | None = g.record
+    if record is not None:
+        record.status = response.status_code
+        response.call_on_close(record.response_ended)
     admission: Admission | None = g.get("admission")
     if admission is not None:
         # Where another limit was exceeded, its numbers are there already, and count.

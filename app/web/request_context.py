@@ -16,6 +16,7 @@ from app.answers.answer import AnswerInfo
 from app.chat import Caller
 from app.errors import InvalidRequest, NotAuthorized
 from app.gateway import Gateway
+from app.request_record import RequestRecord
 from app.settings.config import is_loopback
 from app.store import StoreError
 from app.web.api_keys import ApiKeys
@@ -37,12 +38,20 @@ def caller() -> Caller:
     """
     keys = cast(ApiKeys, current_app.extensions["api_keys"])
     known = keys.find(_api_key(), _is_local())
+    record = current_record()
+    record.owner = known.owner
     if known.key is not None and (known.key.per_minute is not None or known.key.at_once is not None):
         # ``middleware`` puts its numbers into the response, and ends it with that.
         admission = g.admission = cast(RateLimits, current_app.extensions["rate_limits"]).admit(known.key)
         if admission.refusal is not None:
             raise admission.refusal
-    return Caller(known.owner, client_watch(request.environ), _idempotency_key())
+    return Caller(known.owner, client_watch(request.environ), _idempotency_key(), record)
+
+
+def current_record() -> RequestRecord:
+    """What is noted about the current request."""
+    record: RequestRecord | None = g.record
+    return RequestRecord() if record is None else record
 
 
 def is_known_caller() -> bool:

@@ -13,6 +13,7 @@ class DatabaseKind:
 
     ``open_engine(url, durable)``: on its connections each statement is a transaction of its own. ``durable``: a
     commit returns only when the data is on the disk.
+    ``begin``: SQL that opens a transaction that writes.
     ``begin_exclusive``: SQL that opens a transaction and waits until no other such transaction is open.
     ``clock``: a query for the Unix seconds of the database; None if the clock is this machine's.
     ``adapt_values``: replaces what the database cannot store.
@@ -25,6 +26,7 @@ class DatabaseKind:
     """
 
     open_engine: Callable[[sa.URL, bool], sa.Engine]
+    begin: str
     begin_exclusive: str
     clock: sa.ClauseElement | None
     adapt_values: Callable[[dict[str, Any]], dict[str, Any]]

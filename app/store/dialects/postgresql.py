@@ -93,6 +93,7 @@ def _serves_nobody(error: Exception) -> bool:
 
 POSTGRESQL = DatabaseKind(
     open_engine=_open_engine,
+    begin="BEGIN",
     begin_exclusive=f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})",
     clock=sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS FLOAT) AS now"),
     adapt_values=_adapt_values,

@@ -61,6 +61,7 @@ def _is_transient(error: Exception, is_connecting: bool, is_lost: bool) -> bool:
 
 SQLITE = DatabaseKind(
     open_engine=_open_engine,
+    begin="BEGIN IMMEDIATE",
     begin_exclusive="BEGIN IMMEDIATE",
     clock=None,
     adapt_values=lambda values: values,

@@ -1,0 +1,159 @@
+"""What a process is doing now, as it is kept beside its lease, for people who look. Knows no SQL.
+
+A process writes its state whenever it renews its lease, which it does anyway: nothing is written per request.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from app import __version__
+from app.concurrency.periodic import every
+from app.request_record import RequestRecord
+
+# Requests of a process that are shown, the oldest first.
+_MOST_REQUESTS = 50
+# How often it is looked how late a thread runs that wanted to run. Seconds.
+_LOOK_EVERY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRequest:
+    """A request that runs. ``phase``: queued, sent, thinking, answering. ``chars``: of the answer so far."""
+
+    request_id: str
+    api: str
+    owner: str
+    model: str
+    account_id: str
+    phase: str
+    age_s: float
+    chars: int
+    chars_thought: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveProcess:
+    """A process as it was at ``at`` in Unix seconds. ``loop_pause_s``: the longest time since its state before in
+    which nothing ran that wanted to. ``write_s``: how long the last write of its request log took. ``phases``: of all
+    its requests. ``requests``: the oldest of them."""
+
+    process_id: str
+    at: float
+    host: str
+    pid: int
+    version: str
+    started_at: float
+    memory_bytes: int
+    open_files: int
+    loop_pause_s: float
+    write_s: float
+    phases: dict[str, int] = field(default_factory=dict)
+    requests: list[LiveRequest] = field(default_factory=list)
+
+
+class ProcessState:
+    """The state of this process. ``running``: its requests, the oldest first."""
+
+    def __init__(self, running: Iterable[RequestRecord], write_s: Callable[[], float]) -> None:
+        self._running = running
+        self._write_s = write_s
+        self._host = socket.gethostname()
+        self._started_at: float | None = None
+        self._longest_pause_s = 0.0
+        self._looked_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        self._looked_at = time.monotonic()
+        every(_LOOK_EVERY_S, self._look, "loop-pauses", first_after_s=_LOOK_EVERY_S)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._longest_pause_s = max(self._longest_pause_s, now - self._looked_at - _LOOK_EVERY_S)
+            self._looked_at = now
+
+    def as_json(self, at: float) -> str:
+        """``at``: now, in Unix seconds."""
+        if self._started_at is None:
+            self._started_at = at
+        with self._lock:
+            pause_s, self._longest_pause_s = self._longest_pause_s, 0.0
+        records = [record for record in list(self._running) if record.is_answer]
+        now = time.monotonic()
+        state = {
+            "at": at,
+            "host": self._host,
+            "pid": os.getpid(),
+            "version": __version__,
+            "started_at": self._started_at,
+            "memory_bytes": _memory_bytes(),
+            "open_files": _open_files(),
+            "loop_pause_s": round(pause_s, 4),
+            "write_s": round(self._write_s(), 5),
+            "phases": dict(Counter(record.phase for record in records)),
+            "requests": [asdict(_live(record, now)) for record in records[:_MOST_REQUESTS]],
+        }
+        return json.dumps(state)
+
+
+def parse(process_id: str, state: str | None) -> LiveProcess | None:
+    """None for a gateway that writes no state, or another one."""
+    if state is None:
+        return None
+    try:
+        values: dict[str, Any] = json.loads(state)
+        values["requests"] = [LiveRequest(**request) for request in values["requests"]]
+        return LiveProcess(process_id, **values)
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _live(record: RequestRecord, now: float) -> LiveRequest:
+    return LiveRequest(
+        record.request_id,
+        record.api,
+        record.owner,
+        record.model,
+        record.account_id,
+        record.phase,
+        round(now - record.began, 1),
+        record.chars_out,
+        record.chars_thought,
+    )
+
+
+def _memory_bytes() -> int:
+    """Resident; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return _most_memory_bytes()
+
+
+def _most_memory_bytes() -> int:
+    try:
+        import resource
+    except ImportError:
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _open_files() -> int:
+    """0 where the system does not say."""
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        try:
+            return len(os.listdir(folder))
+        except OSError:
+            continue
+    return 0
