@@ -59,6 +59,10 @@ def on_starting(server):  # type: ignore[no-untyped-def]  # gunicorn's hook; its
         _config.check_bind([address[0] for address in server.cfg.address if isinstance(address, tuple)])
     except ConfigError as error:
         sys.exit(f"kimi-gateway: {error}")
+    if server.cfg.preload_app:
+        # The application is loaded, so the database has been opened. A process forked from its threads could wait for
+        # ever for a lock that one of them held.
+        return
     # Forked, which is faster than a new interpreter.
     process = get_context("fork").Process(target=preflight.check, args=(_config,))
     process.start()

@@ -3,7 +3,6 @@
 Must never know a route's logic, a wire field, or the environment.
 """
 
-import atexit
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -22,6 +21,7 @@ from app.answers.plan import Planner
 from app.answers.stream import AnswerTimeouts
 from app.answers.turn import RetryPolicy, Turns
 from app.api import chat_completions, completions, health, messages, models, openapi, responses
+from app.concurrency.at_exit import at_exit
 from app.concurrency.watchdog import Watchdog
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLimits, Conversations
@@ -76,7 +76,7 @@ def create_app(
     store.tokens.seal()
     # After what others have to say at the end (the process lease). The last to close a SQLite file leaves nothing
     # beside it: who copies that one file then has everything.
-    atexit.register(store.close)
+    at_exit(store.close)
     accounts = Accounts(config.credentials, config.site_names, store, renew_in_a_process)
     ledger = Ledger(store, LedgerLimits(config.request_log_days))
     state = ProcessState(ledger.running, lambda: ledger.last_write_s)

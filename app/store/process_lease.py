@@ -14,12 +14,12 @@ up first what must not be held twice. Two rules keep a time from counting in whi
   shows that no row has changed; a server says that it is not there.
 """
 
-import atexit
 import logging
 import queue
 import threading
 from collections.abc import Callable
 
+from app.concurrency.at_exit import at_exit
 from app.concurrency.periodic import Periodic, every
 from app.store import Store, StoreError
 from app.store.clock import steady
@@ -81,7 +81,7 @@ class ProcessLease:
             every(pause_s, self._retry_releases, "process-releases", first_after_s=pause_s),
             every(_CLEAN_EVERY_S, self._delete_leftovers, "process-leftovers", first_after_s=pause_s),
         ]
-        atexit.register(self.expire_now)
+        at_exit(self.expire_now)
 
     def describe(self, state: Callable[[float], str]) -> None:
         """``state(now)`` is called at each renewal; its text is kept beside the lease. It must not block."""
