@@ -48,6 +48,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Ends with a search through every log and database of the run: no token, no message text."""
     running = Running(tmp_path_factory.mktemp("running"), Path(os.environ[_FOLDER_OF_THE_RUN]))
     yield running
+    running.close()
     assert running.leaks() == []
 
 
@@ -93,7 +94,7 @@ def shared_gateways(running: Running, shared_simulator: Simulator) -> Iterator[S
 def shared_gateway(shared_gateways: SharedGateways, simulator: Simulator, profile: Profile, database: str) -> Share:
     """``shared_gateway(users="alice", QUEUE_MAX="1")``: one with these settings, see SharedGateways."""
 
-    def share(*, users: str = "alice,bob,carol", server: str = "gevent", **settings: str) -> Gateway:
+    def share(*, users: str = "alice,bob,carol", server: str = "forked", **settings: str) -> Gateway:
         return shared_gateways.get(profile, users, server, settings)
 
     return share

@@ -168,6 +168,7 @@ def test_the_newest_pair_survives_a_restart(running: Running, simulator: Simulat
     entry = refresh("alice")
     with running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=entry) as gateway:
         simulator.wait("refreshes", at_least=2, timeout_s=20)
+    simulator.knobs(access_lifetime_s=900)
     for _ in range(2):
         with running.gateway(simulator.url, KIMI_TOKENS=entry, database=gateway.database) as gateway:
             assert ask(gateway, True).finish_reason == "stop"
@@ -493,7 +494,7 @@ def test_a_gateway_that_lacks_the_others_secret_says_so(running: Running, simula
             wait_until("its token has expired", lambda: not old.get("/readyz").ok, timeout_s=30)
             assert ask(new, True).finish_reason == "stop"
             says = "holds sealed tokens, but GATEWAY_SECRET is not set"
-            assert says in old.get("/readyz").text
+            wait_until("it has seen that", lambda: says in old.get("/readyz").text)
             response = old.say("hello")
             assert response.status_code == 401 and says in response.json()["error"]["message"]
     assert simulator.state()["stale_refreshes"] == 0

@@ -270,7 +270,8 @@ def test_make_help_names_every_target_and_says_nothing_else() -> None:
 def test_a_certificate_of_its_own_makes_it_speak_tls(running: Running, simulator: Simulator, tmp_path: Path) -> None:
     certificate = own_certificate(tmp_path)
     simulator.knobs(say="over TLS")
-    with running.gateway(simulator.url, GUNICORN_CMD_ARGS=f"--certfile {certificate} --keyfile {certificate}") as it:
+    options = f"--certfile {certificate} --keyfile {certificate}"
+    with running.gateway(simulator.url, server="gevent", GUNICORN_CMD_ARGS=options) as it:
         gateway = replace(it, url=it.url.replace("http:", "https:"))
         for stream in (False, True):
             body = {"model": "k2", "stream": stream, "messages": [{"role": "user", "content": "hello"}]}
@@ -293,7 +294,7 @@ def test_a_worker_may_open_as_many_files_as_the_system_allows(running: Running, 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
-        with running.gateway(simulator.url) as gateway:
+        with running.gateway(simulator.url, server="gevent") as gateway:
             gateway.wait_for_workers()
             (worker,) = gateway.process.children()
             assert resource.prlimit(worker, resource.RLIMIT_NOFILE) == (hard, hard)

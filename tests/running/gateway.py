@@ -15,6 +15,8 @@ from tests.running.tables import Tables
 
 # How each kind of server is started on an inherited listening socket.
 SERVERS = {
+    # As "gevent", and forked from a process that has imported everything: see fork_server.
+    "forked": ["-b", "fd://{fd}"],
     # With one more upstream and one more public API.
     "toy": ["-m", "gunicorn", "-b", "fd://{fd}", "tests.upstreams.toy.wsgi:app"],
     "gevent": ["-m", "gunicorn", "-b", "fd://{fd}"],

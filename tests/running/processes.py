@@ -1,5 +1,6 @@
 """Child processes of the tests, and waiting for what has no event to wait for."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,11 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.running.fork_server import Forked, ForkServer
+
 ROOT = Path(__file__).parents[2]
 
 
 class Process:
     """A child process with its output in a file."""
+
+    popen: subprocess.Popen[bytes] | Forked
 
     def __init__(self, arguments: Sequence[str], env: dict[str, str], log: Path, fds: Sequence[int] = ()) -> None:
         self.log = log
@@ -44,9 +49,23 @@ class Process:
         try:
             self.popen.wait(20)
         except subprocess.TimeoutExpired:
+            children = self.children()
             self.popen.kill()
             self.popen.wait(10)
+            for pid in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             raise AssertionError(f"a process did not end:\n{self.log.read_text()[-2000:]}") from None
+
+
+class ForkedProcess(Process):
+    """A gateway that was forked."""
+
+    def __init__(
+        self, server: ForkServer, arguments: Sequence[str], env: dict[str, str], log: Path, listener: int
+    ) -> None:
+        self.log = log
+        self.popen = server.start(arguments, {**bare_environment(), **env}, log, listener)
 
 
 def wait_until(what: str, condition: Any, timeout_s: float = 15) -> None:

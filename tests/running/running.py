@@ -5,6 +5,7 @@ searches them for secrets), and is ended by its pid.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -12,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.running.databases import Database, PostgresDatabase, SqliteDatabase
+from tests.running.fork_server import ForkServer
 from tests.running.gateway import SERVERS, Gateway
 from tests.running.leaks import leaks_in, secrets_in
 from tests.running.postgres import Cluster, one_for_all
-from tests.running.processes import Process, wait_for_line, wait_until
+from tests.running.processes import ForkedProcess, Process, bare_environment, wait_for_line, wait_until
 from tests.running.profiles import PROFILES
 from tests.running.simulator import Simulator, mint
 
@@ -49,7 +51,7 @@ class Running:
         upstream: str,
         *,
         users: str = "alice,bob,carol",
-        server: str = "gevent",
+        server: str = "forked",
         database: Database | None = None,
         **settings: str,
     ) -> Iterator[Gateway]:
@@ -74,8 +76,7 @@ class Running:
         }
         workers = 1 if server == "threads" else int(env["WEB_CONCURRENCY"])
         with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
-            arguments = [part.format(fd=listener.fileno()) for part in SERVERS[server]]
-            process = Process(arguments, env, log, [listener.fileno()])
+            process = self._start(server, env, log, listener.fileno())
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         gateway = Gateway(url, process, database, workers, self.profile.model)
         try:
@@ -88,6 +89,19 @@ class Running:
             process.stop(signal.SIGTERM if server in ("threads", "gthread", "preloaded") else signal.SIGINT)
             # They outlive their gateway on purpose; the next test is to see nothing of them.
             wait_until("nobody renews a token of it", lambda: not renewals(database), 60)
+
+    def _start(self, server: str, env: dict[str, str], log: Path, listener: int) -> Process:
+        if server == "forked":
+            return ForkedProcess(self._fork_server, SERVERS[server], env, log, listener)
+        return Process([part.format(fd=listener) for part in SERVERS[server]], env, log, [listener])
+
+    @functools.cached_property
+    def _fork_server(self) -> ForkServer:
+        return ForkServer(bare_environment(), self._new_file("fork-server", "log"))
+
+    def close(self) -> None:
+        if "_fork_server" in vars(self):
+            self._fork_server.stop()
 
     def mint(self, user: str) -> str:
         """A token of the time that the Kimi of this test is of."""

@@ -1,0 +1,80 @@
+"""For ``fork_server.ForkServer``: the process that imports everything and forks.
+
+Run as a file, because the package that it is in imports too much before gevent has patched the standard library.
+
+It is asked on the socket whose number is its argument, and answers in JSON.
+
+- ``start``, with three files: one that holds ``{"arguments", "env"}`` in JSON, one for the output, and a listening
+  socket. It starts gunicorn and answers with its pid.
+- A pid: it answers with the exit code, null as long as the process runs.
+"""
+
+import gc
+import importlib
+import json
+import os
+import socket
+import sys
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def _serve(control: socket.socket) -> list[str] | None:
+    """Returns None at the end; in a child the arguments of the command that it was forked for."""
+    while True:
+        message, fds, _, _ = socket.recv_fds(control, 1024, 3)
+        if not message:
+            return None
+        if message == b"start":
+            file, output, listener = fds
+            answer: int | None = os.fork()
+            if not answer:
+                control.close()
+                with os.fdopen(file) as opened:
+                    request = json.load(opened)
+                # The environment and the output of a new process.
+                os.environ.clear()
+                os.environ.update(request["env"])
+                for fd in (1, 2):
+                    os.dup2(output, fd)
+                os.close(output)
+                return [argument.format(fd=listener) for argument in request["arguments"]]
+        else:
+            ended, status = os.waitpid(int(message), os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if ended else None
+        for fd in fds:
+            os.close(fd)
+        control.send(json.dumps(answer).encode())
+
+
+def _import_all() -> None:
+    """What a gateway imports, in the order in which a worker does."""
+    from gevent import monkey
+
+    # Not the functions by which gunicorn's master starts and ends processes. A worker patches them, too.
+    monkey.patch_all(os=False, signal=False)
+    warnings.filterwarnings("ignore", "Patching more than once")
+    for module in ("gunicorn.app.wsgiapp", "app.hosting.preflight", "app.hosting.worker", "app.factory", "app.cli"):
+        importlib.import_module(module)
+    for module in ("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql", "psycopg"):
+        importlib.import_module(module)
+
+
+def main() -> None:
+    sys.path.insert(0, str(ROOT))
+    control = socket.socket(fileno=int(sys.argv[1]))
+    gc.disable()
+    _import_all()
+    # The children would copy all pages of memory at their first garbage collection.
+    gc.freeze()
+    arguments = _serve(control)
+    if arguments is not None:
+        gc.enable()
+        sys.argv = ["gunicorn", *arguments]
+        importlib.import_module("gunicorn.app.wsgiapp").run()
+
+
+if __name__ == "__main__":
+    main()
