@@ -116,7 +116,7 @@ def create_app(
     state.start()
     ledger.start()
     # When the turns have ended, and while the database is open.
-    atexit.register(ledger.close)
+    at_exit(ledger.close)
     keys.start()
     rate_limits.start_cleaning()
     accounts.keep_fresh()
