@@ -13,6 +13,7 @@ from app.store import tables
 from app.store.accounts import AccountRows
 from app.store.api_keys import KeyRow, KeyRows
 from app.store.chat_cleanup import PendingDeletion, PendingDeletionRows
+from app.store.console import ConsoleRows
 from app.store.conversations import ConversationRow, ConversationRows
 from app.store.database import Database, Transaction
 from app.store.errors import StoreError, StoreUnavailable, StoreUnusable
@@ -78,6 +79,7 @@ class Store:
             self.digest_key = bytes.fromhex(self.facts.set_once("digest_key", secrets.token_hex(32)))
             self.tokens = TokenRows(self.database, vault)
             self.transcripts = TranscriptRows(self.database, vault)
+            self.console = ConsoleRows(self.database, vault)
         except WrongSecret as e:
             self.close()
             raise StoreUnusable(f"GATEWAY_SECRET: {e}") from e

@@ -59,6 +59,10 @@ _CLAIM = (
     )
 )
 
+_SUMMARY = sa.select(
+    sa.func.count().label("chats"), sa.func.min(pending_deletions.c.due_at).label("first_due_at")
+).select_from(pending_deletions)
+
 _OF_CHAT = (
     pending_deletions.c.upstream == _P("of_upstream"),
     pending_deletions.c.chat_id == _P("of_chat_id"),
@@ -91,6 +95,11 @@ class PendingDeletionRows:
         which = {"upstreams": listed(upstreams), "accounts": listed(account_ids)}
         row = self._database.row(_CLAIM, **which, now=now, again_at=again_at)
         return None if row is None else PendingDeletion(**row)
+
+    def summary(self) -> tuple[int, float | None]:
+        """How many chats are to be deleted, and when the first of them is due."""
+        row = self._database.row(_SUMMARY)
+        return (0, None) if row is None else (int(row["chats"]), row["first_due_at"])
 
     def postpone(self, row: PendingDeletion, due_at: float) -> None:
         """A try has failed. The row is added if it is not there: the chat could not be noted before."""

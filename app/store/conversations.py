@@ -52,6 +52,9 @@ class Hold:
 
 _P = sa.bindparam
 
+# Later than any time.
+_NEVER = 1e18
+
 _IS_HELD = sa.and_(conversations.c.held_until > 0, is_alive(conversations.c.process_id))
 # A holder that asks again may not know that it has the conversation: its connection was lost before the result came.
 _IS_FREE = sa.or_(sa.not_(_IS_HELD), conversations.c.holder == _P("holder"))
@@ -83,6 +86,25 @@ _OF_ID = (conversations.c.owner == _P("of_owner"), conversations.c.id == _P("of_
 _OF_HOLDER = (*_OF_ID, conversations.c.holder == _P("of_holder"))
 
 _FIND = sa.select(*conversations.c).where(*_OF_ID)
+_BEFORE_CURSOR = sa.or_(
+    conversations.c.updated_at < _P("cursor_at"),
+    sa.and_(
+        conversations.c.updated_at == _P("cursor_at"),
+        sa.tuple_(conversations.c.owner, conversations.c.id) > sa.tuple_(_P("cursor_owner"), _P("cursor_id")),
+    ),
+)
+_LISTED = (
+    sa.select(*conversations.c)
+    .where(
+        conversations.c.updated_at < _P("before"),
+        _BEFORE_CURSOR,
+        sa.or_(
+            _P("search") == "", sa.func.substr(conversations.c.id, 1, sa.func.length(_P("search"))) == _P("search")
+        ),
+    )
+    .order_by(conversations.c.updated_at.desc(), conversations.c.owner, conversations.c.id)
+    .limit(_P("most"))
+)
 _DELETE = sa.delete(conversations).where(*_OF_HOLDER).returning(*conversations.c)
 _HELD_AMONG = sa.select(
     conversations.c.owner, conversations.c.id, conversations.c.holder, conversations.c.process_id
@@ -172,6 +194,16 @@ class ConversationRows:
         if row is not None:
             tx.run(_DELETE_TRANSCRIPT, of_owner=owner, of_id=conversation_id)
         return row
+
+    def listed(
+        self, search: str, before: float | None, cursor: tuple[float, str, str] | None, most: int
+    ) -> list[ConversationRow]:
+        """Conversations of all API keys, the last used first. ``search``: how the id begins. ``before``: their last
+        turn was earlier. ``cursor``: the last turn, owner and id of the last one of the page before."""
+        at, owner, id_ = cursor or (_NEVER, "", "")
+        values = {"cursor_at": at, "cursor_owner": owner, "cursor_id": id_, "most": most}
+        rows = self._database.rows(_LISTED, search=search, before=_NEVER if before is None else before, **values)
+        return [ConversationRow(**row) for row in rows]
 
     def find(self, owner: str, conversation_id: str) -> ConversationRow | None:
         return _row(self._database.row(_FIND, of_owner=owner, of_id=conversation_id))

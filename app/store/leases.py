@@ -101,6 +101,15 @@ class QueuedTicket:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Streams that run, requests that wait for an account, and since when the first of these waits."""
+
+    running: int
+    waiting: int
+    waiting_since: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class QueueState:
     """``head``: the first position, None if the queue is empty. ``last_of_owner``: the last position of an API key,
     None if it has none. ``waiting``: the number of tickets.
@@ -333,6 +342,12 @@ _DROP_LAST = (
     )
     .values(dropped=sa.true())
 )
+_LOAD = sa.select(
+    sa.select(sa.func.count()).select_from(leases).scalar_subquery().label("running"),
+    sa.select(sa.func.count()).select_from(queue).where(_WAITS).scalar_subquery().label("waiting"),
+    sa.select(sa.func.min(queue.c.joined_at)).where(_WAITS).scalar_subquery().label("waiting_since"),
+)
+_STREAMS = sa.select(leases.c.account_id, sa.func.count().label("streams")).group_by(leases.c.account_id)
 _DROPPED = sa.select(queue.c.id).where(queue.c.process_id == _P("of_process"), queue.c.dropped == sa.true())
 _RELEASE = sa.delete(leases).where(leases.c.id == _P("of_id")).returning(leases.c.account_id)
 _LEASE_COLUMNS = (leases.c.id, leases.c.account_id, leases.c.scope, leases.c.is_probe)
@@ -435,6 +450,16 @@ class LeaseRows:
         row = tx.row(_RELEASE, of_id=lease_id)
         if row is not None:
             tx.run(_ONE_STREAM_LESS, of_id=row["account_id"])
+
+    def load(self) -> Load:
+        """What all processes do now."""
+        row = self._database.row(_LOAD)
+        assert row is not None
+        return Load(**row)
+
+    def streams(self) -> dict[str, int]:
+        """Account id → the streams that run on it, for those with any."""
+        return {row["account_id"]: int(row["streams"]) for row in self._database.rows(_STREAMS)}
 
     # The queue
 

@@ -165,6 +165,16 @@ _REQUESTS = (
 )
 
 # In the order in which they are applied. The number of the last one is the version of the database.
+_CONSOLE = (
+    "CREATE TABLE console_tickets (digest VARCHAR NOT NULL PRIMARY KEY, expires_at FLOAT NOT NULL)",
+    """CREATE TABLE console_sessions (
+        digest VARCHAR NOT NULL PRIMARY KEY, created_at FLOAT NOT NULL, seen_at FLOAT NOT NULL,
+        browser VARCHAR NOT NULL, draft TEXT, draft_until FLOAT)""",
+    """CREATE TABLE console_failures (
+        id VARCHAR NOT NULL PRIMARY KEY, address VARCHAR NOT NULL, at FLOAT NOT NULL)""",
+    "CREATE INDEX console_failures_by_age ON console_failures (at)",
+)
+
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
     "token pairs, constants": _TOKENS,
@@ -180,6 +190,7 @@ _MIGRATIONS = {
     "turns of conversations": ("ALTER TABLE conversations ADD COLUMN known_turns TEXT",),
     "chats of stateless requests that stay open": _OPEN_CHATS,
     "request log, sums of requests, states of processes": _REQUESTS,
+    "links, sessions and failed logins of the console": _CONSOLE,
 }
 
 # How many migrations this gateway knows.

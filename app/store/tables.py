@@ -251,6 +251,36 @@ api_key_seconds = sa.Table(
     sa.Index("api_key_seconds_by_age", "second"),
 )
 
+# Links that let somebody into the console, once. Only digests are kept.
+console_tickets = sa.Table(
+    "console_tickets",
+    METADATA,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("expires_at", sa.Float, nullable=False),
+)
+
+# Browsers that are signed in to the console.
+console_sessions = sa.Table(
+    "console_sessions",
+    METADATA,
+    sa.Column("digest", sa.String, primary_key=True),  # of the cookie
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),  # of its last request, to the minute
+    sa.Column("browser", sa.String, nullable=False),  # "Firefox, Linux"
+    sa.Column("draft", sa.Text),  # sealed: what was pasted and not saved yet
+    sa.Column("draft_until", sa.Float),
+)
+
+# Wrong passwords of the last minutes.
+console_failures = sa.Table(
+    "console_failures",
+    METADATA,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("address", sa.String, nullable=False),  # a keyed digest of the client's address
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Index("console_failures_by_age", "at"),
+)
+
 # Values that never change once written.
 constants = sa.Table(
     "facts",
