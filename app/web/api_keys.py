@@ -139,6 +139,10 @@ def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode(errors="replace")).hexdigest()
 
 
+def is_key_name(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) is not None
+
+
 def seconds_of(period: str) -> float | None:
     """``90s``, ``45m``, ``12h``, ``30d``, ``2w`` in seconds; None for what is none."""
     match = re.fullmatch(r"([0-9]{1,6})([smhdw])", period)

@@ -7,7 +7,6 @@ import hashlib
 import re
 import secrets
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import orjson
 from flask import Response, current_app, g, request
@@ -17,14 +16,11 @@ from app.chat import Caller
 from app.errors import InvalidRequest, NotAuthorized
 from app.gateway import Gateway
 from app.request_record import RequestRecord
-from app.settings.config import is_loopback
 from app.store import StoreError
 from app.web.api_keys import ApiKeys
 from app.web.client_connection import client_watch
+from app.web.local_requests import is_local
 from app.web.rate_limits import RateLimits
-
-# Proxies on the way from a program to this one. What comes behind them is read as one, and is no address.
-_MAX_HOPS = 20
 
 
 def gateway() -> Gateway:
@@ -37,7 +33,7 @@ def caller() -> Caller:
     Raises NotAuthorized, KeyLimited, and InvalidRequest for an unusable Idempotency-Key.
     """
     keys = cast(ApiKeys, current_app.extensions["api_keys"])
-    known = keys.find(_api_key(), _is_local())
+    known = keys.find(_api_key(), is_local(request.environ, current_app.config["CORS_ORIGINS"]))
     record = current_record()
     record.owner = known.owner
     if known.key is not None and (known.key.per_minute is not None or known.key.at_once is not None):
@@ -57,7 +53,9 @@ def current_record() -> RequestRecord:
 def is_known_caller() -> bool:
     """Whether the current request may know what ``caller`` may know. It does not count against any limit."""
     try:
-        cast(ApiKeys, current_app.extensions["api_keys"]).find(_api_key(), _is_local())
+        cast(ApiKeys, current_app.extensions["api_keys"]).find(
+            _api_key(), is_local(request.environ, current_app.config["CORS_ORIGINS"])
+        )
     except (NotAuthorized, StoreError):
         return False
     return True
@@ -100,27 +98,3 @@ def _api_key() -> str | None:
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
     return request.headers.get("x-api-key") or request.headers.get("api-key") or None
-
-
-def _name(address: str) -> str:
-    """The host in ``host:port`` or in a URL; empty where there is none."""
-    try:
-        return urlsplit(address if "//" in address else f"//{address}").hostname or ""
-    except ValueError:
-        return address
-
-
-def _is_local() -> bool:
-    """Whether a program on this machine made the request, as far as WSGI and headers say.
-
-    The address alone is not enough: a web page that is open in a browser on this machine sends requests from here,
-    too. They have its site as Origin or, after DNS rebinding, its name as Host. Pages whose origin is in CORS_ORIGINS
-    by name are allowed.
-    """
-    hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",", _MAX_HOPS)]
-    names = [_name(request.headers.get("Host", ""))]
-    origin = request.headers.get("Origin")
-    if origin is not None and origin not in current_app.config["CORS_ORIGINS"]:
-        names.append(_name(origin) or origin)
-    # A server on a unix socket has no address: the empty one counts as local.
-    return all(not hop or is_loopback(hop) for hop in [request.environ.get("REMOTE_ADDR") or "", *hops, *names])
