@@ -1,6 +1,8 @@
 """The commands of ``flask --app wsgi``.
 
     accounts    list the Kimi accounts, and use one again at once
+    console-link      print a link into the console
+    console-password  set a password for the console, or remove it
     doctor      find out why the gateway does not work, as lines or as JSON
     keys        add, list and revoke API keys in the database
     parameters  print what the parameters of an endpoint do, as a table in Markdown
@@ -15,7 +17,6 @@ Every gateway loads this file, so each command imports what it needs itself. Doe
 import json
 import os
 import platform
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -30,7 +31,7 @@ from app import __version__, logs
 from app.settings.config import Config, Language
 from app.settings.credentials import describe_level
 from app.store import KeyRow, Store, StoreUnusable
-from app.web.api_keys import digest_of, key_names, make_key, seconds_of
+from app.web.api_keys import digest_of, is_key_name, key_names, make_key, seconds_of
 
 if TYPE_CHECKING:
     from app.accounts.standings import Standing
@@ -192,7 +193,7 @@ def keys() -> None:
 @click.option("--at-once", type=click.IntRange(1, 1_000_000), help="Limit of requests at the same time.")
 def add(name: str, expires: str | None, per_minute: int | None, at_once: int | None) -> None:
     """Create a key called NAME and print it. It is not shown again."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+    if not is_key_name(name):
         raise click.BadParameter("expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", param_hint="NAME")
     period_s = None if expires is None else seconds_of(expires)
     if expires is not None and not period_s:
@@ -389,6 +390,34 @@ def _id_of(name: str, names: Mapping[str, str], kind: str) -> str:
     return found
 
 
+@click.command("console-link")
+def console_link() -> None:
+    """Print a link into the console. It works once, within ten minutes."""
+    from app.console.entry import TICKET_S, Entry, link_of
+
+    config, store = _store("CONSOLE", "CONSOLE_URL", "HOST", "PORT")
+    if not config.console:
+        raise click.ClickException("CONSOLE=0: the console is switched off")
+    _echo(link_of(config, Entry(store).make_ticket()))
+    click.echo(f"It works once, within {TICKET_S / 60:.0f} minutes.", err=True)
+
+
+@click.command("console-password")
+@click.option("--remove", is_flag=True, help="Remove the password: only links let you in.")
+def console_password(remove: bool) -> None:
+    """Set a password for the console, in addition to links, or remove it. Ends all sessions."""
+    from app.console.entry import Entry
+    from app.console.passwords import MAX_LENGTH, MIN_LENGTH
+
+    _, store = _store()
+    password = ""
+    if not remove:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+        if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
+            raise click.ClickException(f"a password has {MIN_LENGTH} characters or more")
+    Entry(store).change_password(password, None)
+
+
 def _store(*more: str) -> tuple[Config, Store]:
     """The settings, of which those that keys need and ``more`` are right, and the database. Exits with the error if
     one of them cannot be used."""
@@ -426,6 +455,8 @@ def _day(at: float) -> str:
 
 COMMANDS: dict[str, click.Command] = {
     "accounts": accounts,
+    "console-link": console_link,
+    "console-password": console_password,
     "doctor": doctor,
     "keys": keys,
     "parameters": parameters,

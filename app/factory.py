@@ -23,6 +23,7 @@ from app.answers.turn import RetryPolicy, Turns
 from app.api import chat_completions, completions, health, messages, models, openapi, responses
 from app.concurrency.at_exit import at_exit
 from app.concurrency.watchdog import Watchdog
+from app.console.mount import ConsoleMount, Services
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLimits, Conversations
 from app.conversations.open_chats import ContinueLimits, OpenChats
@@ -117,6 +118,9 @@ def create_app(
     ledger.start()
     # When the turns have ended, and while the database is open.
     at_exit(ledger.close)
+    if config.console:
+        services = Services(config, store, gateway, accounts, ledger)
+        app.wsgi_app = ConsoleMount(app.wsgi_app, services)  # type: ignore[method-assign]  # as Flask's documentation says
     keys.start()
     rate_limits.start_cleaning()
     accounts.keep_fresh()

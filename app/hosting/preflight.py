@@ -21,6 +21,13 @@ def check(config: Config) -> None:
     from app.store import Store, StoreUnusable
 
     try:
-        Store(config.database_url, config.gateway_secret).close()
+        store = Store(config.database_url, config.gateway_secret)
+        # A person looks on. The log of a service is kept, so it gets no link.
+        if config.console and sys.stderr.isatty():
+            from app.console.entry import Entry, link_of
+
+            link = link_of(config, Entry(store).make_ticket())
+            sys.stderr.write(f"The console, for one visit within ten minutes:\n  {link}\n")
+        store.close()
     except StoreUnusable as error:
         sys.exit(f"kimi-gateway: {error}")

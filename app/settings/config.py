@@ -92,6 +92,24 @@ class Config:
     port: int = _setting(
         "PORT", parsers.integer(0, 65535), "8000", "Port that gunicorn listens on.", "gunicorn 的监听端口。"
     )
+    console: bool = _setting(
+        "CONSOLE",
+        parsers.switch(),
+        "1",
+        "`0` switches the console off: the pages under `/console` where the owner sees and changes accounts, keys "
+        "and conversations. Nobody can enter it without a link from `flask --app wsgi console-link`.",
+        "设为 `0` 关闭控制台，即 `/console` 下供主人查看和管理账号、key、对话的网页。"
+        "没有 `flask --app wsgi console-link` 给出的链接，谁也进不去。",
+        advanced=True,
+    )
+    console_url: str = _setting(
+        "CONSOLE_URL",
+        parsers.console_url,
+        "",
+        "The address of the console where it is not used on this machine only, such as "
+        "`https://kimi.example.org/console`. If unset, only this machine reaches it.",
+        "不只在本机使用控制台时，它的地址，例如 `https://kimi.example.org/console`。不设置时，只有本机能打开。",
+    )
     workers: int = _setting(
         "WEB_CONCURRENCY",
         parsers.integer(1, 256),

@@ -100,6 +100,15 @@ def http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def console_url(text: str) -> str:
+    if not text:
+        return ""
+    url = http_url(text)
+    if not url.endswith("/console"):
+        raise ValueError("expected an address that ends with /console, such as https://kimi.example.org/console")
+    return url
+
+
 def database_url(text: str) -> str:
     """Makes the path of a SQLite file absolute, and adds the installed driver to the URL of a PostgreSQL database."""
     if re.match(r"sqlite:///(?!:memory:).+", text):
