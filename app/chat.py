@@ -3,9 +3,10 @@
 Plain frozen values. Knows no wire format and no other file of ours but the record of a request.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import BinaryIO, Literal, Protocol
 
 from app.request_record import RequestRecord
 
@@ -28,23 +29,52 @@ class TextPart:
 
 
 @dataclass(frozen=True, slots=True)
-class ImagePart:
-    """A picture. ``source``: a ``data:`` or ``http(s):`` URL as the client sent it."""
+class FileReference:
+    """An image or a document as the client sent it. ``attachments`` makes an ``Attachment`` of it."""
 
-    source: str
+    # url: a ``data:``, ``http:`` or ``https:`` URL. base64, text: the content. id: of an uploaded file.
+    form: Literal["url", "base64", "text", "id"]
+    source: str = field(repr=False)
     place: str
     sent_as: str
+    # As the client named it; empty: not at all.
+    name: str = ""
+    is_image: bool = False
+
+
+class Content(Protocol):
+    """The bytes of a file, in memory or on the disk."""
+
+    def open(self) -> BinaryIO:
+        """A reader of its own, from the first byte on; it can seek. The caller closes it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class FilePart:
-    """A document. ``source``: a ``data:`` or ``http(s):`` URL, or the id of an uploaded file, as the client sent
-    it."""
+class Attachment:
+    """An image or a document that an upstream can be sent."""
 
-    source: str
+    # Printable, without path and quotes. Its extension fits its media type.
     name: str
+    # By its content, not as the client says.
+    media_type: str
+    size: int
+    # SHA-256 of its bytes, in hex.
+    digest: str
+    is_image: bool
     place: str
     sent_as: str
+    content: Content = field(repr=False, compare=False)
+
+    @property
+    def text(self) -> str:
+        """The mark that stands at its place in the text."""
+        return f"[image: {self.name}]" if self.is_image else f"[file: {self.name}]"
+
+    @property
+    def key(self) -> str:
+        """The same for the same content under the same name: how Kimi reads a file depends on both."""
+        return hashlib.sha256(f"{self.digest} {self.name}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +85,10 @@ class OtherPart:
     sent_as: str
 
 
-Part = TextPart | ImagePart | FilePart | OtherPart
+Part = TextPart | Attachment | FileReference | OtherPart
+
+# Parts that stand in the text of a message.
+_IN_TEXT = (TextPart, Attachment)
 
 
 # function: its arguments are a JSON object. text: it takes one free text ("custom" at OpenAI).
@@ -120,7 +153,11 @@ class Message:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        return tuple(part.text for part in self.parts if isinstance(part, TextPart))
+        return tuple(part.text for part in self.parts if isinstance(part, _IN_TEXT))
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Attachment))
 
     @property
     def text(self) -> str:
@@ -223,6 +260,8 @@ class ChatRequest:
     stores_nothing: bool = False
     # The chat that the turn goes into holds what was said before. Set by the planner.
     is_continued: bool = False
+    # What the user should know about how the request was understood (``x-kimi-notice``).
+    notices: tuple[str, ...] = ()
 
     @property
     def offers_tools(self) -> bool:

@@ -2,6 +2,8 @@
 
     GatewayError                         status  blame
     ├─ InvalidRequest                       400  request   the client sent something that cannot be served
+    │  ├─ FileTooLarge                      413  request   an image or a document has too many bytes
+    │  └─ UnknownFile                       404  request   no such file, or another API key's
     ├─ NotAuthorized                        401  request   our own API key is missing or wrong
     ├─ UnknownModel                         404  request
     ├─ UnknownConversation                  404  request
@@ -116,6 +118,16 @@ class InvalidRequest(GatewayError):
     status = 400
     blame: ClassVar[Blame] = "request"
     permanent = True
+
+
+class FileTooLarge(InvalidRequest):
+    status = 413
+    default_code = "file_too_large"
+
+
+class UnknownFile(InvalidRequest):
+    status = 404
+    default_code = "file_not_found"
 
 
 class NotAuthorized(GatewayError):

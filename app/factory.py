@@ -21,6 +21,7 @@ from app.answers.plan import Planner
 from app.answers.stream import AnswerTimeouts
 from app.answers.turn import RetryPolicy, Turns
 from app.api import chat_completions, completions, health, messages, models, openapi, responses
+from app.attachments import AttachmentLimits, Attachments
 from app.concurrency.at_exit import at_exit
 from app.concurrency.watchdog import Watchdog
 from app.console.mount import ConsoleMount, Services
@@ -213,6 +214,7 @@ def _build_gateway(
         commit_after_s=config.commit_after_s,
         tick_s=timeouts.tick_s,
     )
+    attachments = Attachments(AttachmentLimits(config.file_max_bytes, config.max_attachments))
     return Gateway(
         turns,
         router,
@@ -225,6 +227,7 @@ def _build_gateway(
         store,
         timeouts,
         watchdog,
+        attachments,
     )
 
 

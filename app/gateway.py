@@ -18,6 +18,7 @@ from app.answers.structured import open_structured
 from app.answers.tool_calling import open_calling
 from app.answers.turn import Turns
 from app.answers.turn_state import TurnState
+from app.attachments import Attachments
 from app.chat import Caller, ChatRequest, Model, ToolCall, is_long
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
@@ -62,7 +63,9 @@ class Gateway:
         store: Store,
         timeouts: AnswerTimeouts,
         watchdog: Watchdog,
+        attachments: Attachments,
     ) -> None:
+        self._attachments = attachments
         self.json_checker = json_checker
         self._turns = turns
         self._router = router
@@ -98,7 +101,7 @@ class Gateway:
             # What the client calls it may be anything.
             record.model = UNKNOWN_MODEL
             raise
-        request = _for_upstreams(request)
+        request = _for_upstreams(self._attachments.resolve(request))
         if needs_pauses:
             pause()
         if caller.idempotency_key is None:
@@ -115,7 +118,7 @@ class Gateway:
         """The text that an upstream would be sent for this request, for counting tokens. Raises UnknownModel,
         InvalidRequest."""
         self._router.check(request)
-        request = _for_upstreams(request)
+        request = _for_upstreams(self._attachments.marked(request))
         return self._router.for_model(request.model)[0].prepare(request, request.messages).counted_text
 
     def end_within(self, seconds: float) -> None:
@@ -144,7 +147,7 @@ class Gateway:
         return open_calling(begin_worded, request, caller, amend, commit=commit)
 
     def _begin(self, request: ChatRequest, caller: Caller, thread: Thread | None, *, commit: bool) -> ChatStream:
-        unmet = self._router.unmet(request.model, request.options)
+        unmet = [*request.notices, *self._router.unmet(request.model, request.options)]
         turn = TurnState(request, caller, thread)
         stream = ChatStream(self._turns, turn, self._timeouts, self._watchdog, unmet, commit=commit)
         stream.wait_for_first_sign()

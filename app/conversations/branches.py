@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from app.chat import FilePart, ImagePart, Message, OtherPart, ToolCall
+from app.chat import Attachment, Message, OtherPart, ToolCall
 from app.concurrency.yielding import in_slices
 from app.text.citations import without_links
 from app.text.prompt import result_text
@@ -79,7 +79,7 @@ class Digests:
         """Space at the ends of a message does not count, nor how it is divided into parts."""
         digest = hashlib.blake2b(key=self._key, digest_size=_DIGEST_BYTES)
         for message in (*question, answer):
-            for field in _fields(message):
+            for field in (*_fields(message), *(one.key for one in message.attachments)):
                 text = field.strip().encode(errors="surrogatepass")
                 digest.update(b"%d:" % len(text))
                 digest.update(text)
@@ -117,13 +117,11 @@ def _fields(message: Message) -> tuple[str, ...]:
 
 
 def _attachments(message: Message) -> Iterator[str]:
-    """What is no text: ``_fields`` of a result has words for it, which are the same for all."""
+    """What is no text: a mark names a file, and not its content."""
     for part in message.parts:
         match part:
-            case ImagePart(source=source):
-                yield f"image {source}"
-            case FilePart(source=source, name=name):
-                yield f"file {name} {source}"
+            case Attachment():
+                yield part.key
             case OtherPart(sent_as=kind):
                 yield f"other {kind}"
 

@@ -433,6 +433,32 @@ class Config:
         "请求日志保留多少天：每个请求的时间、数量和代码，不含任何文本；最多保留最新的 100,000 个。`0`：不记录。"
         "每日汇总始终保留 400 天。",
     )
+    file_max_bytes: int = _setting(
+        "FILE_MAX_BYTES",
+        parsers.integer(1024, 1 << 31),
+        "52428800",
+        "Size limit of one image or document, in bytes. Larger ones are rejected with status 413. Kimi's own limit "
+        "is believed to be 50 MB. What is sent inside a request is limited by `MAX_BODY_BYTES`, too.",
+        "一张图片或一个文档的最大字节数，超过时返回 413。据说 Kimi 自己的上限是 50 MB。直接放在请求里的还受 "
+        "`MAX_BODY_BYTES` 限制。",
+    )
+    max_attachments: int = _setting(
+        "MAX_ATTACHMENTS",
+        parsers.integer(1, 1000),
+        "20",
+        "Different images and documents of one request, those of its history included. More are rejected with status "
+        "400.",
+        "一个请求最多有多少个不同的图片和文档（包括历史消息里的）。再多返回 400。",
+    )
+    file_read_s: float = _setting(
+        "FILE_READ_S",
+        parsers.seconds(0.1, 3600),
+        "60",
+        "Seconds to wait until Kimi has read the images and documents of a request. After that a request with a "
+        "document fails with status 504; one with images only is sent all the same.",
+        "等待 Kimi 读完请求里的图片和文档的秒数。超过后，带文档的请求返回 504；只有图片的照常发送。",
+        advanced=True,
+    )
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS",
         parsers.origins,

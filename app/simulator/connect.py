@@ -212,7 +212,7 @@ def _answered(
     files = _files(exchange, demand, knobs)
     conversation = known or world.new_chat(account, "Untitled Chat", "connect", new_id())
     earlier = [m.text for m in conversation.ancestry(parent.id) if m.role == "user"] if parent else []
-    names = [world.files[ref].name if ref in world.files else ref for ref in demand.file_ids]
+    names = [world.files[ref].described if ref in world.files else ref for ref in demand.file_ids]
     question = Question(demand.prompt, earlier[::-1], names, demand.thinks, demand.searches)
     answer = compose(question, knobs, exchange.sim.tooling.speak(question.prompt, question.earlier, knobs))
     scenario = demand.choice.scenario or "SCENARIO_K2D5"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from email import message_from_bytes
 from email.message import Message as Part
-from typing import cast
 
 from app.simulator.connect_errors import error_body, refuse
 from app.simulator.http1 import Reply, json_reply
@@ -31,37 +30,41 @@ async def upload(exchange: Exchange) -> Reply:
         return refuse("bad_request")
     if sim.take_turn("shed_uploads", knobs.shed_uploads):
         return json_reply(error_body("overloaded", knobs), 429)
-    content = cast(bytes, part.get_payload(decode=True))
+    head, content = part
     if len(content) > knobs.upload_max_bytes:
         # Invented: no refusal of a file was ever recorded (P2).
         return json_reply(error_body("upload_refused", knobs), knobs.upload_refusal)
     # Browsers send names as UTF-8, which Python's parser keeps as escaped bytes.
-    name = (part.get_filename() or "unnamed").encode("ascii", "surrogateescape").decode("utf-8", "replace")
+    name = (head.get_filename() or "unnamed").encode("ascii", "surrogateescape").decode("utf-8", "replace")
     file = StoredFile(
         sim.world.ids.uuid(),
         name,
         "",
         "file",
-        len(content),
         registered=True,
         owner=exchange.account,
-        content_type=part.get_content_type(),
-        content=content,
         origin=f"http://{exchange.request.headers.get('host', '127.0.0.1')}",
         answers_left=-1 if "stuck" in name else knobs.parse_answers,
     )
+    file.fill(content, head.get_content_type())
     sim.world.files[file.id] = file
+    exchange.sim.bell.ring()
     return json_reply({"file": file.shown()})
 
 
-def _part(exchange: Exchange) -> Part | None:
-    """The part of the body that is called `file`."""
-    head = f"Content-Type: {exchange.request.headers.get('content-type', '')}\r\n\r\n".encode()
-    body = message_from_bytes(head + exchange.request.body)
-    if not body.is_multipart():
+def _part(exchange: Exchange) -> tuple[Part, bytes] | None:
+    """The part of the body that is called `file`: its head and its content, if it is the only one."""
+    head = message_from_bytes(f"Content-Type: {exchange.request.headers.get('content-type', '')}\r\n\r\n".encode())
+    boundary = str(head.get_param("boundary", "")).encode()
+    body, begin, end = exchange.request.body, b"--%b\r\n" % boundary, b"\r\n--%b--" % boundary
+    last = body.rfind(end)
+    if head.get_content_maintype() != "multipart" or not body.startswith(begin) or last < 0:
         return None
-    parts = cast(list[Part], body.get_payload())
-    return next((p for p in parts if p.get_param("name", header="content-disposition") == "file"), None)
+    middle = body.find(b"\r\n\r\n")
+    if not 0 <= middle < last or body.find(b"\r\n--%b\r\n" % boundary) >= 0:
+        return None
+    part = message_from_bytes(body[len(begin) : middle + 4])
+    return (part, body[middle + 4 : last]) if part.get_param("name", header="content-disposition") == "file" else None
 
 
 async def progress(exchange: Exchange) -> Reply:
@@ -77,9 +80,15 @@ async def progress(exchange: Exchange) -> Reply:
     )
 
 
+def is_being_read(file: StoredFile) -> bool:
+    """Whether one more question after the file is answered so."""
+    is_being_read = file.answers_left != 0
+    file.answers_left -= file.answers_left > 0
+    return is_being_read
+
+
 def _status(file: StoredFile, knobs: Knobs) -> str | int:
-    if file.answers_left:
-        file.answers_left -= file.answers_left > 0
+    if is_being_read(file):
         status = "PROCESS_STATUS_PROCESSING"
     else:
         status = knobs.parse_failure if "broken" in file.name else "PROCESS_STATUS_SUCCESS"

@@ -68,6 +68,10 @@ def state(sim: Simulation) -> dict[str, Any]:
             }
             for account in sim.world.accounts.values()
         },
+        "uploads": [
+            {"owner": file.owner.name if file.owner else "", "digest": file.checksum, "file": file.described}
+            for file in sim.world.files.values()
+        ],
         "gates": sim.gates.counts(),
         "faults": dict(sim.struck),
     }
@@ -86,6 +90,7 @@ def _counters(sim: Simulation) -> dict[str, int]:
         "total_chats": len(sim.world.chats),
         "deleted_chats": sim.world.deleted_chats,
         "turns": sum(account.turns for account in accounts),
+        "files": len(sim.world.files),
         "refreshes": sum(account.refreshes for account in accounts),
         "stale_refreshes": sum(account.stale_refreshes for account in accounts),
         "scripted_replies": sum(reply.times for reply in sim.scripted),

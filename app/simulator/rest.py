@@ -6,10 +6,12 @@ Knows sections 2.3, 2.5, 3.1, 3.7, 3.8 and 4.1 of the protocol notes. Must never
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from app.simulator import tokens
+from app.simulator.connect_files import is_being_read
 from app.simulator.http1 import Reply, json_bytes, json_reply
 from app.simulator.simulation import Exchange
 from app.simulator.sse import missing
@@ -201,7 +203,15 @@ async def sign_upload(exchange: Exchange) -> Reply:
     if body is None or not body.get("name"):
         return refuse("bad_request")
     file_id = exchange.sim.world.ids.xid()
-    stored = StoredFile(file_id, str(body["name"]), f"sim/{file_id}", str(body.get("action") or "file"))
+    name = str(body["name"])
+    stored = StoredFile(
+        file_id,
+        name,
+        f"sim/{file_id}",
+        str(body.get("action") or "file"),
+        owner=exchange.account,
+        answers_left=-1 if "stuck" in name else exchange.sim.knobs.parse_answers,
+    )
     exchange.sim.world.files[file_id] = stored
     host = exchange.request.headers.get("host", "127.0.0.1")
     url = f"http://{host}/_sim/objects/{file_id}?X-Amz-Expires=3600"
@@ -213,7 +223,11 @@ async def store_object(exchange: Exchange, file_id: str) -> Reply:
     stored = exchange.sim.world.files.get(file_id)
     if stored is None:
         return Reply(404, b"no such upload", "text/plain")
-    stored.size = len(exchange.request.body)
+    knobs, content = exchange.sim.knobs, exchange.request.body
+    if len(content) > knobs.upload_max_bytes:
+        return Reply(knobs.upload_refusal, b"too large", "text/plain")
+    stored.fill(content, exchange.request.headers.get("content-type", ""))
+    exchange.sim.bell.ring()
     return Reply(200)
 
 
@@ -252,22 +266,32 @@ async def parse_files(exchange: Exchange) -> Reply:
     if body is None or not isinstance(body.get("ids"), list):
         return refuse("bad_request")
     files = [exchange.sim.world.files.get(str(file_id)) for file_id in body["ids"]]
-    events = [b"data: " + json_bytes(_parsed(file)) + b"\n\n" for file in files if file]
+    events = [b"data: " + json_bytes(event) + b"\n\n" for file in files if file for event in _parsing(file)]
+    exchange.sim.bell.ring()
     return Reply(200, b"".join(events), CONTENT_TYPE)
 
 
-def _parsed(file: StoredFile) -> dict[str, object]:
+def _parsing(file: StoredFile) -> Iterator[dict[str, object]]:
+    """The events while a file is read, to the last one."""
+    while is_being_read(file):
+        yield _parsed(file, "parsing")
+        if file.answers_left < 0:
+            return
+    yield _parsed(file, "failed" if "broken" in file.name else "parsed")
+
+
+def _parsed(file: StoredFile, status: str) -> dict[str, object]:
     info = {
         "id": file.id,
         "name": file.name,
         "type": file.kind,
         "content_type": file.name.rpartition(".")[2],
-        "status": "parsed",
+        "status": status,
         "size": file.size,
         "token_size": file.size // 4,
         "failed_reason": "",
     }
-    return {"event": "resp", "file_info": info, "id": file.id, "status": "parsed"}
+    return {"event": "resp", "file_info": info, "id": file.id, "status": status}
 
 
 def _body(exchange: Exchange) -> dict[str, Any] | None:

@@ -66,6 +66,9 @@ def _prepare(exchange: Exchange, chat_id: str) -> tuple[Turn, SSEVoice]:
         raise _Refused(missing(exchange, chat_id, knobs))
     if demand.model and demand.model not in MODELS:
         raise _Refused(refuse("model_422"))
+    if knobs.unknown_file == "refuse" and not all(_is_own_file(exchange, ref) for ref in demand.refs):
+        # Invented: it was never recorded.
+        raise _Refused(json_reply({"error_type": "file.not_found", "message": "文件不存在"}, 400))
     if sim.is_busy(sim.slot(chat, knobs)):
         raise _Refused(refuse("stream_pushing"))
     if demand.segment_id:
@@ -73,6 +76,11 @@ def _prepare(exchange: Exchange, chat_id: str) -> tuple[Turn, SSEVoice]:
             raise _Refused(refuse("not_found", "没有可以继续的内容"))
         return _continued(exchange, chat, demand, leftover, knobs, fault)
     return _answered(exchange, chat, demand, words, knobs, fault)
+
+
+def _is_own_file(exchange: Exchange, file_id: str) -> bool:
+    file = exchange.sim.world.files.get(file_id)
+    return file is not None and file.registered and file.owner is exchange.account
 
 
 def missing(exchange: Exchange, chat_id: str, knobs: Knobs) -> Reply:
@@ -129,7 +137,7 @@ def _answered(
 ) -> tuple[Turn, SSEVoice]:
     world = exchange.sim.world
     group_id, question_id, answer_id = world.ids.xids(3)
-    files = [world.files[ref].name if ref in world.files else ref for ref in demand.refs]
+    files = [world.files[ref].described if ref in world.files else ref for ref in demand.refs]
     earlier = [message.text for message in chat.messages.values() if message.role == "user"]
     question = Question(_URL_WRAPPING.sub(r"\1", demand.prompt), earlier, files, demand.thinks, demand.searches)
     answer = compose(question, knobs, exchange.sim.tooling.speak(question.prompt, earlier, knobs))

@@ -20,6 +20,9 @@ from app.simulator.tokens import Claims
 
 Generation = Literal["sse", "connect"]
 
+# Longer files are not kept as a whole.
+KEPT_BYTES = 1 << 20
+
 
 @dataclass(slots=True)
 class Account:
@@ -101,7 +104,7 @@ class Chat:
 
 @dataclass(slots=True)
 class StoredFile:
-    """An uploaded file. ``content_type`` and what follows are those of the Connect generation."""
+    """An uploaded file. ``origin`` is of the Connect generation."""
 
     id: str
     name: str
@@ -118,9 +121,19 @@ class StoredFile:
     """So often it is still being read; -1: for ever."""
     created_at: float = field(default_factory=time.time)
 
+    checksum: str = ""
+    """SHA-256 of the content, in hex. The content itself is not kept where it is long."""
+
+    def fill(self, content: bytes, content_type: str) -> None:
+        """The bytes have come."""
+        self.size, self.content_type = len(content), content_type
+        self.checksum = hashlib.sha256(content).hexdigest()
+        self.content = content if len(content) <= KEPT_BYTES else b""
+
     @property
-    def checksum(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
+    def described(self) -> str:
+        """As an answer names it, so that a test sees what has arrived."""
+        return f"{self.name} ({self.content_type}, {self.size} bytes, sha256 {self.checksum})"
 
     def shown(self) -> dict[str, object]:
         """As the answer to an upload describes it (kimi-protocol-2.md 2.2)."""

@@ -26,6 +26,7 @@ from app.store.migrations import VERSION, migrate
 from app.store.open_chats import OpenChatRows
 from app.store.processes import ProcessRows
 from app.store.transcripts import TranscriptRows
+from app.store.uploads import UploadRows
 from app.store.vault import Vault, WrongSecret
 
 __all__ = [
@@ -71,6 +72,7 @@ class Store:
             self.open_chats = OpenChatRows(self.database)
             self.keys = KeyRows(self.database)
             self.pending_deletions = PendingDeletionRows(self.database)
+            self.uploads = UploadRows(self.database)
             self.facts = Facts(self.database)
             self.unrecognised = Unrecognised(self.database)
             salt = bytes.fromhex(self.facts.set_once("vault_salt", secrets.token_hex(16)))

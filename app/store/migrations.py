@@ -164,7 +164,13 @@ _REQUESTS = (
         process_id VARCHAR NOT NULL PRIMARY KEY, step BIGINT NOT NULL, written_at FLOAT NOT NULL)""",
 )
 
-# In the order in which they are applied. The number of the last one is the version of the database.
+_UPLOADS = (
+    """CREATE TABLE uploads (
+        upstream VARCHAR NOT NULL, account_id VARCHAR NOT NULL, digest VARCHAR NOT NULL, file_id VARCHAR NOT NULL,
+        uploaded_at FLOAT NOT NULL, PRIMARY KEY (upstream, account_id, digest))""",
+    "CREATE INDEX uploads_by_age ON uploads (uploaded_at)",
+)
+
 _CONSOLE = (
     "CREATE TABLE console_tickets (digest VARCHAR NOT NULL PRIMARY KEY, expires_at FLOAT NOT NULL)",
     """CREATE TABLE console_sessions (
@@ -175,6 +181,7 @@ _CONSOLE = (
     "CREATE INDEX console_failures_by_age ON console_failures (at)",
 )
 
+# In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
     "token pairs, constants": _TOKENS,
@@ -191,6 +198,7 @@ _MIGRATIONS = {
     "chats of stateless requests that stay open": _OPEN_CHATS,
     "request log, sums of requests, states of processes": _REQUESTS,
     "links, sessions and failed logins of the console": _CONSOLE,
+    "files that upstreams have": _UPLOADS,
 }
 
 # How many migrations this gateway knows.

@@ -298,6 +298,18 @@ cache = sa.Table(
     sa.Column("kept_at", sa.Float, nullable=False),
 )
 
+# Files that an upstream has of an account.
+uploads = sa.Table(
+    "uploads",
+    METADATA,
+    sa.Column("upstream", sa.String, primary_key=True),
+    sa.Column("account_id", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, primary_key=True),  # of its bytes and its name
+    sa.Column("file_id", sa.String, nullable=False),  # of the upstream
+    sa.Column("uploaded_at", sa.Float, nullable=False),
+    sa.Index("uploads_by_age", "uploaded_at"),
+)
+
 # Frames and events of an upstream that this gateway does not know, counted.
 unrecognised = sa.Table(
     "unrecognised",

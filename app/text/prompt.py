@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from app.chat import ChatRequest, FilePart, ImagePart, KnownTools, Message, Part, TextPart, Tool, ToolCall
+from app.chat import Attachment, ChatRequest, KnownTools, Message, Part, TextPart, Tool, ToolCall
 from app.text.tools import describing
 from app.text.tools.describing import WordingName
 from app.text.tools.grammar import call, heading, result, unused_code
@@ -218,9 +218,7 @@ def _shown(part: Part) -> str:
     match part:
         case TextPart(text):
             return text
-        case ImagePart():
-            return "(an image that cannot be shown here)"
-        case FilePart(name=name):
-            return f"(a file that cannot be shown here: {name})" if name else "(a file that cannot be shown here)"
+        case Attachment():
+            return part.text
         case _:
             return f"(content of type {part.sent_as} that cannot be shown here)"

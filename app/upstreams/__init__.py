@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from app.chat import ChatRequest, Event, Message, Model, Options
+from app.chat import Attachment, ChatRequest, Event, Message, Model, Options
 from app.concurrency.background import Cancellation
 from app.store import Store
 from app.text.prompt import Prompt
@@ -49,6 +49,8 @@ class PreparedTurn:
     # The same in two parts, for an upstream that sends instructions apart: ``system`` is empty if it does not.
     system: str = ""
     rest: str = ""
+    # What is sent beside the text, each once, in the order of their marks in it.
+    attachments: Sequence[Attachment] = ()
 
     @property
     def text(self) -> str:
@@ -58,6 +60,12 @@ class PreparedTurn:
     def counted_text(self) -> str:
         """The text for counting tokens: the same for the same request."""
         return self.prompt.counted_text
+
+
+def attachments_of(messages: Sequence[Message]) -> tuple[Attachment, ...]:
+    """Each one once: the same content under the same name is one."""
+    found = {one.key: one for message in messages for one in message.attachments}
+    return tuple(found.values())
 
 
 class Upstream(Protocol):

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
-from app.chat import ChatRequest, FilePart, ImagePart, Message, Model, Options, TextPart
+from app.chat import ChatRequest, FileReference, Message, Model, Options, TextPart
 from app.errors import ConversationLost, InvalidRequest, ProtocolUnavailable, UnknownModel
 from app.upstreams import Supports, Upstream, UpstreamGroup
 
@@ -135,15 +135,22 @@ def _check_parts(message: Message, able: Sequence[Supports]) -> None:
         match part:
             case TextPart():
                 continue
-            case ImagePart():
+            case FileReference(is_image=True):
                 taken = any(supports.images for supports in able)
-            case FilePart():
+            case FileReference():
                 taken = any(supports.files for supports in able)
             case _:
                 taken = False
         if not taken:
             raise InvalidRequest(
-                f"{part.place}: content of type '{part.sent_as}' is not supported: this gateway sends text only",
+                f"{part.place}: content of type '{part.sent_as}' is not supported: this model takes "
+                f"text{_also(able)}",
                 code="unsupported_content",
                 param=part.place,
             )
+
+
+def _also(able: Sequence[Supports]) -> str:
+    """What upstreams take beside text, in words."""
+    words = [word for word in ("images", "files") if any(getattr(supports, word) for supports in able)]
+    return "".join(f", {word}" for word in words) if words else " only"

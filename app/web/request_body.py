@@ -18,6 +18,7 @@ from app.chat import Caller
 from app.concurrency.yielding import in_slices, pause
 from app.errors import BodyTooSlow, InvalidRequest
 from app.text.json_size import has_more_values
+from app.web.file_references import attached_chars
 from app.web.request_memory import RequestMemory, Reservation
 
 # How much is read at once.
@@ -141,6 +142,8 @@ def _load(data: bytes, reservation: Reservation) -> dict[str, Any]:
     if is_long or len(data) > most_chars:
         pause()
         chars, size = _size_of_texts(raw)
+        if chars > most_chars:
+            chars -= attached_chars(raw)
         if chars > most_chars:
             raise InvalidRequest(
                 f"the texts of this request have {chars} characters, and the most is {most_chars} (MAX_TEXT_CHARS). "

@@ -72,13 +72,14 @@ def test_what_a_result_cannot_show_is_said(gateway: Gateway, simulator: Simulato
         {"type": "text", "text": "seen"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
         {"type": "file", "file": {"filename": "a.pdf"}}, {"type": "hologram", "x": 1}]}  # fmt: skip
     response = gateway.chat({"model": gateway.model, "messages": history(chat), "tools": [WEATHER]})
-    places = ", ".join(f"messages[2].content[{index}]" for index in (1, 2, 3))
-    assert response.ok and response.headers["x-ignored-params"] == places
+    assert response.ok and response.headers["x-ignored-params"] == "messages[2].content[3]"
+    assert "attachment-left-out" in response.headers["x-kimi-notice"]
     shown = dict(sections(simulator.prompts()[0]))["result weather:1"]
     assert shown.splitlines() == [
         "seen",
-        "(an image that cannot be shown here)",
-        "(a file that cannot be shown here: a.pdf)",
+        "(an image that cannot be shown here: it is of a type that Kimi does not take: it is no image, PDF, Office "
+        "document, e-book or text)",
+        "(a file that cannot be shown here: a.pdf: it has neither content nor an address)",
         "(content of type hologram that cannot be shown here)",
     ]
     use = {"type": "tool_use", "id": "toolu_01A", "name": "weather", "input": {}}
@@ -89,8 +90,8 @@ def test_what_a_result_cannot_show_is_said(gateway: Gateway, simulator: Simulato
         {"role": "user", "content": CANARY}, {"role": "assistant", "content": [use]},
         {"role": "user", "content": [result]}]}  # fmt: skip
     response = gateway.post("/v1/messages", json=body)
-    places = ", ".join(f"messages[2].content[0].content[{index}]" for index in (1, 2, 3))
-    assert response.ok and response.headers["x-ignored-params"] == places
+    assert response.ok and response.headers["x-ignored-params"] == "messages[2].content[0].content[2]"
+    assert "attachment-left-out" in response.headers["x-kimi-notice"]
     shown = dict(sections(simulator.prompts()[1]))["error weather:1"]
     assert shown.startswith("bad\n(an image") and "tool_reference" in shown and "a.pdf" in shown
     items = [
@@ -102,9 +103,10 @@ def test_what_a_result_cannot_show_is_said(gateway: Gateway, simulator: Simulato
         {"type": "function_call_output", "call_id": "c3", "output": None},
     ]
     response = gateway.post("/v1/responses", json={"model": gateway.model, "input": items, "store": False})
-    assert response.ok and response.headers["x-ignored-params"] == "input[4].output[0]"
+    assert response.ok and "attachment-left-out" in response.headers["x-kimi-notice"]
     told = sections(simulator.prompts()[2])
-    assert ("error weather:1", "bad") in told and ("result weather:1", "(an image that cannot be shown here)") in told
+    left_out = "(an image that cannot be shown here: it is not a valid data: URL)"
+    assert ("error weather:1", "bad") in told and ("result weather:1", left_out) in told
     # A result whose call is nowhere is kept, by its order.
     assert ("result 2", "(no output)") in told
 
@@ -258,5 +260,5 @@ def test_a_lost_conversation_is_rebuilt_with_its_calls(running: Running, simulat
             ("assistant", "I use read."),
             ("call read:1", "{}"),
             ("/call", ""),
-            ("result read:1", "(an image that cannot be shown here)"),
+            ("result read:1", "(an image that cannot be shown here: it has neither content nor an address)"),
         ]

@@ -150,5 +150,16 @@ def code_of(page: Path) -> Iterator[str]:
 
 
 def test_each_page_for_users_exists_in_both_languages() -> None:
-    names = ("README", "accounts", "api", "clients", "conversations", "deployment", "doctor", "settings", "tools")
+    names = (
+        "README",
+        "accounts",
+        "api",
+        "clients",
+        "conversations",
+        "deployment",
+        "doctor",
+        "files",
+        "settings",
+        "tools",
+    )
     assert {english.stem for english, _ in translated()} == set(names)

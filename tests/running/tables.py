@@ -47,6 +47,7 @@ class Tables:
     def cool_all_accounts_down(self, seconds: float, failures: int = 1) -> None:
         """For so long from now on; a negative time means that they are about to come back."""
         self.database.run("DELETE FROM rests")
+        self.database.run("DELETE FROM uploads")
         until = time.time() + seconds
         self.database.run(
             "INSERT INTO rests (account_id, scope, until, strikes) SELECT id, '', CAST(? AS FLOAT), ? FROM accounts",
@@ -61,6 +62,7 @@ class Tables:
     def forget_what_accounts_did(self) -> None:
         """As if all of them had just been added."""
         self.database.run("DELETE FROM rests")
+        self.database.run("DELETE FROM uploads")
         self.database.run("UPDATE accounts SET refused = NULL, next_at = 0")
 
     def put_next_turns_off(self, seconds: float) -> None:

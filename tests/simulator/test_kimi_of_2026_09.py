@@ -189,7 +189,8 @@ def test_the_older_service_reads_pictures_too(simulator: Simulator, kind: str) -
     file_id = call(simulator, "api/pre-sign-url", {"action": kind, "name": "rain.png"}, login).json()["file_id"]
     assert call(simulator, "api/file", {"type": kind, "name": "rain.png", "file_id": file_id}, login).ok
     told = call(simulator, "api/file/parse_process", {"ids": [file_id]}, login).text
-    assert json.loads(told.removeprefix("data: "))["status"] == "parsed"
+    events = [json.loads(line.removeprefix("data: ")) for line in told.splitlines() if line]
+    assert [event["status"] for event in events] == ["parsing", "parsed"]
 
 
 @SEPTEMBER

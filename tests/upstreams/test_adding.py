@@ -32,12 +32,13 @@ def test_a_new_upstream_answers_through_every_public_api(extended: Gateway) -> N
     assert answer["choices"][0]["text"] == "good day "
 
 
-def test_an_upstream_that_supports_pictures_gets_them_and_others_still_refuse(extended: Gateway) -> None:
-    picture = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
-    messages = [{"role": "user", "content": [{"type": "text", "text": "see"}, picture]}]
-    answer = extended.chat({"model": "parrot-1", "messages": messages}).json()
-    assert answer["choices"][0]["message"]["content"] == "see <https://x.example/a.png> "
-    refused = extended.chat({"model": "k2", "messages": messages})
+def test_an_upstream_gets_pictures_and_no_files_if_it_supports_no_more(extended: Gateway) -> None:
+    text = {"type": "text", "text": "see"}
+    picture = {"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lGODlhAQABAAAAADs="}}
+    file = {"type": "file", "file": {"file_data": "data:text/plain,hello"}}
+    chat = {"model": "parrot-1", "messages": [{"role": "user", "content": [text, picture]}]}
+    assert extended.chat(chat).json()["choices"][0]["message"]["content"] == "see <image/gif:14> "
+    refused = extended.chat({**chat, "messages": [{"role": "user", "content": [text, file]}]})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages[0].content[1]")
 
 

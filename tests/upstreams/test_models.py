@@ -15,6 +15,7 @@ from app.upstreams.kimi.connect_resume import ResumePolicy
 from app.upstreams.kimi.http import KimiHttp, Timeouts
 from app.upstreams.kimi.listing import Offer
 from app.upstreams.kimi.model_table import KimiModels
+from app.upstreams.kimi.uploads import Uploads
 from tests.running import (
     CANARY,
     CONNECT_ONLY,
@@ -286,7 +287,7 @@ def test_a_catalogue_that_makes_no_sense_offers_nothing(simulator: Simulator, bo
     account = Account("acc", "alice", mint("alice"), None, False, None, None, None, "kimi.com")
     offers: Sequence[Offer] = ()
     with contextlib.closing(http), contextlib.suppress(UpstreamError):
-        connect = KimiConnect({"kimi.com": http}, KimiModels(["kimi_connect"]), ResumePolicy(0, 1))
+        connect = KimiConnect({"kimi.com": http}, KimiModels(["kimi_connect"]), ResumePolicy(0, 1), Uploads(1))
         offers = connect.listing("kimi.com", account).offers
     assert not offers
 

@@ -12,8 +12,6 @@ from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 from app.chat import (
     ChatRequest,
     Effort,
-    FilePart,
-    ImagePart,
     JsonFormat,
     Message,
     Options,
@@ -26,6 +24,7 @@ from app.chat import (
 )
 from app.errors import InvalidRequest
 from app.web.accepted_request import AnswerParameters
+from app.web.file_references import ATTACHED, ATTACHED_ZH, file_reference, image_reference
 from app.web.json_schema import schema_text
 from app.web.openai_shapes import Stop, StreamOptions, stop_sequences
 from app.web.parameters import ParameterRule
@@ -85,7 +84,7 @@ class _ImagePart(Fields):
 
     def to_part(self, place: str) -> Part:
         url = self.image_url.get("url") if isinstance(self.image_url, dict) else self.image_url
-        return ImagePart(str(url or ""), place, self.type)
+        return image_reference(url, place, self.type)
 
 
 class _FilePart(Fields):
@@ -93,8 +92,8 @@ class _FilePart(Fields):
     file: dict[str, Any] = {}
 
     def to_part(self, place: str) -> Part:
-        source = self.file.get("file_data") or self.file.get("file_id") or ""
-        return FilePart(str(source), str(self.file.get("filename") or ""), place, self.type)
+        content = self.file.get("file_data")
+        return file_reference(content, self.file.get("file_id"), place, self.type, self.file.get("filename"))
 
 
 class _OtherPart(Fields):
@@ -187,9 +186,7 @@ class _Result(Fields):
         return Message(self.role, tuple(self._parts(place)), self.name, (), self.tool_call_id)
 
     def unshown(self, place: str) -> Iterator[str]:
-        for index, part in enumerate(self._parts(place)):
-            if not isinstance(part, TextPart):
-                yield f"{place}.content[{index}]"
+        yield from (part.place for part in self._parts(place) if isinstance(part, OtherPart))
 
     def _parts(self, place: str) -> Iterator[Part]:
         if isinstance(self.content, str):
@@ -372,9 +369,8 @@ def _refuse_choices(value: int) -> str | None:
 
 _MESSAGES = ParameterRule(
     "honoured",
-    "all roles, text; images, files and audio in `content` are a 400 that names their place; in the results of calls "
-    "words take their place",
-    "所有角色的文本；`content` 里的图片、文件、音频返回 400，并指出位置；工具结果里的则用文字代替",
+    f"all roles; text, `image_url` and `file` {ATTACHED}",
+    f"所有角色；文本、`image_url` 和 `file`{ATTACHED_ZH}",
 )
 _MAX_TOKENS = ParameterRule(
     "honoured",

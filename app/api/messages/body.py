@@ -12,8 +12,7 @@ from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 
 from app.chat import (
     ChatRequest,
-    FilePart,
-    ImagePart,
+    FileReference,
     JsonFormat,
     Message,
     Options,
@@ -27,6 +26,7 @@ from app.chat import (
 )
 from app.errors import InvalidRequest
 from app.web.accepted_request import AnswerParameters
+from app.web.file_references import ATTACHED, ATTACHED_ZH, file_reference
 from app.web.json_schema import schema_text
 from app.web.openai_shapes import StopText
 from app.web.parameters import ParameterRule, Parameters, unknown_fields
@@ -75,7 +75,7 @@ class _Image(Fields):
     source: dict[str, Any] = {}
 
     def to_part(self, place: str) -> Part:
-        return ImagePart(_source(self.source), place, self.type)
+        return _reference(self.source, place, self.type, is_image=True)
 
 
 class _Document(Fields):
@@ -84,7 +84,7 @@ class _Document(Fields):
     title: StrictStr | None = None
 
     def to_part(self, place: str) -> Part:
-        return FilePart(_source(self.source), self.title or "", place, self.type)
+        return _reference(self.source, place, self.type, self.title)
 
 
 class _OtherBlock(Fields):
@@ -96,11 +96,19 @@ class _OtherBlock(Fields):
         return OtherPart(place, self.type)
 
 
-def _source(source: dict[str, Any]) -> str:
-    """Base64, an address, or the id of a file, as one address."""
-    if source.get("type") == "base64":
-        return f"data:{source.get('media_type', '')};base64,{source.get('data', '')}"
-    return str(source.get("url") or source.get("file_id") or "")
+def _reference(
+    source: dict[str, Any], place: str, sent_as: str, name: str | None = None, *, is_image: bool = False
+) -> Part:
+    """Of a ``source``: base64, text, an address, or the id of a file."""
+    kind = source.get("type")
+    if kind in ("base64", "text"):
+        data = source.get("data")
+        text = data if isinstance(data, str) else ""
+        return FileReference(kind, text, place, sent_as, name or "", is_image)
+    if kind == "content":
+        # Its blocks are text and images: only text is taken here, because a part stands for one thing.
+        return OtherPart(place, f"{sent_as} with a source of type content")
+    return file_reference(None, source.get("file_id"), place, sent_as, name, url=source.get("url"), is_image=is_image)
 
 
 def _result_tag(block: Any) -> str:
@@ -130,7 +138,7 @@ class _ToolResult(Fields):
 
     def unshown(self, place: str) -> Iterator[str]:
         """The places of what cannot be shown to Kimi and is replaced by words."""
-        yield from (part.place for part in self._parts(f"{place}.content") if not isinstance(part, TextPart))
+        yield from (part.place for part in self._parts(f"{place}.content") if isinstance(part, OtherPart))
 
     def _parts(self, place: str) -> Iterator[Part]:
         if isinstance(self.content, str):
@@ -251,9 +259,8 @@ class _OutputOptions(Fields):
 
 _MESSAGES = ParameterRule(
     "honoured",
-    "text, calls and their results; thinking is dropped, images and documents are a 400 that names their place; in "
-    "the results of calls words take their place",
-    "文本、工具调用及其结果；思考会被丢弃，图片和文档返回 400，并指出位置；工具结果里的则用文字代替",
+    f"text, calls and their results; thinking is dropped; `image` and `document` {ATTACHED}",
+    f"文本、工具调用及其结果；思考会被丢弃；`image` 和 `document`{ATTACHED_ZH}",
 )
 _SYSTEM = ParameterRule("honoured", "the first message", "作为第一条消息")
 _MAX_TOKENS = ParameterRule(

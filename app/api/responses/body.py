@@ -15,8 +15,6 @@ from app.api.responses.turn_ids import Previous, TurnId, last_of
 from app.chat import (
     ChatRequest,
     Effort,
-    FilePart,
-    ImagePart,
     JsonFormat,
     Message,
     Options,
@@ -31,6 +29,7 @@ from app.chat import (
 from app.errors import InvalidRequest
 from app.text.tools.names import Names
 from app.web.accepted_request import AnswerParameters
+from app.web.file_references import ATTACHED, ATTACHED_ZH, file_reference, image_reference
 from app.web.json_schema import schema_text
 from app.web.parameters import ParameterRule, unknown_fields
 from app.web.request_body import Fields, Many
@@ -77,7 +76,9 @@ class _Image(Fields):
     file_id: Any = None
 
     def to_part(self, place: str) -> Part:
-        return ImagePart(str(self.image_url or self.file_id or ""), place, self.type)
+        if self.file_id and not self.image_url:
+            return file_reference(None, self.file_id, place, self.type, is_image=True)
+        return image_reference(self.image_url, place, self.type)
 
 
 class _File(Fields):
@@ -88,8 +89,7 @@ class _File(Fields):
     filename: Any = None
 
     def to_part(self, place: str) -> Part:
-        source = self.file_data or self.file_url or self.file_id or ""
-        return FilePart(str(source), str(self.filename or ""), place, self.type)
+        return file_reference(self.file_data, self.file_id, place, self.type, self.filename, url=self.file_url)
 
 
 class _OtherPart(Fields):
@@ -176,7 +176,7 @@ class _CallOutput(Fields):
 
     def unshown(self, place: str) -> Iterator[str]:
         """The places of what cannot be shown to Kimi and is replaced by words."""
-        yield from (part.place for part in self._parts(place) if not isinstance(part, TextPart))
+        yield from (part.place for part in self._parts(place) if isinstance(part, OtherPart))
 
     def _parts(self, place: str) -> tuple[Part, ...]:
         content = self.output.content if isinstance(self.output, _OldOutput) else self.output
@@ -362,9 +362,8 @@ class _Conversation(Fields):
 
 _INPUT = ParameterRule(
     "honoured",
-    "text, or messages, calls and their results; images, files and audio are a 400 that names their place; in the "
-    "results of calls words take their place",
-    "文本，或消息、工具调用及其结果；图片、文件、音频返回 400，并指出位置；工具结果里的则用文字代替",
+    f"text, or messages, calls and their results; `input_image` and `input_file` {ATTACHED}",
+    f"文本，或消息、工具调用及其结果；`input_image` 和 `input_file`{ATTACHED_ZH}",
 )
 _INSTRUCTIONS = ParameterRule(
     "honoured",

@@ -25,16 +25,18 @@ from app.errors import (
     UpstreamError,
 )
 from app.text.prompt import all_instructions, compose, split_instructions
-from app.upstreams import PreparedTurn, Renew, Resume, Supports
+from app.upstreams import PreparedTurn, Renew, Resume, Supports, attachments_of
 from app.upstreams.account import NOBODY, Account
 from app.upstreams.kimi import envelope
 from app.upstreams.kimi import errors as kimi_errors
+from app.upstreams.kimi.connect_files import ConnectFiles
 from app.upstreams.kimi.connect_frames import AnswerDecoder
 from app.upstreams.kimi.connect_resume import BREAKS, BrokenAnswer, ResumePolicy
 from app.upstreams.kimi.http import CONNECT_STREAM, KimiHttp, Reply
 from app.upstreams.kimi.json_frames import Reader, text_of
 from app.upstreams.kimi.listing import Listing, parse_listing
 from app.upstreams.kimi.model_table import ConnectForm, KimiModels
+from app.upstreams.kimi.uploads import NO_FILES, SentFiles, Uploads, may_be_unknown_file
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +58,17 @@ class KimiConnect:
 
     name = "kimi_connect"
 
-    def __init__(self, sites: Mapping[str, KimiHttp], models: KimiModels, policy: ResumePolicy) -> None:
+    def __init__(
+        self, sites: Mapping[str, KimiHttp], models: KimiModels, policy: ResumePolicy, uploads: Uploads
+    ) -> None:
         """``sites``: by their names."""
         self._sites = sites
+        self._uploads = uploads
+        self._files = ConnectFiles(self.name, sites)
         self._policy = policy
         self._models = models
 
-    supports = Supports()
+    supports = Supports(images=True, files=True)
 
     def models(self) -> Sequence[Model]:
         return self._models.of(self.name)
@@ -78,13 +84,14 @@ class KimiConnect:
 
     def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
         whole = compose(request, messages, self._models.wording(request.model))
+        files = attachments_of(messages)
         # In an open chat of stateless requests each turn says them, too: nobody knows whether Kimi keeps the option.
         system, rest = all_instructions(request, messages) if request.is_continued else split_instructions(messages)
         # The chat of a conversation has to remember its instructions: nobody knows whether Kimi keeps the option.
         # With functions all stands in one text: the descriptions come before the client's own instructions.
         if not system or request.conversation_id is not None or whole.reads_calls:
-            return PreparedTurn(request, whole)
-        return PreparedTurn(request, whole, system, compose(request, rest).text)
+            return PreparedTurn(request, whole, attachments=files)
+        return PreparedTurn(request, whole, system, compose(request, rest).text, files)
 
     def open(
         self,
@@ -94,12 +101,48 @@ class KimiConnect:
         cancellation: Cancellation,
         renew: Renew | None = None,
     ) -> Generator[Event, None, None]:
-        """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well. Where Kimi
-        refuses the form of the request before there is a chat, the next form of the same model is tried, once."""
+        """See ``Upstream.open``. Where it is called off in mid-answer, Kimi is told to stop as well."""
+        if turn.attachments:
+            return self._with_files(turn, account, resume, cancellation, renew)
+        return self._in_a_form(turn, NO_FILES, account, resume, cancellation, renew)
+
+    def _with_files(
+        self,
+        turn: PreparedTurn,
+        account: Account,
+        resume: Resume | None,
+        cancellation: Cancellation,
+        renew: Renew | None,
+    ) -> Generator[Event, None, None]:
+        files = yield from self._uploads.send(self._files, turn.attachments, account, cancellation)
+        has_begun = False
+        try:
+            for event in self._in_a_form(turn, files, account, resume, cancellation, renew):
+                has_begun = has_begun or isinstance(event, Started)
+                yield event
+            return
+        except UpstreamError as e:
+            if has_begun or not files.has_remembered or not may_be_unknown_file(e):
+                raise
+            log.info("files_forgotten account=%s error=%s", account.id, e.message)
+        files = yield from self._uploads.send_again(self._files, turn.attachments, files, account, cancellation)
+        yield from self._in_a_form(turn, files, account, resume, cancellation, renew)
+
+    def _in_a_form(
+        self,
+        turn: PreparedTurn,
+        files: SentFiles,
+        account: Account,
+        resume: Resume | None,
+        cancellation: Cancellation,
+        renew: Renew | None,
+    ) -> Generator[Event, None, None]:
+        """Where Kimi refuses the form of the request before there is a chat, the next form of the same model is
+        tried, once."""
         forms = self._models.connect(turn.request.model, turn.request.options, account.site)
         refusal: FormRefused | None = None
         try:
-            yield from self._turn(turn, forms[0], account, resume, cancellation, renew)
+            yield from self._turn(turn, files, forms[0], account, resume, cancellation, renew)
             return
         except FormRefused as e:
             log.warning("form_refused model=%s form=%r", turn.request.model, forms[0].way)
@@ -107,7 +150,7 @@ class KimiConnect:
                 raise
             refusal = e
         try:
-            for event in self._turn(turn, forms[1], account, resume, cancellation, renew):
+            for event in self._turn(turn, files, forms[1], account, resume, cancellation, renew):
                 if refusal is not None and isinstance(event, Started):
                     refusal = None
                     self._models.refuse(account.site, forms[0])
@@ -122,6 +165,7 @@ class KimiConnect:
     def _turn(
         self,
         turn: PreparedTurn,
+        files: SentFiles,
         form: ConnectForm,
         account: Account,
         resume: Resume | None,
@@ -133,7 +177,7 @@ class KimiConnect:
         needs_pauses = len(text) > LONG_TEXT
         if needs_pauses:
             pause()
-        body = envelope.encode(build_turn(text, form, resume, system))
+        body = envelope.encode(build_turn(text, form, resume, system, files.ids))
         if needs_pauses:
             pause()
         http = self._sites[account.site]
@@ -211,12 +255,15 @@ class KimiConnect:
                 )
 
 
-def build_turn(prompt: str, form: ConnectForm, resume: Resume | None, system: str = "") -> bytes:
+def build_turn(
+    prompt: str, form: ConnectForm, resume: Resume | None, system: str = "", file_ids: Sequence[str] = ()
+) -> bytes:
     """The body of a turn (5.2), before it is put into its envelope. Kimi reads the one message only (L6), and
-    ``system`` where the form takes it."""
+    ``system`` where the form takes it. Files come after the text (``kimi-protocol-2.md`` 2.4)."""
+    files = [{"file": {"id": file_id, "status": "PROCESS_STATUS_SUCCESS"}} for file_id in file_ids]
     message: dict[str, Any] = {
         "role": "user",
-        "blocks": [{"message_id": "", "text": {"content": text_of(prompt)}}],
+        "blocks": [{"message_id": "", "text": {"content": text_of(prompt)}}, *files],
         "scenario": form.scenario,
     }
     body: dict[str, Any] = {

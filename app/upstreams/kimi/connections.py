@@ -45,6 +45,21 @@ _ONE_PIECE_BYTES = 65536
 _MAX_HEAD_BYTES = 262_144
 
 
+class StreamedBody:
+    """The body of a request that is not held in memory as a whole."""
+
+    def __init__(self, pieces: Iterator[bytes], size: int) -> None:
+        """``size``: of all pieces together, in bytes."""
+        self._pieces = pieces
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
+
+
 class Unwritable(Exception):
     """A request that cannot be sent as it is; the message is the name of the reason."""
 
@@ -143,7 +158,12 @@ class Transport:
 
     @contextlib.contextmanager
     def call(
-        self, method: str, path: str, headers: dict[str, str], body: bytes | None, exchange: Exchange
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes | StreamedBody | None,
+        exchange: Exchange,
     ) -> Iterator[BaseHTTPResponse]:
         """The same for a response that is not streamed, without requests' part. Raises as ``send``."""
         pool = self._adapter.pool
@@ -168,7 +188,7 @@ class Transport:
 
     @contextlib.contextmanager
     def _sent(
-        self, method: str, headers: dict[str, str], body: bytes | None, exchange: Exchange
+        self, method: str, headers: dict[str, str], body: bytes | StreamedBody | None, exchange: Exchange
     ) -> Iterator[Timeout]:
         """Around the sending for an exchange; yields its time limits."""
         exchange.cancellation.check()
@@ -233,15 +253,21 @@ class _Owned:
             super().request(*args, **kwargs)  # type: ignore[misc]
         finally:
             held, self._held = self._held, None
-        for piece in [b"".join(held)] if sum(map(len, held)) <= _ONE_PIECE_BYTES else held:
-            self.send(piece)
+        if held:
+            self.send(b"".join(held))
 
     def send(self, data: Any) -> None:
-        """http.client sends head and body separately. As two packets they would wake the other end twice."""
-        if self._held is None:
+        """http.client sends head and body separately. As two packets they would wake the other end twice. A body in
+        pieces is held back only up to the size of one piece."""
+        held = self._held
+        if held is None:
             super().send(data)  # type: ignore[misc]
-        else:
-            self._held.append(data)
+            return
+        held.append(data)
+        if len(held) > 1 and sum(map(len, held)) > _ONE_PIECE_BYTES:
+            self._held = None
+            for piece in held:
+                self.send(piece)
 
 
 class _Response(HTTPResponse):

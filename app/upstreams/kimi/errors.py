@@ -216,6 +216,11 @@ def refusal(reply: Reply, account: Account, site: str) -> UpstreamError:
     )
 
 
+def words_of(reply: Reply, account: Account) -> str:
+    """What a refusal says, in brackets; empty where it says nothing."""
+    return _quoted(_read(reply.body).text, account)
+
+
 def is_known_error(reply: Reply) -> bool:
     """Whether the service itself refused, in words that we know: then it serves this path."""
     return _row(_read(reply.body)) is not None

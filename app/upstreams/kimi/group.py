@@ -14,6 +14,7 @@ from app.upstreams.kimi.http import KimiHttp, Timeouts
 from app.upstreams.kimi.listing import Listing
 from app.upstreams.kimi.model_table import KimiModels
 from app.upstreams.kimi.rest import KimiRest
+from app.upstreams.kimi.uploads import Uploads
 
 # KIMI_PROTOCOL → the upstreams that are switched on.
 _SWITCHED_ON = {
@@ -36,10 +37,12 @@ def build(config: Config, watchdog: Watchdog, tap: Tap | None) -> UpstreamGroup:
     # A silent stream is given up while there is still time to get the rest of its answer.
     silence_s = 0.75 * min(config.first_event_timeout_s, config.idle_timeout_s)
     policy = ResumePolicy(limit_s=config.resume_s, silence_s=silence_s)
-    connect = KimiConnect(sites, models, policy)
-    both: list[Upstream] = [KimiRest(sites, models, max_continuations=config.max_continuations), connect]
+    uploads = Uploads(config.file_read_s)
+    connect = KimiConnect(sites, models, policy, uploads)
+    both: list[Upstream] = [KimiRest(sites, models, uploads, max_continuations=config.max_continuations), connect]
 
     def start(store: Store, accounts: AccountSource) -> None:
+        uploads.start(store)
         if connect.name in models.switched_on:
             Catalogue(store, models, list(sites), lambda site: _listing(connect, accounts, site)).start()
 

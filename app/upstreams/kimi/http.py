@@ -6,11 +6,13 @@ Headers: ``kimi-protocol.md`` 1.3. How connections are made: ``connections``. Mu
 import contextlib
 import functools
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
@@ -30,7 +32,7 @@ from app.errors import (
 from app.upstreams import Tap
 from app.upstreams.account import Account
 from app.upstreams.kimi import sse
-from app.upstreams.kimi.connections import Exchange, Transport, Unwritable
+from app.upstreams.kimi.connections import Exchange, StreamedBody, Transport, Unwritable
 from app.upstreams.kimi.socket_reader import TooLarge
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ class KimiHttp:
         method: str,
         path: str,
         account: Account,
-        body: bytes | None = None,
+        body: bytes | StreamedBody | None = None,
         cancellation: Cancellation | None = None,
         *,
         headers: Mapping[str, str] | None = None,
@@ -156,6 +158,65 @@ class KimiHttp:
             with exchange.streaming(self._watchdog):
                 yield Stream(response, exchange)
 
+    def upload(
+        self,
+        path: str,
+        account: Account,
+        file: StreamedBody,
+        media_type: str,
+        cancellation: Cancellation,
+    ) -> Reply:
+        """As ``call``, for a body that takes its time: each piece of it has the time of two short calls."""
+        return self.call(
+            "POST",
+            path,
+            account,
+            file,
+            cancellation,
+            headers={"Content-Type": media_type},
+            timeout_s=2 * self._timeouts.call_s,
+        )
+
+    def put_object(
+        self, url: str, account: Account, file: StreamedBody, media_type: str, cancellation: Cancellation
+    ) -> int:
+        """Puts a file where the site has said, perhaps at another host: without the account's token. Returns the
+        status.
+
+        Raises as ``call``. Raises UpstreamProtocolError: if the address cannot be one.
+        """
+        origin, path = self._split(url, account)
+        exchange = Exchange(cancellation, 2 * self._timeouts.call_s)
+        transport = Transport(origin, self._timeouts.connect_s)
+        headers = {"Content-Type": media_type, "User-Agent": _USER_AGENT}
+        if self._tap is not None:
+            self._tap("request", _head("PUT (a signed address)", headers) + b"(%d bytes of a file)" % len(file))
+        try:
+            with (
+                _translated(account, origin, exchange),
+                transport.call("PUT", path, headers, file, exchange) as response,
+            ):
+                response.read(_WHOLE_BYTES)
+                return response.status
+        finally:
+            cancellation.detach()
+            transport.close()
+
+    def _split(self, url: str, account: Account) -> tuple[str, str]:
+        """The origin of an address, and its path with the query."""
+        try:
+            parts = urlsplit(url)
+            complete = bool(parts.hostname) and parts.port != 0 and parts.username is None
+        except ValueError:
+            complete = False
+        # Like the site itself: files must not go over a plain connection if the site has a secure one.
+        is_secure = complete and (parts.scheme == "https" or parts.scheme == urlsplit(self.base_url).scheme)
+        if not is_secure or re.search(r"[^\x21-\x7e]", url):
+            raise UpstreamProtocolError(
+                f"{account.label}: {self.base_url} names no usable address for a file", reached_upstream=False
+            )
+        return f"{parts.scheme}://{parts.netloc}", (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
     @contextlib.contextmanager
     def _asked(
         self,
@@ -163,14 +224,15 @@ class KimiHttp:
         path: str,
         account: Account,
         media_type: str,
-        body: bytes | None,
+        body: bytes | StreamedBody | None,
         exchange: Exchange,
         more: Mapping[str, str],
     ) -> Iterator[dict[str, str]]:
         """Around a request and the reading of its response: yields all headers, translates exceptions."""
         headers = _headers(account.device_id, account.session_id, account.user_id, media_type, self.base_url)
         if self._tap is not None:
-            self._tap("request", _head(f"{method} {path}", headers) + (body or b""))
+            shown = b"" if body is None else body if isinstance(body, bytes) else b"(%d bytes of a file)" % len(body)
+            self._tap("request", _head(f"{method} {path}", headers) + shown)
         try:
             with _translated(account, self.base_url, exchange):
                 yield {**headers, **more}

@@ -24,13 +24,15 @@ from app.concurrency.background import Cancellation
 from app.concurrency.yielding import pause
 from app.errors import ChatUnknown, ProtocolUnavailable, UpstreamError
 from app.text.prompt import compose
-from app.upstreams import PreparedTurn, Renew, Resume, Supports
+from app.upstreams import PreparedTurn, Renew, Resume, Supports, attachments_of
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.http import KimiHttp, Reply
 from app.upstreams.kimi.json_frames import dump, text_of
 from app.upstreams.kimi.model_table import KimiModels, SseForm
+from app.upstreams.kimi.rest_files import RestFiles
 from app.upstreams.kimi.rest_frames import AnswerDecoder
+from app.upstreams.kimi.uploads import NO_FILES, Uploads, may_be_unknown_file
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +45,17 @@ class KimiRest:
 
     name = "kimi_rest"
 
-    def __init__(self, sites: Mapping[str, KimiHttp], models: KimiModels, *, max_continuations: int) -> None:
+    def __init__(
+        self, sites: Mapping[str, KimiHttp], models: KimiModels, uploads: Uploads, *, max_continuations: int
+    ) -> None:
         """``sites``: by their names."""
         self._sites = sites
+        self._uploads = uploads
+        self._files = RestFiles(self.name, sites)
         self._models = models
         self._max_continuations = max_continuations
 
-    supports = Supports()
+    supports = Supports(images=True, files=True)
 
     def models(self) -> Sequence[Model]:
         return self._models.of(self.name)
@@ -64,7 +70,8 @@ class KimiRest:
         return self._models.unmet(model_id, options)
 
     def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
-        return PreparedTurn(request, compose(request, messages, self._models.wording(request.model)))
+        prompt = compose(request, messages, self._models.wording(request.model))
+        return PreparedTurn(request, prompt, attachments=attachments_of(messages))
 
     def open(
         self,
@@ -78,15 +85,19 @@ class KimiRest:
         wire = self._models.sse(turn.request.model, turn.request.options)
         chat_id = resume.chat_id if resume else self._create_chat(account, cancellation)
         yield Started(chat_id)
+        files = NO_FILES
+        if turn.attachments:
+            files = yield from self._uploads.send(self._files, turn.attachments, account, cancellation)
         needs_pauses = len(turn.text) > LONG_TEXT
         if needs_pauses:
             pause()
-        body = build_turn(turn.text, wire)
+        body = build_turn(turn.text, wire, files.ids)
         if needs_pauses:
             pause()
         path = f"/api/chat/{chat_id}/completion/stream"
         answer = AnswerDecoder(account, self._sites[account.site].base_url, turn.text)
-        for left in range(self._max_continuations, -1, -1):
+        left = self._max_continuations
+        while True:
             try:
                 with self._sites[account.site].stream(
                     path, account, body, "application/json", cancellation
@@ -96,6 +107,13 @@ class KimiRest:
                     yield from answer.decode(stream.lines(), is_last=left == 0)
                     stream.drain()
             except UpstreamError as e:
+                if files.has_remembered and not e.reached_upstream and may_be_unknown_file(e):
+                    log.info("files_forgotten account=%s error=%s", account.id, e.message)
+                    files = yield from self._uploads.send_again(
+                        self._files, turn.attachments, files, account, cancellation
+                    )
+                    body = build_turn(turn.text, wire, files.ids)
+                    continue
                 if answer.spoke or not answer.continues:
                     raise
                 log.warning("continuation_failed error=%s", e.message)
@@ -104,6 +122,7 @@ class KimiRest:
                 return
             if not answer.may_continue:
                 return
+            left -= 1
             answer = answer.next()
             body = build_continuation(answer.segment_id or "", wire)
 
@@ -141,8 +160,8 @@ def _cancel_later(opening: Cancellation) -> None:
     later.start()
 
 
-def build_turn(prompt: str, wire: SseForm) -> bytes:
-    """The body of a turn (3.2): Kimi reads the first message only."""
+def build_turn(prompt: str, wire: SseForm, file_ids: Sequence[str] = ()) -> bytes:
+    """The body of a turn (3.2): Kimi reads the first message only. Of files only the ids count (4.1)."""
     return dump(
         {
             "kimiplus_id": "kimi",
@@ -150,7 +169,7 @@ def build_turn(prompt: str, wire: SseForm) -> bytes:
             "model": wire.model,
             "use_search": wire.use_search,
             "messages": [{"role": "user", "content": text_of(prompt)}],
-            "refs": [],
+            "refs": list(file_ids),
             "history": [],
             "scene_labels": [],
             "use_semantic_memory": False,

@@ -1,8 +1,8 @@
-"""An upstream that repeats what it is sent, with pictures as their addresses."""
+"""An upstream that repeats what it is sent, with pictures as their types and sizes."""
 
 from collections.abc import Generator, Sequence
 
-from app.chat import ChatRequest, Event, Finished, ImagePart, Message, Model, Options, Started, TextDelta
+from app.chat import Attachment, ChatRequest, Event, Finished, Message, Model, Options, Started, TextDelta
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
 from app.settings.config import Config
@@ -31,7 +31,10 @@ class Parrot:
 
     def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
         parts = [part for message in messages for part in message.parts]
-        texts = [f"<{part.source}>" if isinstance(part, ImagePart) else getattr(part, "text", "") for part in parts]
+        texts = [
+            f"<{part.media_type}:{part.size}>" if isinstance(part, Attachment) else getattr(part, "text", "")
+            for part in parts
+        ]
         return PreparedTurn(request, Prompt(" ".join(texts)))
 
     def open(

@@ -1,0 +1,96 @@
+"""The bytes of an attachment, and their size and digest."""
+
+import binascii
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+from urllib.parse import unquote_to_bytes
+
+from app.concurrency.yielding import in_slices, pause
+
+# What is read, hashed or decoded between two pauses. Bytes; a multiple of 4, for base64.
+PIECE_BYTES = 262_144
+
+_DATA_URL = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
+
+
+class BadContent(Exception):
+    """The content cannot be read. The text says why: it continues a sentence that names its place."""
+
+
+class TooLarge(Exception):
+    """The content has more bytes than are allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """Content in memory."""
+
+    data: bytes = field(repr=False)
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self.data)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """SHA-256 in hex, of what is left to read."""
+    digest = hashlib.sha256()
+    for piece in pieces_of(file):
+        digest.update(piece)
+        pause()
+    return digest.hexdigest()
+
+
+def pieces_of(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(PIECE_BYTES):
+        yield piece
+
+
+def from_data_url(url: str, most: int) -> bytes:
+    """The content of a ``data:`` URL (RFC 2397). Raises BadContent, TooLarge: if it has more than ``most`` bytes."""
+    # Not the whole URL: it may have 16 MB.
+    head = _DATA_URL.match(url[:1024])
+    if head is None:
+        raise BadContent("is not a valid data: URL")
+    if not head[2].lower().endswith(";base64"):
+        if len(url) > 4 * most:
+            raise TooLarge
+        data = unquote_to_bytes(url[head.end() :])
+        if len(data) > most:
+            raise TooLarge
+        return data
+    return from_base64(url, most, head.end())
+
+
+def from_base64(text: str, most: int, begin: int = 0) -> bytes:
+    """Standard base64 from ``begin`` on; white space in it does not count. Raises as ``from_data_url``."""
+    if (len(text) - begin) // 2 > most + 2:
+        raise TooLarge
+    try:
+        data = _decoded(text, begin)
+    except ValueError:
+        # With line ends, as mail has them. Most content has none.
+        packed = "".join(text[begin:].split())
+        if len(packed) == len(text) - begin:
+            raise BadContent("is not valid base64") from None
+        try:
+            data = _decoded(packed, 0)
+        except ValueError:
+            raise BadContent("is not valid base64") from None
+    if len(data) > most:
+        raise TooLarge
+    return data
+
+
+def _decoded(text: str, begin: int) -> bytes:
+    """Raises ValueError."""
+    decoded = []
+    for at in in_slices(range(begin, len(text), PIECE_BYTES)):
+        part = text[at : at + PIECE_BYTES]
+        if part.endswith("=") and at + PIECE_BYTES < len(text):
+            raise ValueError("padding in the middle")
+        decoded.append(binascii.a2b_base64(part, strict_mode=True))
+    return decoded[0] if len(decoded) == 1 else b"".join(decoded)

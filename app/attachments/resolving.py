@@ -1,0 +1,172 @@
+"""What a client sends as an image or a document becomes an attachment that an upstream can be sent.
+
+Everything that can be wrong with one is found here, before an account is asked: its form, its size, its type, how
+many there are. In the result of a call words take the place of what is wrong: an agent cannot choose what its
+functions return. Must never know HTTP, an API, or an upstream.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+
+from app.attachments.content import BadContent, InMemory, TooLarge, digest_of, from_base64, from_data_url
+from app.attachments.media_types import MediaType, Unusable, recognise
+from app.chat import Attachment, ChatRequest, Content, FileReference, Message, Part, TextPart
+from app.concurrency.yielding import pause
+from app.errors import FileTooLarge, InvalidRequest, UnknownFile
+
+_NAME_CHARS = 100
+# Said of a result of a call whose attachment is left out (``x-kimi-notice``).
+LEFT_OUT = "attachment-left-out"
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentLimits:
+    # Bytes of one.
+    max_bytes: int
+    # Different ones in one request.
+    max_count: int
+
+
+class Attachments:
+    """Makes attachments of what requests hold. One object per process."""
+
+    def __init__(self, limits: AttachmentLimits) -> None:
+        self._limits = limits
+
+    def resolve(self, request: ChatRequest) -> ChatRequest:
+        """The request with attachments in the place of references.
+
+        Raises InvalidRequest, FileTooLarge, UnknownFile: with the place of the one that cannot be used.
+        """
+        if not _has_references(request):
+            return request
+        left_out: list[str] = []
+        seen: set[tuple[str, str]] = set()
+        messages = tuple(self._message(message, left_out, seen) for message in request.messages)
+        notices = (*request.notices, LEFT_OUT) if left_out else request.notices
+        return replace(request, messages=messages, notices=notices)
+
+    @staticmethod
+    def marked(request: ChatRequest) -> ChatRequest:
+        """The request with a mark in the place of each reference, for counting: nothing is decoded or checked."""
+        if not _has_references(request):
+            return request
+        messages = [replace(m, parts=tuple(map(_marked, m.parts))) for m in request.messages]
+        return replace(request, messages=tuple(messages))
+
+    def _message(self, message: Message, left_out: list[str], seen: set[tuple[str, str]]) -> Message:
+        if not any(part.__class__ is FileReference for part in message.parts):
+            return message
+        is_result = message.role in ("tool", "function")
+        parts: list[Part] = []
+        for part in message.parts:
+            if not isinstance(part, FileReference):
+                parts.append(part)
+                continue
+            try:
+                attachment = self._attachment(part)
+            except InvalidRequest as e:
+                if not is_result:
+                    raise
+                left_out.append(part.place)
+                parts.append(TextPart(_words(part, e.message.removeprefix(f"{part.place} "))))
+                continue
+            parts.append(attachment)
+            seen.add((attachment.digest, attachment.name))
+            if len(seen) > self._limits.max_count:
+                raise InvalidRequest(
+                    f"{part.place}: a request may hold {self._limits.max_count} different images and documents "
+                    "(MAX_ATTACHMENTS); send fewer",
+                    code="too_many_attachments",
+                    param=part.place,
+                )
+            pause()
+        return replace(message, parts=tuple(parts))
+
+    def _attachment(self, part: FileReference) -> Attachment:
+        try:
+            content, size = self._content(part)
+        except BadContent as e:
+            raise _refusal(part, str(e)) from None
+        except TooLarge:
+            raise FileTooLarge(
+                f"{part.place} has more than {self._limits.max_bytes} bytes (FILE_MAX_BYTES)", param=part.place
+            ) from None
+        with content.open() as file:
+            try:
+                media_type = recognise(file, size, part.name)
+            except Unusable as e:
+                raise _refusal(part, str(e)) from None
+            file.seek(0)
+            digest = digest_of(file)
+        name = file_name(part.name, digest, media_type)
+        return Attachment(name, media_type.name, size, digest, media_type.is_image, part.place, part.sent_as, content)
+
+    def _content(self, part: FileReference) -> tuple[Content, int]:
+        most = self._limits.max_bytes
+        match part.form:
+            case "base64":
+                data = from_base64(part.source, most)
+            case "text":
+                data = part.source.encode(errors="replace")
+                if len(data) > most:
+                    raise TooLarge
+            case "id":
+                raise UnknownFile(f"{part.place}: there is no file with this id", param=part.place)
+            case _:
+                if part.source[:5].lower() == "data:":
+                    data = from_data_url(part.source, most)
+                elif not part.source:
+                    raise BadContent("has neither content nor an address")
+                elif re.match(r"https?://", part.source[:8], re.IGNORECASE):
+                    raise BadContent(
+                        "is an address on the web, and this gateway fetches none: send the content itself"
+                    )
+                else:
+                    raise BadContent("is neither a data: URL nor an http(s): URL")
+        return InMemory(data), len(data)
+
+
+def _has_references(request: ChatRequest) -> bool:
+    return any(part.__class__ is FileReference for message in request.messages for part in message.parts)
+
+
+def _marked(part: Part) -> Part:
+    if not isinstance(part, FileReference):
+        return part
+    return TextPart(f"[image: {part.name}]" if part.is_image else f"[file: {part.name}]")
+
+
+def _refusal(part: FileReference, why: str) -> InvalidRequest:
+    return InvalidRequest(f"{part.place} {why}", code="invalid_attachment", param=part.place)
+
+
+def _words(part: FileReference, why: str) -> str:
+    """What stands in the result of a call in the place of what it cannot show."""
+    what = "an image" if part.is_image else "a file"
+    named = f": {clean_name(part.name)}" if part.name else ""
+    return (
+        f"({what} that cannot be shown here{named}: it {why})"
+        if why
+        else f"({what} that cannot be shown here{named})"
+    )
+
+
+def clean_name(name: str) -> str:
+    """A name that can stand in a header and in a line of text; empty if nothing of it is left."""
+    name = unicodedata.normalize("NFC", name[-4 * _NAME_CHARS :]).replace("\\", "/").rpartition("/")[2]
+    name = "".join(c for c in name if (c.isprintable() and c not in '"[]<>|?*:') or c == " ").strip(" .")
+    stem, dot, extension = name.rpartition(".")
+    if len(name) > _NAME_CHARS and dot and len(extension) < 10:
+        return stem[: _NAME_CHARS - len(extension) - 1] + dot + extension
+    return name[:_NAME_CHARS]
+
+
+def file_name(sent: str, digest: str, media_type: MediaType) -> str:
+    """The name under which Kimi gets a file: what it is read as depends on the extension (``kimi-protocol-2.md``
+    2.2). The same content without a name has always the same one."""
+    name = clean_name(sent) or f"{'image' if media_type.is_image else 'document'}-{digest[:8]}"
+    if name.rpartition(".")[2].lower() not in media_type.extensions or "." not in name:
+        name += f".{media_type.extensions[0]}"
+    return name
