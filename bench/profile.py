@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.answers import text_of
-from bench.dialects import GENERATIONS
+from bench.answers import TOKEN_CHARS, text_of
+from bench.dialects import GENERATIONS, recorded_answer
 from bench.load import Load
 from bench.processes import LOAD_CORE, ROOT, Failed, allow_many_files
 from bench.scenarios import warm_up
-from bench.servers import GATEWAY, Server, Simulator, running, servers, simulator
+from bench.servers import BEFORE, GATEWAY, Server, Simulator, running, servers, simulator
 
 # A frame as sampled.py writes it: the function, then its file in brackets.
 _FRAME = re.compile(r"(.+) \((.+)\)")
@@ -51,6 +51,19 @@ def _streams(load: Load, simulator: Simulator, streams: int, per_s: int, seconds
     return streams * tokens
 
 
+def _flood(load: Load, simulator: Simulator) -> int:
+    """40 answers of 2,000 tokens, as fast as possible, ten times."""
+    text = text_of(_FLOOD_TOKENS)
+    pieces = [text[at : at + TOKEN_CHARS] for at in range(0, len(text), TOKEN_CHARS)]
+    recorded = recorded_answer(load.generation, pieces)
+    simulator.set_knobs(record=False)
+    for _ in range(_FLOODS):
+        simulator.play(load.generation, recorded, _FLOOD_STREAMS)
+        load.flood(_FLOOD_STREAMS, _FLOOD_TOKENS)
+    load.settle()
+    return _FLOODS * _FLOOD_STREAMS * _FLOOD_TOKENS
+
+
 def _short(load: Load, simulator: Simulator) -> int:
     simulator.set_knobs(say=text_of(8), stamp=True, record=False)
     answers = len(load.closed_loop(8, 8.0, 8).first_ms)
@@ -58,10 +71,13 @@ def _short(load: Load, simulator: Simulator) -> int:
     return answers
 
 
+_FLOODS, _FLOOD_STREAMS, _FLOOD_TOKENS = 10, 40, 2000
+
 _WORK = {
     "answer": _Work("token", _one_stream),
     "streams": _Work("token", _200_streams),
     "short": _Work("answer", _short),
+    "flood": _Work("token", _flood),
 }
 
 
@@ -70,6 +86,7 @@ def main() -> int:
     parser.add_argument("--load", choices=_WORK, default="answer", help="the load (default: one streamed answer)")
     parser.add_argument("--generation", choices=[g.name for g in GENERATIONS], default="sse")
     parser.add_argument("--lines", type=int, default=30, help="number of lines per table")
+    parser.add_argument("--before", type=Path, help="profile this earlier version: a clone with its .venv")
     options = parser.parse_args()
     generation = next(g for g in GENERATIONS if g.name == options.generation)
     allow_many_files()
@@ -77,7 +94,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         samples = folder / "samples"
-        with simulator(folder) as upstream, running(_sampled(samples), upstream, folder) as one:
+        with simulator(folder) as upstream, running(_sampled(samples, options.before), upstream, folder) as one:
             assert one.process
             load = Load(one, upstream, generation)
             warm_up(load, upstream)
@@ -87,17 +104,18 @@ def main() -> int:
             cpu_s = load.moment().server_s
             units = work.run(load, upstream)
             cost_us = (load.moment().server_s - cpu_s) * 1e6 / units
-        _show(samples.read_text(), cost_us, work.unit, options.lines)
+        _show(samples.read_text(), cost_us, work.unit, options.lines, options.before or ROOT)
     return 0
 
 
-def _sampled(samples: Path) -> Server:
-    gateway = next(server for server in servers() if server.name == GATEWAY)
-    command = (*gateway.command, "-c", "python:bench.sampled")
+def _sampled(samples: Path, before: Path | None) -> Server:
+    name = BEFORE if before else GATEWAY
+    gateway = next(server for server in servers(before=before) if server.name == name)
+    command = (*gateway.command, "-c", str(ROOT / "bench/sampled.py"))
     return dataclasses.replace(gateway, command=command, env={**gateway.env, "BENCH_SAMPLES": str(samples)})
 
 
-def _show(samples: str, cost_us: float, unit: str, lines: int) -> None:
+def _show(samples: str, cost_us: float, unit: str, lines: int, home: Path) -> None:
     """Prints CPU time in µs per unit: own time per file and function, and inclusive time per file of ``app/``."""
     own_files: collections.Counter[str] = collections.Counter()
     own_functions: collections.Counter[str] = collections.Counter()
@@ -105,7 +123,7 @@ def _show(samples: str, cost_us: float, unit: str, lines: int) -> None:
     total = 0
     for line in samples.splitlines():
         stack, _, times = line.rpartition(" ")
-        frames = [_named(frame) for frame in stack.split(";")]
+        frames = [_named(frame, home) for frame in stack.split(";")]
         count = int(times)
         total += count
         own_files[frames[-1][0]] += count
@@ -125,12 +143,12 @@ def _table(title: str, counts: Mapping[str, int], unit_us: float, lines: int) ->
         print(f"  {count * unit_us:10.2f}  {name}")
 
 
-def _named(frame: str) -> tuple[str, str]:
-    """The file, relative to this repository or to site-packages, and the function."""
+def _named(frame: str, home: Path) -> tuple[str, str]:
+    """The file, relative to the repository in ``home`` or to site-packages, and the function."""
     found = _FRAME.fullmatch(frame)
     if not found:
         return frame, ""
-    file = found[2].removeprefix(f"{ROOT}/")
+    file = found[2].removeprefix(f"{home}/")
     return re.sub(r".*(?:site-packages|lib/python[0-9.]+)/", "", file), found[1]
 
 
