@@ -4,6 +4,7 @@ An answer that only passes through has no limit of its own.
 """
 
 import sys
+from typing import NoReturn
 
 from app.errors import UpstreamProtocolError
 
@@ -28,9 +29,12 @@ class TextLimit:
         """Raises UpstreamProtocolError: if there is too much text."""
         self.left -= _size_of(piece) + _PER_PIECE
         if self.left < 0:
-            raise UpstreamProtocolError(
-                f"Kimi's answer needs more than {MAX_BYTES >> 20} MB; no known model writes so much"
-            )
+            self.refuse()
+
+    def refuse(self) -> NoReturn:
+        raise UpstreamProtocolError(
+            f"Kimi's answer needs more than {MAX_BYTES >> 20} MB; no known model writes so much"
+        )
 
 
 class HeldText:
@@ -53,5 +57,9 @@ class HeldText:
 
     def add(self, piece: str) -> None:
         """Raises UpstreamProtocolError: if there is too much text."""
-        self._limit.add(piece)
+        # As TextLimit.add, without a call for each token.
+        limit = self._limit
+        limit.left -= _size_of(piece) + _PER_PIECE
+        if limit.left < 0:
+            limit.refuse()
         self.pieces.append(piece)

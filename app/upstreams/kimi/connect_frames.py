@@ -58,7 +58,7 @@ class _BlockText:
         # The place of each block in the answer; the block of the last frame, with its place; the last block that has
         # text, with its place.
         self._places: dict[str, int] = {}
-        self._last: str | None = None
+        self.last: str | None = None
         self._place = 0
         self._end = ""
         self._end_place = 0
@@ -67,7 +67,7 @@ class _BlockText:
 
     def append(self, block_id: str, text: str) -> str:
         """What is to be passed on. Raises _Rewrite."""
-        if block_id != self._last:
+        if block_id != self.last:
             self._go_to(block_id)
         if text:
             if self._place < self._end_place:
@@ -119,7 +119,7 @@ class _BlockText:
                 raise UpstreamProtocolError(f"Kimi sent an answer of more than {_MAX_BLOCKS} blocks")
             self._blocks[block_id] = HeldText(self._limit)
             self._places[block_id] = len(self._places)
-        self._last, self._place = block_id, self._places[block_id]
+        self.last, self._place = block_id, self._places[block_id]
 
 
 class _Rewrite(Exception):
@@ -137,6 +137,7 @@ _HEADS = frozenset({"op", "mask", "eventOffset"})
 # What a frame of them says would be lost without a word if they were something else.
 _OBJECTS = frozenset({"block", "message", "chat"})
 _GENERATING = ("MESSAGE_STATUS_GENERATING", 1)
+_Kind = type[TextDelta] | type[ReasoningDelta]
 _NOTICES = {"TYPE_MODEL_DEGRADE": "model-degraded"}
 
 
@@ -245,8 +246,16 @@ class AnswerDecoder:
         for chunk in chunks:
             quiet = True
             try:
-                for item in self._envelopes.decode(chunk):
-                    for event in self._end(item.payload) if item.last else self._frame(item.payload):
+                for payload, last in self._envelopes.decode(chunk):
+                    frame = None if last else self._json.load(payload)
+                    if (continuation := self._continuation(frame)) is not None:
+                        if (event := self._add(*continuation)) is not None:
+                            if self._has_news:
+                                yield from self._news()
+                            yield event
+                            quiet = False
+                        continue
+                    for event in self._end(payload) if last else self._frame(frame):
                         yield from self._news()
                         yield event
                         quiet = False
@@ -258,7 +267,8 @@ class AnswerDecoder:
                 # The chat of an answer that failed is to be cleaned up all the same.
                 yield from self._news()
                 raise
-            yield from self._news()
+            if self._has_news:
+                yield from self._news()
             if quiet:
                 yield HEARTBEAT
         raise ConnectionLost(f"{self._account.label}: Kimi closed the connection before the end of the answer")
@@ -309,7 +319,7 @@ class AnswerDecoder:
         if opening is not None and (held := opening.flush()):
             yield TextDelta(held)
 
-    def _pass_on(self, kind: type[TextDelta] | type[ReasoningDelta], text: str) -> Iterator[Event]:
+    def _pass_on(self, kind: _Kind, text: str) -> Iterator[Event]:
         self._spoke = True
         if self._opening is not None and kind is TextDelta:
             text = self._begin(text)
@@ -331,8 +341,34 @@ class AnswerDecoder:
         self.reason = "content_filter"
         yield HEARTBEAT
 
-    def _frame(self, payload: bytes) -> Iterator[Event]:
-        frame = self._json.load(payload)
+    def _continuation(self, frame: Any) -> tuple[_Kind, _BlockText, str, str, str] | None:
+        """What ``_add`` takes of nearly every frame: it appends to the block of the frame before it, and that is all.
+
+            {"op": "append", "mask": "block.text.content", "eventOffset": 7, "block": {"id": …, "text": {…}}}
+
+        None for any other frame. ``_frame`` would do the same with these, in three times the time.
+        """
+        if frame.__class__ is not dict or len(frame) != 4 or frame.get("op") != "append" or self._is_resumed:
+            return None
+        mask = frame.get("mask")
+        if mask == "block.text.content":
+            kind: _Kind = TextDelta
+            told, part = self._text, "text"
+        elif mask == "block.think.content":
+            kind, told, part = ReasoningDelta, self._thinking, "think"
+        else:
+            return None
+        block, offset = frame.get("block"), frame.get("eventOffset")
+        if block.__class__ is not dict or offset.__class__ is not int or "messageId" in block:
+            return None
+        fields, block_id = block.get(part), block.get("id")
+        content = fields.get("content") if fields.__class__ is dict else None
+        if content.__class__ is not str or block_id.__class__ is not str or block_id != told.last:
+            return None
+        self.offset = offset
+        return kind, told, "append", block_id, content
+
+    def _frame(self, frame: Any) -> Iterator[Event]:
         if not isinstance(frame, dict):
             yield Unrecognised("frame (no object)")
             return
@@ -506,18 +542,14 @@ class AnswerDecoder:
                 yield Unrecognised(f"mask {_name(path)}")
             seen.add(part)
 
-    def _say(
-        self,
-        kind: type[TextDelta] | type[ReasoningDelta],
-        told: _BlockText,
-        op: str,
-        block: dict[str, Any],
-        part: str,
-    ) -> Event | None:
+    def _say(self, kind: _Kind, told: _BlockText, op: str, block: dict[str, Any], part: str) -> Event | None:
         content = _content(block, part)
         if content is None:
             return Unrecognised(f"block.{part} without text")
-        block_id = _block_id(block)
+        return self._add(kind, told, op, _block_id(block), content)
+
+    def _add(self, kind: _Kind, told: _BlockText, op: str, block_id: str, content: str) -> Event | None:
+        """What is to be passed on of a block's text."""
         try:
             new = told.append(block_id, content) if op == "append" else told.set(block_id, content)
         except _Rewrite:

@@ -7,7 +7,6 @@ payload contains.
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from app.errors import UpstreamProtocolError
 
@@ -22,11 +21,8 @@ MAX_BYTES = 8 << 20
 _MAX_EMPTY = 100_000
 
 
-class Envelope(NamedTuple):
-    """One payload, decompressed. ``last``: it ends the stream. A stream without such an envelope was cut."""
-
-    payload: bytes
-    last: bool
+# One payload, decompressed, and whether it ends the stream. A stream without such an envelope was cut.
+Envelope = tuple[bytes, bool]
 
 
 def encode(payload: bytes) -> bytes:
@@ -53,12 +49,13 @@ class Decoder:
         if self._incomplete:
             self._incomplete += chunk
             data = self._incomplete
-        at, size = 0, len(data)
+        at, size, prefix = 0, len(data), _PREFIX.size
         try:
-            while size - at >= _PREFIX.size:
+            while size - at >= prefix:
                 flags, length = _PREFIX.unpack_from(data, at)
-                self._check(flags, length)
-                start = at + _PREFIX.size
+                if flags or length > self._max_bytes:
+                    self._check(flags, length)
+                start = at + prefix
                 if size - start < length:
                     break
                 at = start + length
@@ -66,7 +63,7 @@ class Decoder:
                 if flags & _COMPRESSED and payload:
                     payload = self._decompress(payload)
                 if payload or flags & _END_OF_STREAM:
-                    yield Envelope(payload, bool(flags & _END_OF_STREAM))
+                    yield payload, bool(flags & _END_OF_STREAM)
                 else:
                     self._empty += 1
                     if self._empty > _MAX_EMPTY:
