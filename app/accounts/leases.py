@@ -19,7 +19,7 @@ from app.concurrency.background import Cancellation
 from app.concurrency.periodic import Periodic, every
 from app.errors import AccountRejected, ModelUnavailable, NoAccountFree, QuotaSpent, RateLimit
 from app.store import Store, StoreError, Transaction
-from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown, Grant, QueuedTicket, Ticket, Wish
+from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown, FreeAccount, Grant, QueuedTicket, Ticket, Wish
 from app.store.process_lease import ProcessLease
 from app.upstreams.account import duration
 
@@ -201,6 +201,10 @@ class Leases:
                 return Lease(row.id, row.account_id, row.scope, row.is_probe)
             # … or with the ticket in the queue, which is decided anew.
             store.dequeue(tx, ticket.id)
+        limits = scheduling.free_limits(self._limits, now)
+        account = scheduling.choose(store.free_at_once(tx, wish, limits), wish)
+        if account is not None:
+            return self._grant_account(tx, ticket.id, self._process_lease.id, wish, account, now, waited=False)
         queue = store.queue_state(tx, ticket.owner)
         position = scheduling.next_position(queue.last_of_owner, queue.head)
         # First those before it: an account may be free that nobody has noticed yet.
@@ -242,6 +246,19 @@ class Leases:
         account = scheduling.choose(free, wish)
         if account is None:
             return None
+        return self._grant_account(tx, ticket_id, process_id, wish, account, now, waited=waited)
+
+    def _grant_account(
+        self,
+        tx: Transaction,
+        ticket_id: str,
+        process_id: str,
+        wish: Wish,
+        account: FreeAccount,
+        now: float,
+        *,
+        waited: bool,
+    ) -> Lease:
         next_at = scheduling.next_start_at(self._limits, now)
         grant = Grant(account.id, wish.scope, account.is_probe, now, next_at, now + self._longest_s)
         self._store.leases.grant(tx, ticket_id, process_id, grant, waited=waited)

@@ -11,7 +11,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -57,7 +57,9 @@ class Transaction:
     """Executes statements on one connection. The columns of a row have the names and types of the database."""
 
     def __init__(self, connection: PoolProxiedConnection, statements: "_Statements") -> None:
-        self._connection = connection
+        assert connection.dbapi_connection is not None, "it was just taken from the pool"
+        # The driver's own: the pool's connection passes each call on, and there are a dozen in an answer.
+        self._cursor = connection.dbapi_connection.cursor
         self._statements = statements
         # A transaction may still be open on the connection, so it must not go back to the pool.
         self.is_tainted = False
@@ -65,17 +67,23 @@ class Transaction:
     def run(self, statement: Statement, **values: Any) -> int:
         """The number of rows that were written."""
         sql, parameters = self._statements.prepared(statement, values)
-        with closing(self._connection.cursor()) as cursor:
+        cursor = self._cursor()
+        try:
             cursor.execute(sql, parameters)
             return int(cursor.rowcount)
+        finally:
+            cursor.close()
 
     def run_many(self, statement: Statement, rows: Sequence[Row]) -> None:
         """Executes the statement once for the values of each row."""
         if not rows:
             return
         prepared = [self._statements.prepared(statement, values) for values in rows]
-        with closing(self._connection.cursor()) as cursor:
+        cursor = self._cursor()
+        try:
             cursor.executemany(prepared[0][0], [parameters for _, parameters in prepared])
+        finally:
+            cursor.close()
 
     def row(self, statement: Statement, **values: Any) -> Row | None:
         """The first row, or None."""
@@ -84,15 +92,21 @@ class Transaction:
 
     def rows(self, statement: Statement, **values: Any) -> list[Row]:
         sql, parameters = self._statements.prepared(statement, values)
-        with closing(self._connection.cursor()) as cursor:
+        cursor = self._cursor()
+        try:
             cursor.execute(sql, parameters)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        finally:
+            cursor.close()
 
     def execute(self, sql: str) -> None:
         """A statement in SQL that SQLite and PostgreSQL both understand."""
-        with closing(self._connection.cursor()) as cursor:
+        cursor = self._cursor()
+        try:
             cursor.execute(sql)
+        finally:
+            cursor.close()
 
 
 class Database:
