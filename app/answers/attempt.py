@@ -22,6 +22,7 @@ from app.answers.shaping import Shaper, shaper
 from app.answers.tool_reading import ToolReading
 from app.answers.turn_state import TurnState
 from app.chat import (
+    HEARTBEAT,
     CitationStyle,
     Event,
     Finished,
@@ -225,8 +226,12 @@ class Attempt:
                             emit(event)
                             continue
                     else:
-                        self._take_note(event)
-                        self._pass_on(event, shape)
+                        if event is HEARTBEAT:
+                            # Several in each answer of the SSE protocol. They mean nothing to what follows.
+                            emit(event)
+                        else:
+                            self._take_note(event)
+                            self._pass_on(event, shape)
                         others += 1
                         if others % _OTHERS_PER_PAUSE == 0:
                             pause()

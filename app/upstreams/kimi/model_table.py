@@ -176,11 +176,8 @@ class Row:
     def searches(self) -> bool:
         return self.sse.use_search if self.sse else self.search
 
-    @property
-    def served_by(self) -> tuple[str, ...]:
-        """The names of the upstreams that can serve it, its home first."""
-        able = [name for name, form in ((SSE, self.sse), (CONNECT, self.ways)) if form]
-        return tuple(sorted(able, key=lambda name: name != self.home))
+    def is_served_by(self, upstream: str) -> bool:
+        return bool(self.sse if upstream == SSE else self.ways)
 
 
 def _chat_rows(id_: str, title: str, family: str) -> Iterator[Row]:
@@ -358,7 +355,7 @@ class KimiModels:
     def of(self, upstream: str) -> list[Model]:
         """Those that this upstream can serve."""
         rows = [*_ROWS, *(next(iter(at.values())) for at in self._offered.values())]
-        return [Model(row.id, row.title) for row in rows if upstream in row.served_by]
+        return [Model(row.id, row.title) for row in rows if row.is_served_by(upstream)]
 
     def sites(self, model_id: str) -> frozenset[str] | None:
         """The sites that offer a model; None: any may."""
@@ -367,14 +364,14 @@ class KimiModels:
     def rank(self, model_id: str, upstream: str) -> int | None:
         """0: the upstream is the model's home. None: it does not serve the model."""
         row = self._find(model_id)
-        if row is None or upstream not in row.served_by:
+        if row is None or not row.is_served_by(upstream):
             return None
         return 0 if row.home == upstream else 1
 
     @property
     def disabled(self) -> list[str]:
         """Ids of models that only an upstream which is switched off could serve."""
-        return [row.id for row in _ROWS if not any(name in self.switched_on for name in row.served_by)]
+        return [row.id for row in _ROWS if not any(row.is_served_by(name) for name in self.switched_on)]
 
     def sse(self, model_id: str, options: Options) -> SseForm:
         form = _variant_for(self._row(model_id), options).sse
