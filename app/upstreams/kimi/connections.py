@@ -8,6 +8,7 @@ what a request means.
 """
 
 import contextlib
+import io
 import queue
 import socket
 from collections import deque
@@ -25,10 +26,12 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
+from urllib3.response import HTTPResponse as HTTPResponseOfUrllib3
 from urllib3.util import Retry, Timeout
 
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
+from app.upstreams.kimi import http_chunks
 from app.upstreams.kimi.socket_reader import ReadSide, TooLarge
 
 # Connections that are kept open between requests. More are opened when needed: a request never waits for one.
@@ -285,6 +288,26 @@ class _Response(HTTPResponse):
             self.fp = file
 
 
+def body_in_chunks(response: BaseHTTPResponse) -> Iterator[bytes] | None:
+    """The body of a streamed response, if it comes in HTTP chunks and is not compressed: all that one read brings is
+    passed on at once. The connection can be used again after the last piece. Raises as ``http_chunks.pieces``.
+
+    None for other bodies, which urllib3 reads.
+    """
+    if not isinstance(response, HTTPResponseOfUrllib3) or not response.chunked:
+        return None
+    original = response._original_response
+    if original is None or original.fp is None or "Content-Encoding" in response.headers:
+        return None
+    return _body_in_chunks(response, original)
+
+
+def _body_in_chunks(response: BaseHTTPResponse, original: HTTPResponse) -> Iterator[bytes]:
+    yield from http_chunks.pieces(original.fp)
+    original.close()
+    response.release_conn()
+
+
 class _HeadReader:
     """The file of a response while its head is read."""
 
@@ -293,7 +316,8 @@ class _HeadReader:
         self._left = _MAX_HEAD_BYTES
 
     def readline(self, size: int = -1) -> bytes:
-        line: bytes = self._file.readline(size)
+        # Not by the method of ``_Reader``, which counts trailers.
+        line: bytes = io.BufferedReader.readline(self._file, size)
         self._left -= len(line)
         if self._left < 0:
             raise TooLarge(f"a head of more than {_MAX_HEAD_BYTES} bytes")

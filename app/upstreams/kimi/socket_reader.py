@@ -44,13 +44,12 @@ _read_line = io.BufferedReader.readline
 
 
 class _Reader(io.BufferedReader):
-    """http.client and urllib3 ask for lines of a limited length, but for any number of responses 100 and trailers."""
+    """http.client and urllib3 ask for lines of a limited length, but for any number of trailers."""
 
     _fields = 0
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = _read_line(self, size)
-        # For each HTTP chunk, so nothing else is looked at.
         if b":" in line or len(line) == size:
             self._check(line, size)
         return line
