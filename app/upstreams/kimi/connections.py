@@ -10,6 +10,7 @@ what a request means.
 import contextlib
 import io
 import queue
+import re
 import socket
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,8 @@ _NO_RETRIES = Retry(False)
 # A request up to this size is sent in one piece, head and body.
 _ONE_PIECE_BYTES = 65536
 
+
+_is_header = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\r\n]*").fullmatch
 
 # All lines of a response before its body, those of interim responses included.
 _MAX_HEAD_BYTES = 262_144
@@ -258,6 +261,16 @@ class _Owned:
             held, self._held = self._held, None
         if held:
             self.send(b"".join(held))
+
+    def putheader(self, header: str | bytes, *values: Any) -> None:
+        """What urllib3 and http.client do in six calls for each of the forty headers of an answer. Raises ValueError
+        if it is not one line."""
+        is_usual = header.__class__ is str and len(values) == 1 and values[0].__class__ is str
+        line = f"{header}: {values[0]}" if is_usual else ""  # type: ignore[str-bytes-safe]
+        if _is_header(line):
+            self._output(line.encode("latin-1"))  # type: ignore[attr-defined]
+        else:
+            super().putheader(header, *values)  # type: ignore[misc]
 
     def send(self, data: Any) -> None:
         """http.client sends head and body separately. As two packets they would wake the other end twice. A body in
