@@ -17,6 +17,8 @@ STATEMENTS: Mapping[str, tuple[Statement, dict[str, Any]]] = {
     "accounts in use": (accounts_store._SEE, {"ids": "[]", "now": 1.0}),
     "the best free account": (leases._FREE_IN_ORDER, {"scope": "k2", "most": 8, "skipped": 0, **LIMITS}),
     "one account": (leases._FREE_ONE, {"scope": "k2", "of_id": "a", **LIMITS}),
+    "an account that is free at once": (leases._SOME_AT_ONCE, {"most": 8, **LIMITS}),
+    "one account, at once": (leases._ONE_AT_ONCE, {"of_id": "a", **LIMITS}),
     "a lease more": (leases._ONE_MORE_STREAM, {"of_id": "a", "next_at": 1.0}),
     "a lease less": (leases._ONE_STREAM_LESS, {"of_id": "a"}),
     "leases that were granted": (leases._GRANTED, {"of_process": "p"}),
