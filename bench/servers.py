@@ -154,6 +154,10 @@ class Simulator:
         self._post("reset", {})
         self._post("knobs", knobs)
 
+    def change_knobs(self, **knobs: object) -> None:
+        """Sets these knobs for new requests. Those that run go on as they began."""
+        self._post("knobs", knobs)
+
     def play(self, generation: Generation, body: bytes, times: int) -> None:
         """Answers the next ``times`` turns with this chunked body, so that the simulator needs almost no CPU time."""
         headers = {"Content-Type": generation.stream_type, "Transfer-Encoding": "chunked"}
