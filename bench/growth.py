@@ -2,15 +2,21 @@
 
 One process, on SQLite and on PostgreSQL. Each step is what a worker does for a request or in the background, with
 the other rows already there. The median and the 99th percentile of each, in milliseconds. Asserts nothing.
+
+    python -m bench.growth --json new.json
+    python -m bench.growth --draw docs/growth.png old.json new.json
+
+``--draw`` measures nothing: it draws the steps that both files have.
 """
 
 import argparse
 import dataclasses
+import json
 import statistics
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -242,15 +248,67 @@ def _databases() -> Iterator[dict[str, str]]:
         yield {**found, "PostgreSQL": url} if url else found
 
 
+# Database → rows of step, accounts, others, median, 99th percentile.
+_Figures = Mapping[str, Sequence[tuple[str, int, str, float, float]]]
+
+
+def _draw(picture: Path, old: _Figures, new: _Figures) -> None:
+    """A panel per step and database; a curve per number of accounts, over what there is besides."""
+    # Here and not above: only this needs it.
+    from matplotlib.figure import Figure
+
+    steps = [
+        step
+        for step in dict.fromkeys(row[0] for row in old["SQLite"])
+        if any(row[0] == step for row in new["SQLite"])
+    ]
+    databases = [name for name in old if name in new]
+    figure = Figure(figsize=(3.2 * len(steps), 2.7 * len(databases)))
+    axes = figure.subplots(len(databases), len(steps), squeeze=False)
+    for line, database in zip(axes, databases, strict=True):
+        for axis, step in zip(line, steps, strict=True):
+            for figures, name, style, colour in ((old, "before", "--", "#b5684c"), (new, "now", "-", "#1a73e8")):
+                for number, mark in ((5, "o"), (50, "s"), (500, "^")):
+                    points = _curve(figures[database], step, number)
+                    label = f"{name}, {number} accounts"
+                    axis.plot(*zip(*points, strict=True), style, color=colour, marker=mark, markersize=3, label=label)
+            axis.set_yscale("log")
+            axis.set_title(f"{step}\n{database}, ms", fontsize=8)
+            axis.set_xlabel("open streams" if "release" in step else "waiting requests", fontsize=7)
+            axis.tick_params(labelsize=7)
+            axis.grid(visible=True, linewidth=0.3)
+    axes[0][0].legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=110)
+
+
+def _curve(rows: Sequence[tuple[str, int, str, float, float]], step: str, accounts: int) -> list[tuple[int, float]]:
+    """How many of the others there are, and the median."""
+    return [
+        (int(others.split()[0]), p50_ms)
+        for name, number, others, p50_ms, _ in rows
+        if name == step and number == accounts and others.endswith((" waiting", " running"))
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--draw", type=Path, nargs=3, metavar=("PICTURE", "OLD", "NEW"))
+    options = parser.parse_args()
+    if options.draw:
+        picture, *files = options.draw
+        _draw(picture, *(json.loads(file.read_text()) for file in files))
+        return 0
     with _databases() as urls:
         results: dict[str, list[Row]] = {}
         for name, url in urls.items():
             bench = _Bench(url)
             results[name] = [row for part in (_queues, _streams, _keys, _background) for row in part(bench)]
             bench.lease.expire_now()
+    if options.json:
+        rows_as_json = {name: [dataclasses.astuple(row) for row in rows] for name, rows in results.items()}
+        options.json.write_text(json.dumps(rows_as_json, indent=0))
     names = list(results)
     print("| step | accounts | and | " + " | ".join(f"{name}, p50 (p99) ms" for name in names) + " |")
     print("|---|---:|---|" + "---:|" * len(names))
