@@ -4,7 +4,7 @@ One process, on SQLite and on PostgreSQL. Each step is what a worker does for a 
 the other rows already there. The median and the 99th percentile of each, in milliseconds. Asserts nothing.
 
     python -m bench.growth --json new.json
-    python -m bench.growth --draw docs/growth.png old.json new.json
+    python -m bench.growth --draw growth.png old.json new.json
 
 ``--draw`` measures nothing: it draws the steps that both files have.
 """
