@@ -140,6 +140,7 @@ class Knobs:
 
     # when
     first_delay_s: float = _knob(0.0, "before the first content")
+    read_us: float = _knob(0.0, "before the first content, for each character of the question: microseconds")
     delay_s: float = _knob(0.0, "between tokens, held as a rate")
     ping_s: float = _knob(0.0, "SSE `ping` while waiting; 0 = never")
     heartbeat_s: float = _knob(10.0, "Connect heartbeat while waiting (Q16); 0 = only the first")

@@ -240,10 +240,16 @@ class _Performance:
                 await self._stop_at(self.sent)
 
     async def _begin_content(self) -> None:
-        if self._knobs.first_delay_s:
+        delay_s = self._knobs.first_delay_s + self._knobs.read_us * self._characters_read() / 1e6
+        if delay_s:
             await self._flush()
-            await self._sleep(self._knobs.first_delay_s)
+            await self._sleep(delay_s)
         await self._stop_at(0)
+
+    def _characters_read(self) -> int:
+        turn = self._turn
+        asked = turn.chat.messages.get(turn.message.parent_id)
+        return len(asked.text) if asked is not None else 0
 
     async def _stop_at(self, tokens: int) -> None:
         if self._knobs.gate and self._knobs.gate_after == tokens:
