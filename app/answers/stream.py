@@ -272,16 +272,16 @@ class ChatStream(Answer):
         )
         turn = self.turn
         log.info(
-            "turn model=%s upstream=%s account=%s attempts=%d first_ms=%s total_ms=%.0f calls=%d asked_again=%d "
-            "conversation=%s end=%s",
+            "turn model=%s upstream=%s account=%s attempts=%d first_ms=%s total_ms=%.0f conversation=%s "
+            "calls=%d asked_again=%d end=%s",
             turn.request.model,
             turn.upstream,
             turn.account.id if turn.account else "-",
             turn.attempts,
             first,
             (time.monotonic() - self._began) * 1000,
+            turn.info.conversation or "-",
             self._calls,
             turn.request.repairs_last_turn,
-            turn.info.conversation or "-",
             end,
         )

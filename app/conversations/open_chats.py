@@ -407,7 +407,11 @@ class Thread:
 def _followed(found: FoundTurn) -> TakenChat | None:
     """None where nothing can follow this turn."""
     row = found.chat
-    turns = Turns.load(row.turns)
+    try:
+        turns = Turns.load(row.turns)
+    except (ValueError, TypeError, KeyError):
+        log.exception("open_chat_unreadable chat=%s", row.chat_id)
+        return None
     turn = turns.get(found.number)
     if turn is None:
         return None

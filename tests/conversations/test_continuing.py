@@ -427,3 +427,60 @@ def test_a_kill_loses_no_chat(running: Running, simulator: Simulator, database: 
     with running.gateway(simulator.url, database=kept, CONTINUE_CHATS="0", CONTINUE_IDLE_S="0.1") as gateway:
         assert gateway.get("/healthz").ok
         simulator.wait("deleted_chats", equals=1)
+
+
+@EACH_GENERATION
+def test_nextchats_requests_continue(on: Gateway, simulator: Simulator, profile: Profile) -> None:
+    """As recorded with 2.16.1: the last four messages and the new one; a title after the first answer; a summary of
+    what is left out, which then stands in front."""
+    settings = {"temperature": 0.5, "presence_penalty": 0, "frequency_penalty": 0, "top_p": 1}
+    history: list[dict[str, str]] = []
+    memory: list[dict[str, str]] = []
+    how = []
+
+    def send(messages: list[dict[str, str]], *, stream: bool) -> tuple[str, str | None]:
+        body = {"messages": messages, "stream": stream, "model": on.model, **settings}
+        response = on.chat(body, stream=stream)
+        answer = read_stream(response).content if stream else response.json()["choices"][0]["message"]["content"]
+        return answer, response.headers.get("x-conversation")
+
+    for number in range(8):
+        question = {"role": "user", "content": f"question {number} {CANARY}"}
+        answer, told = send([*memory, *history[-4:], question], stream=True)
+        how.append(told)
+        history += [question, {"role": "assistant", "content": answer}]
+        if number == 0:
+            title = {"role": "user", "content": "Please generate a four to five word title."}
+            assert send([*history, title], stream=False)[1] == "continued"
+        if number == 3:
+            summary = {"role": "system", "content": "Summarize the discussion briefly."}
+            assert send([*history, summary], stream=True)[1] is None
+            memory = [{"role": "system", "content": "This is a summary of the chat history: questions."}]
+    # Without branches the title takes the first chat.
+    assert how == ["new", "continued" if profile.speaks_connect else "new", *["continued"] * 6]
+    simulator.wait("deleted_chats", equals=1)
+
+
+@EACH_GENERATION
+def test_open_webuis_requests_continue(on: Gateway, simulator: Simulator, profile: Profile) -> None:
+    """Its whole history, and beside it tasks of its own in one message, each of which holds the history as text."""
+    talk = Talk(on)
+    talk.system = "You are in a web page."
+    for number in range(4):
+        talk.ask(f"question {number}")
+        said = "\n".join(f"{m['role'].upper()}: {m['content']}" for m in talk.history)
+        task = {"role": "user", "content": f"### Task:\nSuggest a title.\n<chat_history>\n{said}\n</chat_history>"}
+        assert on.chat({"model": on.model, "messages": [task], "stream": False}).headers["x-conversation"] == "new"
+    assert talk.how() == ["new", *["continued"] * 3]
+    # One chat for the conversation, and one for each task.
+    assert len(chats(simulator)) == 5
+
+
+def test_a_client_that_sends_the_last_messages_after_all_of_them_continues(on: Gateway, simulator: Simulator) -> None:
+    simulator.knobs(say="An answer that is much longer than any phrase that people say again and again, of course.")
+    talk = Talk(on)
+    for word in ("one", "two", "three"):
+        talk.ask(f"question {word}")
+    talk.last = 3
+    talk.ask("question four")
+    assert talk.how() == ["new", "continued", "continued", "continued"] and len(chats(simulator)) == 1
