@@ -49,7 +49,8 @@ class Chatter:
         headers = {"Authorization": f"Bearer {key}"}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
-        url = f"{gateway.url}/v1/chat/completions" + (f"/{conversation.id}" if conversation else "")
+        name = conversation.id if conversation is not None and conversation.is_named else None
+        url = f"{gateway.url}/v1/chat/completions" + (f"/{name}" if name else "")
         self.ledger.expect(question.mark, conversation)
         began = time.monotonic()
         seen = Seen(question.mark, "cut", began=began)
@@ -58,6 +59,7 @@ class Chatter:
                 url, json=body, headers=headers, stream=True, timeout=(_HANGS_AFTER_S, _HANGS_AFTER_S)
             ) as response:
                 seen.rebuilt = response.headers.get("x-conversation-rebuilt")
+                seen.how = response.headers.get("x-conversation")
                 seen.status = response.status_code
                 if response.status_code != 200:
                     self._read_error(seen, response)
@@ -140,7 +142,8 @@ def _message(role: str, text: str) -> dict[str, str]:
 
 
 class Client:
-    """Somebody who asks until told to stop. ``kind``: stateless, new (sends what is new), or history."""
+    """Somebody who asks until told to stop. ``kind``: stateless, new (sends what is new), history, or unnamed
+    (history, without the name of a conversation)."""
 
     def __init__(self, number: int, seed: int, kind: str, chatter: Chatter, over: threading.Event) -> None:
         self.thread = threading.Thread(target=self._run, name=f"client-{number}", daemon=True)
@@ -179,6 +182,8 @@ class Client:
             self._intrude()
         elif chance > 0.85 and self._kind == "new":
             self._two_at_once(conversation)
+        elif chance > 0.85 and self._kind == "unnamed" and conversation.history:
+            self._edit(conversation)
         else:
             self._turn_of(conversation, conversation.model)
 
@@ -189,10 +194,18 @@ class Client:
     def _begin(self) -> None:
         self._made += 1
         if len(self._mine) >= _MOST_CONVERSATIONS:
-            self._delete(self._mine.pop(0))
+            oldest = self._mine.pop(0)
+            if oldest.is_named:
+                self._delete(oldest)
         model = self._dice.choice((*SSE_MODELS, *CONNECT_MODELS))
         name = f"chaos-{self._number}-{self._made}"
-        conversation = Conversation(name, self._key, model, sends_history=self._kind == "history")
+        conversation = Conversation(
+            name,
+            self._key,
+            model,
+            sends_history=self._kind in ("history", "unnamed"),
+            is_named=self._kind != "unnamed",
+        )
         self._mine.append(conversation)
         self._ledger.conversations.append(conversation)
 
@@ -235,6 +248,12 @@ class Client:
         seen.began, seen.rebuilt = first.began, seen.rebuilt or first.rebuilt
         return seen
 
+    def _edit(self, conversation: Conversation) -> None:
+        """From a question on, all is to be said anew; what was said after it is another conversation's past."""
+        del conversation.history[self._dice.randrange(len(conversation.history)) :]
+        self._ledger.count("questions edited")
+        self._turn_of(conversation, conversation.model)
+
     def _two_at_once(self, conversation: Conversation) -> None:
         """Two turns of one conversation at the same time, through both gateways."""
         questions = [self._questions.next(conversation.generation) for _ in range(2)]
@@ -254,7 +273,7 @@ class Client:
 
     def _intrude(self) -> None:
         """Tries to read and to delete what belongs to the other key."""
-        others = [c for c in self._ledger.conversations if c.key == self._other_key]
+        others = [c for c in self._ledger.conversations if c.key == self._other_key and c.is_named]
         if not others:
             return
         conversation = self._dice.choice(others)

@@ -28,6 +28,8 @@ class Seen:
     status: int = 0
     code: str = ""
     rebuilt: str | None = None
+    # The header of a request that names no conversation: continued or new.
+    how: str | None = None
     began: float = 0.0
     ended: float = 0.0
 
@@ -38,13 +40,14 @@ class Seen:
 
 @dataclass(slots=True)
 class Conversation:
-    """``sends_history``: its client sends all of it each time, else only what is new. ``gone``: deleted, or nobody
-    knows."""
+    """``sends_history``: its client sends all of it each time, else only what is new. ``is_named``: the gateway is
+    told its id; else it has to recognise it. ``gone``: deleted, or nobody knows."""
 
     id: str
     key: str
     model: str
     sends_history: bool
+    is_named: bool = True
     turns: list[Seen] = field(default_factory=list)
     # What the client would send as history: question and answer of each confirmed turn.
     history: list[tuple[str, str]] = field(default_factory=list)
@@ -94,6 +97,8 @@ class Ledger:
             self.outcomes[f"{seen.outcome} {what}".strip()] += 1
             if seen.rebuilt:
                 self.counts[f"rebuilt from {seen.rebuilt}"] += 1
+            if seen.how and conversation is not None and conversation.history:
+                self.counts[f"unnamed conversations: {seen.how}"] += 1
             if seen.outcome == "whole":
                 self.confirmed.append(seen.mark)
             if conversation is not None:

@@ -14,8 +14,8 @@ from tests.chaos.site import Site, site
 from tests.chaos.verdict import Verdict
 
 # 40 clients: as many as there are letters.
-_KINDS = "s" * 14 + "n" * 13 + "h" * 13
-_NAMES = {"s": "stateless", "n": "new", "h": "history"}
+_KINDS = "s" * 10 + "n" * 10 + "h" * 10 + "u" * 10
+_NAMES = {"s": "stateless", "n": "new", "h": "history", "u": "unnamed"}
 # What a run of a minute or more must have seen at least, also on a busy machine, to mean anything; a shorter one its
 # share of it.
 _LEAST = {
@@ -28,6 +28,8 @@ _LEAST = {
     "repeated with an Idempotency-Key": 2,
     "turns with more than one attempt": 5,
     "conversations that go on": 15,
+    "unnamed conversations: continued": 10,
+    "questions edited": 2,
 }
 _LEAST_FAULTS = 10
 _LEAST_WHOLE = 40
@@ -91,6 +93,7 @@ def chaos(folder: Path, seed: int, seconds: float, database: str) -> Result:
         verdict.check_accounts()
         verdict.check_conversations()
         verdict.check_journal()
+        verdict.check_open_chats()
         verdict.check_litter()
         faults = the_site.simulator.state()["faults"]
         verdict.check_end()

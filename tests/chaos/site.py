@@ -26,6 +26,9 @@ KEYS = ("sk-chaos-one", "sk-chaos-two")
 SECRET = "chaos seals what it keeps"
 COMMIT_AFTER_S = 10.0
 LEASE_S = 6.0
+CONTINUE_IDLE_S = 20.0
+# Few, so that some are given up for others.
+CONTINUE_MAX = 25
 TOTAL_TIMEOUT_S = 45.0
 
 # gunicorn gives running answers 30 s before it ends them.
@@ -47,6 +50,9 @@ _SETTINGS = {
     "FAILOVER_S": "20",
     "RETRY_BACKOFF_S": "0.2",
     "LEASE_S": f"{LEASE_S:g}",
+    "CONTINUE_CHATS": "1",
+    "CONTINUE_IDLE_S": f"{CONTINUE_IDLE_S:g}",
+    "CONTINUE_MAX": f"{CONTINUE_MAX}",
     "LOG_LEVEL": "INFO",
 }
 

@@ -12,11 +12,21 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from app.accounts.scheduling import MAX_COOLDOWN_S
+from app.conversations.recognition import MAX_MESSAGES
 from tests.chaos.clients import Chatter
 from tests.chaos.havoc import start
 from tests.chaos.ledger import Conversation, Ledger, Seen, Taken
 from tests.chaos.plan import ACCOUNTS, CONNECT_MODELS, SSE_MODELS, USER_MARK, Questions
-from tests.chaos.site import COMMIT_AFTER_S, KEYS, LEASE_S, WORKERS, Gateway, Site
+from tests.chaos.site import (
+    COMMIT_AFTER_S,
+    CONTINUE_IDLE_S,
+    CONTINUE_MAX,
+    KEYS,
+    LEASE_S,
+    WORKERS,
+    Gateway,
+    Site,
+)
 from tests.running import secrets_in, wait_until
 
 # How often the gateway sweeps up what the dead have left is a minute at most.
@@ -92,7 +102,10 @@ class Verdict:
                 continue
             # In a chat that had to be made anew, what was said before stands in the question itself.
             said = [*USER_MARK.findall(seen.text), *last[seen.mark].marks[:-1]]
-            self._check_content(conversation, said)
+            if conversation.is_named:
+                self._check_content(conversation, said)
+            else:
+                self._check_unnamed(conversation, said)
             self._ledger.count("conversations that go on")
 
     def check_journal(self) -> None:
@@ -112,7 +125,21 @@ class Verdict:
             if mark not in known:
                 self._ledger.wrong(f"{mark} was answered, but never asked")
         for conversation in self._ledger.conversations:
-            self._check_chats(conversation, taken)
+            if conversation.is_named:
+                self._check_chats(conversation, taken)
+
+    def check_open_chats(self) -> None:
+        """None is left when all have been unused for long enough."""
+        chats, turns = self._tables.open_chats(), self._tables.turns_of_open_chats()
+        self._ledger.counts["open chats at the end"] = chats
+        # What the judge has asked is in it, too.
+        if chats > len(KEYS) * CONTINUE_MAX or turns > chats * MAX_MESSAGES:
+            self._ledger.wrong(f"{chats} open chats, with {turns} turns")
+        self._within(
+            "no open chat is left",
+            lambda: not self._tables.open_chats() + self._tables.turns_of_open_chats(),
+            CONTINUE_IDLE_S * 2 + _SWEPT_IN_S,
+        )
 
     def check_litter(self) -> None:
         """Chats that nobody needs are gone; what is left over was lost by a kill between Kimi and the store."""
@@ -195,6 +222,13 @@ class Verdict:
             seen = [(turn.mark, turn.outcome, turn.code, turn.rebuilt) for turn in conversation.turns]
             taken = [t for t in self._ledger.taken if self._ledger.belongs[t.marks[-1]] == conversation.id]
             self._ledger.wrong(f"{conversation.id}, as its client saw it: {seen}; as Kimi did: {taken}; now: {said}")
+
+    def _check_unnamed(self, conversation: Conversation, said: list[str]) -> None:
+        """Kimi knows what its client sends, and nothing else: what was cut, or edited, is on no branch of it."""
+        sent = [USER_MARK.findall(question)[0] for question, _ in conversation.history]
+        if said != sent:
+            seen = [(turn.mark, turn.outcome, turn.code, turn.how) for turn in conversation.turns]
+            self._ledger.wrong(f"{conversation.id} holds {said}, its client sends {sent}; the client saw {seen}")
 
     def _check_chats(self, conversation: Conversation, taken: Iterable[Taken]) -> None:
         """A conversation changes its chat only where it says so, or where its client saw no end."""
