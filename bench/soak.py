@@ -82,7 +82,9 @@ def main() -> int:
 def _gateway() -> Server:
     """The gateway with its default settings, also the number of workers."""
     gateway = next(server for server in servers() if server.name == GATEWAY)
-    return replace(gateway, env={k: v for k, v in gateway.env.items() if k != "WEB_CONCURRENCY"})
+    env = {name: value for name, value in gateway.env.items() if name != "WEB_CONCURRENCY"}
+    # So that all chats are gone soon after the clients.
+    return replace(gateway, env={**env, "CONTINUE_IDLE_S": "20"})
 
 
 class _Soak:

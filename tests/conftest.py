@@ -107,6 +107,12 @@ def gateway(shared_gateway: Share) -> Gateway:
 
 
 @pytest.fixture
+def forgetful(shared_gateway: Share) -> Gateway:
+    """One that opens a chat for each stateless request, and deletes it after the answer."""
+    return shared_gateway(**SHIPPED, CONTINUE_CHATS="0")
+
+
+@pytest.fixture
 def quick(shared_gateway: Share) -> Gateway:
     return shared_gateway(**QUICK)
 

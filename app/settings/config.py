@@ -172,7 +172,7 @@ class Config:
     continue_chats: ContinueChats = _setting(
         "CONTINUE_CHATS",
         parsers.choice(*get_args(ContinueChats)),
-        "0",
+        "1",
         "Whether a request that repeats what was said before continues in the Kimi chat that holds it, so that only "
         "what is new is sent (docs/conversations.md). `0`: never. `1`: unless the client says `store: false`. `all`: "
         "also then.",

@@ -15,10 +15,10 @@ def client_of(gateway: Gateway) -> openai.OpenAI:
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_so_many_choices_come_from_so_many_chats(gateway: Gateway, simulator: Simulator, n: int) -> None:
+def test_so_many_choices_come_from_so_many_chats(forgetful: Gateway, simulator: Simulator, n: int) -> None:
     simulator.knobs(say="Tea, 茶.")
-    one = gateway.say("hello").json()["usage"]
-    body = gateway.say("hello", n=n).json()
+    one = forgetful.say("hello").json()["usage"]
+    body = forgetful.say("hello", n=n).json()
     assert [choice["index"] for choice in body["choices"]] == list(range(n))
     assert {choice["message"]["content"] for choice in body["choices"]} == {"Tea, 茶."}
     assert {choice["finish_reason"] for choice in body["choices"]} == {"stop"}

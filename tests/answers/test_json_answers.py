@@ -67,10 +67,10 @@ def test_kimi_is_told_what_is_wanted(gateway: Gateway, simulator: Simulator) -> 
 @pytest.mark.parametrize("stream", [True, False])
 @EACH_GENERATION
 def test_a_flawed_answer_is_sent_back_once(
-    gateway: Gateway, simulator: Simulator, profile: Profile, stream: bool
+    forgetful: Gateway, simulator: Simulator, profile: Profile, stream: bool
 ) -> None:
     say_in_turn(simulator, 'Sure! {"name": "Ada", "age": -1}', GOOD)
-    answer = ask(gateway, stream, "who?", response_format=asked(PERSON))
+    answer = ask(forgetful, stream, "who?", response_format=asked(PERSON))
     assert (answer.content, answer.finish_reason, answer.error) == (GOOD, "stop", None)
     first, second = simulator.prompts()
     # The second chat knows nothing: it is shown the question, the answer, and what is wrong with it.

@@ -55,10 +55,10 @@ BOTH_WAYS = pytest.mark.parametrize("stream", [False, True])
 @EACH_GENERATION
 @pytest.mark.parametrize("behaviour", ["broken", "unknown", "unfinished"])
 def test_a_call_of_no_use_is_asked_for_again(
-    gateway: Gateway, simulator: Simulator, profile: Profile, stream: bool, behaviour: str
+    forgetful: Gateway, simulator: Simulator, profile: Profile, stream: bool, behaviour: str
 ) -> None:
     simulator.knobs(tools=behaviour, tools_times=1, think="")
-    content, calls, reason = told(gateway, stream)
+    content, calls, reason = told(forgetful, stream)
     assert (calls, reason) == (['{"city": "text"}'], "tool_calls")
     first, second = simulator.turns()
     assert first.chat != second.chat
@@ -71,9 +71,9 @@ def test_a_call_of_no_use_is_asked_for_again(
     )
 
 
-def test_what_is_wrong_is_said_with_its_place(gateway: Gateway, simulator: Simulator) -> None:
+def test_what_is_wrong_is_said_with_its_place(forgetful: Gateway, simulator: Simulator) -> None:
     simulator.knobs(say=BROKEN, tools_times=1)
-    told(gateway, False)
+    told(forgetful, False)
     second = simulator.prompts()[1]
     assert "the block for weather: not JSON" in second and "position 1" in second and "{city Ulm}" in second
 

@@ -146,9 +146,9 @@ def test_a_text_cannot_pretend_to_be_another_message(gateway: Gateway, simulator
     assert new_code != code and forged.count(f"[{new_code} system]") == 1
 
 
-def test_stateless_requests_share_nothing_and_leave_no_chat(gateway: Gateway, simulator: Simulator) -> None:
+def test_stateless_requests_share_nothing_and_leave_no_chat(forgetful: Gateway, simulator: Simulator) -> None:
     for text in ("one", "two", "three"):
-        gateway.say(text)
+        forgetful.say(text)
     simulator.wait("deleted_chats", equals=3)
     chats = simulator.state()["chats"].values()
     assert [(c["turns"], c["deleted"]) for c in chats] == [(1, True)] * 3

@@ -23,6 +23,7 @@ _AGENT: frozenset[Fact] = frozenset({"text", "tools"})
 @dataclass(frozen=True)
 class Client:
     """``title``: what people call it. ``heavy``: too much for CI. ``keeps_chats``: it uses conversations.
+    ``settings``: those of the gateway that docs/clients.md advises, as name and value.
     ``picture``: the name in docs/ of the picture that its exercise leaves in its home as picture.png."""
 
     name: str
@@ -31,6 +32,7 @@ class Client:
     heavy: bool = False
     keeps_chats: bool = False
     picture: str = ""
+    settings: tuple[tuple[str, str], ...] = ()
 
 
 # In the order of the table. The heaviest are started first.
@@ -45,7 +47,12 @@ CLIENTS = (
     Client("llm", "llm", frozenset({"text", "stream", "usage", "error"})),
     Client("agents_sdk", "OpenAI Agents SDK", _AGENT, keeps_chats=True),
     Client("aider", "aider", frozenset({"text", "error"})),
-    Client("codex", "Codex", frozenset({"text", "usage", "error", "tools"})),
+    Client(
+        "codex",
+        "Codex",
+        frozenset({"text", "usage", "error", "tools"}),
+        settings=(("CONTINUE_CHATS", "all"),),
+    ),
     Client("claude_code", "Claude Code", frozenset({"text", "usage", "error", "tools"})),
     Client("opencode", "opencode", _AGENT),
     Client("cline", "Cline", frozenset({"text", "usage", "error", "tools"})),

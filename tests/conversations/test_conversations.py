@@ -382,7 +382,7 @@ def test_chats_of_killed_workers_are_deleted_later(running: Running, simulator: 
 def test_the_chat_of_a_running_answer_is_left_alone(running: Running, simulator: Simulator) -> None:
     """Whoever starts beside it deletes what is due, and that has been noted for later."""
     simulator.knobs(fail="http_503", fail_at="delete")
-    with running.gateway(simulator.url) as gateway:
+    with running.gateway(simulator.url, CONTINUE_CHATS="0") as gateway:
         assert gateway.say("over").ok
         wait_until("it has been tried", lambda: tries(gateway) == [1])
         simulator.knobs(fail="", gate="running", gate_after=1, say="one two three")
@@ -402,7 +402,7 @@ def test_the_chat_of_a_running_answer_is_left_alone(running: Running, simulator:
 def test_a_chat_that_cannot_be_deleted_is_given_up_after_days_only(running: Running, simulator: Simulator) -> None:
     """Each wait is longer, up to a day. The tries before are noted as if they had been made."""
     simulator.knobs(fail="http_503", fail_at="delete")
-    with running.gateway(simulator.url) as gateway:
+    with running.gateway(simulator.url, CONTINUE_CHATS="0") as gateway:
         assert gateway.say("hello").ok
         wait_until("it has been tried", lambda: next_try(gateway) == (1, 60))
     for made, wait_s in ((5, 32 * 60), (14, 86_400)):
@@ -494,7 +494,8 @@ def test_a_chat_to_delete_waits_until_its_protocol_is_switched_on_again(
 
 def test_a_chat_to_delete_waits_until_its_account_is_there_again(running: Running, simulator: Simulator) -> None:
     simulator.knobs(fail="http_503", fail_at="delete")
-    with running.gateway(simulator.url, KIMI_TOKENS=f"{mint('alice')},{mint('bob')}") as gateway:
+    tokens = f"{mint('alice')},{mint('bob')}"
+    with running.gateway(simulator.url, KIMI_TOKENS=tokens, CONTINUE_CHATS="0") as gateway:
         for _ in range(2):
             assert gateway.say("hello").ok
         wait_until("both have been tried", lambda: tries(gateway) == [1, 1])

@@ -56,24 +56,24 @@ def test_a_stream_on_which_something_comes_is_not_given_up(simulator: Simulator)
 
 
 @EACH_GENERATION
-def test_connections_to_kimi_are_used_again(gateway: Gateway, simulator: Simulator) -> None:
-    gateway.say("hello")
+def test_connections_to_kimi_are_used_again(forgetful: Gateway, simulator: Simulator) -> None:
+    forgetful.say("hello")
     simulator.wait("deleted_chats", at_least=1)
     before = simulator.state()["total_connections"]
     for number in range(2, 7):
         # Read to its end: whoever leaves earlier ends the connection to Kimi, too.
-        assert gateway.say("hello", stream=True).text.endswith("data: [DONE]\n\n")
+        assert forgetful.say("hello", stream=True).text.endswith("data: [DONE]\n\n")
         simulator.wait("deleted_chats", at_least=number)
     assert simulator.state()["total_connections"] == before
 
 
-def test_a_connection_that_kimi_has_closed_is_not_used_again(gateway: Gateway, simulator: Simulator) -> None:
-    gateway.say("hello")
+def test_a_connection_that_kimi_has_closed_is_not_used_again(forgetful: Gateway, simulator: Simulator) -> None:
+    forgetful.say("hello")
     simulator.wait("deleted_chats", at_least=1)
     for number in range(2, 5):
         # Told that it may be kept, and closed all the same.
         body = b'data: {"event":"cmpl","text":"a"}\n\ndata: {"event":"all_done"}\n\n'
         length = {"Content-Length": str(len(body)), **EVENT_STREAM}
         simulator.script(body, framing="length", end="close", headers=length)
-        assert gateway.say("hello").json()["choices"][0]["message"]["content"] == "a"
+        assert forgetful.say("hello").json()["choices"][0]["message"]["content"] == "a"
         simulator.wait("deleted_chats", at_least=number)

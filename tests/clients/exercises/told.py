@@ -70,16 +70,23 @@ def steps(*plan: object) -> None:
 
 def turns() -> int:
     """How often Kimi has been asked."""
-    state = _control("state")
-    return int(state["turns"])
+    return int(_control("state")["turns"])
+
+
+def chats() -> int:
+    """How many chats were opened at Kimi."""
+    return int(_control("state")["total_chats"])
 
 
 @contextlib.contextmanager
-def asked(times: int) -> Iterator[None]:
-    """Within, Kimi is asked so many times: a failure that is permanent is not repeated by the client."""
-    before = turns()
+def asked(times: int, opens: int | None = None) -> Iterator[None]:
+    """Within, Kimi is asked so many times: a failure that is permanent is not repeated by the client. ``opens``: in
+    so many new chats."""
+    before, chats_before = turns(), chats()
     yield
     assert turns() == before + times, f"{turns() - before} turns instead of {times}"
+    opened = chats() - chats_before
+    assert opens in (None, opened), f"{opened} new chats instead of {opens}"
 
 
 @dataclass

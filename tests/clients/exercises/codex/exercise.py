@@ -77,7 +77,7 @@ tea.write_text("LEAVES = 1\n")
 patch = "*** Begin Patch\n*** Update File: tea.py\n@@\n-LEAVES = 1\n+LEAVES = 3\n*** End Patch"
 look, count = ({"call": "exec_command", "args": {"cmd": command}} for command in ("cat tea.py", "wc -l < tea.py"))
 steps(look, {"call": "apply_patch", "args": patch}, [look, count], "Done.")
-with asked(4):
+with asked(4, opens=1):
     told = run("exec", *agent, "--json", "Set LEAVES to 3.", cwd=work)
 assert tea.read_text() == "LEAVES = 3\n", told
 items = [json.loads(line).get("item", {}) for line in told.splitlines()]
@@ -87,7 +87,7 @@ assert any(item.get("type") == "file_change" and item["status"] == "completed" f
 assert items[-2]["text"] == "Done.", told
 # The conversation goes on, and the first call cannot be used.
 calls("broken", "exec_command", {"cmd": "cat tea.py"})
-with asked(3):
+with asked(3, opens=0):
     told = run("exec", "resume", "--last", *agent, "What is in it?", cwd=work)
 assert "It returned:" in told and "LEAVES = 3" in told, told
 proved("tools")
