@@ -28,7 +28,7 @@ _LEAST = {
     "repeated with an Idempotency-Key": 2,
     "turns with more than one attempt": 5,
     "conversations that go on": 15,
-    "unnamed conversations: continued": 10,
+    "unnamed conversations: continued": 3,
     "questions edited": 2,
 }
 _LEAST_FAULTS = 10

@@ -26,7 +26,7 @@ KEYS = ("sk-chaos-one", "sk-chaos-two")
 SECRET = "chaos seals what it keeps"
 COMMIT_AFTER_S = 10.0
 LEASE_S = 6.0
-CONTINUE_IDLE_S = 20.0
+CONTINUE_IDLE_S = 60.0
 # Few, so that some are given up for others.
 CONTINUE_MAX = 25
 TOTAL_TIMEOUT_S = 45.0

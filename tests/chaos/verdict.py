@@ -135,10 +135,11 @@ class Verdict:
         # What the judge has asked is in it, too.
         if chats > len(KEYS) * CONTINUE_MAX or turns > chats * MAX_MESSAGES:
             self._ledger.wrong(f"{chats} open chats, with {turns} turns")
+        self._tables.let_open_chats_age(CONTINUE_IDLE_S)
         self._within(
             "no open chat is left",
             lambda: not self._tables.open_chats() + self._tables.turns_of_open_chats(),
-            CONTINUE_IDLE_S * 2 + _SWEPT_IN_S,
+            _SWEPT_IN_S,
         )
 
     def check_litter(self) -> None:
