@@ -4,6 +4,10 @@
     ├─ InvalidRequest                       400  request   the client sent something that cannot be served
     │  ├─ FileTooLarge                      413  request   an image or a document has too many bytes
     │  └─ UnknownFile                       404  request   no such file, or another API key's
+    ├─ TooManyFiles                         429  request   this API key has as many as it may have
+    ├─ StorageFull                          507  ours      the disk has no room for an uploaded file
+    ├─ StorageUnavailable                   503  ours      the folder of uploaded files cannot be written
+    ├─ FileLost                             404  request   the bytes of an uploaded file are gone
     ├─ NotAuthorized                        401  request   our own API key is missing or wrong
     ├─ UnknownModel                         404  request
     ├─ UnknownConversation                  404  request
@@ -128,6 +132,31 @@ class FileTooLarge(InvalidRequest):
 class UnknownFile(InvalidRequest):
     status = 404
     default_code = "file_not_found"
+
+
+class TooManyFiles(GatewayError):
+    status = 429
+    blame: ClassVar[Blame] = "request"
+    default_code = "file_limit"
+    permanent = True
+
+
+class StorageFull(GatewayError):
+    status = 507
+    default_code = "storage_full"
+    permanent = True
+
+
+class StorageUnavailable(GatewayError):
+    status = 503
+    default_code = "storage_unavailable"
+
+
+class FileLost(GatewayError):
+    status = 404
+    blame: ClassVar[Blame] = "request"
+    default_code = "file_lost"
+    permanent = True
 
 
 class NotAuthorized(GatewayError):

@@ -20,8 +20,8 @@ from app.answers.json_checker import JsonChecker
 from app.answers.plan import Planner
 from app.answers.stream import AnswerTimeouts
 from app.answers.turn import RetryPolicy, Turns
-from app.api import chat_completions, completions, health, messages, models, openapi, responses
-from app.attachments import AttachmentLimits, Attachments
+from app.api import chat_completions, completions, files, health, messages, models, openapi, responses
+from app.attachments import AttachmentLimits, Attachments, FileLimits, Files, Folder
 from app.concurrency.at_exit import at_exit
 from app.concurrency.watchdog import Watchdog
 from app.console.mount import ConsoleMount, Services
@@ -59,7 +59,7 @@ class PublicApi(Protocol):
 BuildUpstreams = Callable[[Config, Watchdog, Tap | None], UpstreamGroup]
 
 # The public APIs, in the order of the documentation; each stands behind every prefix of ``web.conversation_id``.
-PUBLIC_APIS: Sequence[PublicApi] = (chat_completions, completions, responses, messages, models)
+PUBLIC_APIS: Sequence[PublicApi] = (chat_completions, completions, responses, messages, files, models)
 
 _HEALTH: PublicApi = health
 
@@ -214,7 +214,17 @@ def _build_gateway(
         commit_after_s=config.commit_after_s,
         tick_s=timeouts.tick_s,
     )
-    attachments = Attachments(AttachmentLimits(config.file_max_bytes, config.max_attachments))
+    uploaded = Files(
+        store,
+        None if config.files_folder is None else Folder(config.files_folder),
+        FileLimits(
+            max_bytes=config.file_max_bytes,
+            max_count=config.files_max_count,
+            max_total_bytes=config.files_max_total_bytes,
+            max_age_s=config.files_max_age_days * 86_400 or None,
+        ),
+    )
+    attachments = Attachments(AttachmentLimits(config.file_max_bytes, config.max_attachments), uploaded)
     return Gateway(
         turns,
         router,
@@ -228,6 +238,7 @@ def _build_gateway(
         timeouts,
         watchdog,
         attachments,
+        uploaded,
     )
 
 

@@ -18,7 +18,7 @@ from app.answers.structured import open_structured
 from app.answers.tool_calling import open_calling
 from app.answers.turn import Turns
 from app.answers.turn_state import TurnState
-from app.attachments import Attachments
+from app.attachments import Attachments, Files
 from app.chat import Caller, ChatRequest, Model, ToolCall, is_long
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
@@ -64,8 +64,10 @@ class Gateway:
         timeouts: AnswerTimeouts,
         watchdog: Watchdog,
         attachments: Attachments,
+        files: Files,
     ) -> None:
         self._attachments = attachments
+        self.files = files
         self.json_checker = json_checker
         self._turns = turns
         self._router = router
@@ -101,7 +103,7 @@ class Gateway:
             # What the client calls it may be anything.
             record.model = UNKNOWN_MODEL
             raise
-        request = _for_upstreams(self._attachments.resolve(request))
+        request = _for_upstreams(self._attachments.resolve(request, caller.owner))
         if needs_pauses:
             pause()
         if caller.idempotency_key is None:
@@ -225,6 +227,7 @@ class Gateway:
         self._cleanup.start()
         self._open_chats.start_expiry()
         self._idempotent.start_expiry()
+        self.files.start()
         self._conversations.start_expiry(self._discard_chat)
 
     def _discard_chat(self, row: ConversationRow) -> None:

@@ -116,11 +116,16 @@ def _describe(operation: Operation, bodies: Mapping[type[BaseModel], Any]) -> di
         # {}: without configured keys, programs on the same machine need no key.
         "security": [] if operation.is_open else [{}, *({name: []} for name in _SECURITY)],
     }
-    if operation.parameters:
-        described["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": schema}
-            for name, schema in operation.parameters.items()
-        ]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": schema}
+        for name, schema in operation.parameters.items()
+    ]
+    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query.items()]
+    if parameters:
+        described["parameters"] = parameters
+    if operation.form is not None:
+        content_of_form = {"multipart/form-data": {"schema": operation.form}}
+        described["requestBody"] = {"required": True, "content": content_of_form}
     if operation.body is not None:
         described["requestBody"] = {
             "required": True,

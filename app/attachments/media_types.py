@@ -121,6 +121,15 @@ def recognise(file: BinaryIO, size: int, name: str) -> MediaType:
     return _text(head, extension)
 
 
+def known_type(media_type: str, name: str) -> MediaType:
+    """A type that ``recognise`` has found, by its name. ``name``: of the file."""
+    found = _BY_NAME.get(media_type)
+    if found is not None:
+        return found
+    extension = name.rpartition(".")[2].lower()
+    return MediaType(media_type, (extension if extension in _TEXTS else "txt",))
+
+
 def _text(head: bytes, extension: str) -> MediaType:
     if not _is_text(head):
         raise Unusable("is of a type that Kimi does not take: it is no image, PDF, Office document, e-book or text")
@@ -303,3 +312,13 @@ def _archived(archive: zipfile.ZipFile, names: set[str]) -> MediaType | None:
     if "mimetype" in names and archive.getinfo("mimetype").file_size < 100:
         return _EPUB if archive.read("mimetype").strip() == b"application/epub+zip" else None
     return None
+
+
+_BY_NAME = {
+    one.name: one
+    for one in (
+        *(media_type for _, media_type, _ in _IMAGES),
+        *(_WEBP, _AVIF, _PDF, _DOCX, _XLSX, _PPTX, _EPUB, _MOBI),
+        *_OLE.values(),
+    )
+}

@@ -6,16 +6,18 @@ functions return. Must never know HTTP, an API, or an upstream.
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 from app.attachments.content import BadContent, InMemory, TooLarge, digest_of, from_base64, from_data_url
-from app.attachments.media_types import MediaType, Unusable, recognise
+from app.attachments.files import Files
+from app.attachments.media_types import Unusable, known_type, recognise
+from app.attachments.names import clean_name, file_name
 from app.chat import Attachment, ChatRequest, Content, FileReference, Message, Part, TextPart
 from app.concurrency.yielding import pause
 from app.errors import FileTooLarge, InvalidRequest, UnknownFile
+from app.store import FileRow
 
-_NAME_CHARS = 100
 # Said of a result of a call whose attachment is left out (``x-kimi-notice``).
 LEFT_OUT = "attachment-left-out"
 
@@ -31,11 +33,12 @@ class AttachmentLimits:
 class Attachments:
     """Makes attachments of what requests hold. One object per process."""
 
-    def __init__(self, limits: AttachmentLimits) -> None:
+    def __init__(self, limits: AttachmentLimits, files: Files) -> None:
         self._limits = limits
+        self._files = files
 
-    def resolve(self, request: ChatRequest) -> ChatRequest:
-        """The request with attachments in the place of references.
+    def resolve(self, request: ChatRequest, owner: str) -> ChatRequest:
+        """The request with attachments in the place of references. ``owner``: of uploaded files.
 
         Raises InvalidRequest, FileTooLarge, UnknownFile: with the place of the one that cannot be used.
         """
@@ -43,7 +46,7 @@ class Attachments:
             return request
         left_out: list[str] = []
         seen: set[tuple[str, str]] = set()
-        messages = tuple(self._message(message, left_out, seen) for message in request.messages)
+        messages = tuple(self._message(message, owner, left_out, seen) for message in request.messages)
         notices = (*request.notices, LEFT_OUT) if left_out else request.notices
         return replace(request, messages=messages, notices=notices)
 
@@ -55,7 +58,7 @@ class Attachments:
         messages = [replace(m, parts=tuple(map(_marked, m.parts))) for m in request.messages]
         return replace(request, messages=tuple(messages))
 
-    def _message(self, message: Message, left_out: list[str], seen: set[tuple[str, str]]) -> Message:
+    def _message(self, message: Message, owner: str, left_out: list[str], seen: set[tuple[str, str]]) -> Message:
         if not any(part.__class__ is FileReference for part in message.parts):
             return message
         is_result = message.role in ("tool", "function")
@@ -65,7 +68,7 @@ class Attachments:
                 parts.append(part)
                 continue
             try:
-                attachment = self._attachment(part)
+                attachment = self._attachment(part, owner)
             except InvalidRequest as e:
                 if not is_result:
                     raise
@@ -84,7 +87,9 @@ class Attachments:
             pause()
         return replace(message, parts=tuple(parts))
 
-    def _attachment(self, part: FileReference) -> Attachment:
+    def _attachment(self, part: FileReference, owner: str) -> Attachment:
+        if part.form == "id":
+            return self._uploaded(part, owner)
         try:
             content, size = self._content(part)
         except BadContent as e:
@@ -103,6 +108,18 @@ class Attachments:
         name = file_name(part.name, digest, media_type)
         return Attachment(name, media_type.name, size, digest, media_type.is_image, part.place, part.sent_as, content)
 
+    def _uploaded(self, part: FileReference, owner: str) -> Attachment:
+        try:
+            row = self._files.find(owner, part.source)
+        except UnknownFile as e:
+            raise UnknownFile(f"{part.place}: {e.message}", param=part.place) from None
+        media_type = known_type(row.media_type, row.name)
+        name = file_name(part.name or row.name, row.digest, media_type)
+        content = _Uploaded(self._files, row)
+        return Attachment(
+            name, row.media_type, row.bytes, row.digest, media_type.is_image, part.place, part.sent_as, content
+        )
+
     def _content(self, part: FileReference) -> tuple[Content, int]:
         most = self._limits.max_bytes
         match part.form:
@@ -112,8 +129,6 @@ class Attachments:
                 data = part.source.encode(errors="replace")
                 if len(data) > most:
                     raise TooLarge
-            case "id":
-                raise UnknownFile(f"{part.place}: there is no file with this id", param=part.place)
             case _:
                 if part.source[:5].lower() == "data:":
                     data = from_data_url(part.source, most)
@@ -126,6 +141,17 @@ class Attachments:
                 else:
                     raise BadContent("is neither a data: URL nor an http(s): URL")
         return InMemory(data), len(data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Uploaded:
+    """The content of an uploaded file."""
+
+    files: Files
+    row: FileRow
+
+    def open(self) -> BinaryIO:
+        return self.files.open(self.row)
 
 
 def _has_references(request: ChatRequest) -> bool:
@@ -151,22 +177,3 @@ def _words(part: FileReference, why: str) -> str:
         if why
         else f"({what} that cannot be shown here{named})"
     )
-
-
-def clean_name(name: str) -> str:
-    """A name that can stand in a header and in a line of text; empty if nothing of it is left."""
-    name = unicodedata.normalize("NFC", name[-4 * _NAME_CHARS :]).replace("\\", "/").rpartition("/")[2]
-    name = "".join(c for c in name if (c.isprintable() and c not in '"[]<>|?*:') or c == " ").strip(" .")
-    stem, dot, extension = name.rpartition(".")
-    if len(name) > _NAME_CHARS and dot and len(extension) < 10:
-        return stem[: _NAME_CHARS - len(extension) - 1] + dot + extension
-    return name[:_NAME_CHARS]
-
-
-def file_name(sent: str, digest: str, media_type: MediaType) -> str:
-    """The name under which Kimi gets a file: what it is read as depends on the extension (``kimi-protocol-2.md``
-    2.2). The same content without a name has always the same one."""
-    name = clean_name(sent) or f"{'image' if media_type.is_image else 'document'}-{digest[:8]}"
-    if name.rpartition(".")[2].lower() not in media_type.extensions or "." not in name:
-        name += f".{media_type.extensions[0]}"
-    return name

@@ -8,6 +8,7 @@ import functools
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from app.chat import CitationStyle
@@ -450,6 +451,36 @@ class Config:
         "400.",
         "一个请求最多有多少个不同的图片和文档（包括历史消息里的）。再多返回 400。",
     )
+    files_dir: str = _setting(
+        "FILES_DIR",
+        parsers.folder,
+        "",
+        "Folder for the files of `/v1/files`, or `database`, for several machines. If unset: the folder `files` "
+        "beside the SQLite file, or the PostgreSQL database.",
+        "存放 `/v1/files` 文件的文件夹；多台机器时用 `database`。不设置时：SQLite 文件旁的 `files` 文件夹，"
+        "或 PostgreSQL 数据库。",
+    )
+    files_max_age_days: float = _setting(
+        "FILES_MAX_AGE_DAYS",
+        parsers.number(0, 36_500),
+        "30",
+        "Days after which an uploaded file is deleted. `0`: never.",
+        "上传的文件保留多少天。`0`：永远保留。",
+    )
+    files_max_count: int = _setting(
+        "FILES_MAX_COUNT",
+        parsers.integer(0, 10_000_000),
+        "1000",
+        "Files that one API key may have. Further ones are rejected with status 429. `0` switches `/v1/files` off.",
+        "每个 API key 最多有多少个文件，再多返回 429。`0` 关闭 `/v1/files`。",
+    )
+    files_max_total_bytes: int = _setting(
+        "FILES_MAX_TOTAL_BYTES",
+        parsers.integer(0, 1 << 50),
+        "1073741824",
+        "As `FILES_MAX_COUNT`, in bytes of all files together.",
+        "同 `FILES_MAX_COUNT`，按所有文件的总字节数计算。",
+    )
     file_read_s: float = _setting(
         "FILE_READ_S",
         parsers.seconds(0.1, 3600),
@@ -495,6 +526,14 @@ class Config:
         """The sites of all accounts, each once; where there is no account, the one that KIMI_BASE_URL names."""
         found = {site.name: site for site in map(self.site_of, self.credentials)}
         return tuple(found.values()) or (self.site_of(Credential("", "")),)
+
+    @property
+    def files_folder(self) -> Path | None:
+        """Where uploaded files are kept; None: in the database."""
+        if self.files_dir:
+            return None if self.files_dir == parsers.IN_DATABASE else Path(self.files_dir)
+        file = self.database_url.removeprefix("sqlite:///")
+        return None if file == self.database_url else Path(file).parent / "files"
 
     @property
     def secrets(self) -> list[str]:

@@ -15,6 +15,10 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 HOME = Path(__file__).absolute().parent.parent.parent
 
 
+# Uploaded files may be kept there.
+IN_DATABASE = "database"
+
+
 class HiddenValueError(ValueError):
     """The value contains a secret although its setting is not secret. It must not be shown."""
 
@@ -107,6 +111,15 @@ def console_url(text: str) -> str:
     if not url.endswith("/console"):
         raise ValueError("expected an address that ends with /console, such as https://kimi.example.org/console")
     return url
+
+
+def folder(text: str) -> str:
+    """An absolute path; a relative one is relative to ``HOME``, as that of a SQLite file is."""
+    if not text or text == IN_DATABASE:
+        return text
+    if "\0" in text:
+        raise ValueError("expected a folder, or database")
+    return str(HOME / text)
 
 
 def database_url(text: str) -> str:

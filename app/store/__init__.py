@@ -18,6 +18,7 @@ from app.store.conversations import ConversationRow, ConversationRows
 from app.store.database import Database, Transaction
 from app.store.errors import StoreError, StoreUnavailable, StoreUnusable
 from app.store.facts import Facts, Unrecognised, UnrecognisedRow
+from app.store.files import FileRow, FileRows
 from app.store.idempotency import IdempotentAnswerRow, IdempotentAnswerRows
 from app.store.leases import LeaseRow, LeaseRows
 from app.store.ledger import LedgerRows
@@ -32,6 +33,7 @@ from app.store.vault import Vault, WrongSecret
 __all__ = [
     "ConversationRow",
     "Database",
+    "FileRow",
     "IdempotentAnswerRow",
     "KeyRow",
     "LeaseRow",
@@ -73,6 +75,7 @@ class Store:
             self.keys = KeyRows(self.database)
             self.pending_deletions = PendingDeletionRows(self.database)
             self.uploads = UploadRows(self.database)
+            self.files = FileRows(self.database)
             self.facts = Facts(self.database)
             self.unrecognised = Unrecognised(self.database)
             salt = bytes.fromhex(self.facts.set_once("vault_salt", secrets.token_hex(16)))

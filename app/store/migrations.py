@@ -181,6 +181,19 @@ _CONSOLE = (
     "CREATE INDEX console_failures_by_age ON console_failures (at)",
 )
 
+_FILES = (
+    """CREATE TABLE files (
+        owner VARCHAR NOT NULL, id VARCHAR NOT NULL, name VARCHAR NOT NULL, purpose VARCHAR NOT NULL,
+        media_type VARCHAR NOT NULL, bytes BIGINT NOT NULL, digest VARCHAR NOT NULL, in_database BOOLEAN NOT NULL,
+        created_at FLOAT NOT NULL, expires_at FLOAT, PRIMARY KEY (owner, id))""",
+    "CREATE INDEX files_of_an_owner ON files (owner, created_at, id)",
+    "CREATE INDEX files_by_id ON files (id)",
+    "CREATE INDEX files_by_end ON files (expires_at)",
+    """CREATE TABLE file_pieces (
+        file_id VARCHAR NOT NULL, number INTEGER NOT NULL, data BYTEA NOT NULL, put_at FLOAT NOT NULL,
+        PRIMARY KEY (file_id, number))""",
+)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -199,6 +212,7 @@ _MIGRATIONS = {
     "request log, sums of requests, states of processes": _REQUESTS,
     "links, sessions and failed logins of the console": _CONSOLE,
     "files that upstreams have": _UPLOADS,
+    "files of API keys": _FILES,
 }
 
 # How many migrations this gateway knows.

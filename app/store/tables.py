@@ -298,6 +298,35 @@ cache = sa.Table(
     sa.Column("kept_at", sa.Float, nullable=False),
 )
 
+# Files that API keys have uploaded.
+files = sa.Table(
+    "files",
+    METADATA,
+    sa.Column("owner", sa.String, primary_key=True),  # the API key
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("purpose", sa.String, nullable=False),
+    sa.Column("media_type", sa.String, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.String, nullable=False),  # SHA-256 of its bytes
+    sa.Column("in_database", sa.Boolean, nullable=False),  # its bytes are in ``file_pieces``
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float),
+    sa.Index("files_of_an_owner", "owner", "created_at", "id"),
+    sa.Index("files_by_id", "id"),
+    sa.Index("files_by_end", "expires_at"),
+)
+
+# Their bytes, where they are kept in the database.
+file_pieces = sa.Table(
+    "file_pieces",
+    METADATA,
+    sa.Column("file_id", sa.String, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("put_at", sa.Float, nullable=False),
+)
+
 # Files that an upstream has of an account.
 uploads = sa.Table(
     "uploads",

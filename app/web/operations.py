@@ -65,6 +65,10 @@ class Operation:
     answer: Schema
     parameters: Mapping[str, Schema] = field(default_factory=dict)
     body: type[BaseModel] | None = None
+    # The schema of a body in multipart form.
+    form: Schema | None = None
+    # Of a query.
+    query: Mapping[str, Schema] = field(default_factory=dict)
     media_type: str = "application/json"
     streams: bool = False
     is_open: bool = False

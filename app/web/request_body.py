@@ -69,14 +69,14 @@ def _read(caller: Caller) -> tuple[bytes, Reservation]:
     start = b""
     if length is None or length <= _LONG:
         short = g.reservation = memory.short.reserve(caller, _COPIES * (_LONG if length is None else length))
-        start = b"".join(_pieces(stream, _LONG + 1))
+        start = b"".join(read_pieces(stream, _LONG + 1))
         if len(start) <= _LONG:
             return start, short
         short.end()
     pieces, came, size = [start], len(start), length or 2 * _LONG
     body = memory.bodies.reserve(caller, size)
     try:
-        for piece in _pieces(stream):
+        for piece in read_pieces(stream):
             pieces.append(piece)
             came += len(piece)
             if came > size:
@@ -89,7 +89,7 @@ def _read(caller: Caller) -> tuple[bytes, Reservation]:
     return data, running
 
 
-def _pieces(stream: Any, most: int = sys.maxsize) -> Iterator[bytes]:
+def read_pieces(stream: Any, most: int = sys.maxsize) -> Iterator[bytes]:
     """What comes, up to ``most`` bytes.
 
     Raises BodyTooSlow. Raises InvalidRequest: if it is cut off, or framed as HTTP does not allow.

@@ -25,6 +25,12 @@ SERVERS = {
         *("-m", "gunicorn", "-b", "fd://{fd}", "-k", "tests.hosting.impatient_worker.Worker"),
         *("--worker-connections", "40"),
     ],
+    # No file of it grows beyond 4 MB: as a disk that is full.
+    "small disk": [
+        "-c",
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, 1 << 22));"
+        " os.execv(sys.executable, [sys.executable, '-m', 'gunicorn', '-b', 'fd://{fd}'])",
+    ],
     "gthread": ["-m", "gunicorn", "-b", "fd://{fd}", "-k", "gthread", "--threads", "16"],
     "preloaded": ["-m", "gunicorn", "-b", "fd://{fd}", "-k", "gthread", "--threads", "4", "--preload"],
     # As the first process of a world of its own.

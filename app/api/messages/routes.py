@@ -9,10 +9,11 @@ from flask import Blueprint, Response, g
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from app.api.messages.body import Body, PromptBody
-from app.api.messages.encoder import MessageEncoder, encode_error
+from app.api.messages.encoder import MessageEncoder
 from app.text import token_count
 from app.web.accepted_request import accept
 from app.web.answer_response import respond
+from app.web.anthropic_shapes import encode_error
 from app.web.error_responses import answer_failures
 from app.web.operations import OF_ANSWERS, Operation, object_of
 from app.web.request_body import receive

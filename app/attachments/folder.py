@@ -1,0 +1,91 @@
+"""Files in a folder: written under a name of their own, then renamed, so that no half file is ever read.
+
+A file that is being written is locked. A process that is killed loses its locks, so what it left is known at once and
+deleted, by whichever process looks first.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from app.errors import FileLost, StorageFull, StorageUnavailable
+
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+_ID = re.compile(r"file-[0-9a-f]{32}")
+_UNFINISHED = ".part"
+
+
+class Folder:
+    """A folder of files by their ids. It is made when it is first written to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextlib.contextmanager
+    def writing(self, file_id: str) -> Iterator[BinaryIO]:
+        """A new file. It is there under its id when the block ends, and gone if the block raises.
+
+        Raises StorageFull, StorageUnavailable.
+        """
+        part = self._path / f"{file_id}{_UNFINISHED}"
+        with _translated():
+            self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = part.open("xb")
+        try:
+            with file, _translated():
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.chmod(0o600)
+                yield file
+                file.flush()
+                part.rename(self._path / file_id)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+
+    def open(self, file_id: str) -> BinaryIO:
+        """Raises FileLost."""
+        try:
+            return (self._path / file_id).open("rb")
+        except OSError as e:
+            raise FileLost(f"the content of this file is gone ({type(e).__name__})") from None
+
+    def delete(self, file_id: str) -> None:
+        """One that is gone is no error."""
+        with contextlib.suppress(OSError):
+            (self._path / file_id).unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        """Deletes what killed processes have left unfinished."""
+        with contextlib.suppress(OSError):
+            for part in self._path.glob(f"*{_UNFINISHED}"):
+                with contextlib.suppress(OSError), part.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    part.unlink(missing_ok=True)
+
+    def old_files(self, older_than_s: float) -> Iterator[str]:
+        """The ids of the files that were written so long ago."""
+        before = time.time() - older_than_s
+        with contextlib.suppress(OSError), os.scandir(self._path) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if _ID.fullmatch(entry.name) and entry.stat().st_mtime < before:
+                        yield entry.name
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        if e.errno in _FULL:
+            raise StorageFull("the disk of the gateway is full; nothing was stored (FILES_DIR)") from e
+        raise StorageUnavailable(
+            f"the gateway cannot write files ({type(e).__name__}): check FILES_DIR and its permissions"
+        ) from e

@@ -1,0 +1,317 @@
+"""``/v1/files``: files that are uploaded once and named by their ids."""
+
+import contextlib
+import os
+import socket
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+import requests
+
+from tests.attachments.samples import DIALECTS, MESSAGES, PDF, PNG, TEXT, WORD, Dialect, Sample, archive, seen
+from tests.attachments.test_attachments import text_of
+from tests.running import (
+    BOTH_DATABASES,
+    EACH_GENERATION,
+    SHIPPED,
+    Gateway,
+    Running,
+    Share,
+    Simulator,
+    wait_until,
+)
+
+EACH_DIALECT = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=[*DIALECTS])
+KEYS = "GATEWAY_API_KEYS"
+
+
+def upload(gateway: Gateway, sample: Sample, key: str = "any", **fields: str) -> requests.Response:
+    form = {"purpose": "user_data", **fields}
+    file = {"file": (sample.name, sample.data, "application/octet-stream")}
+    return gateway.post("/v1/files", data=form, files=file, headers=bearer(key))
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def by_id(dialect: Dialect, sample: Sample, file_id: str) -> dict[str, Any]:
+    match dialect.path:
+        case "chat/completions":
+            return {"type": "file", "file": {"file_id": file_id}}
+        case "responses":
+            return {"type": "input_image" if sample.is_image else "input_file", "file_id": file_id}
+        case _:
+            return {
+                "type": "image" if sample.is_image else "document",
+                "source": {"type": "file", "file_id": file_id},
+            }
+
+
+def folder_of(gateway: Gateway) -> Path:
+    return Path(gateway.database.url.removeprefix("sqlite:///")).parent / "files"
+
+
+@pytest.fixture(params=["folder", "database"])
+def stored(request: pytest.FixtureRequest, shared_gateway: Share) -> Gateway:
+    """A gateway that keeps files in either place."""
+    return shared_gateway(**SHIPPED, FILES_DIR="database" if request.param == "database" else "")
+
+
+def test_a_file_comes_back_as_it_was_uploaded(stored: Gateway, simulator: Simulator) -> None:
+    large = Sample("log.txt", "text/plain", b"".join(b"%d\n" % n for n in range(200_000)))
+    for sample in (PNG, PDF, TEXT, WORD, large):
+        made = upload(stored, sample).json()
+        about = {"object": "file", "bytes": len(sample.data), "filename": sample.name, "purpose": "user_data"}
+        assert {**made, **about} == made and made["id"].startswith("file-") and made["status"] == "processed"
+        assert made["expires_at"] - made["created_at"] == 30 * 86_400
+        path = f"/v1/files/{made['id']}"
+        assert stored.get(path, headers=bearer("any")).json() == made
+        content = stored.get(f"{path}/content", headers=bearer("any"))
+        assert content.content == sample.data and content.headers["Content-Type"].startswith(sample.media_type)
+        assert stored.delete(path).json() == {"id": made["id"], "object": "file", "deleted": True}
+        for gone in (stored.get(path), stored.get(f"{path}/content"), stored.delete(path)):
+            assert (gone.status_code, gone.json()["error"]["code"]) == (404, "file_not_found")
+
+
+@EACH_GENERATION
+@EACH_DIALECT
+def test_kimi_gets_a_file_that_is_named_by_its_id(gateway: Gateway, simulator: Simulator, dialect: Dialect) -> None:
+    samples = (PNG, PDF)
+    parts = [by_id(dialect, sample, upload(gateway, sample).json()["id"]) for sample in samples]
+    response = gateway.post(f"/v1/{dialect.path}", json=dialect.ask(gateway.model, *parts), headers=bearer("any"))
+    assert seen(text_of(response, dialect)) == [sample.arrived() for sample in samples]
+
+
+@BOTH_DATABASES
+def test_a_file_in_the_database_reaches_kimi(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(**SHIPPED, FILES_DIR="database")
+    sample = Sample("log.txt", "text/plain", os.urandom(400_000).hex().encode())
+    part = by_id(MESSAGES, sample, upload(gateway, sample).json()["id"])
+    response = gateway.post("/v1/messages", json=MESSAGES.ask(gateway.model, part))
+    assert seen(text_of(response, MESSAGES)) == [sample.arrived()]
+
+
+def test_a_list_has_pages_and_purposes(gateway: Gateway) -> None:
+    names = [f"{number}.txt" for number in range(5)]
+    key = {"headers": bearer("a key of its own")}
+    ids = {}
+    for name in names:
+        purpose = "vision" if name == "3.txt" else "user_data"
+        made = upload(gateway, Sample(name, "text/plain", b"x"), "a key of its own", purpose=purpose)
+        ids[name] = made.json()["id"]
+    listed = gateway.get("/v1/files", **key).json()
+    assert [one["filename"] for one in listed["data"]] == names[::-1]
+    assert listed["object"] == "list" and not listed["has_more"]
+    first = gateway.get("/v1/files?order=asc&limit=2", **key).json()
+    assert [one["filename"] for one in first["data"]] == names[:2] and first["has_more"]
+    rest = gateway.get(f"/v1/files?order=asc&after={first['last_id']}", **key).json()
+    assert [one["filename"] for one in rest["data"]] == names[2:]
+    (vision,) = gateway.get("/v1/files?purpose=vision", **key).json()["data"]
+    assert vision["id"] == ids["3.txt"]
+    for query, field in (("limit=0", "limit"), ("limit=x", "limit"), ("order=up", "order")):
+        refused = gateway.get(f"/v1/files?{query}", **key)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, field)
+    assert gateway.get("/v1/files?after=file-unknown", **key).status_code == 404
+
+
+def test_another_keys_file_does_not_exist_and_in_the_same_time(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(**SHIPPED, GATEWAY_API_KEYS="ann=key-of-ann-000,ben=key-of-ben-000")
+    foreign = upload(gateway, PDF, "key-of-ann-000").json()["id"]
+    unknown = "file-" + "0" * 32
+    ben = bearer("key-of-ben-000")
+    times: dict[str, list[float]] = {foreign: [], unknown: []}
+    for _ in range(40):
+        for file_id, spent in times.items():
+            began = time.perf_counter()
+            refused = gateway.get(f"/v1/files/{file_id}", headers=ben)
+            spent.append(time.perf_counter() - began)
+            assert refused.status_code == 404
+    for dialect in DIALECTS.values():
+        said = []
+        for file_id in times:
+            body = dialect.ask(gateway.model, by_id(dialect, PDF, file_id))
+            refused = gateway.post(f"/v1/{dialect.path}", json=body, headers=ben)
+            said.append((refused.status_code, refused.json()["error"]))
+        assert said[0] == said[1] and said[0][0] == 404
+    assert gateway.delete(f"/v1/files/{foreign}", headers=ben).status_code == 404
+    assert gateway.get("/v1/files", headers=ben).json()["data"] == []
+    assert gateway.get(f"/v1/files/{foreign}", headers=bearer("key-of-ann-000")).ok
+    medians = [statistics.median(spent) for spent in times.values()]
+    assert max(medians) < 1.5 * min(medians), medians
+
+
+def test_a_key_has_a_limit_of_files_and_of_bytes(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(**SHIPPED, FILES_MAX_COUNT="2", FILES_MAX_TOTAL_BYTES="2500")
+    sample = Sample("a.txt", "text/plain", b"x" * 1000)
+    ids = [upload(gateway, sample, "first").json()["id"] for _ in range(2)]
+    refused = upload(gateway, sample, "first")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "file_limit")
+    assert refused.headers["x-should-retry"] == "false"
+    assert gateway.delete(f"/v1/files/{ids[0]}", headers=bearer("first")).ok
+    assert upload(gateway, Sample("b.txt", "text/plain", b"x" * 1600), "first").status_code == 429
+    assert upload(gateway, sample, "first").ok and len(os.listdir(folder_of(gateway))) == 2
+
+
+def test_what_cannot_be_stored_is_a_clear_error_and_leaves_nothing(shared_gateway: Share) -> None:
+    gateway = shared_gateway(**SHIPPED, FILE_MAX_BYTES="100000")
+    for sample, why in (
+        (Sample("a.pdf", "", b""), "is empty"),
+        (Sample("a.zip", "", archive({"a": b"b"})), "is a ZIP archive"),
+        (Sample("a.png", "", b"\x89PNG\r\n\x1a\n"), "is not valid"),
+    ):
+        refused = upload(gateway, sample)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "file") and why in refused.text
+    for fields in ({"purpose": ""}, {"purpose": "fine-tune"}, {"expires_after[seconds]": "1"}):
+        refused = upload(gateway, TEXT, **fields)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, next(iter(fields)))
+    for size in (100_001, 3_000_000):
+        refused = upload(gateway, Sample("a.txt", "", b"x" * size))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "file_too_large")
+    for arguments in (
+        {"json": {"file": "x"}},
+        {"data": {"purpose": "user_data"}},
+        {"files": {"document": ("a.txt", b"x")}},
+        {"data": b"--x\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+        {"data": b"nothing", "headers": {"Content-Type": "multipart/form-data"}},
+        {"data": b"", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+        {"data": {str(number): "x" for number in range(30)}, "files": {"file": ("a.txt", b"x")}},
+        {"data": {"purpose": "x" * 5000}, "files": {"file": ("a.txt", b"x")}},
+    ):
+        refused = gateway.post("/v1/files", **arguments)
+        assert refused.status_code == 400, (arguments, refused.text)
+    assert not folder_of(gateway).exists() or os.listdir(folder_of(gateway)) == []
+
+
+def test_a_body_that_is_cut_off_stores_nothing(gateway: Gateway) -> None:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    before = len(gateway.get("/v1/files").json()["data"])
+    with socket.create_connection((host, int(port))) as sock:
+        head = (
+            "POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+            "Content-Length: 100000\r\n\r\n--b\r\nContent-Disposition: form-data; name=file; filename=a.txt\r\n\r\n"
+        )
+        sock.sendall(head.encode() + b"x" * 50_000)
+    wait_until("nothing is left", lambda: not list(folder_of(gateway).glob("*.part")))
+    assert len(gateway.get("/v1/files").json()["data"]) == before
+
+
+def test_a_full_disk_is_a_507_and_loses_nothing(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, server="small disk", **_settings()) as gateway:
+        kept = upload(gateway, PDF).json()["id"]
+        refused = upload(gateway, Sample("a.txt", "", b"x" * (5 << 20)))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (507, "storage_full")
+        assert gateway.get(f"/v1/files/{kept}/content").content == PDF.data
+        assert os.listdir(folder_of(gateway)) == [kept]
+
+
+def test_what_a_killed_worker_left_is_deleted_at_the_next_start(running: Running, simulator: Simulator) -> None:
+    database = running.new_database()
+    with running.gateway(simulator.url, database=database, **_settings()) as gateway:
+        kept = upload(gateway, PDF).json()["id"]
+        thread = threading.Thread(target=_upload_for_ever, args=(gateway.url,), daemon=True)
+        thread.start()
+        wait_until("an upload runs", lambda: list(folder_of(gateway).glob("*.part")))
+        gateway.kill()
+        assert len(os.listdir(folder_of(gateway))) == 2
+    with running.gateway(simulator.url, database=database, **_settings()) as gateway:
+        assert gateway.get(f"/v1/files/{kept}/content").content == PDF.data
+        assert os.listdir(folder_of(gateway)) == [kept]
+
+
+def test_a_missing_content_is_a_clear_404(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, **_settings()) as gateway:
+        file_id = upload(gateway, PDF).json()["id"]
+        (folder_of(gateway) / file_id).unlink()
+        lost = gateway.get(f"/v1/files/{file_id}/content")
+        assert (lost.status_code, lost.json()["error"]["code"]) == (404, "file_lost")
+        response = gateway.post("/v1/messages", json=MESSAGES.ask(gateway.model, by_id(MESSAGES, PDF, file_id)))
+        assert response.status_code == 404 and "is gone" in response.text
+        assert gateway.delete(f"/v1/files/{file_id}").ok
+
+
+def test_many_uploads_at_once_need_little_memory(running: Running, simulator: Simulator) -> None:
+    """A short form; ``FILES_MEMORY_TEST=20x50`` is the long one."""
+    count, megabytes = map(int, os.environ.get("FILES_MEMORY_TEST", "6x12").split("x"))
+    settings = _settings() | {"FILES_MAX_TOTAL_BYTES": str(count * megabytes << 21)}
+    with running.gateway(simulator.url, **settings) as gateway:
+        assert upload(gateway, TEXT).ok
+        (worker,) = gateway.process.children()
+        before = _peak_kb(worker)
+        threads = [threading.Thread(target=_upload_zeros, args=(gateway.url, megabytes)) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        sizes = [one["bytes"] for one in gateway.get("/v1/files").json()["data"]]
+        assert sizes.count(megabytes << 20) == count
+        grown_mb = (_peak_kb(worker) - before) / 1024
+        print(f"{count} uploads of {megabytes} MB: the worker's memory grew by {grown_mb:.1f} MB")  # noqa: T201
+        assert grown_mb < 60
+
+
+def test_the_sdks_of_both_vendors_work(gateway: Gateway) -> None:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sdk", max_retries=0) as client:
+        made = client.files.create(file=("report.pdf", PDF.data), purpose="user_data")
+        assert client.files.retrieve(made.id) == made
+        assert [one.id for one in client.files.list()] == [made.id]
+        assert client.files.content(made.id).read() == PDF.data
+        assert client.files.delete(made.id).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.files.retrieve(made.id)
+        expires = {"anchor": "created_at", "seconds": 3600}
+        short: Any = client.files.create(file=("a.txt", b"x"), purpose="user_data", expires_after=expires)  # type: ignore[arg-type]
+        assert short.expires_at - short.created_at == 3600
+    with anthropic.Anthropic(base_url=gateway.url, api_key="other sdk", max_retries=0) as other:
+        uploaded = other.beta.files.upload(file=("report.pdf", PDF.data, "application/pdf"))
+        assert (uploaded.filename, uploaded.mime_type, uploaded.size_bytes) == (
+            "report.pdf",
+            PDF.media_type,
+            len(PDF.data),
+        )
+        assert other.beta.files.retrieve_metadata(uploaded.id) == uploaded
+        assert [one.id for one in other.beta.files.list()] == [uploaded.id]
+        assert other.beta.files.download(uploaded.id).read() == PDF.data
+        assert other.beta.files.delete(uploaded.id).id == uploaded.id
+        with pytest.raises(anthropic.NotFoundError):
+            other.beta.files.retrieve_metadata(uploaded.id)
+
+
+def _settings() -> dict[str, Any]:
+    return dict(SHIPPED)
+
+
+def _peak_kb(pid: int) -> int:
+    """The most memory that a process has had."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1])
+
+
+def _form(megabytes: int) -> Any:
+    yield b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+    yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="log.txt"\r\n\r\n'
+    for _ in range(megabytes * 4):
+        yield b"0123456789abcde\n" * (1 << 14)
+    yield b"\r\n--b--\r\n"
+
+
+def _upload_zeros(url: str, megabytes: int) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert requests.post(f"{url}/v1/files", data=_form(megabytes), headers=headers, timeout=120).ok
+
+
+def _upload_for_ever(url: str) -> None:
+    def slowly() -> Any:
+        for piece in _form(1000):
+            yield piece
+            time.sleep(0.05)
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    with contextlib.suppress(requests.RequestException):
+        requests.post(f"{url}/v1/files", data=slowly(), headers=headers, timeout=30)
