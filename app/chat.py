@@ -4,6 +4,7 @@ Plain frozen values. Knows no wire format and no other file of ours but the reco
 """
 
 import hashlib
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, Protocol
@@ -48,6 +49,16 @@ class Content(Protocol):
     def open(self) -> BinaryIO:
         """A reader of its own, from the first byte on; it can seek. The caller closes it."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """Content in memory."""
+
+    data: bytes = field(repr=False)
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self.data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from app.answers.plan import Planner
 from app.answers.stream import AnswerTimeouts
 from app.answers.turn import RetryPolicy, Turns
 from app.api import chat_completions, completions, files, health, messages, models, openapi, responses
-from app.attachments import AttachmentLimits, Attachments, FileLimits, Files, Folder
+from app.attachments import AttachmentLimits, Attachments, Fetcher, FileLimits, Files, Folder
 from app.concurrency.at_exit import at_exit
 from app.concurrency.watchdog import Watchdog
 from app.console.mount import ConsoleMount, Services
@@ -224,7 +224,8 @@ def _build_gateway(
             max_age_s=config.files_max_age_days * 86_400 or None,
         ),
     )
-    attachments = Attachments(AttachmentLimits(config.file_max_bytes, config.max_attachments), uploaded)
+    fetcher = Fetcher(config.fetch_hosts) if config.fetch_urls else None
+    attachments = Attachments(AttachmentLimits(config.file_max_bytes, config.max_attachments), uploaded, fetcher)
     return Gateway(
         turns,
         router,

@@ -2,10 +2,8 @@
 
 import binascii
 import hashlib
-import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
@@ -23,16 +21,6 @@ class BadContent(Exception):
 
 class TooLarge(Exception):
     """The content has more bytes than are allowed."""
-
-
-@dataclass(frozen=True, slots=True)
-class InMemory:
-    """Content in memory."""
-
-    data: bytes = field(repr=False)
-
-    def open(self) -> BinaryIO:
-        return io.BytesIO(self.data)
 
 
 def digest_of(file: BinaryIO) -> str:

@@ -18,7 +18,9 @@ from app.errors import FileLost, StorageFull, StorageUnavailable
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _ID = re.compile(r"file-[0-9a-f]{32}")
-_UNFINISHED = ".part"
+# What is being written, and what is about to be.
+_UNFINISHED, _UNLOCKED = ".part", ".new"
+_UNLOCKED_S = 3600.0
 
 
 class Folder:
@@ -33,20 +35,23 @@ class Folder:
 
         Raises StorageFull, StorageUnavailable.
         """
-        part = self._path / f"{file_id}{_UNFINISHED}"
-        with _translated():
+        new, part = self._path / f"{file_id}{_UNLOCKED}", self._path / f"{file_id}{_UNFINISHED}"
+        with translated():
             self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file = part.open("xb")
+            file = new.open("xb")
         try:
-            with file, _translated():
+            with file, translated():
+                new.chmod(0o600)
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                part.chmod(0o600)
+                # Not before it is locked: else it would look as if its process had been killed.
+                new.rename(part)
                 yield file
                 file.flush()
                 part.rename(self._path / file_id)
         except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+            for path in (new, part):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
             raise
 
     def open(self, file_id: str) -> BinaryIO:
@@ -68,6 +73,11 @@ class Folder:
                 with contextlib.suppress(OSError), part.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     part.unlink(missing_ok=True)
+            before = time.time() - _UNLOCKED_S
+            for new in self._path.glob(f"*{_UNLOCKED}"):
+                with contextlib.suppress(OSError):
+                    if new.stat().st_mtime < before:
+                        new.unlink(missing_ok=True)
 
     def old_files(self, older_than_s: float) -> Iterator[str]:
         """The ids of the files that were written so long ago."""
@@ -80,7 +90,8 @@ class Folder:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Around writing. Raises StorageFull, StorageUnavailable."""
     try:
         yield
     except OSError as e:

@@ -9,11 +9,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from app.attachments.content import BadContent, InMemory, TooLarge, digest_of, from_base64, from_data_url
+from app.attachments.content import BadContent, TooLarge, digest_of, from_base64, from_data_url
+from app.attachments.fetching import Fetcher
 from app.attachments.files import Files
 from app.attachments.media_types import Unusable, known_type, recognise
 from app.attachments.names import clean_name, file_name
-from app.chat import Attachment, ChatRequest, Content, FileReference, Message, Part, TextPart
+from app.chat import Attachment, ChatRequest, Content, FileReference, InMemory, Message, Part, TextPart
 from app.concurrency.yielding import pause
 from app.errors import FileTooLarge, InvalidRequest, UnknownFile
 from app.store import FileRow
@@ -33,8 +34,10 @@ class AttachmentLimits:
 class Attachments:
     """Makes attachments of what requests hold. One object per process."""
 
-    def __init__(self, limits: AttachmentLimits, files: Files) -> None:
+    def __init__(self, limits: AttachmentLimits, files: Files, fetcher: Fetcher | None) -> None:
+        """``fetcher``: None if nothing is fetched from the web."""
         self._limits = limits
+        self._fetcher = fetcher
         self._files = files
 
     def resolve(self, request: ChatRequest, owner: str) -> ChatRequest:
@@ -91,7 +94,7 @@ class Attachments:
         if part.form == "id":
             return self._uploaded(part, owner)
         try:
-            content, size = self._content(part)
+            content, size, sent_name = self._content(part)
         except BadContent as e:
             raise _refusal(part, str(e)) from None
         except TooLarge:
@@ -100,12 +103,12 @@ class Attachments:
             ) from None
         with content.open() as file:
             try:
-                media_type = recognise(file, size, part.name)
+                media_type = recognise(file, size, sent_name)
             except Unusable as e:
                 raise _refusal(part, str(e)) from None
             file.seek(0)
             digest = digest_of(file)
-        name = file_name(part.name, digest, media_type)
+        name = file_name(sent_name, digest, media_type)
         return Attachment(name, media_type.name, size, digest, media_type.is_image, part.place, part.sent_as, content)
 
     def _uploaded(self, part: FileReference, owner: str) -> Attachment:
@@ -120,7 +123,7 @@ class Attachments:
             name, row.media_type, row.bytes, row.digest, media_type.is_image, part.place, part.sent_as, content
         )
 
-    def _content(self, part: FileReference) -> tuple[Content, int]:
+    def _content(self, part: FileReference) -> tuple[Content, int, str]:
         most = self._limits.max_bytes
         match part.form:
             case "base64":
@@ -134,13 +137,17 @@ class Attachments:
                     data = from_data_url(part.source, most)
                 elif not part.source:
                     raise BadContent("has neither content nor an address")
-                elif re.match(r"https?://", part.source[:8], re.IGNORECASE):
-                    raise BadContent(
-                        "is an address on the web, and this gateway fetches none: send the content itself"
-                    )
+                elif re.match(r"https?:", part.source[:6], re.IGNORECASE):
+                    if self._fetcher is None:
+                        raise BadContent(
+                            "is an address on the web, and this gateway fetches none (FETCH_URLS): send the content "
+                            "itself"
+                        )
+                    fetched = self._fetcher.fetch(part.source, most)
+                    return fetched, fetched.size, part.name or fetched.name
                 else:
                     raise BadContent("is neither a data: URL nor an http(s): URL")
-        return InMemory(data), len(data)
+        return InMemory(data), len(data), part.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -451,6 +451,33 @@ class Config:
         "400.",
         "一个请求最多有多少个不同的图片和文档（包括历史消息里的）。再多返回 400。",
     )
+    long_prompt_as_file: int = _setting(
+        "LONG_PROMPT_AS_FILE",
+        parsers.integer(0, 1 << 31),
+        "0",
+        "Bytes from which on a prompt without functions is sent to Kimi as a file, because it would be too long for "
+        "a message; one client uses 450000. `0`: never.",
+        "没有函数的提示词达到多少字节时作为文件发给 Kimi（否则作为消息会太长）；有客户端用 450000。`0`：从不。",
+        advanced=True,
+    )
+    fetch_urls: bool = _setting(
+        "FETCH_URLS",
+        parsers.switch(),
+        "0",
+        "`1` fetches images and documents that a request names by an `http:` or `https:` address. Only public "
+        "addresses and the ports 80 and 443. By default such a request is rejected with status 400.",
+        "设为 `1` 时，请求里用 `http:` 或 `https:` 地址给出的图片和文档由网关去取；只取公网地址的 80 和 443 端口。"
+        "默认这样的请求返回 400。",
+    )
+    fetch_hosts: tuple[str, ...] = _setting(
+        "FETCH_HOSTS",
+        parsers.hosts_with_ports,
+        "",
+        "Hosts, each as `host:port` and comma-separated, from which `FETCH_URLS=1` fetches although they are not "
+        "public.",
+        "`FETCH_URLS=1` 时，虽然不是公网地址也可以去取的主机，写成 `主机:端口`，用逗号分隔。",
+        advanced=True,
+    )
     files_dir: str = _setting(
         "FILES_DIR",
         parsers.folder,

@@ -113,6 +113,15 @@ def console_url(text: str) -> str:
     return url
 
 
+def hosts_with_ports(text: str) -> tuple[str, ...]:
+    hosts = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for host in hosts:
+        name, _, port = host.rpartition(":")
+        if not name or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65_536:
+            raise ValueError("expected host:port, for example files.example:8080")
+    return hosts
+
+
 def folder(text: str) -> str:
     """An absolute path; a relative one is relative to ``HOME``, as that of a SQLite file is."""
     if not text or text == IN_DATABASE:

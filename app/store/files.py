@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from app.store.database import Database, Transaction
+from app.store.dialects import listed, one_of
 from app.store.tables import file_pieces, files
 
 
@@ -64,7 +65,7 @@ _OLDEST = (
     .limit(_P("most"))
 )
 _EXPIRED = sa.select(*files.c).where(files.c.expires_at <= _P("now")).limit(_P("most"))
-_KNOWN = sa.select(files.c.id).where(files.c.id.in_(_P("ids", expanding=True)))
+_KNOWN = sa.select(files.c.id).where(one_of(files.c.id, "ids"))
 
 _ADD_PIECE = sa.insert(file_pieces).values({column: _P(column.name) for column in file_pieces.c})
 _PIECE = sa.select(file_pieces.c.data).where(
@@ -141,7 +142,7 @@ class FileRows:
         return [_row(row) for row in self._database.rows(_EXPIRED, now=self._database.now(), most=most)]
 
     def known_among(self, ids: Sequence[str]) -> set[str]:
-        return {row["id"] for row in self._database.rows(_KNOWN, ids=list(ids))} if ids else set()
+        return {row["id"] for row in self._database.rows(_KNOWN, ids=listed(ids))}
 
     def add_piece(self, file_id: str, number: int, data: bytes) -> None:
         self._database.run(_ADD_PIECE, file_id=file_id, number=number, data=data, put_at=self._database.now())

@@ -32,10 +32,14 @@ class Prompt:
     reads_calls: bool = False
     # What the chat knows of functions, once it has read this.
     known_tools: KnownTools | None = None
+    # The text to count, where another one is sent.
+    counted: str | None = None
 
     @property
     def counted_text(self) -> str:
         """The text with a code that is always the same, so that the same request counts as many tokens."""
+        if self.counted is not None:
+            return self.counted
         return self.text if self.code is None else self.text.replace(self.code, "0" * len(self.code))
 
 

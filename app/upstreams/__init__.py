@@ -51,6 +51,8 @@ class PreparedTurn:
     rest: str = ""
     # What is sent beside the text, each once, in the order of their marks in it.
     attachments: Sequence[Attachment] = ()
+    # The first of them holds what would be the text.
+    is_in_file: bool = False
 
     @property
     def text(self) -> str:

@@ -71,7 +71,9 @@ class FileForm:
                     elif field:
                         value += data
                         if len(value) > _FIELD_BYTES:
-                            raise InvalidRequest(f"{field}: this field is too long", param=field)
+                            raise InvalidRequest(
+                                f"a field of the form, beside the file, has more than {_FIELD_BYTES} bytes"
+                            )
                         if not more:
                             self.fields[field] = value.decode(errors="replace")
 

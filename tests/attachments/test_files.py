@@ -1,6 +1,7 @@
 """``/v1/files``: files that are uploaded once and named by their ids."""
 
 import contextlib
+import itertools
 import os
 import socket
 import statistics
@@ -18,6 +19,7 @@ from tests.attachments.samples import DIALECTS, MESSAGES, PDF, PNG, TEXT, WORD, 
 from tests.attachments.test_attachments import text_of
 from tests.running import (
     BOTH_DATABASES,
+    CANARY,
     EACH_GENERATION,
     SHIPPED,
     Gateway,
@@ -244,15 +246,20 @@ def test_many_uploads_at_once_need_little_memory(running: Running, simulator: Si
         assert upload(gateway, TEXT).ok
         (worker,) = gateway.process.children()
         before = _peak_kb(worker)
+        late: list[float] = []
+        reader = threading.Thread(target=_read_tokens, args=(gateway, late))
+        reader.start()
         threads = [threading.Thread(target=_upload_zeros, args=(gateway.url, megabytes)) for _ in range(count)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        reader.join()
         sizes = [one["bytes"] for one in gateway.get("/v1/files").json()["data"]]
         assert sizes.count(megabytes << 20) == count
         grown_mb = (_peak_kb(worker) - before) / 1024
-        print(f"{count} uploads of {megabytes} MB: the worker's memory grew by {grown_mb:.1f} MB")  # noqa: T201
+        print(f"{count} uploads of {megabytes} MB: the worker's memory grew by {grown_mb:.1f} MB", end="; ")  # noqa: T201
+        print(f"tokens came late by {late[len(late) // 2]:.0f} ms, p99 {late[len(late) * 99 // 100]:.0f} ms")  # noqa: T201
         assert grown_mb < 60
 
 
@@ -291,6 +298,16 @@ def _peak_kb(pid: int) -> int:
     """The most memory that a process has had."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1])
+
+
+def _read_tokens(gateway: Gateway, late: list[float]) -> None:
+    """How late, in milliseconds, each of 200 tokens of a stream came."""
+    text = "[[sim tokens=200 delay_s=0.02]] " + CANARY
+    body = {"model": gateway.model, "stream": True, "messages": [{"role": "user", "content": text}]}
+    with requests.post(f"{gateway.url}/v1/chat/completions", json=body, stream=True, timeout=120) as response:
+        assert response.ok
+        times = [time.perf_counter() for line in response.iter_lines(chunk_size=1) if line.startswith(b"data: {")]
+    late += sorted(1000 * (after - before - 0.02) for before, after in itertools.pairwise(times))
 
 
 def _form(megabytes: int) -> Any:

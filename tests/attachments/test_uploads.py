@@ -175,3 +175,34 @@ def test_a_client_that_leaves_ends_the_upload(shared_gateway: Share, simulator: 
         )
     gateway.wait_until_idle()
     assert simulator.state()["turns"] == 0
+
+
+@EACH_GENERATION
+def test_a_gateway_that_is_killed_in_an_upload_leaves_nothing_wrong(running: Running, simulator: Simulator) -> None:
+    database = running.new_database()
+    settings: dict[str, Any] = {**SHIPPED, "FILE_READ_S": "60", "LEASE_S": "1"}
+    ask = CHAT.ask(simulator.profile.model, CHAT.part(PNG), named(PDF, "stuck.pdf"))
+    with running.gateway(simulator.url, users="alice", database=database, **settings) as gateway:
+        with pytest.raises(requests.Timeout):
+            requests.post(f"{gateway.url}/v1/chat/completions", json=ask, timeout=2)
+        simulator.wait("files", equals=2)
+        gateway.kill()
+    with running.gateway(simulator.url, users="alice", database=database, **settings) as gateway:
+        ask = CHAT.ask(gateway.model, CHAT.part(PNG), CHAT.part(PDF))
+        assert seen(text_of(gateway.chat(ask), CHAT)) == [PNG.unnamed, PDF.unnamed]
+
+
+@EACH_GENERATION
+def test_a_long_prompt_may_be_sent_as_a_file(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(users="alice", **SHIPPED, LONG_PROMPT_AS_FILE="20000")
+    text = "Read this. " * 2000
+    for system in ([], [{"role": "system", "content": "Be brief."}]):
+        body = {"model": gateway.model, "messages": [*system, {"role": "user", "content": text + CANARY}]}
+        response = gateway.chat(body)
+        assert response.ok and response.headers["x-kimi-notice"] == "prompt-sent-as-file", response.text
+        (arrived,) = seen(text_of(response, CHAT))
+        assert arrived.startswith("conversation-") and response.json()["usage"]["prompt_tokens"] > 4000
+    digest = Sample("", "", (text + CANARY).encode()).digest
+    assert simulator.state()["uploads"][0]["digest"] == digest
+    short = gateway.chat({"model": gateway.model, "messages": [{"role": "user", "content": CANARY}]})
+    assert seen(text_of(short, CHAT)) == []

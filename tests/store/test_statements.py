@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.store import Store, chat_cleanup, conversations, idempotency, leases, processes
+from app.store import Store, chat_cleanup, conversations, files, idempotency, leases, processes, uploads
 from app.store import accounts as accounts_store
 from app.store.dialects import Statement
 from tests.running import Running, SqliteDatabase
@@ -33,6 +33,14 @@ STATEMENTS: Mapping[str, tuple[Statement, dict[str, Any]]] = {
     "sizes of a key's answers": (idempotency._SUM, {"of_owner": "o"}),
     "expired answers": (idempotency._OLDER, {"before": 1.0, "most": 10}),
     "deleted answers": (idempotency._DELETE_MANY, {"ids": "[]"}),
+    "files of a key": (files._USED, {"of_owner": "o"}),
+    "a page of files": (
+        files._NEWEST,
+        {"of_owner": "o", "purpose": "", "at": 1.0, "after": "", "most": 9, "now": 1.0},
+    ),
+    "files of several ids": (files._KNOWN, {"ids": "[]"}),
+    "expired files": (files._EXPIRED, {"now": 1.0, "most": 9}),
+    "old uploads": (uploads._DELETE_OLD, {"before": 1.0}),
     "a chat to delete": (
         chat_cleanup._CLAIM,
         {"now": 1.0, "again_at": 2.0, "upstreams": "[]", "accounts": "[]"},

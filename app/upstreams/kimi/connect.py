@@ -35,6 +35,8 @@ from app.upstreams.kimi.connect_resume import BREAKS, BrokenAnswer, ResumePolicy
 from app.upstreams.kimi.http import CONNECT_STREAM, KimiHttp, Reply
 from app.upstreams.kimi.json_frames import Reader, text_of
 from app.upstreams.kimi.listing import Listing, parse_listing
+from app.upstreams.kimi.long_prompts import NOTICE as LONG_PROMPT
+from app.upstreams.kimi.long_prompts import as_file
 from app.upstreams.kimi.model_table import ConnectForm, KimiModels
 from app.upstreams.kimi.uploads import NO_FILES, SentFiles, Uploads, may_be_unknown_file
 
@@ -59,9 +61,15 @@ class KimiConnect:
     name = "kimi_connect"
 
     def __init__(
-        self, sites: Mapping[str, KimiHttp], models: KimiModels, policy: ResumePolicy, uploads: Uploads
+        self,
+        sites: Mapping[str, KimiHttp],
+        models: KimiModels,
+        policy: ResumePolicy,
+        uploads: Uploads,
+        long_prompt_bytes: int = 0,
     ) -> None:
-        """``sites``: by their names."""
+        """``sites``: by their names. ``long_prompt_bytes``: longer prompts are sent as files; 0: none."""
+        self._long_prompt_bytes = long_prompt_bytes
         self._sites = sites
         self._uploads = uploads
         self._files = ConnectFiles(self.name, sites)
@@ -90,8 +98,10 @@ class KimiConnect:
         # The chat of a conversation has to remember its instructions: nobody knows whether Kimi keeps the option.
         # With functions all stands in one text: the descriptions come before the client's own instructions.
         if not system or request.conversation_id is not None or whole.reads_calls:
-            return PreparedTurn(request, whole, attachments=files)
-        return PreparedTurn(request, whole, system, compose(request, rest).text, files)
+            turn = PreparedTurn(request, whole, attachments=files)
+        else:
+            turn = PreparedTurn(request, whole, system, compose(request, rest).text, files)
+        return as_file(turn, self._long_prompt_bytes)
 
     def open(
         self,
@@ -114,6 +124,8 @@ class KimiConnect:
         cancellation: Cancellation,
         renew: Renew | None,
     ) -> Generator[Event, None, None]:
+        if turn.is_in_file:
+            yield Notice(LONG_PROMPT)
         files = yield from self._uploads.send(self._files, turn.attachments, account, cancellation)
         has_begun = False
         try:

@@ -38,8 +38,10 @@ def build(config: Config, watchdog: Watchdog, tap: Tap | None) -> UpstreamGroup:
     silence_s = 0.75 * min(config.first_event_timeout_s, config.idle_timeout_s)
     policy = ResumePolicy(limit_s=config.resume_s, silence_s=silence_s)
     uploads = Uploads(config.file_read_s)
-    connect = KimiConnect(sites, models, policy, uploads)
-    both: list[Upstream] = [KimiRest(sites, models, uploads, max_continuations=config.max_continuations), connect]
+    long_bytes = config.long_prompt_as_file
+    connect = KimiConnect(sites, models, policy, uploads, long_bytes)
+    rest = KimiRest(sites, models, uploads, max_continuations=config.max_continuations, long_prompt_bytes=long_bytes)
+    both: list[Upstream] = [rest, connect]
 
     def start(store: Store, accounts: AccountSource) -> None:
         uploads.start(store)

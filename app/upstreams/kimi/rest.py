@@ -17,6 +17,7 @@ from app.chat import (
     Event,
     Message,
     Model,
+    Notice,
     Options,
     Started,
 )
@@ -29,6 +30,8 @@ from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.http import KimiHttp, Reply
 from app.upstreams.kimi.json_frames import dump, text_of
+from app.upstreams.kimi.long_prompts import NOTICE as LONG_PROMPT
+from app.upstreams.kimi.long_prompts import as_file
 from app.upstreams.kimi.model_table import KimiModels, SseForm
 from app.upstreams.kimi.rest_files import RestFiles
 from app.upstreams.kimi.rest_frames import AnswerDecoder
@@ -46,9 +49,16 @@ class KimiRest:
     name = "kimi_rest"
 
     def __init__(
-        self, sites: Mapping[str, KimiHttp], models: KimiModels, uploads: Uploads, *, max_continuations: int
+        self,
+        sites: Mapping[str, KimiHttp],
+        models: KimiModels,
+        uploads: Uploads,
+        *,
+        max_continuations: int,
+        long_prompt_bytes: int,
     ) -> None:
-        """``sites``: by their names."""
+        """``sites``: by their names. ``long_prompt_bytes``: longer prompts are sent as files; 0: none."""
+        self._long_prompt_bytes = long_prompt_bytes
         self._sites = sites
         self._uploads = uploads
         self._files = RestFiles(self.name, sites)
@@ -71,7 +81,7 @@ class KimiRest:
 
     def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
         prompt = compose(request, messages, self._models.wording(request.model))
-        return PreparedTurn(request, prompt, attachments=attachments_of(messages))
+        return as_file(PreparedTurn(request, prompt, attachments=attachments_of(messages)), self._long_prompt_bytes)
 
     def open(
         self,
@@ -86,6 +96,8 @@ class KimiRest:
         chat_id = resume.chat_id if resume else self._create_chat(account, cancellation)
         yield Started(chat_id)
         files = NO_FILES
+        if turn.is_in_file:
+            yield Notice(LONG_PROMPT)
         if turn.attachments:
             files = yield from self._uploads.send(self._files, turn.attachments, account, cancellation)
         needs_pauses = len(turn.text) > LONG_TEXT
