@@ -216,7 +216,8 @@ def _build_gateway(
     )
     uploaded = Files(
         store,
-        None if config.files_folder is None else Folder(config.files_folder),
+        # In a folder of its own: what a database does not know is deleted.
+        None if config.files_folder is None else Folder(config.files_folder / store.name),
         FileLimits(
             max_bytes=config.file_max_bytes,
             max_count=config.files_max_count,

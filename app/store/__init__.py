@@ -80,6 +80,8 @@ class Store:
             self.unrecognised = Unrecognised(self.database)
             salt = bytes.fromhex(self.facts.set_once("vault_salt", secrets.token_hex(16)))
             vault = Vault(secret, salt)
+            # Tells this database from others.
+            self.name = self.facts.set_once("name", secrets.token_hex(8))
             # For digests of what is said in conversations.
             self.digest_key = bytes.fromhex(self.facts.set_once("digest_key", secrets.token_hex(32)))
             self.tokens = TokenRows(self.database, vault)

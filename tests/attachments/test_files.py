@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import socket
+import sqlite3
 import statistics
 import threading
 import time
@@ -30,7 +31,6 @@ from tests.running import (
 )
 
 EACH_DIALECT = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=[*DIALECTS])
-KEYS = "GATEWAY_API_KEYS"
 
 
 def upload(gateway: Gateway, sample: Sample, key: str = "any", **fields: str) -> requests.Response:
@@ -57,7 +57,10 @@ def by_id(dialect: Dialect, sample: Sample, file_id: str) -> dict[str, Any]:
 
 
 def folder_of(gateway: Gateway) -> Path:
-    return Path(gateway.database.url.removeprefix("sqlite:///")).parent / "files"
+    database = Path(gateway.database.url.removeprefix("sqlite:///"))
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        ((name,),) = connection.execute("SELECT value FROM facts WHERE name = 'name'").fetchall()
+    return database.parent / "files" / str(name)
 
 
 @pytest.fixture(params=["folder", "database"])
@@ -100,13 +103,20 @@ def test_a_file_in_the_database_reaches_kimi(shared_gateway: Share, simulator: S
     assert seen(text_of(response, MESSAGES)) == [sample.arrived()]
 
 
-def test_a_list_has_pages_and_purposes(gateway: Gateway) -> None:
+@pytest.fixture
+def keyed(shared_gateway: Share) -> Gateway:
+    names = ("ann", "ben", "cat", "dan", "eve")
+    return shared_gateway(**SHIPPED, GATEWAY_API_KEYS=",".join(f"{name}=key-of-{name}-000" for name in names))
+
+
+def test_a_list_has_pages_and_purposes(keyed: Gateway) -> None:
+    gateway = keyed
     names = [f"{number}.txt" for number in range(5)]
-    key = {"headers": bearer("a key of its own")}
+    key: dict[str, Any] = {"headers": bearer("key-of-cat-000")}
     ids = {}
     for name in names:
         purpose = "vision" if name == "3.txt" else "user_data"
-        made = upload(gateway, Sample(name, "text/plain", b"x"), "a key of its own", purpose=purpose)
+        made = upload(gateway, Sample(name, "text/plain", b"x"), "key-of-cat-000", purpose=purpose)
         ids[name] = made.json()["id"]
     listed = gateway.get("/v1/files", **key).json()
     assert [one["filename"] for one in listed["data"]] == names[::-1]
@@ -123,8 +133,8 @@ def test_a_list_has_pages_and_purposes(gateway: Gateway) -> None:
     assert gateway.get("/v1/files?after=file-unknown", **key).status_code == 404
 
 
-def test_another_keys_file_does_not_exist_and_in_the_same_time(shared_gateway: Share, simulator: Simulator) -> None:
-    gateway = shared_gateway(**SHIPPED, GATEWAY_API_KEYS="ann=key-of-ann-000,ben=key-of-ben-000")
+def test_another_keys_file_does_not_exist_and_in_the_same_time(keyed: Gateway, simulator: Simulator) -> None:
+    gateway = keyed
     foreign = upload(gateway, PDF, "key-of-ann-000").json()["id"]
     unknown = "file-" + "0" * 32
     ben = bearer("key-of-ben-000")
@@ -188,7 +198,8 @@ def test_what_cannot_be_stored_is_a_clear_error_and_leaves_nothing(shared_gatewa
     ):
         refused = gateway.post("/v1/files", **arguments)
         assert refused.status_code == 400, (arguments, refused.text)
-    assert not folder_of(gateway).exists() or os.listdir(folder_of(gateway)) == []
+    folder = folder_of(gateway)
+    assert not folder.exists() or os.listdir(folder) == []
 
 
 def test_a_body_that_is_cut_off_stores_nothing(gateway: Gateway) -> None:
@@ -263,8 +274,9 @@ def test_many_uploads_at_once_need_little_memory(running: Running, simulator: Si
         assert grown_mb < 60
 
 
-def test_the_sdks_of_both_vendors_work(gateway: Gateway) -> None:
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sdk", max_retries=0) as client:
+def test_the_sdks_of_both_vendors_work(keyed: Gateway) -> None:
+    gateway = keyed
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="key-of-dan-000", max_retries=0) as client:
         made = client.files.create(file=("report.pdf", PDF.data), purpose="user_data")
         assert client.files.retrieve(made.id) == made
         assert [one.id for one in client.files.list()] == [made.id]
@@ -275,7 +287,7 @@ def test_the_sdks_of_both_vendors_work(gateway: Gateway) -> None:
         expires = {"anchor": "created_at", "seconds": 3600}
         short: Any = client.files.create(file=("a.txt", b"x"), purpose="user_data", expires_after=expires)  # type: ignore[arg-type]
         assert short.expires_at - short.created_at == 3600
-    with anthropic.Anthropic(base_url=gateway.url, api_key="other sdk", max_retries=0) as other:
+    with anthropic.Anthropic(base_url=gateway.url, api_key="key-of-eve-000", max_retries=0) as other:
         uploaded = other.beta.files.upload(file=("report.pdf", PDF.data, "application/pdf"))
         assert (uploaded.filename, uploaded.mime_type, uploaded.size_bytes) == (
             "report.pdf",

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema_rs
 import requests
-from openai.types import Model
+from openai.types import FileObject, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.completion import Completion
 from pydantic import BaseModel
@@ -39,8 +39,19 @@ def check_response(response: requests.Response) -> None:
         model, schema = _WHOLE[kind]
         model.model_validate(body, strict=True)
         _validate(schema, body)
+    elif kind == "file":
+        _check_file(body)
+    elif kind == "list" and all(one["object"] == "file" for one in body["data"]):
+        for one in body["data"]:
+            _check_file(one)
     elif kind == "list":
         _validate("ListModelsResponse", body)
+
+
+def _check_file(body: dict[str, Any]) -> None:
+    # The answer to a deletion has no size.
+    if "bytes" in body:
+        FileObject.model_validate(body, strict=True)
 
 
 def check_chunk(chunk: dict[str, Any]) -> None:
