@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from app.accounts.pool import Accounts
+from app.accounts.standings import Language
 from app.answers.answer import Answer
 from app.answers.idempotency import IdempotentAnswers
 from app.answers.json_checker import JsonChecker
@@ -40,11 +41,15 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """``problems``: why no chat could be served now; empty if one could. ``public_problems``: the same without names
-    of accounts. ``warnings``: what works now and will stop working."""
+    of accounts. ``warnings``: what works now and will stop working. ``chinese``: the same in Chinese."""
 
     problems: list[str] = field(default_factory=list)
     public_problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    chinese: "Readiness | None" = None
+
+    def in_language(self, language: Language) -> "Readiness":
+        return self.chinese or self if language == "zh" else self
 
 
 class Gateway:
@@ -211,9 +216,16 @@ class Gateway:
             with self._store.database.retrying_for(0):
                 self._accounts.reload()
                 self._store.check_writable()
-                if self._accounts.has_usable():
-                    return Readiness(warnings=self._accounts.warnings())
-                return Readiness(self._accounts.problems(), ["no Kimi account can be used now"])
+                accounts = self._accounts
+                if accounts.has_usable():
+                    return Readiness(
+                        warnings=accounts.warnings(), chinese=Readiness(warnings=accounts.warnings("zh"))
+                    )
+                return Readiness(
+                    accounts.problems(),
+                    ["no Kimi account can be used now"],
+                    chinese=Readiness(accounts.problems("zh"), ["现在没有可用的 Kimi 账号"]),
+                )
         except StoreError as e:
             problem = f"the database cannot be written ({e.driver_error})"
         except Exception as e:  # a fault of ours: the log has the traceback

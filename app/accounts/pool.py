@@ -16,6 +16,7 @@ from functools import partial
 from app.accounts.standings import (
     ENDING,
     UNUSABLE,
+    Language,
     Standing,
     model_standing,
     named_sentence,
@@ -176,9 +177,9 @@ class Accounts:
             with contextlib.suppress(RenewalFailed):
                 self._reload(account_id)
 
-    def problems(self) -> list[str]:
+    def problems(self, language: Language = "en") -> list[str]:
         """A sentence for each account that cannot be used, saying what to do."""
-        return [named_sentence(standing) for standing in self.standings() if standing.kind in UNUSABLE]
+        return [named_sentence(standing, language) for standing in self.standings() if standing.kind in UNUSABLE]
 
     def standings(self) -> list[Standing]:
         """How each account stands, in the order of the settings. Models that an account may not be asked for now
@@ -197,9 +198,9 @@ class Accounts:
             found += [standing_of(c, row, cooldowns.get(c.id), unreadable), *of_models.get(c.id, ())]
         return found
 
-    def warnings(self) -> list[str]:
+    def warnings(self, language: Language = "en") -> list[str]:
         """A sentence for each account that will stop working although it works now."""
-        return [named_sentence(standing) for standing in self.standings() if standing.kind in ENDING]
+        return [named_sentence(standing, language) for standing in self.standings() if standing.kind in ENDING]
 
     def has_usable(self) -> bool:
         return any(standing.kind not in UNUSABLE and not standing.model for standing in self.standings())

@@ -1,8 +1,9 @@
 """Whether the process lives, and whether a chat could be served: GET /healthz and GET /readyz."""
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from app import __version__
+from app.accounts.standings import Language
 from app.web.operations import Operation, object_of
 from app.web.request_context import gateway, is_known_caller, json_response
 
@@ -20,9 +21,11 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 def readyz() -> Response:
     """503 with the reasons where no account is usable or the database cannot be written. Only a caller with an API
-    key learns what concerns single accounts: their names, and when their tokens expire."""
+    key learns what concerns single accounts: their names, and when their tokens expire. In English, or in Chinese if
+    ``Accept-Language`` asks for it."""
     is_known = is_known_caller()
-    readiness = gateway().readiness(0.0 if is_known else _PUBLIC_AGE_S)
+    language: Language = "zh" if request.accept_languages.best_match(["en", "zh"]) == "zh" else "en"
+    readiness = gateway().readiness(0.0 if is_known else _PUBLIC_AGE_S).in_language(language)
     if readiness.problems:
         problems = readiness.problems if is_known else readiness.public_problems
         return json_response({"status": "not ready", "problems": problems}, 503)

@@ -1,9 +1,10 @@
 """The files of the pages: style, scripts, icon. Each has its digest in its address, so browsers keep it for ever."""
 
+import gzip
 import hashlib
 from pathlib import Path
 
-from flask import Blueprint, Response, abort, current_app, url_for
+from flask import Blueprint, Response, abort, current_app, request, url_for
 
 blueprint = Blueprint("assets", __name__)
 
@@ -16,6 +17,7 @@ class Assets:
 
     def __init__(self) -> None:
         self.files = {path.name: path.read_bytes() for path in _FOLDER.iterdir() if path.suffix in _TYPES}
+        self.packed = {name: gzip.compress(content, mtime=0) for name, content in self.files.items()}
         self._digests = {name: hashlib.sha256(content).hexdigest()[:16] for name, content in self.files.items()}
 
     def url(self, name: str) -> str:
@@ -24,8 +26,11 @@ class Assets:
 
 @blueprint.get("/static/<digest>/<name>")
 def file(digest: str, name: str) -> Response:  # noqa: ARG001  # the digest is for the browser
-    content = current_app.extensions["console"].assets.files.get(name)
-    if content is None:
+    assets = current_app.extensions["console"].assets
+    if name not in assets.files:
         abort(404)
-    headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+    headers = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+    content = assets.files[name]
+    if request.accept_encodings.quality("gzip") > 0:
+        content, headers["Content-Encoding"] = assets.packed[name], "gzip"
     return Response(content, content_type=f"{_TYPES[Path(name).suffix]}; charset=utf-8", headers=headers)

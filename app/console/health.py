@@ -38,7 +38,7 @@ def show() -> BaseResponse:
     services = console().services
     return page(
         "health.html",
-        readiness=services.gateway.readiness(1.0),
+        readiness=services.gateway.readiness(1.0).in_language(language()),
         unknown=store().unrecognised.all(),
         database=_database(),
         settings=_settings(),

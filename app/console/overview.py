@@ -1,8 +1,9 @@
 """The page Overview: does it work, who needs the owner, what runs."""
 
 import statistics
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flask import Blueprint
@@ -10,8 +11,8 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response as BaseResponse
 
 from app.accounts.standings import UNUSABLE, Standing
-from app.console.page import console, names_of_keys, page, say, store
-from app.console.request_log import end_of, labels_of_accounts
+from app.console.page import console, language, names_of_keys, page, say, store
+from app.console.request_log import end_of
 from app.console.show import bars, count, seconds
 from app.ledger.live import LiveRequest
 from app.store.ledger import RequestRow
@@ -22,7 +23,8 @@ blueprint = Blueprint("overview", __name__)
 _CAN_ANSWER = frozenset({"serving", "busy", "ending"})
 
 # How many of the last requests are looked at for troubles, times and results.
-_LOOKED_AT = 500
+_LOOKED_AT = 300
+_RECENT_S = 20.0
 _DAY_S = 86_400
 _HOURS = 24
 _MOST_RUNNING = 20
@@ -70,9 +72,10 @@ class Today:
 @blueprint.get("/")
 def show() -> BaseResponse:
     services = console().services
-    readiness = services.gateway.readiness(1.0)
-    newest = services.gateway.history.newest(_LOOKED_AT)
+    readiness = services.gateway.readiness(1.0).in_language(language())
+    newest = _newest()
     accounts = account_views(newest)
+    names, labels = names_of_keys(), {view.whole.account_id: view.whole.label for view in accounts}
     limit = services.config.account_max_streams
     running = [request for process in services.gateway.live_processes() for request in process.requests]
     running.sort(key=lambda request: -request.age_s)
@@ -87,9 +90,9 @@ def show() -> BaseResponse:
         speed=_speed,
         seconds=seconds,
         count=count,
-        names=names_of_keys(),
-        labels=labels_of_accounts(),
-        today=_today(newest),
+        names=names,
+        labels=labels,
+        today=_today(newest, names, labels),
         troubles=_troubles(newest),
         steps=_steps(accounts),
     )
@@ -142,7 +145,16 @@ def _speed(request: LiveRequest) -> str:
     return f"{chars / request.age_s:.0f}" if chars and request.age_s >= 1 else "–"
 
 
-def _today(newest: Sequence[RequestRow]) -> Today | None:
+def _newest() -> Sequence[RequestRow]:
+    """The last requests, as they were at most _RECENT_S ago: the page asks every five seconds."""
+    cache = console().recent
+    now = time.monotonic()
+    if not cache or now - cache[0][0] >= _RECENT_S:
+        cache[:] = [(now, store().ledger.newest(_LOOKED_AT))]
+    return cache[0][1]
+
+
+def _today(newest: Sequence[RequestRow], names: Mapping[str, str], labels: Mapping[str, str]) -> Today | None:
     """None where nothing was asked."""
     now = store().database.now()
     last_hour = int(now // 3600)
@@ -154,7 +166,6 @@ def _today(newest: Sequence[RequestRow]) -> Today | None:
     first = [row.first_ms / 1000 for row in newest if row.first_ms is not None and row.ended_at > now - _DAY_S]
     day = int(now // _DAY_S)
     usage = store().ledger.usage(day, day)
-    names, labels = names_of_keys(), labels_of_accounts()
     by_key: Counter[str] = Counter()
     by_account: Counter[str] = Counter()
     for row in usage:

@@ -1,6 +1,6 @@
 """What all pages of the console use: the current request, its session and language, and how a page is made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from app.console.mount import PATH, Reach, Services
 from app.console.show import time_element
 from app.console.words import Language, sentence_of
 from app.store import Store
+from app.store.ledger import RequestRow
 from app.web.api_keys import key_names
 
 
@@ -27,6 +28,8 @@ class Console:
     reach: Reach
     entry: Entry = field(init=False)
     assets: Assets = field(init=False)
+    # The last requests and when they were read, for the overview.
+    recent: list[tuple[float, Sequence[RequestRow]]] = field(default_factory=list)
 
     cookie_name = "kimi_console"
 
@@ -115,7 +118,12 @@ def base_url() -> str:
 def names_of_keys() -> dict[str, str]:
     """Owner → the name of the API key, also of one that was revoked."""
     names = key_names(console().services.config.api_keys, store().keys.all())
-    return {**names, "everybody": str(say("everybody")), "console": str(say("console_owner")), "": "–"}
+    return {
+        **names,
+        "everybody": str(say("everybody")),
+        "console": str(say("console_owner")),
+        "": str(say("unknown_key")),
+    }
 
 
 def state_of(standing: Standing) -> Markup:

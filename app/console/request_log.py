@@ -70,7 +70,8 @@ def labels_of_accounts() -> dict[str, str]:
 
 def end_of(row: RequestRow) -> Markup:
     """How a request ended, in words; the code where there are none."""
-    key = f"end_{row.ending}"
+    is_rejected = row.ending == "invalid_api_key" and row.blame == "account"
+    key = "end_rejected_token" if is_rejected else f"end_{row.ending}"
     return say(key) if key in SENTENCES else say("end_code", code=row.ending or "–")
 
 

@@ -54,6 +54,7 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
     "tone_off": ("off:", "停用："),
     "everybody": ("no key", "无 key"),
     "console_owner": ("Try it", "试一试"),
+    "unknown_key": ("unknown key", "未知 key"),
     "nameless_key": ("(no name)", "（无名）"),
     # Failures
     "failed": ("That did not work", "没有成功"),
@@ -245,7 +246,8 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
     "end_tool_calls": ("asks for a function", "调用函数"),
     "end_left": ("the program left", "程序中途离开"),
     "end_code": ("{code}", "{code}"),
-    "end_invalid_api_key": ("no valid key, or Kimi rejected the token", "key 无效，或 Kimi 不接受 token"),
+    "end_invalid_api_key": ("no valid key", "key 无效"),
+    "end_rejected_token": ("Kimi rejected the token", "Kimi 不接受 token"),
     "end_rate_limit_exceeded": ("limited", "受到限制"),
     "end_model_not_found": ("there is no such model", "没有这个模型"),
     "end_unknown_url": ("unknown URL", "未知地址"),

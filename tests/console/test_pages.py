@@ -10,7 +10,16 @@ import requests
 from tests.running import CANARY, SHIPPED, Gateway, Running, Share, Simulator, mint, wait_until
 from tests.running.console import Page, browser_at, signed_in
 
-PAGES = ("/", "/requests", "/keys", "/conversations", "/try", "/setup", "/health", "/access")
+PAGES = (
+    "/",
+    "/requests",
+    "/keys",
+    "/conversations",
+    "/try",
+    "/setup",
+    "/health",
+    "/access",
+)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -49,6 +58,11 @@ def test_the_overview_says_what_is_wrong_in_the_words_of_readyz(running: Running
         chinese = signed_in(gateway, "zh").page("/").text
         assert "2 个账号中有 1 个可用" in chinese and "token 已在" in chinese
         assert "account_needs_attention reason=home: The Kimi token expired at" in gateway.log()
+    with running.gateway(simulator.url, KIMI_TOKENS=tokens.partition(",")[0]) as gateway:
+        for language, says in (("en", "home: The Kimi token expired at"), ("zh-CN", "home：token 已在")):
+            ready = gateway.get("/readyz", headers={"Accept-Language": language})
+            assert ready.status_code == 503 and ready.json()["problems"][0].startswith(says)
+            assert says.partition("：")[2] in signed_in(gateway, language).page("/health").text
 
 
 def test_a_key_is_made_shown_once_and_revoked(running: Running, simulator: Simulator) -> None:

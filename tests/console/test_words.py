@@ -3,12 +3,15 @@
 import hashlib
 import re
 import string
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from app import console
 from app.console.words import SENTENCES, sentence_of
+from tests.running import ROOT
 
 FOLDER = Path(console.__file__).parent
 TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
@@ -19,6 +22,10 @@ NAMES = {
     "Kimi",
     "Gateway",
     "JSON",
+    "KIMI",
+    "TOKENS",
+    "http",
+    "host",
     "CSV",
     "traceparent",
     "ms",
@@ -51,7 +58,20 @@ def test_every_sentence_is_used_and_every_used_one_is_there() -> None:
     used = set(re.findall(r"""\b(?:t|say)\(\s*["'](\w+)["']\s*[,)]""", text))
     used |= set(re.findall(r"""sentence_of\(["'](\w+)["']""", text))
     assert used <= set(SENTENCES)
-    built = ("theme_", "tone_", "mark_", "client_", "end_", "flag_", "blame_", "phase_", "since_")
+    built = (
+        "theme_",
+        "tone_",
+        "mark_",
+        "client_",
+        "end_",
+        "flag_",
+        "blame_",
+        "phase_",
+        "since_",
+        "paste_",
+        "change_",
+        "step_of_test_",
+    )
     unused = {key for key in SENTENCES if f'"{key}"' not in text and f"'{key}'" not in text and key not in used}
     assert {key for key in unused if not key.startswith(built)} == set()
 
@@ -99,3 +119,11 @@ def test_a_first_view_is_small() -> None:
 
     files = [FOLDER / "static" / name for name in ("console.css", "console.js", "htmx-4.0.1.min.js", "icon.svg")]
     assert sum(len(gzip.compress(path.read_bytes())) for path in files) < 30_000
+
+
+def test_a_gateway_whose_console_nobody_opens_does_not_load_it() -> None:
+    code = "import app.factory, sys; print([m for m in sys.modules if m.startswith('app.console')])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "['app.console', 'app.console.mount']"
