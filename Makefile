@@ -12,13 +12,14 @@
 # make fuzz    20,000 random requests, made from /openapi.json
 # make chaos   an hour of failures of every kind (SEED=7 SECONDS=600: another run)
 # make clients test real clients, each in its own environment (CLIENTS="--only aider", CLIENTS=--ci)
+# make journeys  go through the console in a real Chromium (JOURNEYS="--only phone", JOURNEYS="--shots FOLDER")
 # make clean   remove .venv, .clients and all caches
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test servers check format docs chaos bench profile toolbench soak fuzz clients clean
+.PHONY: help demo run test servers check format docs chaos bench profile toolbench soak fuzz clients journeys clean
 help:
 	@sed -n '/^# /!q; s/^# //p' Makefile
 
@@ -89,6 +90,17 @@ clients: $(VENV)/dev
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -q --no-install-recommends chromium fonts-noto-cjk; }
 	$(BIN)/python -m tests.clients $(CLIENTS)
+
+JOURNEYS_LIB := .clients/journeys
+$(JOURNEYS_LIB)/axe.min.js: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(JOURNEYS_LIB) playwright==1.65.2 pyee==13.0.0
+	cd $(JOURNEYS_LIB) && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz && cp package/axe.min.js .
+
+journeys: $(JOURNEYS_LIB)/axe.min.js
+	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -q --no-install-recommends chromium fonts-noto-cjk; }
+	PYTHONPATH=$(JOURNEYS_LIB) $(BIN)/python -m tests.journeys $(JOURNEYS)
 
 clean:
 	rm -rf .clients $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
