@@ -155,6 +155,7 @@ def test_each_page_for_users_exists_in_both_languages() -> None:
         "accounts",
         "api",
         "clients",
+        "console",
         "conversations",
         "deployment",
         "doctor",
