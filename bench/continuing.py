@@ -183,7 +183,7 @@ def _digests_us(store: Store) -> float:
     pairs = [(text_message("user", "q" * 1500), text_message("assistant", "a" * 1500)) for _ in range(20)]
     messages: list[Message] = [message for pair in pairs for message in pair]
     request = ChatRequest("k2", (*messages, text_message("user", "next")))
-    reader = Reader(store.digest_key, "key")
+    reader = Reader(store.digest_key, "key", ())
     return _median_us(lambda _: reader.read(request), 200)
 
 

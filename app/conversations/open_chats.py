@@ -103,9 +103,10 @@ class OpenChats:
             return None
         if request.stores_nothing and self._mode != "all":
             return None
-        said = Reader(self._store.digest_key, caller.owner).read(request)
+        reader = Reader(self._store.digest_key, caller.owner, request.tools)
+        said = reader.read(request)
         # An answer that is to go on, or a summary of what was said: the client will not repeat it as it is.
-        return Thread(self, request, caller.owner, said) if said.new else None
+        return Thread(self, request, caller.owner, reader, said) if said.new else None
 
     def start_expiry(self) -> None:
         """Starts to delete chats that were not used for long: also those of earlier settings."""
@@ -204,9 +205,6 @@ class OpenChats:
     def now(self) -> float:
         return self._store.database.now()
 
-    def reader(self, owner: str) -> Reader:
-        return Reader(self._store.digest_key, owner)
-
     def _delete_unused(self) -> int:
         before = self._store.database.now() - self._limits.idle_s
 
@@ -239,13 +237,13 @@ class Thread:
     A request may have two turns: the second one repairs the answer of the first. One turn runs at a time.
     """
 
-    def __init__(self, chats: OpenChats, request: ChatRequest, owner: str, said: Said) -> None:
+    def __init__(self, chats: OpenChats, request: ChatRequest, owner: str, reader: Reader, said: Said) -> None:
         """``request``: as the client sent it."""
         self._chats = chats
         self._request = request
         self._owner = owner
         self._said = said
-        self._reader = chats.reader(owner)
+        self._reader = reader
         self._taken: TakenChat | None = None
         # Something may have been said in the chat that was taken.
         self._is_sent = False

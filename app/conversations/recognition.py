@@ -11,10 +11,11 @@ Messages are compared by keyed digests. Pure: no text is kept, nothing is sent.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import orjson
 
-from app.chat import ChatRequest, KnownTools, Message, is_long
+from app.chat import ChatRequest, KnownTools, Message, Tool, ToolCall, is_long
 from app.concurrency.yielding import in_slices, pause
 from app.conversations.branches import Digests
 
@@ -74,11 +75,12 @@ class Turn:
 
 
 class Reader:
-    """Makes the digests of one API key."""
+    """Makes the digests of one API key, for requests with the same functions."""
 
-    def __init__(self, digest_key: bytes, owner: str) -> None:
+    def __init__(self, digest_key: bytes, owner: str, tools: Sequence[Tool]) -> None:
         # No conversation has an empty id.
         self._digests = Digests(digest_key, owner, "")
+        self._defaults = _Defaults(tools)
 
     def read(self, request: ChatRequest) -> Said:
         """What a request says. Pauses where it is long."""
@@ -90,7 +92,7 @@ class Reader:
         path = ""
         is_pair = False
         for message in in_slices(_joined(request.messages)):
-            new.append(self._digests.message(message))
+            new.append(self.message(message))
             waiting += sum(len(text) for text in message.texts)
             if message.role == "assistant":
                 is_pair = len(new) > 1
@@ -113,12 +115,57 @@ class Reader:
         return self._digests.text(question, answer, repr(form))
 
     def message(self, message: Message) -> str:
+        if message.tool_calls:
+            message = replace(message, tool_calls=tuple(map(self._defaults.without, message.tool_calls)))
         return self._digests.message(message)
 
     def path(self, before: str, digests: Sequence[str]) -> str:
         for digest in digests:
             before = self._digests.path(before, digest)
         return before
+
+
+class _Defaults:
+    """The default values that functions declare for their arguments: Claude Code adds them to the calls that it
+    repeats."""
+
+    def __init__(self, tools: Sequence[Tool]) -> None:
+        self._tools = {(tool.namespace, tool.name): tool for tool in tools if tool.schema is not None}
+        self._known: dict[tuple[str | None, str], dict[str, Any]] = {}
+
+    def without(self, call: ToolCall) -> ToolCall:
+        """The call without arguments that are the default."""
+        defaults = self._of((call.namespace, call.name))
+        if not defaults:
+            return call
+        try:
+            arguments = orjson.loads(call.arguments)
+            if not isinstance(arguments, dict):
+                return call
+            kept = {name: value for name, value in arguments.items() if not _is(value, defaults.get(name, _NONE))}
+            return replace(call, arguments=orjson.dumps(kept).decode())
+        except (ValueError, TypeError):
+            # No JSON, or too deep.
+            return call
+
+    def _of(self, name: tuple[str | None, str]) -> dict[str, Any]:
+        if name not in self._known:
+            tool = self._tools.get(name)
+            schema = orjson.loads(tool.schema or "null") if tool is not None else None
+            properties = schema.get("properties") if isinstance(schema, dict) else None
+            described = properties.items() if isinstance(properties, dict) else ()
+            self._known[name] = {
+                key: about["default"] for key, about in described if isinstance(about, dict) and "default" in about
+            }
+        return self._known[name]
+
+
+_NONE = object()
+
+
+def _is(value: Any, default: Any) -> bool:
+    """Not 0 for false."""
+    return type(value) is type(default) and bool(value == default)
 
 
 def _joined(messages: Sequence[Message]) -> Iterator[Message]:

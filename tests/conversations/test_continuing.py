@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
+from tests.attachments.samples import OTHER_PNG, PNG, Sample
 from tests.running import (
     BOTH_DATABASES,
     CANARY,
@@ -484,3 +485,20 @@ def test_a_client_that_sends_the_last_messages_after_all_of_them_continues(on: G
     talk.last = 3
     talk.ask("question four")
     assert talk.how() == ["new", "continued", "continued", "continued"] and len(chats(simulator)) == 1
+
+
+@EACH_GENERATION
+def test_a_picture_is_sent_once(on: Gateway, simulator: Simulator, profile: Profile) -> None:
+    def question(sample: Sample) -> dict[str, Any]:
+        picture = {"type": "image_url", "image_url": {"url": sample.url}}
+        return {"role": "user", "content": [{"type": "text", "text": f"Look. {CANARY}"}, picture]}
+
+    talk = Talk(on)
+    talk.send(question(PNG))
+    talk.ask("two")
+    assert talk.how() == ["new", "continued"] and simulator.prompts()[1] == f"two {CANARY}"
+    assert [one["digest"] for one in simulator.state()["uploads"]] == [PNG.digest]
+    # Another one in its place is another conversation.
+    talk.history[0] = question(OTHER_PNG)
+    talk.ask("three")
+    assert talk.how()[2] == "new" and len(simulator.state()["uploads"]) == 2

@@ -3,7 +3,7 @@
 from app.chat import ChatRequest, Message, Role, Tool, ToolCall, text_message
 from app.conversations.recognition import MAX_MESSAGES, Reader, Said, Turn, Turns
 
-READER = Reader(b"a secret", "key_of_one")
+READER = Reader(b"a secret", "key_of_one", ())
 
 
 def said(*texts: str, model: str = "k2", tools: tuple[Tool, ...] = (), told: str = "") -> Said:
@@ -59,8 +59,8 @@ def test_the_model_and_its_functions_are_a_part_of_what_is_looked_for() -> None:
     pair = said("a", "A", "b").pair
     assert pair == said("x", "X", "a", "A", "c", told="Be brief.").pair
     assert pair != said("a", "A", "b", model="k1.5").pair != said("a", "A", "b", tools=(Tool("read"),)).pair
-    assert pair != Reader(b"a secret", "key_of_two").read(_request("a", "A", "b")).pair
-    assert pair != Reader(b"another", "key_of_one").read(_request("a", "A", "b")).pair
+    assert pair != Reader(b"a secret", "key_of_two", ()).read(_request("a", "A", "b")).pair
+    assert pair != Reader(b"another", "key_of_one", ()).read(_request("a", "A", "b")).pair
 
 
 def _request(*texts: str) -> ChatRequest:
@@ -79,6 +79,22 @@ def test_an_answer_in_several_messages_is_one() -> None:
         READER.read(ChatRequest("k2", (question, *answer, result))) for answer in ((whole,), parts, (other,))
     )
     assert one == several == with_other_id
+
+
+def test_an_argument_that_is_the_default_does_not_count() -> None:
+    """As Claude Code repeats its calls."""
+    schema = '{"type":"object","properties":{"path":{},"all":{"default":false},"most":{"default":0}}}'
+    tools = (Tool("edit", schema=schema),)
+    reader = Reader(b"a secret", "key_of_one", tools)
+
+    def digest(arguments: str) -> str:
+        call = ToolCall("id", "edit", arguments)
+        return reader.message(Message("assistant", (), tool_calls=(call,)))
+
+    plain = digest('{"path": "a"}')
+    assert plain == digest('{"all": false, "path": "a"}') == digest('{"path":"a","most":0,"all":false}')
+    assert plain not in (digest('{"path": "a", "all": true}'), digest('{"path": "a", "all": 0}'), digest("{not json"))
+    assert digest('["path"]') != plain
 
 
 def test_no_more_messages_are_known_than_agreed_and_the_newest_are() -> None:

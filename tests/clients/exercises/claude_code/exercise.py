@@ -64,12 +64,12 @@ steps(
     ],
     "Done: %R%",
 )
-with asked(4):
+with asked(4, opens=1):
     told = run("-p", "Set LEAVES to 3.", *allowed, cwd=work)
 assert tea.read_text() == "LEAVES = 3\n" and "Done: " in told and told.count("LEAVES = 3") == 2, told
 # The conversation goes on, and the first call cannot be used.
 calls("broken", "Bash", {"command": "wc -l < tea.py", "description": "count"})
-with asked(3):
+with asked(3, opens=0):
     told = run("-p", "-c", "How many lines?", *allowed, cwd=work)
 assert told.strip() == "It returned: 1", told
 proved("tools")
