@@ -29,7 +29,6 @@ _LEAST = {
     "turns with more than one attempt": 5,
     "conversations that go on": 15,
     "unnamed conversations: continued": 3,
-    "questions edited": 2,
 }
 _LEAST_FAULTS = 10
 _LEAST_WHOLE = 40
