@@ -168,7 +168,7 @@ class Message:
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
-        return tuple(part for part in self.parts if isinstance(part, Attachment))
+        return tuple([part for part in self.parts if part.__class__ is Attachment])
 
     @property
     def text(self) -> str:

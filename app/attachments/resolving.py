@@ -162,7 +162,11 @@ class _Uploaded:
 
 
 def _has_references(request: ChatRequest) -> bool:
-    return any(part.__class__ is FileReference for message in request.messages for part in message.parts)
+    for message in request.messages:
+        for part in message.parts:
+            if part.__class__ is FileReference:
+                return True
+    return False
 
 
 def _marked(part: Part) -> Part:

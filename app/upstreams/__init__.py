@@ -66,7 +66,12 @@ class PreparedTurn:
 
 def attachments_of(messages: Sequence[Message]) -> tuple[Attachment, ...]:
     """Each one once: the same content under the same name is one."""
-    found = {one.key: one for message in messages for one in message.attachments}
+    found: dict[str, Attachment] = {}
+    # By class: most requests have none, and some have thousands of messages.
+    for message in messages:
+        for part in message.parts:
+            if part.__class__ is Attachment:
+                found[part.key] = part
     return tuple(found.values())
 
 
