@@ -2,6 +2,7 @@
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { APICallError, generateText, jsonSchema, Output, stepCountIs, streamText, tool } from 'ai';
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, WAYS, asked, assert, calls, cutShort, knobs, prompt, proved, refused, slowly, version } from './told.mjs';
 
@@ -85,6 +86,15 @@ for (const { model } of doors) {
 }
 proved('tools');
 await knobs({});
+
+const png = Buffer.from('iVBORw0KGgoAAAANSUhEUgAAAAMAAAACCAIAAAASFvFNAAAAEElEQVR4nGNgZ/gBQQxwFgA2MgX7lQWi7AAAAABJRU5ErkJggg==', 'base64');
+const digest = createHash('sha256').update(png).digest('hex');
+for (const { model } of doors) {
+  const content = [{ type: 'text', text: 'What is it?' }, { type: 'image', image: png, mediaType: 'image/png' }];
+  const { text } = await generateText({ model: model(MODEL), messages: [{ role: 'user', content }] });
+  assert.ok(text.includes(digest));
+}
+proved('also', 'images');
 
 const messages = [];
 for (const content of ['I like tea', 'What did I say?']) {

@@ -1,4 +1,5 @@
 // OpenAI's SDK for Node: chat completions by hand and by its helper, Responses, errors.
+import { createHash } from 'node:crypto';
 import OpenAI from 'openai';
 import { VERSION } from 'openai/version';
 import { BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, WAYS, asked, assert, calls, cutShort, prompt, proved, refused, slowly, version } from './told.mjs';
@@ -70,6 +71,17 @@ assert.match(second.output_text, /Hello/);
 const events = client.responses.stream({ model: MODEL, input: slowly() });
 assert.equal((await events.finalResponse()).output_text, TEXT);
 proved('also', 'Responses with `previous_response_id`');
+
+const png = Buffer.from('iVBORw0KGgoAAAANSUhEUgAAAAMAAAACCAIAAAASFvFNAAAAEElEQVR4nGNgZ/gBQQxwFgA2MgX7lQWi7AAAAABJRU5ErkJggg==', 'base64');
+const digest = createHash('sha256').update(png).digest('hex');
+const picture = { type: 'image_url', image_url: { url: `data:image/png;base64,${png.toString('base64')}` } };
+const seen = await client.chat.completions.create({ model: MODEL, messages: messages([{ type: 'text', text: 'What is it?' }, picture]) });
+assert.ok(seen.choices[0].message.content.includes(digest));
+const file = await client.files.create({ file: await OpenAI.toFile(png, 'chart.png'), purpose: 'user_data' });
+const content = [{ type: 'input_image', file_id: file.id, detail: 'auto' }, { type: 'input_text', text: 'And this?' }];
+assert.ok((await client.responses.create({ model: MODEL, input: [{ role: 'user', content }], store: false })).output_text.includes(digest));
+assert.ok((await client.files.delete(file.id)).deleted);
+proved('also', 'images, `files`');
 
 const parameters = { type: 'object', properties: { city: { type: 'string' } } };
 const asFunction = { name: 'weather', description: 'The weather', parameters, parse: JSON.parse, function: ({ city }) => `sunny in ${city}` };
