@@ -148,7 +148,6 @@ def _add_chats(url: str, first: int, count: int) -> None:
                     "site": "kimi.com",
                     "turns": turns,
                     "last_turn": 5,
-                    "largest": 9,
                     "used_at": float(number),
                     "holder": "",
                     "process_id": "",

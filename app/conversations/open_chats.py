@@ -128,7 +128,7 @@ class OpenChats:
                 continue
             if chat.turns.is_repeated(said, one.number):
                 whole.append(chat)
-            elif chat.turns.is_end_repeated(said, one.number, one.chat.largest):
+            elif chat.turns.is_end_repeated(said, one.number):
                 ends.setdefault(chat.turn.path, []).append(chat)
         # Several conversations that end alike: it is not known which one is meant.
         chats = whole or (next(iter(ends.values())) if len(ends) == 1 else [])
@@ -355,7 +355,7 @@ class Thread:
         turn = Turn(1, 0, answered.message_id, messages, path, count, said.instructions, code, tools)
         turns, _ = Turns([]).with_turn(turn)
         where = (answered.upstream, answered.chat_id, self._owner, answered.account_id, answered.site)
-        row = OpenChatRow(*where, turns.dump(), turn.number, said.size, self._chats.now, "", is_held=False)
+        row = OpenChatRow(*where, turns.dump(), turn.number, self._chats.now, "", is_held=False)
         opened, self._opened = self._opened, answered
         self._chats.open(row, self._pair(answer))
         self._completed = answered, turn.number, turns
@@ -392,7 +392,7 @@ class Thread:
         if answered.message_id is None and followed.number not in dropped:
             # Nothing can be said in front of this turn.
             dropped.append(followed.number)
-        state = ChatState(turns.dump(), number, max(row.largest, said.size), self._chats.now)
+        state = ChatState(turns.dump(), number, self._chats.now)
         if not self._chats.advance(taken, state, self._pair(answer), dropped):
             if answered.message_id is None:
                 # Another request has said something in it at the same time.

@@ -21,10 +21,11 @@ from app.conversations.branches import Digests
 
 # Messages of a chat that are known, at most.
 MAX_MESSAGES = 64
-# A request that repeats the end of a chat and is shorter than an earlier one in it: either its client sends the last
-# few messages only, or its conversation is another one that happens to begin as that chat ends. Then what is repeated
-# must be longer than set phrases are. Characters.
+# A request that repeats the end of a chat: either its client sends the last few messages only, or its conversation is
+# another one that happens to begin as that chat ends. The latter does not begin with an answer. One question with its
+# answer may be set phrases; what is longer, or two of them, is not said again by chance. Characters, messages.
 _SET_PHRASES = 100
+_SEVERAL = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Said:
     instructions: str
     # Of ``before``.
     characters: int
+    # The first message is an answer.
+    begins_with_answer: bool
 
     @property
     def size(self) -> int:
@@ -104,7 +107,8 @@ class Reader:
         pair = self.pair(request, *before[-2:]) if is_pair else None
         instructions = [m.text.strip() for m in request.messages if m.role in ("system", "developer")]
         told = self._digests.text(*instructions) if any(instructions) else ""
-        return Said(tuple(before), path, tuple(new), pair, told, characters)
+        begins_with_answer = next((m.role == "assistant" for m in _joined(request.messages)), False)
+        return Said(tuple(before), path, tuple(new), pair, told, characters, begins_with_answer)
 
     def pair(self, request: ChatRequest, question: str, answer: str) -> str:
         """By what a chat is found: the digests of the last message of a question and of its answer, with all that
@@ -221,13 +225,13 @@ class Turns:
         turn = self._turns.get(number)
         return turn is not None and (turn.count, turn.path) == (len(said.before), said.path)
 
-    def is_end_repeated(self, said: Said, number: int, largest: int) -> bool:
-        """Whether a request repeats a part of what was said up to this turn, without the beginning. ``largest``: the
-        most messages that a request in this chat had."""
+    def is_end_repeated(self, said: Said, number: int) -> bool:
+        """Whether a request repeats a part of what was said up to this turn, without the beginning."""
         turn = self._turns.get(number)
         if turn is None or len(said.before) >= turn.count:
             return False
-        if said.size < largest and said.characters <= _SET_PHRASES:
+        may_be_set_phrases = len(said.before) < _SEVERAL and said.characters <= _SET_PHRASES
+        if may_be_set_phrases and not said.begins_with_answer:
             return False
         known = self.messages_to(number)
         return known[-len(said.before) :] == list(said.before)

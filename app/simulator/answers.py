@@ -79,7 +79,7 @@ def compose(question: Question, knobs: Knobs, spoken: Spoken | None = None) -> A
 
 
 def _said(question: Question, knobs: Knobs, size: int) -> tuple[str, ...]:
-    if knobs.recite:
+    if knobs.recite and knobs.say is None:
         return _pieces(_recital(question, knobs.recite), size)
     return _pieces(_text(question) if knobs.say is None else knobs.say, size)
 

@@ -124,7 +124,7 @@ _LEASE_COUNTS = (
 _OPEN_CHATS = (
     """CREATE TABLE open_chats (
         upstream VARCHAR NOT NULL, chat_id VARCHAR NOT NULL, owner VARCHAR NOT NULL, account_id VARCHAR NOT NULL,
-        site VARCHAR NOT NULL, turns TEXT NOT NULL, last_turn INTEGER NOT NULL, largest INTEGER NOT NULL,
+        site VARCHAR NOT NULL, turns TEXT NOT NULL, last_turn INTEGER NOT NULL,
         used_at FLOAT NOT NULL, holder VARCHAR NOT NULL, process_id VARCHAR NOT NULL,
         PRIMARY KEY (upstream, chat_id))""",
     "CREATE INDEX open_chats_of_an_owner ON open_chats (owner, used_at)",

@@ -25,7 +25,6 @@ class OpenChatRow:
     site: str
     turns: str
     last_turn: int
-    largest: int
     used_at: float
     holder: str
     is_held: bool
@@ -41,12 +40,10 @@ class FoundTurn:
 
 @dataclass(frozen=True, slots=True)
 class ChatState:
-    """What changes with a turn: what was said, as JSON; the number of the last turn; the most messages that a request
-    has repeated; and when that was."""
+    """What changes with a turn: what was said, as JSON; the number of the last turn; and when that was."""
 
     turns: str
     last_turn: int
-    largest: int
     used_at: float
 
 
@@ -105,14 +102,14 @@ _ADD = per_dialect(
         .values({column: _P(column.name) for column in open_chats.c})
         .on_conflict_do_update(
             index_elements=["upstream", "chat_id"],
-            set_={name: _P(name) for name in ("turns", "last_turn", "largest", "used_at", "holder")},
+            set_={name: _P(name) for name in ("turns", "last_turn", "used_at", "holder")},
         )
     )
 )
 _ADVANCE = (
     sa.update(open_chats)
     .where(*_OF_HOLDER)
-    .values(turns=_P("turns"), last_turn=_P("last_turn"), largest=_P("largest"), used_at=_P("used_at"), holder="")
+    .values(turns=_P("turns"), last_turn=_P("last_turn"), used_at=_P("used_at"), holder="")
 )
 _AMEND = (
     sa.update(open_chats)

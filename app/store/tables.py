@@ -162,7 +162,6 @@ open_chats = sa.Table(
     # Digests and ids of answers. JSON, see ``conversations.recognition``.
     sa.Column("turns", sa.Text, nullable=False),
     sa.Column("last_turn", sa.Integer, nullable=False),  # number of the newest of them
-    sa.Column("largest", sa.Integer, nullable=False),  # the most messages that one request has sent
     sa.Column("used_at", sa.Float, nullable=False),
     sa.Column("holder", sa.String, nullable=False),  # random id of the request that has it now; "" for none
     sa.Column("process_id", sa.String, nullable=False),  # of the holder

@@ -36,17 +36,26 @@ def test_all_that_was_said_is_recognised_up_to_any_turn() -> None:
 
 def test_the_end_alone_is_recognised_and_no_other_part() -> None:
     turns = chat("a" * 100, "A", "b" * 100, "B", "c" * 100, "C")
-    assert turns.is_end_repeated(said("c" * 100, "C", "new"), 3, 5)
-    assert turns.is_end_repeated(said("b" * 100, "B", "c" * 100, "C", "new"), 3, 5)
-    assert not turns.is_end_repeated(said("a" * 100, "A", "c" * 100, "C", "new"), 3, 5)
-    assert not turns.is_end_repeated(said("a" * 100, "A", "b" * 100, "B", "c" * 100, "C", "new"), 3, 5)
+    assert turns.is_end_repeated(said("c" * 100, "C", "new"), 3)
+    assert turns.is_end_repeated(said("b" * 100, "B", "c" * 100, "C", "new"), 3)
+    assert not turns.is_end_repeated(said("a" * 100, "A", "c" * 100, "C", "new"), 3)
+    assert not turns.is_end_repeated(said("a" * 100, "A", "b" * 100, "B", "c" * 100, "C", "new"), 3)
 
 
-def test_a_set_phrase_is_no_end_of_a_longer_history() -> None:
-    """Where an earlier request was longer, its client does not always leave out the beginning."""
+def test_a_set_phrase_is_no_end_of_another_conversation() -> None:
+    """Unless the request begins with an answer: so no conversation begins."""
     turns = chat("a", "A", "thanks", "You are welcome!")
-    assert not turns.is_end_repeated(said("thanks", "You are welcome!", "new"), 2, 5)
-    assert turns.is_end_repeated(said("thanks", "You are welcome!", "new"), 2, 3)
+    assert not turns.is_end_repeated(said("thanks", "You are welcome!", "new"), 2)
+    thanks = (
+        text_message("user", "thanks"),
+        text_message("assistant", "You are welcome!"),
+        text_message("user", "new"),
+    )
+    request = ChatRequest("k2", (text_message("assistant", "A"), *thanks))
+    assert turns.is_end_repeated(READER.read(request), 2)
+    # Two of them are not said again by chance.
+    turns = chat("a", "A", "b", "B", "thanks", "You are welcome!")
+    assert turns.is_end_repeated(said("b", "B", "thanks", "You are welcome!", "new"), 3)
 
 
 def test_there_must_be_a_question_and_its_answer() -> None:
@@ -104,7 +113,7 @@ def test_no_more_messages_are_known_than_agreed_and_the_newest_are() -> None:
     assert len(known) <= MAX_MESSAGES and known == list(said(*texts, "new").before[-len(known) :])
     assert turns.is_repeated(said(*texts, "new"), 100)
     assert not turns.is_repeated(said("another", *texts[1:], "new"), 100)
-    assert turns.is_end_repeated(said(*texts[-4:], "new"), 100, 5)
+    assert turns.is_end_repeated(said(*texts[-4:], "new"), 100)
     # A chat that begins with a long history.
     digests = said(*texts, "new").before
     first = Turn(1, 0, "message 1", digests, READER.path("", digests), 200, "")
