@@ -262,9 +262,12 @@ def test_only_a_complete_answer_advances_a_chat(on: Gateway, simulator: Simulato
     simulator.knobs(fail="drop", fail_at="turn", fail_after=2, fail_times=1, resume="absent", get_message="absent")
     cut = on.chat({**body, "stream": True}, stream=True)
     assert read_stream(cut).error is not None
+    wait_until("the chat is free", lambda: not on.tables.open_chats_in_use())
     # Cut by the client's own limit.
     simulator.knobs(fail="")
     assert on.chat({**body, "max_tokens": 3}).json()["choices"][0]["finish_reason"] == "length"
+    # Kimi is told to stop first.
+    wait_until("the chat is free", lambda: not on.tables.open_chats_in_use())
     talk.ask("two")
     talk.ask("three")
     # Without parent ids nobody could leave out what was cut.

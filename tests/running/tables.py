@@ -159,6 +159,10 @@ class Tables:
         """How many stateless requests may continue in."""
         return self._count("SELECT count(*) FROM open_chats")
 
+    def open_chats_in_use(self) -> int:
+        """How many of them a request has."""
+        return self._count("SELECT count(*) FROM open_chats WHERE holder <> ''")
+
     def turns_of_open_chats(self) -> int:
         """How many turns can be found in them."""
         return self._count("SELECT count(*) FROM open_chat_turns")
