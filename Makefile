@@ -38,7 +38,7 @@ demo: $(VENV)/run
 	@$(BIN)/python -m app.hosting.demo
 
 run: $(VENV)/run
-	@test -f .env || { cp .env.example .env; chmod 600 .env; echo "Made .env; put your Kimi token into it (README, 'Get a token'), then: make run"; exit 1; }
+	@test -f .env || { cp .env.example .env; chmod 600 .env; echo "Made .env, with the defaults of all settings."; }
 	$(BIN)/gunicorn
 
 check: $(VENV)/dev

@@ -1,6 +1,6 @@
 """The commands of ``flask --app wsgi``.
 
-    accounts    list the Kimi accounts, and use one again at once
+    accounts    add, list, try, pause and remove Kimi accounts
     console-link      print a link into the console
     console-password  set a password for the console, or remove it
     doctor      find out why the gateway does not work, as lines or as JSON
@@ -14,11 +14,12 @@
 Every gateway loads this file, so each command imports what it needs itself. Does not know how anything is checked.
 """
 
+import contextlib
 import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,12 +30,11 @@ from flask import Flask
 
 from app import __version__, logs
 from app.settings.config import Config, Language
-from app.settings.credentials import describe_level
 from app.store import KeyRow, Store, StoreUnusable
 from app.web.api_keys import digest_of, is_key_name, key_names, make_key, seconds_of
 
 if TYPE_CHECKING:
-    from app.accounts.standings import Standing
+    from app.accounts.management import AccountManager
     from app.doctor.findings import Finding
     from app.doctor.trial_turn import Generation
     from app.doctor.wire_transcript import Recorder
@@ -237,43 +237,112 @@ def revoke(name: str) -> None:
 
 @click.group()
 def accounts() -> None:
-    """Show the Kimi accounts, and use one again at once."""
+    """Add, show, try and remove Kimi accounts.
+
+    A running gateway applies changes within seconds. Accounts of KIMI_TOKENS can be paused here, but not removed.
+    """
 
 
 @accounts.command("list")
-def list_accounts() -> None:
+@click.option("--quick", is_flag=True, help="Do not ask Kimi.")
+def list_accounts(quick: bool) -> None:
     """List the accounts: their site, their state, and what Kimi says of their credits.
 
     Kimi is asked every ten minutes at most.
     """
-    from app.accounts.pool import Accounts
-    from app.accounts.renewal import renew_in_a_process
     from app.accounts.standings import sentence
     from app.errors import GatewayError
-    from app.factory import build_router
-    from app.upstreams.kimi.connect import KimiConnect
-    from app.upstreams.kimi.quota import Quotas
 
-    config, store = _store("KIMI_TOKENS", "KIMI_BASE_URL", "KIMI_AUTH_URL", "KIMI_PROTOCOL")
-    logs.configure("ERROR", config.secrets)
-    pool = Accounts(config.credentials, config.site_names, store, renew_in_a_process)
-    of_account: dict[str, list[Standing]] = {}
-    for standing in pool.standings():
-        of_account.setdefault(standing.account_id, []).append(standing)
-    connect = next((u for u in build_router(config).upstreams.values() if isinstance(u, KimiConnect)), None)
-    quotas = Quotas(store, connect.subscription) if connect is not None else None
-    for c in config.credentials:
+    manager = _account_manager()
+    statuses = manager.all()
+    if not statuses:
+        _echo("no Kimi account yet: flask --app wsgi accounts add")
+    for status in statuses:
         said = ""
-        level = describe_level(c.access_token or c.refresh_token)
-        if of_account[c.id][0].kind in ("serving", "ending") and quotas is not None:
+        if not quick and status.standings[0].kind in ("serving", "ending"):
             try:
-                account = pool.fresh(pool.get(c.id))
-                level = describe_level(account.token) or level
-                said = str(quotas.of(account) or "")
+                said = str(manager.quota(status.id) or "")
             except GatewayError as e:
                 said = f"Kimi does not say what is left ({e.message})"
-        parts = (config.site_of(c).name, level, said, " ".join(map(sentence, of_account[c.id])))
-        _echo(f"{c.label}: {'; '.join(filter(None, parts))}")
+            status = manager.find(status.id)
+        parts = (status.site, status.level, said, " ".join(map(sentence, status.standings)))
+        _echo(f"{status.label}: {'; '.join(filter(None, parts))}")
+
+
+_PROXY_HELP = (
+    "Proxy of this account, instead of KIMI_PROXY: http://user:password@host:port, socks5h://…, or `direct`."
+)
+
+
+@accounts.command("add")
+@click.argument("text", required=False)
+@click.option("--name", default="", help="What to call the account.")
+@click.option("--proxy", help=_PROXY_HELP)
+@click.option("--check", is_flag=True, help="Say what it is and add nothing.")
+def add_account(text: str | None, name: str, proxy: str | None, check: bool) -> None:
+    """Add a Kimi account, or give one a new token.
+
+    TEXT is what you have copied: a refresh token (best), an access token, a cookie, the JSON of the site's local
+    storage, or a request "copied as cURL". Without TEXT it is read from standard input, or asked for without being
+    shown: then it is in no history of a shell.
+    """
+    from app.accounts.management import AccountChangeError
+    from app.accounts.standings import sentence
+    from app.accounts.wording import describe_checked
+    from app.settings.credentials import CredentialError
+
+    manager = _account_manager()
+    text = text or _pasted()
+    try:
+        for checked in manager.check(text):
+            _echo(f"{name or checked.label}: {describe_checked(checked)}")
+        if not check:
+            for status in manager.add(text, label=name, proxy=proxy):
+                _echo(f"added '{status.label}': {sentence(status.standings[0])}")
+    except CredentialError as e:
+        raise click.ClickException(f"what was pasted {e}" if e.entry == 0 else str(e)) from None
+    except AccountChangeError as e:
+        raise click.ClickException(str(e)) from None
+
+
+def _pasted() -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.read()
+    # A terminal passes on 4,096 characters of a line: a request copied as cURL has several lines, or more.
+    _echo("Paste the token (it is not shown), then press Enter. Longer things: flask --app wsgi accounts add < FILE")
+    return str(click.prompt("token", hide_input=True, prompt_suffix=": "))
+
+
+@accounts.command("test")
+@click.argument("name")
+def test_account(name: str) -> None:
+    """Try the account called NAME: token, models, credits, and one short answer whose chat is deleted.
+
+    The exit code is 1 if something fails.
+    """
+    manager, failed = _account_manager(), False
+    with _account_errors():
+        for step in manager.test(name):
+            took = "" if step.seconds is None else f" ({step.seconds:.1f} s)"
+            _echo(f"{step.mark:<8} {step.name:<7} {step.found}{took}")
+            failed = failed or step.mark == "problem"
+    sys.exit(1 if failed else 0)
+
+
+@accounts.command()
+@click.argument("name")
+def pause(name: str) -> None:
+    """Give the account called NAME no more requests, until `resume`. Answers that run go on."""
+    with _account_errors():
+        _account_manager().pause(name)
+
+
+@accounts.command()
+@click.argument("name")
+def resume(name: str) -> None:
+    """Use the account called NAME again after `pause`."""
+    with _account_errors():
+        _account_manager().resume(name)
 
 
 @accounts.command()
@@ -284,14 +353,55 @@ def wake(name: str) -> None:
     That is for a token that Kimi has rejected, a refresh token that it has refused, and an account in a cooldown. A
     running gateway knows of it at once, of a refresh token within a minute.
     """
-    config, store = _store("KIMI_TOKENS")
-    account_id = next((c.id for c in config.credentials if name in (c.label, c.id)), None)
-    if account_id is None:
-        names = ", ".join(f"'{c.label}'" for c in config.credentials)
-        raise click.ClickException(f"there is no account called '{name}'; KIMI_TOKENS has {names}")
-    store.accounts.clear_refused(account_id)
-    store.leases.delete_cooldowns(account_id)
-    store.tokens.restore(account_id)
+    with _account_errors():
+        _account_manager().wake(name)
+
+
+@accounts.command()
+@click.argument("name")
+@click.option("--name", "new_name", help="What to call it from now on.")
+@click.option("--proxy", help=_PROXY_HELP + " `default`: that of the settings again.")
+def change(name: str, new_name: str | None, proxy: str | None) -> None:
+    """Change the account called NAME."""
+    with _account_errors():
+        _account_manager().change(name, label=new_name, proxy="" if proxy == "default" else proxy)
+
+
+@accounts.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Delete the account called NAME and its tokens.
+
+    Its conversations can continue only where their clients send the history.
+    """
+    with _account_errors():
+        _account_manager().remove(name)
+
+
+@contextlib.contextmanager
+def _account_errors() -> Iterator[None]:
+    from app.accounts.management import AccountChangeError
+    from app.errors import GatewayError
+
+    try:
+        yield
+    except AccountChangeError as e:
+        raise click.ClickException(str(e)) from None
+    except GatewayError as e:
+        raise click.ClickException(e.message) from None
+
+
+def _account_manager() -> "AccountManager":
+    from app.accounts.pool import Accounts
+    from app.accounts.renewal import RenewalProcess
+    from app.factory import build_account_manager, build_registry, build_router
+
+    config, store = _store("KIMI_TOKENS", "KIMI_BASE_URL", "KIMI_AUTH_URL", "KIMI_PROTOCOL", "KIMI_PROXY")
+    logs.configure("ERROR", config.secrets)
+    registry = build_registry(config, store, settles=False)
+    renewals = RenewalProcess(store)
+    pool = Accounts(registry, store, renewals)
+    return build_account_manager(config, store, registry, pool, renewals, build_router(config))
 
 
 @click.command()
@@ -327,7 +437,7 @@ def requests(
     if since is not None and not period_s:
         raise click.BadParameter("expected a period such as 45m, 12h or 3d", param_hint="--since")
     config, store = _store()
-    keys, names = key_names(config.api_keys, store.keys.all()), _account_names(config)
+    keys, names = key_names(config.api_keys, store.keys.all()), _account_names(config, store)
     wanted = Filter(
         _id_of(key, keys, "API key") if key is not None else None,
         _id_of(account, names, "account") if account is not None else None,
@@ -367,7 +477,7 @@ def usage(days: int, by: Sequence[str]) -> None:
     from app.ledger.report import usage_table
 
     config, store = _store()
-    keys, names = key_names(config.api_keys, store.keys.all()), _account_names(config)
+    keys, names = key_names(config.api_keys, store.keys.all()), _account_names(config, store)
     today = int(store.database.now() // 86_400)
     rows = store.ledger.usage(today - days + 1, today)
     if not rows:
@@ -377,8 +487,11 @@ def usage(days: int, by: Sequence[str]) -> None:
         _echo(line)
 
 
-def _account_names(config: Config) -> dict[str, str]:
-    return {credential.id: credential.label for credential in config.credentials}
+def _account_names(config: Config, store: Store) -> dict[str, str]:
+    from app.accounts.registry import Registry
+
+    registry = Registry(config.credentials, config.site_of, store, settles=False)
+    return {account.id: account.label for account in registry.accounts.values()}
 
 
 def _id_of(name: str, names: Mapping[str, str], kind: str) -> str:

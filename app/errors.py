@@ -19,6 +19,7 @@
     ├─ IdempotentAnswerLost                 409  request   the answer for this Idempotency-Key cannot be had again
     ├─ OriginalRequestFailed                409  request   the first request with this key failed: send it again
     ├─ NoAccountFree                        429  account   all are busy or cooling down, for longer than QUEUE_WAIT_S
+    ├─ NoAccount                            503  account   no Kimi account was added yet
     ├─ ShuttingDown                         503  ours      the process stops before the answer would end
     ├─ CheckUnavailable                     503  ours      no process could be started that checks JSON
     ├─ GatewayOverloaded                    503  ours      the requests that run need all memory that they may have
@@ -231,6 +232,13 @@ class NoAccountFree(GatewayError):
     default_code = "rate_limit_exceeded"
 
 
+class NoAccount(GatewayError):
+    status = 503
+    blame: ClassVar[Blame] = "account"
+    default_code = "no_account"
+    permanent = True
+
+
 class ShuttingDown(GatewayError):
     status = 503
     default_code = "server_shutting_down"
@@ -317,6 +325,11 @@ class AccountRejected(UpstreamError):
     blame: ClassVar[Blame] = "account"
     default_code = "invalid_api_key"
     permanent = True
+
+
+class AccountUnavailable(AccountRejected):
+    status = 503
+    default_code = "account_unavailable"
 
 
 class AccountForbidden(UpstreamError):

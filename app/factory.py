@@ -11,8 +11,10 @@ from flask import Blueprint, Flask
 
 from app import __version__, logs
 from app.accounts.leases import Leases
+from app.accounts.management import AccountManager
 from app.accounts.pool import Accounts
-from app.accounts.renewal import renew_in_a_process
+from app.accounts.registry import Registry
+from app.accounts.renewal import RenewalProcess
 from app.accounts.scheduling import Limits
 from app.answers.attempt import AttemptServices
 from app.answers.idempotency import IdempotentAnswers, KeepLimits
@@ -28,6 +30,8 @@ from app.console.mount import ConsoleMount, Services
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLimits, Conversations
 from app.conversations.open_chats import ContinueLimits, OpenChats
+from app.doctor.account_trial import AccountTrials
+from app.doctor.trial_turn import Generation
 from app.gateway import Gateway
 from app.ledger.ledger import Ledger, LedgerLimits
 from app.ledger.live import ProcessState
@@ -75,19 +79,21 @@ def create_app(
     """The WSGI application. Opens the database; raises StoreUnusable where it cannot."""
     logs.configure(config.log_level, config.secrets)
     store = Store(config.database_url, config.gateway_secret)
-    store.tokens.seal()
+    store.seal()
     # After what others have to say at the end (the process lease). The last to close a SQLite file leaves nothing
     # beside it: who copies that one file then has everything.
     at_exit(store.close)
-    accounts = Accounts(config.credentials, config.site_names, store, renew_in_a_process)
     ledger = Ledger(store, LedgerLimits(config.request_log_days))
     state = ProcessState(ledger.running, lambda: ledger.last_write_s)
+    registry, renewals = build_registry(config, store), RenewalProcess(store)
+    accounts = Accounts(registry, store, renewals)
     process_lease = ProcessLease(store, config.lease_s)
     process_lease.describe(state.as_json)
     process_lease.start()
     watchdog = Watchdog()
     groups = [build(config, watchdog, None) for build in upstreams]
-    gateway = _build_gateway(config, store, accounts, process_lease, watchdog, groups)
+    router = Router(groups)
+    gateway = _build_gateway(config, store, accounts, process_lease, watchdog, router)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["MAX_MESSAGES"] = config.max_messages
@@ -99,6 +105,7 @@ def create_app(
     app.config["TOOLS"] = config.tools
     app.extensions["gateway"] = gateway
     app.extensions["ledger"] = ledger
+    app.extensions["account_manager"] = build_account_manager(config, store, registry, accounts, renewals, router)
     app.extensions["api_keys"] = keys = ApiKeys(config.api_keys, store.keys)
     app.extensions["rate_limits"] = rate_limits = RateLimits(store, process_lease, _longest_s(config))
     app.extensions["request_memory"] = RequestMemory(config.request_memory_bytes, config.queue_wait_s)
@@ -124,11 +131,11 @@ def create_app(
         app.wsgi_app = ConsoleMount(app.wsgi_app, services)  # type: ignore[method-assign]  # as Flask's documentation says
     keys.start()
     rate_limits.start_cleaning()
-    accounts.keep_fresh()
+    accounts.start()
     gateway.start_background_work()
     for group in groups:
-        group.start(store, accounts.usable_accounts)
-    _log_ready(config)
+        group.start(store, accounts)
+    _log_ready(config, accounts)
     return app
 
 
@@ -137,18 +144,43 @@ def build_router(config: Config, tap: Tap | None = None) -> Router:
     return Router([build(config, Watchdog(), tap) for build in UPSTREAMS])
 
 
+def build_registry(config: Config, store: Store, *, settles: bool = True) -> Registry:
+    """See ``Registry``. Raises StoreError."""
+    return Registry(config.credentials, config.site_of, store, proxy=config.kimi_proxy, settles=settles)
+
+
+def build_account_manager(
+    config: Config, store: Store, registry: Registry, accounts: Accounts, renewals: RenewalProcess, router: Router
+) -> AccountManager:
+    """``accounts`` learn of each change at once."""
+
+    def generations() -> list[Generation]:
+        return [Generation(upstream, router.home_models(upstream)) for upstream in router.upstreams.values()]
+
+    trials = AccountTrials(generations, accounts, store, min(60.0, config.first_event_timeout_s))
+    return AccountManager(
+        registry,
+        store,
+        renewals,
+        trials,
+        capacity=config.account_max_streams,
+        site_of=config.site_of,
+        after_change=accounts.take_over,
+    )
+
+
 def _longest_s(config: Config) -> float:
     """No turn lasts longer; what is held beyond that was lost."""
     return config.total_timeout_s + 60
 
 
-def _log_ready(config: Config) -> None:
-    for credential in config.credentials:
-        if credential.refresh_token is None and credential.expires_at is None:
-            log.warning("%s: this token does not say when it expires; it is used as it is", credential.label)
-    accounts = len(config.credentials)
-    sites = ",".join(site.base_url for site in config.sites)
-    log.info("ready version=%s accounts=%d upstream=%s", __version__, accounts, sites)
+def _log_ready(config: Config, accounts: Accounts) -> None:
+    for account in accounts.all.values():
+        c = account.credential
+        if c.access_token is not None and c.refresh_token is None and c.expires_at is None:
+            log.warning("%s: this token does not say when it expires; it is used as it is", account.label)
+    sites = ",".join(site.base_url for site in accounts.sites or config.sites)
+    log.info("ready version=%s accounts=%d upstream=%s", __version__, len(accounts.all), sites)
 
 
 def _build_gateway(
@@ -157,7 +189,7 @@ def _build_gateway(
     accounts: Accounts,
     process_lease: ProcessLease,
     watchdog: Watchdog,
-    groups: Sequence[UpstreamGroup],
+    router: Router,
 ) -> Gateway:
     timeouts = AnswerTimeouts(
         # Twice per heartbeat, so that a client that left is noticed within one; seldom enough to cost nothing.
@@ -167,7 +199,6 @@ def _build_gateway(
         idle_s=config.idle_timeout_s,
         total_s=config.total_timeout_s,
     )
-    router = Router(groups)
     longest_s = _longest_s(config)
     leases = Leases(
         store,
@@ -191,7 +222,7 @@ def _build_gateway(
     cleanup = ChatCleanup(
         store,
         list(router.upstreams),
-        accounts.ids,
+        lambda: accounts.ids,
         lambda row: _delete_chat(row, router.upstreams, accounts),
         keep_s=longest_s,
     )

@@ -24,8 +24,8 @@ MAX_TRACEBACK = 20_000
 # A secret is redacted before a text is cut, or a part of it would stay. This much more is read for that.
 _LONGEST_SECRET = 8_192
 
-# A JWT, wherever it comes from: those of the accounts are the only ones around.
-_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+# A JWT, or an opaque refresh token of Kimi, wherever it comes from: those of the accounts are the only ones around.
+_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|\bcpmt_[\w.=+/~-]{8,}")
 
 # What ends a line somewhere, or moves the cursor of a terminal.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -38,12 +38,20 @@ class Redacting(logging.Formatter):
 
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__(_FORMAT)
-        # The longest first: a short one may be the beginning of another. Shorter words than a real secret would
-        # blank out half the log. Most secrets are JWTs, which one pattern finds: a pattern with hundreds of words
-        # would take milliseconds for each line.
-        words = {secret for secret in secrets if len(secret) >= 6 and not _JWT.fullmatch(secret)}
-        parts = [re.escape(secret) for secret in sorted(words, key=len, reverse=True)]
-        self._secrets = re.compile("|".join([*parts, _JWT.pattern]))
+        self._words: set[str] = set()
+        self._secrets = _TOKEN
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """From now on these are taken out, too."""
+        # Shorter words than a real secret would blank out half the log. Most secrets are tokens, which one pattern
+        # finds: a pattern with hundreds of words would take milliseconds for each line.
+        words = {secret for secret in secrets if len(secret) >= 6 and not _TOKEN.fullmatch(secret)}
+        if not words <= self._words:
+            self._words |= words
+            # The longest first: a short one may be the beginning of another.
+            parts = [re.escape(secret) for secret in sorted(self._words, key=len, reverse=True)]
+            self._secrets = re.compile("|".join([*parts, _TOKEN.pattern]))
 
     def format(self, record: logging.LogRecord) -> str:
         record.request_id = request_id.get()
@@ -106,6 +114,11 @@ def redact(secrets: Sequence[str]) -> None:
     """From here on ``formatter`` takes these out of records."""
     global formatter
     formatter = Redacting(secrets)
+
+
+def learn_secrets(secrets: Sequence[str]) -> None:
+    """From here on ``formatter`` takes these out of records, too."""
+    formatter.learn(secrets)
 
 
 def configure(level: str, secrets: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
-"""The configured accounts, each with a token that works: their credentials in use, and when a token is renewed.
+"""The accounts with a token that works: which of them may be used, and when a token is renewed.
 
-The token of an account with a refresh token is renewed ahead of its expiry and after a rejection. The newest pair is
-in the store, where every worker finds it. Which account serves a request is decided in ``leases``. Must never know
-how a token is sent or refreshed.
+Which accounts there are says ``registry``, also while the gateway runs. The token of an account with a refresh token
+is renewed ahead of its expiry and after a rejection. The newest pair is in the store, where every worker finds it.
+Which account serves a request is decided in ``leases``. Must never know how a token is sent or refreshed.
 """
 
 import contextlib
@@ -10,12 +10,16 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
+from app.accounts.registry import DeclaredAccount, Registry
 from app.accounts.standings import (
     ENDING,
-    UNUSABLE,
+    NO_ACCOUNT,
+    OUT_OF_USE,
+    SEALED_BY_ANOTHER,
     Language,
     Standing,
     model_standing,
@@ -23,27 +27,38 @@ from app.accounts.standings import (
     problem_of,
     standing_of,
 )
-from app.concurrency.periodic import every, in_steps
-from app.errors import AccountRejected, ConversationLost, RenewalFailed
-from app.settings.credentials import Credential, read_lifetime
-from app.store import Store, StoreError, TokenRow, WrongSecret
+from app.concurrency.periodic import Periodic, every, in_steps
+from app.concurrency.waiting_room import WaitingRoom
+from app.errors import AccountRejected, AccountUnavailable, ConversationLost, NoAccount, RenewalFailed
+from app.settings.sites import Site
+from app.store import Store, StoreError, TokenRow, TokenState, WrongSecret
 from app.upstreams.account import Account
 
 log = logging.getLogger(__name__)
 
+# How often changes of the accounts are looked for: an added one is used after so long. Seconds.
+_LOOK_FOR_ACCOUNTS_S = 2.0
+
 # A token is renewed when a third of its life is left, but not earlier than this before its expiry. Seconds.
 _RENEW_AHEAD_S = 300.0
+# The same for a token of which nobody knows how long it lives.
+_RENEW_UNKNOWN_AHEAD_S = 60.0
 # A token that expires within this time is not used for a new request. Seconds.
 _MIN_REMAINING_S = 1.0
 # How long a request waits for a renewal, by whatever process, and how often it looks. Long enough for the second
 # service to answer where the first is silent, short enough to try another account afterwards (FAILOVER_S). Seconds.
 _WAIT_S = 25.0
 _LOOK_EVERY_S = 0.1
+# How often it is made sure meanwhile that a process renews tokens. Seconds.
+_CHECK_EVERY_S = 0.5
 # The longest pause of the thread that renews ahead of time: it also sees what other workers have renewed. Seconds.
 _MAX_SLEEP_S = 60.0
+# How many renewals are asked for without a pause, and how long that is. Seconds.
+_ASKED_AT_ONCE = 20
+_PAUSE_S = 0.005
 
-# How often a gateway says that its accounts are in its settings, and after which time those of none are deleted.
-# Seconds. And how many in one transaction.
+# How often a gateway says that it has its accounts, and after which time those of none are deleted. Seconds. And how
+# many in one transaction.
 _SEE_EVERY_S = 600.0
 _GONE_AFTER_S = 3600.0
 _DELETED_AT_ONCE = 100
@@ -51,107 +66,190 @@ _DELETED_AT_ONCE = 100
 _RENEWAL_USELESS = "the renewed token does not work, or has expired already: is this machine's clock right?"
 
 
+class Renewals(Protocol):
+    """What renews tokens: ``renewal.RenewalProcess``."""
+
+    def ask(self, account: DeclaredAccount, version: int) -> None:
+        """Asks for the renewal of this version of the account's pair, if it is the newest one, and makes sure that it
+        is done. Returns before it is done. Safe to repeat. Raises RenewalFailed: if nothing can be started."""
+        ...
+
+
 class Accounts:
     """The configured accounts. Safe for threads."""
 
-    def __init__(
-        self,
-        credentials: Sequence[Credential],
-        sites: Mapping[str, str],
-        store: Store,
-        renew: Callable[[str, int, float], None] | None = None,
-    ) -> None:
-        """``sites``: account id → the name of its site. ``renew(account_id, version, wait_s)``: refreshes token pair
-        ``version`` in another process. Returns when the new pair, or the error, is in the store, or after ``wait_s``
-        seconds. Concurrent calls are safe: one of them refreshes.
-        """
-        self._credentials = {credential.id: credential for credential in credentials}
-        self._sites = sites
+    def __init__(self, registry: Registry, store: Store, renewals: Renewals | None = None) -> None:
+        """``renewals``: None if others renew tokens."""
+        self._registry = registry
         self._store = store
-        self._renew = renew
+        self._renewals = renewals
         # Account id → the pair that this process last read. The store is asked again when a token no longer works.
         self._rows: dict[str, TokenRow] = {}
         # Account id → why this process cannot read the pair.
         self._unreadable: dict[str, str] = {}
-        self._locks = {credential.id: threading.Lock() for credential in credentials}
-        # Account id → renewals ahead of time that failed in a row.
-        self._failures = dict.fromkeys(self._credentials, 0)
-        self._see()
-        for c in credentials:
-            if c.refresh_token is not None:
-                store.tokens.begin(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
-                self._reload(c.id)
+        self._locks: dict[str, threading.Lock] = {}
+        # Those who wait for the renewal of an account.
+        self._waiting: WaitingRoom[str] = WaitingRoom(
+            self._settled, _LOOK_EVERY_S, "token-renewals", one_at_a_time=False
+        )
+        self._ahead: dict[str, _Ahead] = {}
+        self._renewer: Periodic | None = None
+        # The accounts, and those of them whose token is renewed.
+        self._accounts: Mapping[str, DeclaredAccount] = {}
+        self._renewable: list[str] = []
+        self._taking_over = threading.Lock()
+        # The last look for changes failed.
+        self._is_failing = False
+        self._begin_chains()
+        self.take_over()
+        if not self._accounts:
+            log.warning("%s", NO_ACCOUNT["en"])
         for standing in self.standings():
             if standing.needs_owner:
                 log.warning("account_needs_attention reason=%s", named_sentence(standing))
 
-    def _see(self) -> None:
-        self._store.accounts.add(list(self._credentials), self._store.database.now())
+    def _begin_chains(self) -> None:
+        """Stores the refresh tokens of KIMI_TOKENS that are new there. A command that only looks replaces none."""
+        given = [a for a in self._registry.accounts.values() if a.token_from == "settings" and a.is_renewable]
+        known = {state.account_id: state.source for state in self._store.tokens.states([a.id for a in given])}
+        for c in (account.credential for account in given):
+            if c.id not in known or (known[c.id] != c.source and self._registry.settles):
+                self._store.tokens.begin(c.id, c.source, c.access_token, c.refresh_token, c.expires_at)
+
+    def look_for_changes(self) -> None:
+        """Learns of accounts that were added, changed or removed meanwhile. Raises StoreError."""
+        self._registry.look()
+        self.take_over()
+
+    def _look(self) -> None:
+        """As ``look_for_changes``. Where the database fails, what is known goes on to count."""
+        try:
+            self.look_for_changes()
+        except StoreError as e:
+            if not self._is_failing:
+                log.warning("accounts_not_reloaded error=%s", e.driver_error)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    def take_over(self) -> None:
+        """The accounts that the registry knows are used from now on. Raises StoreError."""
+        # Others have it look, too.
+        if self._accounts is self._registry.accounts:
+            return
+        with self._taking_over:
+            accounts = self._registry.accounts
+            self._store.accounts.add(list(accounts), self._store.database.now())
+            renewable = [account.id for account in accounts.values() if account.is_renewable]
+            rows, unreadable = self._store.tokens.find_all(renewable)
+            for row in rows:
+                self._read(row)
+            self._unreadable = dict.fromkeys(unreadable, SEALED_BY_ANOTHER)
+            self._accounts = accounts
+            # A pair that is not there was deleted with its account just now.
+            self._renewable = [id_ for id_ in renewable if id_ in self._rows or id_ in self._unreadable]
+            for id_ in set(self._rows) - set(renewable):
+                del self._rows[id_]
+        if self._renewer is not None:
+            self._renewer.wake()
 
     def forget_gone(self) -> None:
-        """Deletes the accounts that no gateway has in its settings any more."""
-        self._see()
+        """Deletes the accounts that no gateway has any more."""
+        self._store.accounts.add(list(self._accounts), self._store.database.now())
         before = self._store.database.now() - _GONE_AFTER_S
         in_steps(lambda: self._store.accounts.delete_unseen(before, _DELETED_AT_ONCE), _DELETED_AT_ONCE)
 
     @property
     def ids(self) -> list[str]:
-        return list(self._credentials)
+        """Of all accounts that may be asked for something, also of those that cannot be used now."""
+        return [account.id for account in self._accounts.values() if account.paused_at is None]
 
-    def keep_fresh(self) -> None:
-        """Starts renewing ahead of expiry, in the background, for as long as the process lives."""
+    @property
+    def all(self) -> Mapping[str, DeclaredAccount]:
+        """All accounts by their ids."""
+        return self._accounts
+
+    def start(self) -> None:
+        """Starts to look for changes of the accounts, and to renew ahead of expiry, for as long as the process
+        lives."""
         every(_SEE_EVERY_S, self.forget_gone, "accounts-gone", first_after_s=_SEE_EVERY_S)
-        for account_id in self._rows:
-            every(_MAX_SLEEP_S, partial(self._renew_ahead, account_id), f"renewal-of-{account_id}")
+        every(_LOOK_FOR_ACCOUNTS_S, self._look, "accounts", first_after_s=_LOOK_FOR_ACCOUNTS_S)
+        self._renewer = every(_MAX_SLEEP_S, self._renew_ahead, "renewals-ahead")
 
     def usable(self, sites: Collection[str] | None = None) -> dict[str, str]:
-        """Account id → digest of its token, for the accounts of ``sites`` (None: of all) that may be used. Raises
-        AccountRejected, which says what to do, where there is none."""
-        there = [c for c in self._credentials.values() if sites is None or self._sites[c.id] in sites]
-        usable = {c.id: c.source for c in there if self._problem(c) is None}
+        """Account id → digest of its token, for the accounts of ``sites`` (None: of all) that may be used.
+
+        Raises NoAccount: if there is no account at all. Raises AccountRejected, which says what to do: if none of
+        them may be used.
+        """
+        there = [a for a in self._accounts.values() if sites is None or a.site.name in sites]
+        usable = {a.id: a.credential.source for a in there if self._problem(a) is None}
         if not usable:
+            if not self._accounts:
+                raise NoAccount(NO_ACCOUNT["en"])
             if sites is not None and not there:
                 raise AccountRejected(f"no Kimi account of {' or '.join(sorted(sites))} is configured; add one")
             raise AccountRejected("no usable Kimi account. " + " ".join(self.problems()))
         return usable
 
     def has_site(self, site: str) -> bool:
-        """Whether an account of the site is configured."""
-        return site in self._sites.values()
+        """Whether there is an account of the site."""
+        return any(account.site.name == site for account in self._accounts.values())
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """Where the accounts live, each site once."""
+        return tuple({account.site.name: account.site for account in self._accounts.values()}.values())
+
+    @property
+    def proxy(self) -> str:
+        """What requests go through that no account makes."""
+        return self._registry.proxy
 
     def usable_accounts(self) -> Iterator[Account]:
         """The accounts that may be used, each with a token that works. Those whose token cannot be renewed now are
         left out."""
-        for account_id in self._credentials:
-            with contextlib.suppress(AccountRejected, RenewalFailed):
+        for account_id in list(self._accounts):
+            with contextlib.suppress(AccountRejected, ConversationLost, RenewalFailed):
                 yield self.fresh(self.get(account_id))
 
     def require(self, account_id: str) -> dict[str, str]:
         """The account of a conversation, in the form of ``usable``.
 
-        Raises ConversationLost where it is not configured any more, AccountRejected where it cannot be used.
+        Raises ConversationLost where there is no such account any more, AccountRejected where it cannot be used.
         """
-        self.get(account_id)
-        return {account_id: self._credentials[account_id].source}
+        return {account_id: self._available(account_id).credential.source}
 
     def refused_token(self, account_id: str) -> str | None:
         """The digest of the account's token, which Kimi has rejected; None where the gateway renews that token
-        itself."""
-        credential = self._credentials[account_id]
-        return credential.source if credential.refresh_token is None else None
+        itself, and where there is no such account any more."""
+        account = self._accounts.get(account_id)
+        return None if account is None or account.is_renewable else account.credential.source
 
     def get(self, account_id: str) -> Account:
         """Raises as ``require``."""
-        credential = self._credentials.get(account_id)
-        if credential is None:
+        return self._account(self._available(account_id))
+
+    def _available(self, account_id: str) -> DeclaredAccount:
+        """Raises as ``require``."""
+        account = self._accounts.get(account_id)
+        if account is None:
             raise ConversationLost(
-                "the Kimi account that this conversation was opened with is no longer in KIMI_TOKENS; "
-                "put it back, send the whole history with the next message, or start a new conversation"
+                "the Kimi account that this conversation was opened with is not configured any more; "
+                "add it again, send the whole history with the next message, or start a new conversation"
             )
-        problem = self._problem(credential)
+        problem = self._problem(account)
         if problem is not None:
-            raise AccountRejected(named_sentence(problem))
-        return self._account(credential)
+            raise (AccountUnavailable if problem.kind == "paused" else AccountRejected)(named_sentence(problem))
+        return account
+
+    def leased(self, account_id: str) -> Account:
+        """The account of a turn that has waited for it. Raises AccountRejected, or AccountUnavailable where the
+        account was paused or removed meanwhile."""
+        try:
+            return self.get(account_id)
+        except ConversationLost:
+            raise AccountUnavailable("the Kimi account was removed while the request waited for it") from None
 
     def is_revoked(self, account_id: str) -> bool:
         """Whether Kimi refuses the account's refresh token."""
@@ -173,29 +271,34 @@ class Accounts:
 
     def reload(self) -> None:
         """Reads what other processes have stored meanwhile."""
-        for account_id in list(self._rows):
+        self.look_for_changes()
+        for state in self._store.tokens.states(self._renewable):
             with contextlib.suppress(RenewalFailed):
-                self._reload(account_id)
+                self._reload_changed(state)
 
     def problems(self, language: Language = "en") -> list[str]:
-        """A sentence for each account that cannot be used, saying what to do."""
-        return [named_sentence(standing, language) for standing in self.standings() if standing.kind in UNUSABLE]
+        """A sentence for each account that cannot be used, saying what to do; one sentence if there is no account."""
+        if not self._accounts:
+            return [NO_ACCOUNT[language]]
+        return [named_sentence(standing, language) for standing in self.standings() if standing.kind in OUT_OF_USE]
 
     def standings(self) -> list[Standing]:
-        """How each account stands, in the order of the settings. Models that an account may not be asked for now
-        follow it, each as a standing of its own."""
-        now = self._store.database.now()
-        tokens = {c.id: c.source for c in self._credentials.values()}
+        """How each account stands, in the order of ``all``. Models that an account may not be asked for now follow
+        it, each as a standing of its own."""
+        now, accounts = self._store.database.now(), self._accounts
+        tokens = {account.id: account.credential.source for account in accounts.values()}
         cooldowns = self._store.accounts.cooldowns(tokens, now)
         of_models: dict[str, list[Standing]] = {}
         for account_id, model, cooldown in self._store.accounts.model_cooldowns(now):
-            if account_id in self._credentials:
-                standing = model_standing(self._credentials[account_id], model, cooldown)
+            if account_id in accounts:
+                standing = model_standing(accounts[account_id].credential, model, cooldown)
                 of_models.setdefault(account_id, []).append(standing)
         found = []
-        for c in self._credentials.values():
-            row, unreadable = self._rows.get(c.id), self._unreadable.get(c.id)
-            found += [standing_of(c, row, cooldowns.get(c.id), unreadable), *of_models.get(c.id, ())]
+        for account in accounts.values():
+            standing = self._problem(account) or standing_of(
+                account.credential, self._rows.get(account.id), cooldowns.get(account.id)
+            )
+            found += [standing, *of_models.get(account.id, ())]
         return found
 
     def warnings(self, language: Language = "en") -> list[str]:
@@ -203,13 +306,21 @@ class Accounts:
         return [named_sentence(standing, language) for standing in self.standings() if standing.kind in ENDING]
 
     def has_usable(self) -> bool:
-        return any(standing.kind not in UNUSABLE and not standing.model for standing in self.standings())
+        return any(standing.kind not in OUT_OF_USE and not standing.model for standing in self.standings())
 
-    def _problem(self, c: Credential) -> Standing | None:
-        return problem_of(c, self._rows.get(c.id), self._unreadable.get(c.id))
+    def row(self, account_id: str) -> TokenRow | None:
+        """The account's pair as this process last read it; None for one that nothing renews."""
+        return self._rows.get(account_id)
 
-    def _account(self, c: Credential) -> Account:
-        row = self._rows.get(c.id)
+    def _problem(self, account: DeclaredAccount) -> Standing | None:
+        if account.paused_at is not None:
+            return Standing("paused", account.id, account.label, since=account.paused_at)
+        if not account.is_readable:
+            return Standing("sealed", account.id, account.label, said=SEALED_BY_ANOTHER)
+        return problem_of(account.credential, self._rows.get(account.id), self._unreadable.get(account.id))
+
+    def _account(self, account: DeclaredAccount) -> Account:
+        c, row = account.credential, self._rows.get(account.id)
         token, expires_at = (row.access_token, row.expires_at) if row else (c.access_token, c.expires_at)
         return Account(
             c.id,
@@ -220,25 +331,46 @@ class Accounts:
             c.user_id,
             c.device_id,
             c.session_id,
-            self._sites[c.id],
+            account.site.name,
+            account.site.base_url,
+            account.proxy,
         )
 
+    def _declared(self, account_id: str) -> DeclaredAccount:
+        """Raises RenewalFailed: if the account was removed meanwhile."""
+        account = self._accounts.get(account_id)
+        if account is None:
+            raise RenewalFailed("the account was removed meanwhile")
+        return account
+
     def _reload(self, account_id: str) -> TokenRow:
-        """Raises RenewalFailed where a gateway with another secret has sealed the pair."""
+        """Raises RenewalFailed: if a gateway with another secret has sealed the pair, or the account was removed."""
+        label = self._declared(account_id).label
         try:
             row = self._store.tokens.find(account_id)
         except WrongSecret as e:
             self._unreadable[account_id] = str(e)
-            sealed = Standing("sealed", account_id, self._credentials[account_id].label, said=str(e))
+            sealed = Standing("sealed", account_id, label, said=str(e))
             raise RenewalFailed(named_sentence(sealed)) from None
+        if row is None:
+            raise RenewalFailed(f"{label}: the account was removed meanwhile")
         self._unreadable.pop(account_id, None)
-        assert row is not None, "begin was not called"
-        self._rows[account_id] = row
+        self._read(row)
         return row
+
+    def _reload_changed(self, state: TokenState) -> None:
+        """Raises as ``_reload``."""
+        row = self._rows.get(state.account_id)
+        if row is None or not state.is_of(row):
+            self._reload(state.account_id)
+
+    def _read(self, row: TokenRow) -> None:
+        self._rows[row.account_id] = row
 
     def _renewed(self, account_id: str, rejected: str | None) -> Account:
         """One renewal for all requests of this process that need it: they share its result, or its failure."""
-        label, lock = self._credentials[account_id].label, self._locks[account_id]
+        label = self._declared(account_id).label
+        lock = self._locks.setdefault(account_id, threading.Lock())
         deadline = time.monotonic() + _WAIT_S
         began = self._reload(account_id)
         if not lock.acquire(timeout=_WAIT_S):
@@ -258,44 +390,99 @@ class Accounts:
                 old, row = row, self._reload(account_id)
                 if _was_useless(old, row, rejected):
                     raise RenewalFailed(f"{label}: {_RENEWAL_USELESS}")
-            return self._account(self._credentials[account_id])
+            return self._account(self._declared(account_id))
         finally:
             lock.release()
 
     def _let_renew(self, row: TokenRow, wait_s: float) -> None:
-        if self._renew is not None and row.held_until <= self._store.database.now():
-            self._renew(row.account_id, row.version, wait_s)
-        else:
-            time.sleep(_LOOK_EVERY_S)
+        """Asks for the renewal of this pair and waits a moment for its end. Raises RenewalFailed: if nothing can be
+        started."""
+        with self._waiting.place(row.account_id) as place:
+            if self._renewals is not None:
+                self._renewals.ask(self._declared(row.account_id), row.version)
+            place.woken.wait(min(wait_s, _CHECK_EVERY_S))
 
-    def _renew_ahead(self, account_id: str) -> float:
-        """Renews the account's token if that is due. Returns the seconds until the next check."""
-        # Counted as a failure until it is known to be none.
-        self._failures[account_id] += 1
+    def _settled(self, account_ids: list[str]) -> list[str]:
+        """Those of these accounts whose renewal has succeeded or failed."""
+        return [state.account_id for state in self._store.tokens.states(account_ids) if not state.is_wanted]
+
+    # Ahead of time
+
+    def _renew_ahead(self) -> float:
+        """Asks for the renewals that are due. Returns the seconds until the next look."""
+        now = time.monotonic()
+        accounts = self._accounts
+        wait_s = _MAX_SLEEP_S
+        asked = 0
+        for state in self._store.tokens.states(self._renewable):
+            account = accounts.get(state.account_id)
+            if account is None or account.paused_at is not None:
+                continue
+            due_in_s = self._due_in_s(state, now)
+            if due_in_s <= 0 and self._renewals is not None:
+                self._ahead_of(account.id).asked = state.version
+                try:
+                    self._renewals.ask(account, state.version)
+                except RenewalFailed as e:
+                    log.warning("renewal_failed account=%s error=%s", account.id, e)
+                    self._ahead_of(account.id).failed(now)
+                due_in_s = _CHECK_EVERY_S
+                asked += 1
+                if asked % _ASKED_AT_ONCE == 0:
+                    time.sleep(_PAUSE_S)
+            wait_s = min(wait_s, due_in_s)
+        return max(_LOOK_EVERY_S, wait_s)
+
+    def _due_in_s(self, state: TokenState, now: float) -> float:
+        """The seconds until this account is to be looked at again; 0 or less if its renewal is due, or if it was
+        asked for and has to be done."""
+        account_id, ahead = state.account_id, self._ahead_of(state.account_id)
         try:
-            wait_s = self._renew_if_due(account_id)
-        except (RenewalFailed, StoreError) as e:
+            self._reload_changed(state)
+        except RenewalFailed as e:
             log.warning("renewal_failed account=%s error=%s", account_id, e)
-            wait_s = None
-        if wait_s is None:
-            wait_s = _retry_in_s(self._failures[account_id])
-        else:
-            self._failures[account_id] = 0
-        return max(_LOOK_EVERY_S, min(wait_s, _MAX_SLEEP_S))
-
-    def _renew_if_due(self, account_id: str) -> float | None:
-        """The seconds until the next renewal is due; None where a renewal failed."""
-        row = self._reload(account_id)
+            ahead.failed(now)
+            return ahead.retry_at - now
+        if state.is_wanted:
+            return 0.0
+        row = self._rows.get(account_id)
+        if row is None:
+            # It was removed just now.
+            return _MAX_SLEEP_S
+        if ahead.asked is not None:
+            if row.version == ahead.asked:
+                ahead.failed(now)
+            elif not _works(row.access_token, row.expires_at, None):
+                log.warning("renewal_useless account=%s error=%s", account_id, _RENEWAL_USELESS)
+                ahead.failed(now)
+            else:
+                ahead.succeeded()
         # A revoked token cannot be renewed. It is checked again in case the account gets another one.
-        wait_s = _MAX_SLEEP_S if row.revoked else _until_renewal(row)
-        if wait_s > 0:
-            return wait_s
-        self._let_renew(row, _MAX_SLEEP_S)
-        old, row = row, self._reload(account_id)
-        if _was_useless(old, row, None):
-            log.warning("renewal_useless account=%s error=%s", account_id, _RENEWAL_USELESS)
-            return None
-        return None if row.last_error else 0.0
+        return _MAX_SLEEP_S if row.revoked else max(_until_renewal(row), ahead.retry_at - now)
+
+    def _ahead_of(self, account_id: str) -> "_Ahead":
+        return self._ahead.setdefault(account_id, _Ahead())
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """The renewals of one account ahead of time.
+
+    ``asked``: the version of the pair whose renewal was asked for. ``failures``: in a row. ``retry_at``: in monotonic
+    seconds.
+    """
+
+    asked: int | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+
+    def failed(self, now: float) -> None:
+        self.asked = None
+        self.failures += 1
+        self.retry_at = now + _retry_in_s(self.failures)
+
+    def succeeded(self) -> None:
+        self.asked, self.failures, self.retry_at = None, 0, 0.0
 
 
 def _works(token: str | None, expires_at: float | None, rejected: str | None) -> bool:
@@ -315,15 +502,28 @@ def _has_failed_since(began: TokenRow, row: TokenRow) -> bool:
     return ended and row.last_error is not None
 
 
+def renews_at(row: TokenRow) -> float | None:
+    """When the pair is renewed, about, in Unix seconds; None where it does not say when it expires."""
+    if row.expires_at is None:
+        return None
+    return row.expires_at - _ahead_s(row)
+
+
+def _ahead_s(row: TokenRow) -> float:
+    """How long before its expiry the pair is renewed. What it says of its own beginning (``iat``) does not count: a
+    token without that, or with a wrong one, would be renewed again and again."""
+    if row.expires_at is None or row.stored_at is None:
+        return _RENEW_UNKNOWN_AHEAD_S
+    return min(_RENEW_AHEAD_S, max(0.0, row.expires_at - row.stored_at) / 3)
+
+
 def _until_renewal(row: TokenRow) -> float:
     """Seconds until the pair should be renewed, at random so that the workers do not all ask at once."""
     if row.access_token is None:
         return 0.0
     if row.expires_at is None:
         return _MAX_SLEEP_S
-    left_s = row.expires_at - time.time()
-    ahead_s = min(_RENEW_AHEAD_S, (read_lifetime(row.access_token) or _RENEW_AHEAD_S) / 3) * random.uniform(0.7, 1.3)
-    return left_s - ahead_s
+    return row.expires_at - time.time() - _ahead_s(row) * random.uniform(0.7, 1.3)
 
 
 def _retry_in_s(failures: int) -> float:

@@ -21,6 +21,8 @@ Tone = Literal["good", "wait", "bad", "off"]
 
 # The kinds of an account that serves no request until a person has done something.
 UNUSABLE: frozenset[Kind] = frozenset({"needs_login", "sealed"})
+# The same, and those that a person wants so.
+OUT_OF_USE: frozenset[Kind] = UNUSABLE | {"paused"}
 # The kinds of an account that works now and will stop working.
 ENDING: frozenset[Kind] = frozenset({"ending"})
 
@@ -71,13 +73,21 @@ class Row:
         return self.zh if language == "zh" else self.en
 
 
+# Where there is no account at all.
+NO_ACCOUNT: Mapping[Language, str] = {
+    "en": "no Kimi account yet: run `flask --app wsgi accounts add`, or set KIMI_TOKENS and restart",
+    "zh": "还没有 Kimi 账号：请运行 `flask --app wsgi accounts add`，或者设置 KIMI_TOKENS 后重启",
+}
+
+SEALED_BY_ANOTHER = "another GATEWAY_SECRET has sealed it, or this gateway has none"
+
 # What to do about a login that cannot be used any more.
 NEW_LOGIN = (
-    "Log in at Kimi again in a private window, paste the refresh_token of that login into KIMI_TOKENS, restart, and "
-    "close the window without logging out."
+    "Log in at Kimi again in a private window, add the refresh_token of that login with `flask --app wsgi accounts "
+    "add`, and close the window without logging out."
 )
 NEW_LOGIN_ZH = (
-    "请在浏览器的无痕窗口里重新登录 Kimi，把这次登录的 refresh_token 填进 KIMI_TOKENS 并重启网关，"
+    "请在浏览器的无痕窗口里重新登录 Kimi，用 `flask --app wsgi accounts add` 添加这次登录的 refresh_token，"
     "然后直接关闭窗口，不要退出登录。"
 )
 

@@ -111,7 +111,7 @@ class Attempt:
         self._thread = turn.thread if conversation is None else None
         self._cancellation = cancellation
         self._emit = emit
-        self._account = services.accounts.get(lease.account_id)
+        self._account = services.accounts.leased(lease.account_id)
         self._upstream: Upstream = plan.upstreams[0]
         self._resume = plan.resume
         self._prepared = plan.prepared

@@ -22,6 +22,7 @@ from app.conversations.conversations import ConversationLease, Conversations
 from app.errors import (
     AccountLimited,
     AccountRejected,
+    AccountUnavailable,
     ChatForbidden,
     ChatUnknown,
     DatabaseUnavailable,
@@ -308,6 +309,9 @@ class _Run:
 
     def _charge(self, error: UpstreamError, lease: Lease, no_account_serves: bool) -> None:
         """What the account has to bear, or the model."""
+        if isinstance(error, AccountUnavailable):
+            # That is its owner's will, and no failure.
+            return
         cooldown = failover.cooldown_for(error)
         if isinstance(error, AccountRejected):
             cooldown = self._charge_rejection(error, lease)

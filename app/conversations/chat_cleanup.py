@@ -44,12 +44,12 @@ class ChatCleanup:
         self,
         store: Store,
         upstreams: Sequence[str],
-        account_ids: Sequence[str],
+        account_ids: Callable[[], Sequence[str]],
         delete: Callable[[PendingDeletion], None],
         keep_s: float,
     ) -> None:
-        """``upstreams``, ``account_ids``: notes of others stay until those are switched on again. ``delete``: deletes
-        one chat, or raises GatewayError. ``keep_s``: no answer runs longer.
+        """``upstreams``, ``account_ids``: notes of others stay until those are there again. ``delete``: deletes one
+        chat, or raises GatewayError. ``keep_s``: no answer runs longer.
         """
         self._store = store
         self._upstreams = upstreams
@@ -92,8 +92,11 @@ class ChatCleanup:
         while True:
             with self._lock:
                 self._ended.clear()
-                free = [id_ for id_ in self._account_ids if self._running[id_] < _PER_ACCOUNT]
+                account_ids = self._account_ids()
+                free = [id_ for id_ in account_ids if self._running[id_] < _PER_ACCOUNT]
                 is_full = self._running.total() >= _PER_PROCESS
+            if not account_ids:
+                return
             if is_full or not free:
                 # What is claimed and then waits would be claimed again by others.
                 self._ended.wait()
@@ -101,7 +104,7 @@ class ChatCleanup:
             row = self._store.pending_deletions.claim(self._upstreams, free, now, again_at)
             if row is not None:
                 self._put(row)
-            elif len(free) == len(self._account_ids) or not self._ended.wait(_BUSY_S):
+            elif len(free) == len(account_ids) or not self._ended.wait(_BUSY_S):
                 return
 
     def _put(self, row: PendingDeletion) -> None:

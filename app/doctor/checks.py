@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from app.accounts.pool import Accounts
-from app.accounts.renewal import renew_in_a_process
-from app.accounts.standings import ENDING, NEW_LOGIN, UNUSABLE, advice, standing_of, state
+from app.accounts.registry import DeclaredAccount, Registry
+from app.accounts.renewal import RenewalProcess
+from app.accounts.standings import ENDING, NEW_LOGIN, OUT_OF_USE, UNUSABLE, Standing, advice, standing_of, state
 from app.doctor import sites
 from app.doctor.findings import Finding, Mark, Privacy, database_name, database_path
 from app.doctor.sites import Probe
@@ -29,6 +30,7 @@ from app.errors import (
     AccountLimited,
     AccountRejected,
     AnswerEmpty,
+    GatewayError,
     UpstreamError,
     UpstreamOverloaded,
     UpstreamProtocolError,
@@ -78,7 +80,7 @@ _ADVICE: list[tuple[type[UpstreamError], str]] = [
 class _Catalogued(Protocol):
     """An upstream with a catalogue of models at Kimi."""
 
-    def listing(self, site: str, account: Account) -> Listing: ...
+    def listing(self, account: Account) -> Listing: ...
     def learn(self, site: str, listing: Listing) -> None: ...
 
 
@@ -108,7 +110,11 @@ class Doctor:
         self._wrong = settings.wrong
         self._privacy = privacy
         self._options = options
-        self._credentials = privacy.credentials(settings.config.credentials)
+        # Those of the settings, and from the check of the store on all.
+        self._declared: Sequence[DeclaredAccount] = [
+            DeclaredAccount(c, settings.config.site_of(c), settings.config.kimi_proxy)
+            for c in privacy.credentials(settings.config.credentials)
+        ]
         self._store: Store | None = None
         self._accounts: Accounts | None = None
         # Site → what it answered.
@@ -141,7 +147,7 @@ class Doctor:
             yield Finding("problem", "settings", sentence, "correct it in .env or in the environment")
         for name in self._settings.unknown:
             yield Finding("warning", "settings", f"{name} is set, but there is no such setting", "is it misspelt?")
-        for site, (name, other) in itertools.product(self._config.sites, _OTHER_SITE.items()):
+        for site, (name, other) in itertools.product(self._sites, _OTHER_SITE.items()):
             if is_at(site.base_url, name) and is_at(site.auth_url, other):
                 yield Finding(
                     "warning",
@@ -150,8 +156,8 @@ class Doctor:
                     f"unset KIMI_AUTH_URL, or set KIMI_AUTH_URL=https://auth.{name}",
                 )
         if not self._wrong:
-            accounts = len(self._credentials)
-            found = f"{accounts} account(s); listens on {self._config.host}:{self._config.port}"
+            accounts = len(self._declared)
+            found = f"{accounts} account(s) in KIMI_TOKENS; listens on {self._config.host}:{self._config.port}"
             yield Finding("ok", "settings", found)
 
     # store
@@ -168,9 +174,7 @@ class Doctor:
             return
         try:
             store.check_writable()
-            if self._config.credentials:
-                names = self._config.site_names
-                self._accounts = Accounts(self._credentials, names, store, renew_in_a_process)
+            self._learn_accounts(store)
         except StoreError as e:
             store.close()
             found = f"{name} cannot be written ({e})"
@@ -183,6 +187,20 @@ class Doctor:
         yield Finding("ok", "store", f"{name}: opens, can be written, version {store.version}, {sealed}")
         if path is not None:
             yield from self._check_file(path)
+
+    def _learn_accounts(self, store: Store) -> None:
+        """Raises StoreError."""
+        credentials = [account.credential for account in self._declared]
+        registry = Registry(
+            credentials,
+            self._config.site_of,
+            store,
+            proxy=self._config.kimi_proxy,
+            label_of=self._privacy.label,
+        )
+        self._privacy.learn([a.credential for a in registry.accounts.values()])
+        self._accounts = Accounts(registry, store, RenewalProcess(store))
+        self._declared = list(registry.accounts.values())
 
     def _check_file(self, path: Path) -> Iterator[Finding]:
         status = path.stat()
@@ -223,22 +241,29 @@ class Doctor:
     def _check_accounts(self) -> Iterator[Finding]:
         if "KIMI_TOKENS" in self._wrong:
             yield Finding("skipped", "account", "not checked: KIMI_TOKENS is wrong")
-        for c in self._credentials:
-            yield self._describe_account(c, self._row(c))
+        elif not self._declared:
+            advice = "flask --app wsgi accounts add, or set KIMI_TOKENS and restart (README, 'Get a token')"
+            yield Finding("problem", "account", "there is no Kimi account yet", advice)
+        for account in self._declared:
+            yield self._describe_account(account, self._row(account.credential))
 
     def _row(self, c: Credential) -> TokenRow | None:
         return self._store.tokens.find(c.id) if self._store is not None and c.refresh_token else None
 
-    def _describe_account(self, c: Credential, row: TokenRow | None) -> Finding:
+    def _describe_account(self, account: DeclaredAccount, row: TokenRow | None) -> Finding:
+        c = account.credential
         hint = self._privacy.hint(c)
         if level := describe_level((row.access_token if row else c.access_token) or c.refresh_token):
             hint += f", {level}"
-        standing = standing_of(c, row)
+        if account.paused_at is not None:
+            standing = Standing("paused", account.id, account.label, since=account.paused_at)
+        else:
+            standing = standing_of(c, row)
         mark: Mark = (
             "problem"
             if standing.kind in UNUSABLE
             else "warning"
-            if standing.kind in ENDING or standing.said
+            if standing.kind in OUT_OF_USE | ENDING or standing.said
             else "ok"
         )
         return Finding(mark, "account", f"{hint}: {state(standing)}", advice(standing))
@@ -247,7 +272,7 @@ class Doctor:
 
     def _check_sites(self) -> Iterator[Finding]:
         probes = []
-        for site in self._config.sites:
+        for site, proxy in itertools.chain.from_iterable(map(self._ways, self._sites)):
             for check, setting, url, call in (
                 ("site", "KIMI_BASE_URL", site.base_url, sites.SITE_CALL),
                 ("auth", "KIMI_AUTH_URL", site.auth_url, sites.AUTH_CALL),
@@ -255,21 +280,34 @@ class Doctor:
                 if setting in self._wrong:
                     yield Finding("skipped", check, f"not checked: {setting} is wrong")
                     continue
-                http = KimiHttp(url, Timeouts(self._config.connect_timeout_s, 15.0, 15.0))
+                http = KimiHttp(url, Timeouts(self._config.connect_timeout_s, 15.0, 15.0), proxy=proxy)
                 probe = sites.probe(http, call)
                 http.close()
                 probes.append(probe)
                 found = sites.describe(check, setting, http, probe, "ok" if check == "site" else "warning")
                 if check == "site":
-                    self._probes[site.name] = probe
+                    self._probes.setdefault(site.name, probe)
+                    if probe.reply is not None:
+                        self._probes[site.name] = probe
                 elif found.mark == "problem" and not self._is_refreshed_at(site):
                     # It is not needed: no account of it has a refresh token.
                     found = Finding("warning", found.check, found.found, found.advice)
                 yield found
         yield from self._check_clock([p.ahead_s for p in probes if p.ahead_s is not None])
 
+    def _ways(self, site: Site) -> list[tuple[Site, str]]:
+        """The site with each proxy that its accounts use."""
+        proxies = [account.proxy for account in self._declared if account.site == site]
+        return [(site, proxy) for proxy in dict.fromkeys(proxies or [self._config.kimi_proxy])]
+
     def _is_refreshed_at(self, site: Site) -> bool:
-        return any(c.refresh_token for c in self._credentials if self._config.site_of(c) == site)
+        return any(account.is_renewable for account in self._declared if account.site == site)
+
+    @property
+    def _sites(self) -> Sequence[Site]:
+        """Of all accounts, each once; without any, the one that the settings name."""
+        found = {account.site.name: account.site for account in self._declared}
+        return tuple(found.values()) or self._config.sites
 
     def _check_clock(self, ahead: list[float]) -> Iterator[Finding]:
         if not ahead:
@@ -284,9 +322,9 @@ class Doctor:
     # refresh
 
     def _check_refresh(self) -> Iterator[Finding]:
-        for c in self._credentials:
-            if c.refresh_token is not None:
-                yield self._refresh(c)
+        for account in self._declared:
+            if account.is_renewable and account.paused_at is None:
+                yield self._refresh(account.credential)
         self._usable = list(self._find_usable())
 
     def _refresh(self, c: Credential) -> Finding:
@@ -315,11 +353,12 @@ class Doctor:
         """The accounts whose token works now, as the gateway would use them."""
         if self._accounts is not None:
             self._accounts.reload()
-        for c in self._credentials:
+        for declared in self._declared:
+            c = declared.credential
             if self._accounts is not None:
                 try:
                     account = self._accounts.get(c.id)
-                except UpstreamError:
+                except GatewayError:
                     continue
             else:
                 account = Account(
@@ -331,7 +370,9 @@ class Doctor:
                     c.user_id,
                     c.device_id,
                     c.session_id,
-                    self._config.site_of(c).name,
+                    declared.site.name,
+                    declared.site.base_url,
+                    declared.proxy,
                 )
             if account.token and not account.has_expired():
                 yield account
@@ -339,7 +380,7 @@ class Doctor:
     # turns
 
     def _check_turns(self) -> Iterator[Finding]:
-        for site in self._config.sites:
+        for site in self._sites:
             yield from self._check_turns_at(site)
 
     def _check_turns_at(self, site: Site) -> Iterator[Finding]:
@@ -373,7 +414,7 @@ class Doctor:
     def _check_tools(self) -> Iterator[Finding]:
         if not self._options.tools:
             return
-        for site in self._config.sites:
+        for site in self._sites:
             accounts = [account for account in self._usable if account.site == site.name]
             reason = self._why_no_turn(site, accounts)
             if reason is not None or self._store is None:
@@ -410,13 +451,13 @@ class Doctor:
 
     def _name(self, generation: Generation, site: Site) -> str:
         """The protocol, and the site where there are several."""
-        return generation.upstream.name + (f" at {site.name}" if len(self._config.sites) > 1 else "")
+        return generation.upstream.name + (f" at {site.name}" if len(self._sites) > 1 else "")
 
     def _check_models(self, generation: Generation, site: Site, account: Account) -> Finding:
         name, ids = self._name(generation, site), ", ".join(model.id for model in generation.models)
         if isinstance(generation.upstream, _Catalogued):
             try:
-                listing = generation.upstream.listing(site.name, account)
+                listing = generation.upstream.listing(account)
             except UpstreamError as e:
                 advice = "the models that the gateway knows itself are served all the same"
                 return Finding("warning", "models", f"{name}: {ids}; Kimi's own list: {e.message}", advice)
@@ -472,12 +513,13 @@ class Doctor:
 
     def _advice_on_site(self, account: Account) -> str:
         """What to do if a token may be used at the wrong site; empty if there is no sign of that."""
-        c = next((c for c in self._credentials if c.id == account.id), None)
-        if c is None or c.home is None or is_at(self._config.site_of(c).base_url, c.home.name):
+        declared = next((one for one in self._declared if one.id == account.id), None)
+        home = None if declared is None else declared.credential.home
+        if declared is None or home is None or is_at(declared.site.base_url, home.name):
             return ""
         return (
-            f"{c.home.name} has issued this token, and tokens of one site are worth nothing at the other: unset "
-            f"KIMI_BASE_URL, or write token@{c.home.name} in KIMI_TOKENS"
+            f"{home.name} has issued this token, and tokens of one site are worth nothing at the other: unset "
+            f"KIMI_BASE_URL, or write token@{home.name} in KIMI_TOKENS"
         )
 
     # what was not understood

@@ -41,17 +41,26 @@ class Privacy:
 
     def __init__(self, config: Config, *, anonymous: bool) -> None:
         self.anonymous = anonymous
-        self._secrets = [secret for secret in config.secrets if len(secret) >= 4]
-        self._labels = {c.label: f"account {number}" for number, c in enumerate(config.credentials, start=1)}
-        self._ids = [
-            value
-            for c in config.credentials
-            for value in (c.id, c.user_id, c.device_id, c.session_id)
-            if value is not None
-        ]
+        self._secrets: list[str] = []
+        self._labels: dict[str, str] = {}
+        self._ids: list[str] = []
+        self._learn_secrets(config.secrets)
+        self.learn(config.credentials)
         path = database_path(config)
         name = (str(path), "the database file") if path else (database_name(config), "the PostgreSQL database")
         self._paths = [name, (str(Path.home()), "~")]
+
+    def learn(self, credentials: Sequence[Credential]) -> None:
+        """Removes the private data of these accounts, too."""
+        for c in credentials:
+            self._learn_secrets(c.secrets)
+            self.label(c.label)
+            for value in (c.id, c.user_id, c.device_id, c.session_id):
+                if value is not None and value not in self._ids:
+                    self._ids.append(value)
+
+    def _learn_secrets(self, secrets: Sequence[str]) -> None:
+        self._secrets += (secret for secret in secrets if len(secret) >= 4 and secret not in self._secrets)
 
     @property
     def private(self) -> list[str]:
@@ -62,7 +71,13 @@ class Privacy:
         """The credentials with labels that may be shown."""
         if not self.anonymous:
             return tuple(credentials)
-        return tuple(replace(c, label=self._labels[c.label]) for c in credentials)
+        return tuple(replace(c, label=self.label(c.label)) for c in credentials)
+
+    def label(self, label: str) -> str:
+        """The label that may be shown instead."""
+        if label not in self._labels.values():
+            self._labels.setdefault(label, f"account {len(self._labels) + 1}")
+        return self._labels.get(label, label) if self.anonymous else label
 
     def hint(self, credential: Credential) -> str:
         """A name of the account: its label and, unless ``anonymous``, the end of its token."""

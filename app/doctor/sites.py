@@ -50,8 +50,11 @@ def describe(check: str, setting: str, http: KimiHttp, probed: Probe, gone: Mark
     """``gone``: the mark where the host does not know the call."""
     url, reply = http.base_url, probed.reply
     if reply is None:
-        found, advice = _no_answer(url, setting, probed)
+        found, advice = _no_answer(http, setting, probed)
         return Finding("problem", check, f"{url}: {found}", advice)
+    if reply.status == 407:
+        found = f"{url}: the proxy {http.proxy} wants another user name or password"
+        return Finding("problem", check, found, _PROXY_ADVICE)
     if 300 <= reply.status < 400:
         return _redirect(check, setting, url, reply)
     if reply.status >= 500:
@@ -71,7 +74,8 @@ def describe(check: str, setting: str, http: KimiHttp, probed: Probe, gone: Mark
             "often blocked, so try another network",
         )
     status = "" if reply.status == 401 else f"status {reply.status}, "
-    return Finding("ok", check, f"{url} answers ({status}{probed.took_s * 1000:.0f} ms)")
+    via = f" through the proxy {http.proxy}" if http.proxy else ""
+    return Finding("ok", check, f"{url} answers{via} ({status}{probed.took_s * 1000:.0f} ms)")
 
 
 def _redirect(check: str, setting: str, url: str, reply: Reply) -> Finding:
@@ -100,8 +104,14 @@ def _target(url: str, location: str) -> tuple[str, str] | None:
     return (host, f"{target.scheme}://{host}{f':{port}' if port else ''}") if host else None
 
 
-def _no_answer(url: str, setting: str, probed: Probe) -> tuple[str, str]:
-    name = urlsplit(url).hostname
+_PROXY_ADVICE = "check KIMI_PROXY, that of the account, and HTTPS_PROXY and NO_PROXY of the gateway's environment"
+
+
+def _no_answer(http: KimiHttp, setting: str, probed: Probe) -> tuple[str, str]:
+    name = urlsplit(http.base_url).hostname
+    if http.proxy and any(_is_the_proxys(cause) for cause in _causes(probed.error)):
+        innermost = [type(cause).__name__ for cause in _causes(probed.error)][-1]
+        return f"the proxy {http.proxy} does not pass it on ({innermost})", _PROXY_ADVICE
     for cause in _causes(probed.error):
         match cause:
             case socket.gaierror():
@@ -109,7 +119,8 @@ def _no_answer(url: str, setting: str, probed: Probe) -> tuple[str, str]:
             case ssl.SSLCertVerificationError():
                 return (
                     f"its certificate is not accepted ({cause.verify_message})",
-                    "check this machine's clock and its CA certificates; something in between may intercept TLS",
+                    "check this machine's clock; if something in between intercepts TLS, such as a company's proxy, "
+                    "set REQUESTS_CA_BUNDLE to the file of its certificate",
                 )
             case ssl.SSLError():
                 return "TLS fails", f"check that {setting} is an https address; a firewall may be in between"
@@ -118,7 +129,7 @@ def _no_answer(url: str, setting: str, probed: Probe) -> tuple[str, str]:
     if isinstance(probed.error, UpstreamTimeout):
         return (
             f"no answer within {probed.took_s:.0f} s",
-            "a firewall may drop the packets; note that the gateway does not use HTTP_PROXY and HTTPS_PROXY",
+            "a firewall may drop the packets; where a proxy is needed, set KIMI_PROXY or HTTPS_PROXY",
         )
     innermost = [type(cause).__name__ for cause in _causes(probed.error)][-1]
     return f"the connection fails ({innermost})", f"check {setting} and this machine's network"
@@ -128,6 +139,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _is_the_proxys(error: BaseException) -> bool:
+    """Whether a proxy cannot be reached or refuses: urllib3 and PySocks both have a class of this name."""
+    return any(kind.__name__ == "ProxyError" for kind in type(error).__mro__)
 
 
 def _is_json(reply: Reply) -> bool:

@@ -33,8 +33,7 @@ class Setting:
     name: str
     """The environment variable."""
     parser: Parser
-    default: str | None
-    """None: there is no default, the setting is required."""
+    default: str
     about: str
     about_zh: str
     is_secret: bool
@@ -46,7 +45,7 @@ class Setting:
 def _setting(
     name: str,
     parser: Parser | Callable[[str], Any],
-    default: str | None,
+    default: str,
     about: str,
     about_zh: str,
     *,
@@ -65,12 +64,13 @@ class Config:
 
     credentials: tuple[Credential, ...] = _setting(
         "KIMI_TOKENS",
-        parse_credentials,
-        None,
+        lambda text: parse_credentials(text) if text else (),
+        "",
         "Kimi tokens (best: refresh tokens), comma-separated. `name=token` gives an account a name. `token@kimi.ai` "
-        "or `token@kimi.com` says at which site the account lives, if its token does not.",
+        "or `token@kimi.com` says at which site the account lives, if its token does not. Accounts can also be added "
+        "while the gateway runs: `flask --app wsgi accounts add`.",
         "Kimi token（最好是 refresh token），用逗号分隔。`名字=token` 给账号起名；token 本身没有写明站点时，"
-        "用 `token@kimi.ai` 或 `token@kimi.com` 指明。",
+        "用 `token@kimi.ai` 或 `token@kimi.com` 指明。也可以在网关运行时添加账号：`flask --app wsgi accounts add`。",
         secret=True,
     )
     api_keys: tuple[ApiKey, ...] = _setting(
@@ -146,6 +146,18 @@ class Config:
         "给所有账号的 token 续期的站点。不设置时由各账号的站点决定：kimi.ai 用 `https://auth.kimi.ai`，"
         "其他用 `https://auth.kimi.com`。",
         advanced=True,
+    )
+    kimi_proxy: str = _setting(
+        "KIMI_PROXY",
+        parsers.proxy_url,
+        "",
+        "Proxy for all requests to Kimi, `http://user:password@host:port`, `https://`, `socks5://` or `socks5h://` "
+        "(the proxy resolves names). If unset, `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` count; `direct`: no proxy, "
+        "whatever they say. An account may have another one: `flask --app wsgi accounts change NAME --proxy URL`.",
+        "访问 Kimi 时使用的代理：`http://user:password@host:port`、`https://`、`socks5://` 或 `socks5h://`"
+        "（由代理解析域名）。不设置时按 `HTTPS_PROXY`、`HTTP_PROXY`、`NO_PROXY`；`direct`：不管它们，直接连接。"
+        "账号可以另用一个：`flask --app wsgi accounts change NAME --proxy URL`。",
+        secret=True,
     )
     gateway_secret: str | None = _setting(
         "GATEWAY_SECRET",
@@ -544,11 +556,6 @@ class Config:
         return replace(site, auth_url=self.kimi_auth_url) if self.kimi_auth_url else site
 
     @property
-    def site_names(self) -> dict[str, str]:
-        """Account id → the name of its site."""
-        return {credential.id: self.site_of(credential).name for credential in self.credentials}
-
-    @property
     def sites(self) -> tuple[Site, ...]:
         """The sites of all accounts, each once; where there is no account, the one that KIMI_BASE_URL names."""
         found = {site.name: site for site in map(self.site_of, self.credentials)}
@@ -567,7 +574,8 @@ class Config:
         """Every text that must never be shown."""
         tokens = [token for credential in self.credentials for token in credential.secrets]
         own = [self.gateway_secret] if self.gateway_secret else []
-        return [*tokens, *(key.secret for key in self.api_keys), *own, *parsers.passwords_in(self.database_url)]
+        passwords = [*parsers.passwords_in(self.database_url), *parsers.passwords_in(self.kimi_proxy)]
+        return [*tokens, *(key.secret for key in self.api_keys), *own, *passwords]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Config":
@@ -587,7 +595,7 @@ class Config:
                 values[field_name] = _read(env, setting)
             except ConfigError as e:
                 wrong[setting.name] = str(e)
-                values[field_name] = () if setting.default is None else _read({}, setting)
+                values[field_name] = _read({}, setting)
         config = cls(**values)
         if "GATEWAY_API_KEYS" not in wrong:
             try:
@@ -626,7 +634,7 @@ class Examination:
     """What ``Config.examine`` found."""
 
     config: Config
-    """With the default of each setting that cannot be used (KIMI_TOKENS: no credentials)."""
+    """With the default of each setting that cannot be used."""
     wrong: Mapping[str, str]
     """The error of each setting that cannot be used, by name."""
     unknown: tuple[str, ...]
@@ -687,8 +695,6 @@ def _settings() -> Iterator[tuple[str, Setting]]:
 
 def _read(env: Mapping[str, str], setting: Setting) -> Any:
     text = env.get(setting.name, "").strip() or setting.default
-    if text is None:
-        raise ConfigError(f"{setting.name} is not set: paste at least one Kimi token (README, 'Get a token')")
     try:
         return setting.parser.parse(text)
     except CredentialError as e:

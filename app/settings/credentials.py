@@ -31,7 +31,15 @@ FREE_LEVEL = 10
 
 
 class CredentialError(ValueError):
-    """An entry that cannot be a Kimi token. The text contains the number of the entry, not the entry."""
+    """An entry that cannot be a Kimi token. The text contains the number of the entry, not the entry.
+
+    ``code``: a machine-readable name of what is wrong. ``entry``: the number of the entry, from 1; 0: none of them.
+    """
+
+    def __init__(self, code: str, message: str, entry: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.entry = entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,11 @@ class Credential:
     def secrets(self) -> tuple[str, ...]:
         return tuple(token for token in (self.access_token, self.refresh_token) if token)
 
+    @property
+    def user_hint(self) -> str:
+        """The last four characters of the Kimi user's id, by which its owner recognises it; empty if unknown."""
+        return (self.user_id or "")[-4:]
+
 
 def parse_credentials(text: str) -> tuple[Credential, ...]:
     """The credentials in KIMI_TOKENS, in order. Raises CredentialError: for the first entry that is not a token.
@@ -83,7 +96,7 @@ def parse_credentials(text: str) -> tuple[Credential, ...]:
     """
     entries = [entry for entry in (_clean(part) for part in _split(text)) if entry]
     if not entries:
-        raise CredentialError("contains no token; paste at least one (README, 'Get a token')")
+        raise CredentialError("empty", "contains no token; paste at least one (README, 'Get a token')")
     credentials: dict[str, Credential] = {}
     labels: dict[str, str] = {}
     for number, entry in enumerate(entries, start=1):
@@ -92,7 +105,7 @@ def parse_credentials(text: str) -> tuple[Credential, ...]:
         if other is not None and _preference(other) >= _preference(credential):
             continue
         if labels.setdefault(credential.label, credential.id) != credential.id:
-            raise CredentialError(f"the label '{credential.label}' is used twice")
+            raise CredentialError("label_twice", f"the label '{credential.label}' is used twice", number)
         credentials[credential.id] = credential
     return tuple(credentials.values())
 
@@ -112,13 +125,6 @@ def read_claims(token: str) -> dict[str, Any]:
 def read_expiry(token: str) -> float | None:
     """When a JWT expires, in Unix seconds; None if it does not say so."""
     return _number(read_claims(token), "exp")
-
-
-def read_lifetime(token: str) -> float | None:
-    """The lifetime of a JWT, in seconds; None if it does not say so."""
-    claims = read_claims(token)
-    issued_at, expires_at = _number(claims, "iat"), _number(claims, "exp")
-    return None if issued_at is None or expires_at is None else expires_at - issued_at
 
 
 def read_level(token: str) -> int | None:
@@ -203,7 +209,11 @@ def _parse_entry(entry: str, number: int) -> Credential:
     if named and named[1].lower() != "kimi-auth" and _is_label(entry, _clean(named[2])):
         label, entry = named[1], _clean(named[2])
     entry, site = _split_site(entry, number)
-    tokens = [_checked(token, number) for token in _tokens_in(entry, number)]
+    return credential_of([_checked(token, number) for token in _tokens_in(entry, number)], label, site)
+
+
+def credential_of(tokens: Sequence[str], label: str, site: Site | None) -> Credential:
+    """The account of these tokens, at least one: an access token, a refresh token, or both."""
     credential = Credential(_id(tokens), label, site=site)
     for token in tokens:
         credential = _with_token(credential, token)
@@ -220,12 +230,13 @@ def _split_site(entry: str, number: int) -> tuple[str, Site | None]:
         try:
             site = site_at(http_url(found[2]))
         except ValueError as e:
-            raise CredentialError(f"entry {number}: after '@': {e}") from None
+            raise CredentialError("unknown_site", f"entry {number}: after '@': {e}", number) from None
     if site is None:
         if _looks_like_cookies(entry) or entry.startswith("{"):
             # It may stand in another cookie, or in JSON.
             return entry, None
-        raise CredentialError(f"entry {number}: expected kimi.com, kimi.ai or a base URL after '@'")
+        message = f"entry {number}: expected kimi.com, kimi.ai or a base URL after '@'"
+        raise CredentialError("unknown_site", message, number)
     return _clean(found[1]), site
 
 
@@ -247,8 +258,10 @@ def _tokens_in(entry: str, number: int) -> Sequence[str]:
         cookies = dict(part.strip().split("=", 1) for part in entry.split(";") if "=" in part)
         if "kimi-auth" not in cookies:
             raise CredentialError(
+                "cookies_without_token",
                 f"entry {number} looks like cookies, but kimi-auth is not among them: new logins do not get it any "
-                "more; paste the value of refresh_token from the site's local storage (README, 'Get a token')"
+                "more; paste the value of refresh_token from the site's local storage (README, 'Get a token')",
+                number,
             )
         return [_clean(cookies["kimi-auth"])]
     return [_clean(re.sub(r"^kimi-auth\s*=", "", entry, flags=re.IGNORECASE))]
@@ -259,7 +272,8 @@ def _tokens_in_storage(entry: str, number: int) -> Sequence[str]:
     try:
         storage = orjson.loads(entry)
     except ValueError:
-        raise CredentialError(f"entry {number} begins like JSON but is not; paste it whole, on one line") from None
+        message = f"entry {number} begins like JSON but is not; paste it whole, on one line"
+        raise CredentialError("broken_json", message, number) from None
     tokens = []
     for name in ("access_token", "refresh_token"):
         value = storage.get(name)
@@ -268,7 +282,8 @@ def _tokens_in_storage(entry: str, number: int) -> Sequence[str]:
         if isinstance(value, str) and value:
             tokens.append(_clean(value))
     if not tokens:
-        raise CredentialError(f"entry {number} is JSON without access_token or refresh_token")
+        message = f"entry {number} is JSON without access_token or refresh_token"
+        raise CredentialError("json_without_token", message, number)
     return tokens
 
 
@@ -279,12 +294,16 @@ def _looks_like_cookies(entry: str) -> bool:
 def _checked(token: str, number: int) -> str:
     if token.startswith("sk-"):
         raise CredentialError(
+            "official_api_key",
             f"entry {number} is an API key of the official platform; paste the token of a login at Kimi's site "
-            "instead (README, 'Get a token')"
+            "instead (README, 'Get a token')",
+            number,
         )
     if not re.fullmatch(r"[A-Za-z0-9_.=+/~-]{8,}", token):
         raise CredentialError(
-            f"entry {number} is not a token: a Kimi token is one word of at least 8 letters, digits, '.', '-', '_'"
+            "not_a_token",
+            f"entry {number} is not a token: a Kimi token is one word of at least 8 letters, digits, '.', '-', '_'",
+            number,
         )
     return token
 

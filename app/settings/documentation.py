@@ -32,7 +32,6 @@ class _Words:
     title: str
     introduction: str
     columns: tuple[str, ...]
-    required: str
     none: str
     advanced: str
     about_advanced: str
@@ -48,7 +47,6 @@ _WORDS: dict[Language, _Words] = {
             "This page is the output of `flask --app wsgi settings --language en` ([中文](settings.zh-CN.md))."
         ),
         columns=("name", "default", "accepted", "meaning"),
-        required="required",
         none="none",
         advanced="Advanced",
         about_advanced="The defaults of these suit nearly everybody. Tests and unusual networks need other values.",
@@ -61,7 +59,6 @@ _WORDS: dict[Language, _Words] = {
             "本页由 `flask --app wsgi settings --language zh` 生成（[English](settings.md)）。"
         ),
         columns=("名称", "默认值", "取值", "含义"),
-        required="必填",
         none="无",
         advanced="高级设置",
         about_advanced="这些设置项的默认值几乎适合所有人，只有测试和特殊网络环境才需要改。",
@@ -72,9 +69,7 @@ _WORDS: dict[Language, _Words] = {
 def _table(words: _Words, settings: Iterable[Setting], language: Language) -> list[str]:
     lines = [f"| {' | '.join(words.columns)} |", "|---|---|---|---|"]
     for setting in settings:
-        default = (
-            words.required if setting.default is None else f"`{setting.default}`" if setting.default else words.none
-        )
+        default = f"`{setting.default}`" if setting.default else words.none
         about = setting.about if language == "en" else setting.about_zh
         cells = (f"`{setting.name}`", default, setting.parser.values, about)
         lines.append(f"| {' | '.join(cells)} |")

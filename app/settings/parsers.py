@@ -131,6 +131,37 @@ def folder(text: str) -> str:
     return str(HOME / text)
 
 
+_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+
+# No proxy, whatever the environment says.
+DIRECT = "direct"
+
+
+def proxy_url(text: str) -> str:
+    """The URL of a proxy, ``direct``, or nothing. An HTTP proxy may be written without ``http://``."""
+    text = text.strip()
+    if not text or text.lower() == DIRECT:
+        return text.lower()
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        # An invalid port raises ValueError when it is read.
+        complete = parts.scheme in _PROXY_SCHEMES and parts.hostname and parts.port != 0
+    except ValueError:
+        complete = False
+    if not complete or parts.query or parts.fragment or parts.path not in ("", "/") or re.search(r"\s", url):
+        raise HiddenValueError(
+            "expected direct, or the URL of a proxy such as http://user:password@proxy.example:8080 or "
+            "socks5h://127.0.0.1:1080; write special characters of the password as %40 and the like"
+        )
+    return url.rstrip("/")
+
+
+def without_password(url: str) -> str:
+    """A URL without its user name and password."""
+    return re.sub(r"//[^/]*@", "//", url)
+
+
 def database_url(text: str) -> str:
     """Makes the path of a SQLite file absolute, and adds the installed driver to the URL of a PostgreSQL database."""
     if re.match(r"sqlite:///(?!:memory:).+", text):
@@ -184,7 +215,7 @@ def _split_as_sqlalchemy_does(url: str) -> SplitResult:
 
 
 def passwords_in(url: str) -> list[str]:
-    """The passwords in the URL of a database, each as written and decoded."""
+    """The passwords in a URL, each as written and decoded."""
     parts = urlsplit(url, allow_fragments=False)
     written = [parts.password or "", *parse_qs(parts.query).get("password", [])]
     return [password for text in written if text for password in dict.fromkeys((text, unquote(text)))]

@@ -1,7 +1,8 @@
 """The database: what several workers must agree on, and what must survive them.
 
 Knows SQL and the migrations. Knows no policy: not what is fresh, who is next, or what a client may do. Holds message
-text only where transcripts are switched on, and tokens only of accounts that are refreshed; ``vault`` seals both.
+text only where transcripts are switched on, and tokens only of accounts that are refreshed or were added by command;
+``vault`` seals both.
 Times are Unix seconds.
 """
 
@@ -10,6 +11,7 @@ import secrets
 import sqlalchemy as sa
 
 from app.store import tables
+from app.store.account_entries import AccountEntryRow, AccountEntryRows
 from app.store.accounts import AccountRows
 from app.store.api_keys import KeyRow, KeyRows
 from app.store.chat_cleanup import PendingDeletion, PendingDeletionRows
@@ -22,15 +24,17 @@ from app.store.files import FileRow, FileRows
 from app.store.idempotency import IdempotentAnswerRow, IdempotentAnswerRows
 from app.store.leases import LeaseRow, LeaseRows
 from app.store.ledger import LedgerRows
-from app.store.login_tokens import TokenRow, TokenRows
+from app.store.login_tokens import TokenRow, TokenRows, TokenState, WantedRefresh
 from app.store.migrations import VERSION, migrate
 from app.store.open_chats import OpenChatRows
 from app.store.processes import ProcessRows
+from app.store.roles import RoleRows
 from app.store.transcripts import TranscriptRows
 from app.store.uploads import UploadRows
 from app.store.vault import Vault, WrongSecret
 
 __all__ = [
+    "AccountEntryRow",
     "ConversationRow",
     "Database",
     "FileRow",
@@ -43,8 +47,10 @@ __all__ = [
     "StoreUnavailable",
     "StoreUnusable",
     "TokenRow",
+    "TokenState",
     "Transaction",
     "UnrecognisedRow",
+    "WantedRefresh",
     "WrongSecret",
 ]
 
@@ -67,6 +73,7 @@ class Store:
             migrate(self.database)
             self.accounts = AccountRows(self.database)
             self.processes = ProcessRows(self.database)
+            self.roles = RoleRows(self.database)
             self.leases = LeaseRows(self.database)
             self.ledger = LedgerRows(self.database)
             self.idempotent_answers = IdempotentAnswerRows(self.database)
@@ -79,12 +86,14 @@ class Store:
             self.facts = Facts(self.database)
             self.unrecognised = Unrecognised(self.database)
             salt = bytes.fromhex(self.facts.set_once("vault_salt", secrets.token_hex(16)))
-            vault = Vault(secret, salt)
             # Tells this database from others.
             self.name = self.facts.set_once("name", secrets.token_hex(8))
+            # Seals what else is private, such as a text that was pasted and is not stored yet.
+            self.vault = vault = Vault(secret, salt)
             # For digests of what is said in conversations.
             self.digest_key = bytes.fromhex(self.facts.set_once("digest_key", secrets.token_hex(32)))
             self.tokens = TokenRows(self.database, vault)
+            self.account_entries = AccountEntryRows(self.database, vault)
             self.transcripts = TranscriptRows(self.database, vault)
             self.console = ConsoleRows(self.database, vault)
         except WrongSecret as e:
@@ -96,6 +105,14 @@ class Store:
         except StoreError as e:
             self.close()
             raise self.database.unusable(e) from e
+
+    def seal(self) -> None:
+        """Seals the tokens that were stored before GATEWAY_SECRET was set.
+
+        Only the gateway may call this. A command may have the secret while the gateway still runs without it.
+        """
+        self.tokens.seal()
+        self.account_entries.seal()
 
     def close(self) -> None:
         self.database.close()

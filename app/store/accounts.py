@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
-from app.store.database import Database, Transaction
+from app.store.database import Database, Row, Transaction
 from app.store.dialects import listed, one_of, per_dialect
 from app.store.leases import ALL_ACCOUNTS, REJECTED, WHOLE_ACCOUNT, Cooldown
 from app.store.tables import accounts, cooldowns
@@ -43,6 +43,8 @@ _MODEL_COOLDOWNS = (
     .order_by(cooldowns.c.account_id, cooldowns.c.scope)
 )
 
+_ALL = sa.select(accounts.c.id, accounts.c.streams)
+
 
 class AccountRows:
     """The table ``accounts``. The streams that run on an account are in ``leases``."""
@@ -51,18 +53,22 @@ class AccountRows:
         self._database = database
 
     def add(self, ids: Sequence[str], now: float) -> None:
-        """These are in the settings of a gateway."""
+        """A gateway has these."""
         if self._database.run(_SEE, ids=listed(ids), now=now) < len(set(ids)):
             self._database.in_exclusive_transaction(lambda tx: [tx.run(_ADD, id=id_, now=now) for id_ in ids])
 
     def delete_unseen(self, before: float, most: int) -> int:
-        """Deletes accounts that no gateway has had in its settings since ``before``, at most so many, with their
+        """Deletes accounts that no gateway has had since ``before``, at most so many, with their
         cooldowns. Returns how many. Their token pairs stay.
         """
         deleted = self._database.run(_DELETE_UNSEEN, before=before, most=most)
         if deleted:
             self._database.run(_DELETE_COOLDOWNS)
         return deleted
+
+    def all(self) -> list[Row]:
+        """``id`` and ``streams`` of all accounts, see ``tables.accounts``."""
+        return self._database.rows(_ALL)
 
     def set_refused(self, tx: Transaction, account_id: str, token: str) -> bool:
         """Kimi has rejected the token with this digest. False if it had rejected the same one before."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from app.store.database import Database, Transaction
+from app.store.database import Database, Row, Transaction
 from app.store.dialects import listed, one_of, per_dialect
 from app.store.tables import pending_deletions
 
@@ -68,6 +68,12 @@ _OF_CHAT = (
     pending_deletions.c.chat_id == _P("of_chat_id"),
 )
 
+_BY_ACCOUNT = sa.select(
+    pending_deletions.c.account_id,
+    sa.func.count().label("chats"),
+    sa.func.min(pending_deletions.c.due_at).label("oldest"),
+).group_by(pending_deletions.c.account_id)
+
 _DELETE = sa.delete(pending_deletions).where(*_OF_CHAT)
 
 
@@ -100,6 +106,10 @@ class PendingDeletionRows:
         """How many chats are to be deleted, and when the first of them is due."""
         row = self._database.row(_SUMMARY)
         return (0, None) if row is None else (int(row["chats"]), row["first_due_at"])
+
+    def by_account(self) -> list[Row]:
+        """Of each account that has any: ``account_id``, number of its ``chats``, and when the ``oldest`` is due."""
+        return self._database.rows(_BY_ACCOUNT)
 
     def postpone(self, row: PendingDeletion, due_at: float) -> None:
         """A try has failed. The row is added if it is not there: the chat could not be noted before."""

@@ -151,6 +151,11 @@ class Database:
         is_transient = isinstance(error, StoreError) and error.is_transient
         return StoreUnavailable(message) if is_transient else StoreUnusable(message)
 
+    @property
+    def is_server(self) -> bool:
+        """Whether it is on a server, which others may administer."""
+        return self._kind.is_server
+
     def close(self) -> None:
         self._engine.dispose()
 

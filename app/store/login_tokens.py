@@ -3,15 +3,16 @@
 Must never know how or when a token is refreshed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
-from app.store.database import Database, Row
-from app.store.dialects import per_dialect
+from app.store.database import Database, Row, Transaction
+from app.store.dialects import listed, one_of, per_dialect
 from app.store.tables import tokens
-from app.store.vault import Vault
+from app.store.vault import Vault, WrongSecret
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,48 @@ class TokenRow:
     revoked: bool
     holder: str
     held_until: float
+    stored_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenState:
+    """A pair without its tokens. ``is_wanted``: its refresh was asked for and has not ended."""
+
+    account_id: str
+    source: str
+    version: int
+    last_error: str | None
+    revoked: bool
+    is_wanted: bool
+
+    def is_of(self, row: TokenRow) -> bool:
+        """Whether the row, which was read before, is still what it was."""
+        return (row.source, row.version, row.last_error, row.revoked) == (
+            self.source,
+            self.version,
+            self.last_error,
+            self.revoked,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRefresh:
+    """A refresh that was asked for. ``login``: see ``TokenRows.want``; None if this process cannot read it."""
+
+    account_id: str
+    version: int
+    login: str | None = field(repr=False)
 
 
 _P = sa.bindparam
 
 # Columns whose names differ from TokenRow's.
 _NEW_NAMES = {"trouble": "last_error", "dead": "revoked"}
-_COLUMNS = [column.label(_NEW_NAMES.get(column.name, column.name)) for column in tokens.c]
+_COLUMNS = [
+    column.label(_NEW_NAMES.get(column.name, column.name))
+    for column in tokens.c
+    if column.name not in ("wanted", "wanted_of", "login")
+]
 
 _BEGIN = per_dialect(
     lambda insert: (
@@ -52,6 +88,7 @@ _BEGIN = per_dialect(
             dead=sa.false(),
             holder="",
             held_until=0.0,
+            stored_at=_P("now"),
         )
         .on_conflict_do_update(
             index_elements=["account_id"],
@@ -65,6 +102,7 @@ _BEGIN = per_dialect(
                 "dead": sa.false(),
                 "holder": "",
                 "held_until": 0.0,
+                "stored_at": _P("now"),
             },
             where=tokens.c.source != _P("source"),
         )
@@ -73,6 +111,30 @@ _BEGIN = per_dialect(
 
 _FIND = sa.select(*_COLUMNS).where(tokens.c.account_id == _P("of_id"))
 _ALL = sa.select(*_COLUMNS)
+_SOME = _ALL.where(one_of(tokens.c.account_id, "ids"))
+_IS_WANTED = sa.and_(tokens.c.wanted == tokens.c.version, tokens.c.dead == sa.false())
+_STATES = sa.select(
+    tokens.c.account_id,
+    tokens.c.source,
+    tokens.c.version,
+    tokens.c.trouble.label("last_error"),
+    tokens.c.dead.label("revoked"),
+    _IS_WANTED.label("is_wanted"),
+).where(one_of(tokens.c.account_id, "ids"))
+_WANTED = sa.select(tokens.c.account_id, tokens.c.version, tokens.c.login).where(
+    _IS_WANTED, tokens.c.wanted_of == _P("role")
+)
+_WANT = (
+    sa.update(tokens)
+    .where(
+        tokens.c.account_id == _P("of_id"),
+        tokens.c.version == _P("of_version"),
+        tokens.c.dead == sa.false(),
+        tokens.c.wanted != _P("of_version"),
+    )
+    .values(wanted=_P("of_version"), wanted_of=_P("role"), login=_P("login"))
+)
+_DELETE = sa.delete(tokens).where(tokens.c.account_id == _P("of_id"))
 _ACQUIRE = (
     sa.update(tokens)
     .where(
@@ -109,14 +171,23 @@ _SAVE = (
         trouble=None,
         dead=sa.false(),
         held_until=0.0,
+        login=None,
+        stored_at=_P("now"),
     )
 )
-_SAVE_ERROR = sa.update(tokens).where(*_OF_VERSION).values(trouble=_P("trouble"), dead=_P("dead"), held_until=0.0)
+_SAVE_ERROR = (
+    sa.update(tokens)
+    .where(*_OF_VERSION)
+    .values(trouble=_P("trouble"), dead=_P("dead"), held_until=0.0, wanted=0, login=None)
+)
 _RESTORE = (
     sa.update(tokens).where(tokens.c.account_id == _P("of_id"), tokens.c.dead).values(trouble=None, dead=sa.false())
 )
 _SEAL = (
-    sa.update(tokens).where(*_OF_VERSION).values(access_token=_P("access_token"), refresh_token=_P("refresh_token"))
+    sa.update(tokens)
+    .where(*_OF_VERSION)
+    # A refresh that was asked for is asked for again.
+    .values(access_token=_P("access_token"), refresh_token=_P("refresh_token"), wanted=0, login=None)
 )
 
 
@@ -144,8 +215,28 @@ class TokenRows:
         expires_at: float | None,
     ) -> None:
         """Starts a new chain of token pairs, unless the stored chain started with the same ``source``."""
+        now = self._database.now()
+        self._database.with_retries(
+            lambda tx: self.begin_in(tx, account_id, source, access_token, refresh_token, expires_at, now)
+        )
+
+    def begin_in(
+        self,
+        tx: Transaction,
+        account_id: str,
+        source: str,
+        access_token: str | None,
+        refresh_token: str | None,
+        expires_at: float | None,
+        now: float,
+    ) -> None:
+        """``begin`` as a part of a transaction."""
         pair = self._sealed(access_token, refresh_token)
-        self._database.run(_BEGIN, account_id=account_id, source=source, expires_at=expires_at, **pair)
+        tx.run(_BEGIN, account_id=account_id, source=source, expires_at=expires_at, now=now, **pair)
+
+    def delete_in(self, tx: Transaction, account_id: str) -> None:
+        """Deletes the chain of an account, as a part of a transaction."""
+        tx.run(_DELETE, of_id=account_id)
 
     def seal(self) -> None:
         """Seals the pairs that were stored before GATEWAY_SECRET was set.
@@ -161,6 +252,42 @@ class TokenRows:
     def find(self, account_id: str) -> TokenRow | None:
         """Raises WrongSecret: if another process has sealed the pair with another secret."""
         return self._opened(self._database.row(_FIND, of_id=account_id))
+
+    def find_all(self, account_ids: Sequence[str]) -> tuple[list[TokenRow], list[str]]:
+        """The pairs of those of these accounts that have one, and the ids of the accounts whose pair another secret
+        has sealed."""
+        found, unreadable = [], []
+        for row in self._database.rows(_SOME, ids=listed(account_ids)):
+            try:
+                opened = self._opened(row)
+            except WrongSecret:
+                unreadable.append(row["account_id"])
+            else:
+                assert opened is not None
+                found.append(opened)
+        return found, unreadable
+
+    def states(self, account_ids: Sequence[str]) -> list[TokenState]:
+        """Of those of these accounts that have a pair."""
+        # SQLite has no booleans of its own.
+        return [
+            TokenState(**{**row, "revoked": bool(row["revoked"]), "is_wanted": bool(row["is_wanted"])})
+            for row in self._database.rows(_STATES, ids=listed(account_ids))
+        ]
+
+    def want(self, account_id: str, version: int, role: str, login: str) -> None:
+        """Asks the process that has this role for the refresh of this version of the pair, if it is the newest one
+        and not revoked. ``login``: what the process has to know of the account; it is sealed.
+        """
+        sealed = self._vault.seal(login)
+        self._database.run(_WANT, of_id=account_id, of_version=version, role=role, login=sealed)
+
+    def wanted(self, role: str) -> list[WantedRefresh]:
+        """The refreshes that the process with this role was asked for."""
+        return [
+            WantedRefresh(row["account_id"], row["version"], self._readable(row["login"]))
+            for row in self._database.rows(_WANTED, role=role)
+        ]
 
     def acquire(self, account_id: str, version: int, holder: str, now: float, until: float) -> TokenRow | None:
         """Acquires the right to refresh this version of the pair.
@@ -183,7 +310,8 @@ class TokenRows:
         """
         pair = self._sealed(access_token, refresh_token)
         which = {"of_id": account_id, "of_version": version}
-        return self._database.run(_SAVE, **which, version=version + 1, expires_at=expires_at, **pair) > 0
+        changed = {"version": version + 1, "expires_at": expires_at, "now": self._database.now()}
+        return self._database.run(_SAVE, **which, **changed, **pair) > 0
 
     def save_error(self, account_id: str, version: int, error: str, revoked: bool) -> None:
         """Stores that the refresh of ``version`` failed, and gives back the right to refresh."""
@@ -195,6 +323,12 @@ class TokenRows:
 
     def _sealed(self, access_token: str | None, refresh_token: str | None) -> dict[str, str | None]:
         return {"access_token": self._vault.seal(access_token), "refresh_token": self._vault.seal(refresh_token)}
+
+    def _readable(self, text: str | None) -> str | None:
+        try:
+            return self._vault.open(text)
+        except WrongSecret:
+            return None
 
     def _opened(self, row: Row | None) -> TokenRow | None:
         if row is None:

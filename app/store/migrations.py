@@ -171,6 +171,20 @@ _UPLOADS = (
     "CREATE INDEX uploads_by_age ON uploads (uploaded_at)",
 )
 
+_RENEWALS = (
+    "ALTER TABLE tokens ADD COLUMN wanted INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE tokens ADD COLUMN wanted_of VARCHAR NOT NULL DEFAULT ''",
+    "ALTER TABLE tokens ADD COLUMN login TEXT",
+    "ALTER TABLE tokens ADD COLUMN stored_at FLOAT",
+    "CREATE TABLE roles (name VARCHAR NOT NULL PRIMARY KEY, holder VARCHAR NOT NULL, held_until FLOAT NOT NULL)",
+)
+
+_ACCOUNT_ENTRIES = (
+    """CREATE TABLE account_entries (
+        account_id VARCHAR NOT NULL PRIMARY KEY, label VARCHAR NOT NULL, source VARCHAR, settings_seen TEXT NOT NULL,
+        login TEXT, site VARCHAR, proxy TEXT, added_at FLOAT, paused_at FLOAT, version VARCHAR NOT NULL)""",
+)
+
 _CONSOLE = (
     "CREATE TABLE console_tickets (digest VARCHAR NOT NULL PRIMARY KEY, expires_at FLOAT NOT NULL)",
     """CREATE TABLE console_sessions (
@@ -213,6 +227,8 @@ _MIGRATIONS = {
     "links, sessions and failed logins of the console": _CONSOLE,
     "files that upstreams have": _UPLOADS,
     "files of API keys": _FILES,
+    "token renewals that are asked for, work that one process does for all": _RENEWALS,
+    "accounts that were added by command": _ACCOUNT_ENTRIES,
 }
 
 # How many migrations this gateway knows.

@@ -20,7 +20,7 @@ accounts = sa.Table(
     sa.Column("next_at", sa.Float, nullable=False, server_default=sa.text("0")),  # earliest start of its next stream
     sa.Column("refused", sa.String),  # digest of the token that Kimi has rejected
     sa.Column("streams", sa.Integer, nullable=False, server_default=sa.text("0")),  # its rows in ``leases``
-    # When a gateway last had it in its settings.
+    # When a gateway last had it.
     sa.Column("seen_at", sa.Float, nullable=False, server_default=sa.text("0")),
     # In the order in which they are used.
     sa.Index("accounts_by_use", "streams", "last_turn", "id"),
@@ -42,6 +42,38 @@ tokens = sa.Table(
     sa.Column("trouble", sa.String),  # why the last refresh failed
     sa.Column("dead", sa.Boolean, nullable=False),  # Kimi refuses the refresh token
     sa.Column("holder", sa.String, nullable=False),  # random id of the process that may refresh it
+    sa.Column("held_until", sa.Float, nullable=False),
+    # The version that is to be refreshed, if it is still the newest one, and the role of the process that does it.
+    sa.Column("wanted", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("wanted_of", sa.String, nullable=False, server_default=""),
+    sa.Column("login", sa.Text),  # JSON, sealed: what that process needs to know of the account
+    sa.Column("stored_at", sa.Float),  # when this pair was stored; NULL for those of older gateways
+)
+
+# What was said about accounts by command or in the console. Accounts of KIMI_TOKENS have a row only if something was.
+account_entries = sa.Table(
+    "account_entries",
+    METADATA,
+    sa.Column("account_id", sa.String, primary_key=True),
+    sa.Column("label", sa.String, nullable=False),  # empty: that of KIMI_TOKENS
+    # Digest of the token that was added here; NULL if the token is that of KIMI_TOKENS.
+    sa.Column("source", sa.String),
+    # JSON list: the digests that KIMI_TOKENS had for this account when a gateway learned of that token.
+    sa.Column("settings_seen", sa.Text, nullable=False),
+    sa.Column("login", sa.Text),  # JSON, sealed: the tokens as they were added
+    sa.Column("site", sa.String),  # base URL; NULL: it follows from the settings and the token
+    sa.Column("proxy", sa.Text),  # URL, sealed; NULL: that of the settings
+    sa.Column("added_at", sa.Float),
+    sa.Column("paused_at", sa.Float),  # NULL: it is not paused
+    sa.Column("version", sa.String, nullable=False),  # random, another one after each change
+)
+
+# Work that one process does for all, and which process that is.
+roles = sa.Table(
+    "roles",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("holder", sa.String, nullable=False),  # random id of the process
     sa.Column("held_until", sa.Float, nullable=False),
 )
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from app.chat import Attachment, ChatRequest, Event, Message, Model, Options
 from app.concurrency.background import Cancellation
+from app.settings.sites import Site
 from app.store import Store
 from app.text.prompt import Prompt
 from app.upstreams.account import Account
@@ -130,8 +131,22 @@ class Upstream(Protocol):
         ...
 
 
-# Yields the usable accounts, one after another, each with a token that works.
-AccountSource = Callable[[], Iterator[Account]]
+class AccountSource(Protocol):
+    """The accounts, as background work needs them. They change while the gateway runs."""
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """Where they live, each site once."""
+        ...
+
+    @property
+    def proxy(self) -> str:
+        """What requests go through that no account makes; see ``Account.proxy``."""
+        ...
+
+    def usable_accounts(self) -> Iterator[Account]:
+        """The accounts that may be used, one after another, each with a token that works."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

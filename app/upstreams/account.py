@@ -17,8 +17,11 @@ class Account:
     user_id: str | None = field(repr=False)
     device_id: str | None = field(repr=False)
     session_id: str | None = field(repr=False)
-    # The name of the site that it lives at.
+    # The name of the site that it lives at, and its address.
     site: str
+    base_url: str = ""
+    # Through which its requests go: a URL, "direct" for none, or empty for that of the environment.
+    proxy: str = field(default="", repr=False)
 
     def has_expired(self) -> bool:
         return self.expires_at is not None and self.expires_at <= time.time()
@@ -29,7 +32,7 @@ NOBODY = Account("", "nobody", "", None, False, None, None, None, "")
 
 
 def describe_expiry(label: str, expires_at: float) -> str:
-    return f"{label}: the Kimi token expired at {when(expires_at)}; paste a new one into KIMI_TOKENS and restart."
+    return f"{label}: the Kimi token expired at {when(expires_at)}; add a new one: `flask --app wsgi accounts add`."
 
 
 def when(at: float) -> str:

@@ -183,7 +183,7 @@ def test_a_changed_entry_wins_over_the_store(running: Running, simulator: Simula
         response = gateway.say("hello")
         assert response.status_code == 401
         message = response.json()["error"]["message"]
-        assert "account 1: Kimi refuses to renew this login" in message and "paste the refresh_token" in message
+        assert "account 1: Kimi refuses to renew this login" in message and "accounts add" in message
         assert gateway.get("/readyz").status_code == 503
     simulator.knobs(fail="")
     # Unchanged, it stays refused without being tried again; changed, it works.
@@ -310,6 +310,27 @@ def test_a_token_without_a_refresh_token_says_early_that_it_will_end(running: Ru
         assert ask(gateway, True).finish_reason == "stop"
         assert "alice: Works for 15 minutes more" in gateway.log()
         assert "15 minutes more" in gateway.get("/readyz").json()["warnings"][0]
+
+
+def test_one_process_renews_the_tokens_of_all_accounts_for_all_workers(
+    running: Running, simulator: Simulator
+) -> None:
+    """``python -m bench.renewals`` does the same with 500 accounts, and measures it."""
+    users = [f"user{number}" for number in range(40)]
+    simulator.knobs(refresh_delay_s=0.1)
+    at_once: set[int] = set()
+    tokens = ",".join(refresh(user) for user in users)
+    with running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=tokens) as gateway:
+
+        def all_renewed() -> bool:
+            at_once.add(len(renewals(gateway.database)))
+            return bool(simulator.state()["refreshes"] >= len(users))
+
+        wait_until("all are renewed", all_renewed, 60)
+        assert ask(gateway, True).finish_reason == "stop"
+    state = simulator.state()
+    assert (state["refreshes"], state["stale_refreshes"]) == (len(users), 0)
+    assert max(at_once) == 1
 
 
 # Kills

@@ -29,7 +29,7 @@ Expected = tuple[int, str, str | None, str, dict[str, Any]]
 
 # fault → status, type, code (None: not looked at), a part of the message, further knobs
 FAULTS: dict[str, Expected] = {
-    "token_invalid": (401, "authentication_error", "invalid_api_key", "paste a new one into KIMI_TOKENS", {}),
+    "token_invalid": (401, "authentication_error", "invalid_api_key", "accounts add", {}),
     "account_abnormal": (403, "permission_error", "account_abnormal", "flagged", {}),
     "forbidden_html": (403, "permission_error", "forbidden", "bot wall", {}),
     "forbidden_chat": (403, "permission_error", "chat_forbidden", "disabled this chat", {}),
@@ -47,7 +47,7 @@ FAULTS: dict[str, Expected] = {
     "http_504": (504, "server_error", "timeout", "gave up waiting", {}),
     "redirect": (502, "server_error", "upstream_error", "KIMI_BASE_URL", {}),
     "html_200": (502, "server_error", "upstream_protocol_error", "text/html", {}),
-    "json_200": (401, "authentication_error", None, "KIMI_TOKENS", {"fail_code": "auth.token.invalid"}),
+    "json_200": (401, "authentication_error", None, "accounts add", {"fail_code": "auth.token.invalid"}),
     "bad_request": (502, "server_error", "upstream_error", "400", {}),
     "model_422": (502, "server_error", "upstream_protocol_error", "model", {}),
     "empty": (502, "server_error", "upstream_error", "without any text", {}),
@@ -328,7 +328,7 @@ def test_without_a_usable_account_the_answer_says_what_to_do(running: Running, s
             assert response.status_code == 401 and response.headers["x-should-retry"] == "false"
             assert "account 1: the Kimi token expired at 20" in message
             assert "account 2: the Kimi token expired at 20" in message
-            assert "paste a new one into KIMI_TOKENS" in message
+            assert "accounts add" in message
         ready = gateway.get("/readyz")
         assert ready.status_code == 503 and len(ready.json()["problems"]) == 2
         assert gateway.get("/healthz").json()["status"] == "ok"

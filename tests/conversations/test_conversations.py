@@ -558,7 +558,7 @@ def test_a_conversation_whose_account_is_gone_says_so(running: Running, simulato
         response = other.say("two", conversation="orphan")
         error = response.json()["error"]
         assert (response.status_code, error["code"]) == (409, "conversation_lost")
-        assert "KIMI_TOKENS" in error["message"] and response.headers["x-should-retry"] == "false"
+        assert "add it again" in error["message"] and response.headers["x-should-retry"] == "false"
     # A new token of the same user is the same account.
     with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=mint("alice", 5000)) as again:
         assert again.say("two", conversation="orphan").ok

@@ -27,8 +27,8 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FILE = re.compile(r"\b(?:app|bench|deploy|docs|tests)/[A-Za-z0-9_./-]*[A-Za-z0-9_]")
 
 # Names in capitals that are not settings of the gateway.
-_OTHER_NAMES = {"POSTGRES_PASSWORD"}
-_OF_OTHERS = ("ANTHROPIC_", "CLAUDE_", "ENABLE_", "OPENAI_")
+_OTHER_NAMES = {"POSTGRES_PASSWORD", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"}
+_OF_OTHERS = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ANTHROPIC_", "CLAUDE_", "ENABLE_", "OPENAI_")
 
 
 def name_of(page: Path) -> str:

@@ -248,9 +248,25 @@ class Tables:
         return str(token)
 
     def keeps_plain_tokens(self) -> bool:
-        """Whether refreshed tokens are kept in it that nobody asked to be sealed."""
-        rows = self.database.run("SELECT refresh_token FROM tokens")
+        """Whether tokens are kept in it that nobody asked to be sealed."""
+        sql = "SELECT refresh_token FROM tokens UNION ALL SELECT login FROM account_entries WHERE login IS NOT NULL"
+        rows = self.database.run(sql)
         return any(not token.startswith("fernet1:") for (token,) in rows)
+
+    def added_accounts(self) -> list[tuple[str, bool, bool]]:
+        """Of each account whose token was added by command: its name, whether that token is the one that its chain of
+        pairs began with, and whether that token is sealed."""
+        rows = self.database.run(
+            "SELECT label, account_entries.source = tokens.source, account_entries.login FROM account_entries "
+            "LEFT JOIN tokens USING (account_id) WHERE account_entries.source IS NOT NULL ORDER BY added_at"
+        )
+        return [(label, bool(begun), login.startswith("fernet1:")) for label, begun, login in rows]
+
+    def chains_without_account(self) -> int:
+        """How many chains of pairs no added account belongs to."""
+        return self._count(
+            "SELECT count(*) FROM tokens WHERE account_id NOT IN (SELECT account_id FROM account_entries)"
+        )
 
     def reads_of_tokens(self) -> int:
         """How often they have been read so far, as PostgreSQL counts, which is a second late."""

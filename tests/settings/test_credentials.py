@@ -87,7 +87,7 @@ def test_where_an_account_is_used(entry: str, settings: dict[str, str], base_url
     config = Config.from_env({"KIMI_TOKENS": entry, **settings})
     (site,) = config.sites
     assert (site.base_url, site.auth_url) == (base_url, auth_url)
-    assert config.site_names == {config.credentials[0].id: site.name}
+    assert config.site_of(config.credentials[0]).name == site.name
 
 
 def test_two_sites_have_two_names() -> None:

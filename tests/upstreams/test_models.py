@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from app.errors import UpstreamError
+from app.settings.sites import site_at
 from app.store import Store
 from app.upstreams.account import Account
+from app.upstreams.kimi.clients import KimiClients
 from app.upstreams.kimi.connect import KimiConnect
 from app.upstreams.kimi.connect_resume import ResumePolicy
 from app.upstreams.kimi.http import KimiHttp, Timeouts
@@ -284,11 +286,12 @@ NO_CATALOGUES = [
 def test_a_catalogue_that_makes_no_sense_offers_nothing(simulator: Simulator, body: bytes) -> None:
     simulator.script(body, match="GetAvailableModels", headers={"Content-Type": "application/json"})
     http = KimiHttp(simulator.url, Timeouts(5.0, 5.0, 5.0))
-    account = Account("acc", "alice", mint("alice"), None, False, None, None, None, "kimi.com")
+    account = Account("acc", "alice", mint("alice"), None, False, None, None, None, site_at(simulator.url).name)
     offers: Sequence[Offer] = ()
     with contextlib.closing(http), contextlib.suppress(UpstreamError):
-        connect = KimiConnect({"kimi.com": http}, KimiModels(["kimi_connect"]), ResumePolicy(0, 1), Uploads(1))
-        offers = connect.listing("kimi.com", account).offers
+        clients = KimiClients([site_at(simulator.url)], lambda _url, _proxy: http)
+        connect = KimiConnect(clients, KimiModels(["kimi_connect"]), ResumePolicy(0, 1), Uploads(1))
+        offers = connect.listing(account).offers
     assert not offers
 
 

@@ -31,7 +31,7 @@ class Catalogue:
     """``fetch`` asks a site, or raises GatewayError. ``models`` learns what it returns, and what was refused."""
 
     def __init__(
-        self, store: Store, models: KimiModels, sites: Sequence[str], fetch: Callable[[str], Listing]
+        self, store: Store, models: KimiModels, sites: Callable[[], Sequence[str]], fetch: Callable[[str], Listing]
     ) -> None:
         self._store = store
         self._models = models
@@ -39,7 +39,7 @@ class Catalogue:
         self._fetch = fetch
         # Name of what is kept → since when what is known here.
         self._known_at: dict[str, float] = {}
-        self._tried_at = dict.fromkeys(sites, 0.0)
+        self._tried_at: dict[str, float] = {}
         models.on_refusal = self._keep_refusals
 
     def start(self) -> None:
@@ -47,14 +47,14 @@ class Catalogue:
         old = Listing()
         if (kept := self._newer(_OLD_LIST)) is not None:
             old = parse_listing({"availableModels": kept})
-        for site in self._sites if old.offers else ():
+        for site in self._sites() if old.offers else ():
             self._models.learn(site, old)
         self.load()
         every(_LOOK_EVERY_S, self._refresh, "catalogue")
 
     def load(self) -> None:
         """Learns what is in the store."""
-        for site in self._sites:
+        for site in self._sites():
             if (kept := self._newer(_list_of(site))) is not None:
                 self._models.learn(site, parse_listing(kept))
             if isinstance(kept := self._newer(_refusals_of(site)), dict):
@@ -70,9 +70,9 @@ class Catalogue:
     def _refresh(self) -> None:
         self.load()
         now = self._store.database.now()
-        for site in self._sites:
+        for site in self._sites():
             known_at = self._known_at.get(_list_of(site), 0.0)
-            if now - known_at > _FRESH_S and now - self._tried_at[site] > _RETRY_S:
+            if now - known_at > _FRESH_S and now - self._tried_at.get(site, 0.0) > _RETRY_S:
                 self._tried_at[site] = now
                 try:
                     self.learn(site, self._fetch(site))

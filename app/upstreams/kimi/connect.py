@@ -7,7 +7,7 @@ other accounts or the other generation.
 
 import contextlib
 import logging
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,13 +26,14 @@ from app.errors import (
 )
 from app.text.prompt import all_instructions, compose, split_instructions
 from app.upstreams import PreparedTurn, Renew, Resume, Supports, attachments_of
-from app.upstreams.account import NOBODY, Account
+from app.upstreams.account import Account
 from app.upstreams.kimi import envelope
 from app.upstreams.kimi import errors as kimi_errors
+from app.upstreams.kimi.clients import KimiClients
 from app.upstreams.kimi.connect_files import ConnectFiles
 from app.upstreams.kimi.connect_frames import AnswerDecoder
 from app.upstreams.kimi.connect_resume import BREAKS, BrokenAnswer, ResumePolicy
-from app.upstreams.kimi.http import CONNECT_STREAM, KimiHttp, Reply
+from app.upstreams.kimi.http import CONNECT_STREAM, Reply
 from app.upstreams.kimi.json_frames import Reader, text_of
 from app.upstreams.kimi.listing import Listing, parse_listing
 from app.upstreams.kimi.long_prompts import NOTICE as LONG_PROMPT
@@ -62,17 +63,17 @@ class KimiConnect:
 
     def __init__(
         self,
-        sites: Mapping[str, KimiHttp],
+        clients: KimiClients,
         models: KimiModels,
         policy: ResumePolicy,
         uploads: Uploads,
         long_prompt_bytes: int = 0,
     ) -> None:
-        """``sites``: by their names. ``long_prompt_bytes``: longer prompts are sent as files; 0: none."""
+        """``long_prompt_bytes``: longer prompts are sent as files; 0: none."""
         self._long_prompt_bytes = long_prompt_bytes
-        self._sites = sites
+        self._clients = clients
         self._uploads = uploads
-        self._files = ConnectFiles(self.name, sites)
+        self._files = ConnectFiles(self.name, clients)
         self._policy = policy
         self._models = models
 
@@ -192,7 +193,7 @@ class KimiConnect:
         body = envelope.encode(build_turn(text, form, resume, system, files.ids))
         if needs_pauses:
             pause()
-        http = self._sites[account.site]
+        http = self._clients.of(account)
         own_tools = (("web_search",) if form.search else ()) if turn.request.offers_tools else None
         answer = AnswerDecoder(account, form.scenario, resume, text, own_tools)
         broken: BrokenAnswer | None = None
@@ -222,23 +223,23 @@ class KimiConnect:
             raise
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
-        reply = self._sites[account.site].call("POST", _DELETE_CHAT, account, orjson.dumps({"chat_id": chat_id}))
+        reply = self._clients.of(account).call("POST", _DELETE_CHAT, account, orjson.dumps({"chat_id": chat_id}))
         if not kimi_errors.succeeded(reply):
             error = self._refusal(reply, account)
             if not isinstance(error, ChatUnknown):
                 raise error
 
-    def listing(self, site: str, account: Account | None = None) -> Listing:
-        """A site's own list of models, which is public. Raises UpstreamError."""
-        asker = account or NOBODY
-        reply = self._sites[site].call("POST", _MODELS, asker, b"{}", authorize=account is not None)
+    def listing(self, account: Account) -> Listing:
+        """The list of models of the account's site, which is public: the account may be nobody's, without a token.
+        Raises UpstreamError."""
+        reply = self._clients.of(account).call("POST", _MODELS, account, b"{}", authorize=bool(account.token))
         if not 200 <= reply.status < 300 or reply.media_type != "application/json":
-            raise self._refusal(reply, asker, site)
+            raise self._refusal(reply, account)
         return parse_listing(Reader().load(reply.body))
 
     def subscription(self, account: Account) -> object:
         """What Kimi says of the account's credits: for ``quota``. Raises UpstreamError."""
-        reply = self._sites[account.site].call("POST", _STATS, account, b"{}")
+        reply = self._clients.of(account).call("POST", _STATS, account, b"{}")
         if not 200 <= reply.status < 300 or reply.media_type != "application/json":
             raise self._refusal(reply, account)
         return Reader().load(reply.body)
@@ -247,9 +248,9 @@ class KimiConnect:
         """The list of a site decides from now on."""
         self._models.learn(site, listing)
 
-    def _refusal(self, reply: Reply, account: Account, site: str = "") -> UpstreamError:
+    def _refusal(self, reply: Reply, account: Account) -> UpstreamError:
         """What a chat that Kimi does not know gets is told in Connect's words; a path that is gone has none."""
-        base_url = self._sites[site or account.site].base_url
+        base_url = self._clients.of(account).base_url
         if reply.status in (404, 405, 410) and not kimi_errors.is_known_error(reply):
             return ProtocolUnavailable(
                 f"{account.label}: {base_url} does not serve Kimi's Connect protocol (status {reply.status}); "
@@ -262,7 +263,7 @@ class KimiConnect:
         if answer.is_generating:
             ids = orjson.dumps({"chat_id": answer.chat_id, "message_id": answer.message_id})
             with contextlib.suppress(GatewayError):
-                self._sites[account.site].call(
+                self._clients.of(account).call(
                     "POST", _CANCEL_CHAT, account, ids, Cancellation(), timeout_s=_CANCEL_S
                 )
 

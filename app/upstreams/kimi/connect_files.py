@@ -14,8 +14,8 @@ from app.concurrency.background import Cancellation
 from app.errors import UpstreamProtocolError
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
+from app.upstreams.kimi.clients import KimiClients
 from app.upstreams.kimi.connections import StreamedBody
-from app.upstreams.kimi.http import KimiHttp
 from app.upstreams.kimi.uploads import REFUSES_FILE, State, pieces_of, refused_file
 
 _UPLOAD = "/apiv2-files/file/upload"
@@ -27,13 +27,13 @@ _READ = 3
 class ConnectFiles:
     """A ``FileWire``."""
 
-    def __init__(self, name: str, sites: Mapping[str, KimiHttp]) -> None:
+    def __init__(self, name: str, clients: KimiClients) -> None:
         self.name = name
-        self._sites = sites
+        self._clients = clients
 
     def upload(self, file: Attachment, account: Account, cancellation: Cancellation) -> str:
         """See ``FileWire.upload``."""
-        http = self._sites[account.site]
+        http = self._clients.of(account)
         boundary = f"----{secrets.token_hex(16)}"
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{file.name}"\r\n'
@@ -59,7 +59,7 @@ class ConnectFiles:
 
     def states(self, file_ids: Sequence[str], account: Account, cancellation: Cancellation) -> Mapping[str, State]:
         """See ``FileWire.states``."""
-        http = self._sites[account.site]
+        http = self._clients.of(account)
         body = orjson.dumps({"file_ids": list(file_ids)})
         version = {"Connect-Protocol-Version": "1"}
         reply = http.call("POST", _PROGRESS, account, body, cancellation, headers=version)

@@ -1,14 +1,16 @@
 """Connections to one site: how they are opened, kept, checked and aborted, between requests' adapter and the socket.
 
-``requests.Session`` does more than is wanted here (cookies of one account for another, redirects, proxies, netrc and
-certificate bundles of the environment), and that was more than half of the cost of a short call; so the adapter is
-used directly. Certificates are verified as requests verifies them. This file and ``socket_reader`` override insides
-of requests, urllib3 and http.client; tests/upstreams fail where a new version of those changes them. Must never know
-what a request means.
+``requests.Session`` does more than is wanted here (cookies of one account for another, redirects, netrc), and that
+was more than half of the cost of a short call; so the adapter is used directly. Proxies and certificates are those
+that requests would use (https://requests.readthedocs.io/en/latest/user/advanced/#proxies): ``HTTPS_PROXY``,
+``NO_PROXY``, ``REQUESTS_CA_BUNDLE`` and the like of the environment count, and are looked up once for a site. This
+file and ``socket_reader`` override insides of requests, urllib3 and http.client; tests/upstreams fail where a new
+version of those changes them. Must never know what a request means.
 """
 
 import contextlib
 import io
+import os
 import queue
 import re
 import socket
@@ -22,6 +24,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
+from requests.utils import select_proxy
 from urllib3 import PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -32,6 +35,7 @@ from urllib3.util import Retry, Timeout
 
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
+from app.settings.parsers import DIRECT, without_password
 from app.upstreams.kimi import http_chunks
 from app.upstreams.kimi.socket_reader import ReadSide, TooLarge
 
@@ -138,11 +142,16 @@ class Exchange:
 class Transport:
     """One site, over one pool of connections."""
 
-    def __init__(self, base_url: str, connect_s: float) -> None:
+    def __init__(self, base_url: str, connect_s: float, proxy: str = "") -> None:
+        """``proxy``: a URL, ``direct`` for none, or empty for that of the environment."""
         self._base_url = base_url
-        self._base_path = urlsplit(base_url).path
         self._connect_s = connect_s
-        self._adapter = _Adapter(base_url)
+        self._adapter = _Adapter(base_url, proxy)
+
+    @property
+    def proxy(self) -> str:
+        """The proxy that is used, without user and password; empty if none is."""
+        return self._adapter.used_proxy
 
     def close(self) -> None:
         self._adapter.close()
@@ -176,7 +185,7 @@ class Transport:
         with self._sent(method, headers, body, exchange) as timeout:
             response = pool.urlopen(
                 method,
-                self._base_path + path,
+                self._adapter.target + path,
                 body,
                 headers,
                 retries=_NO_RETRIES,
@@ -383,14 +392,40 @@ class _HTTPSPool(HTTPSConnectionPool):
     QueueCls = cast(Any, _IdleConnections)
 
 
+def _socks_pools() -> dict[str, type[HTTPConnectionPool]]:
+    """The same over a SOCKS proxy. Most gateways never load PySocks."""
+    from urllib3.contrib.socks import SOCKSConnection, SOCKSHTTPSConnection
+
+    class SocksHTTPConnection(_Owned, SOCKSConnection):
+        response_class = _Response
+
+    class SocksHTTPSConnection(_Owned, SOCKSHTTPSConnection):
+        response_class = _Response
+
+    class SocksHTTPPool(_HTTPPool):
+        ConnectionCls = cast(Any, SocksHTTPConnection)
+
+    class SocksHTTPSPool(_HTTPSPool):
+        ConnectionCls = cast(Any, SocksHTTPSConnection)
+
+    return {"http": SocksHTTPPool, "https": SocksHTTPSPool}
+
+
 class _Adapter(HTTPAdapter):
     """requests' adapter for one site: what it looks up for each request is looked up once."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, proxy: str) -> None:
         site = urlsplit(base_url)
         self._origin_chars = len(f"{site.scheme}://{site.netloc}")
         self._base_url = base_url
         self._pool: HTTPConnectionPool | None = None
+        self._proxies, self._verify = _surroundings(base_url, proxy)
+        used = select_proxy(base_url, self._proxies) or ""
+        self.used_proxy = without_password(used)
+        # An HTTP proxy is told the whole address, unless it only passes on a connection for TLS.
+        self._forwards = bool(used) and site.scheme == "http" and not used.lower().startswith("socks")
+        # What precedes a path in the first line of a request.
+        self.target = base_url if self._forwards else site.path
         super().__init__(pool_connections=2, pool_maxsize=_POOL_SIZE, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -398,12 +433,19 @@ class _Adapter(HTTPAdapter):
         manager: PoolManager = self.poolmanager
         manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        socks = proxy.lower().startswith("socks")
+        manager.pool_classes_by_scheme = _socks_pools() if socks else {"http": _HTTPPool, "https": _HTTPSPool}
+        return manager
+
     @property
     def pool(self) -> HTTPConnectionPool:
         if self._pool is None:
             example = requests.Request("GET", self._base_url).prepare()
-            self._pool = cast(HTTPConnectionPool, super().get_connection_with_tls_context(example, verify=True))
-            super().cert_verify(self._pool, self._base_url, True, None)  # type: ignore[no-untyped-call]
+            pool = super().get_connection_with_tls_context(example, self._verify, self._proxies)
+            super().cert_verify(pool, self._base_url, self._verify, None)  # type: ignore[no-untyped-call]
+            self._pool = cast(HTTPConnectionPool, pool)
         return self._pool
 
     def get_connection_with_tls_context(self, *_: Any, **__: Any) -> Any:
@@ -414,7 +456,7 @@ class _Adapter(HTTPAdapter):
 
     def request_url(self, request: requests.PreparedRequest, _: Mapping[str, str] | None) -> str:
         assert request.url is not None
-        return request.url[self._origin_chars :]
+        return request.url if self._forwards else request.url[self._origin_chars :]
 
     def build_response(self, req: requests.PreparedRequest, resp: BaseHTTPResponse) -> requests.Response:
         """Without cookies, and without a guess at the encoding of bytes."""
@@ -425,3 +467,16 @@ class _Adapter(HTTPAdapter):
         response.raw = resp
         response.url = req.url or ""
         return response
+
+
+def _surroundings(base_url: str, proxy: str) -> tuple[dict[str, str], bool | str]:
+    """The proxies for an address, and whether and with which certificates it is verified, both as requests takes
+    them."""
+    with requests.Session() as session:
+        found = session.merge_environment_settings(base_url, {}, None, None, None)
+    # SSL_CERT_FILE is OpenSSL's: Python's own programs and curl read it, requests does not.
+    given = found["verify"]
+    verify = given if isinstance(given, str) else os.environ.get("SSL_CERT_FILE") or True
+    if not proxy:
+        return dict(found["proxies"]), verify
+    return ({} if proxy == DIRECT else {urlsplit(base_url).scheme: proxy}), verify

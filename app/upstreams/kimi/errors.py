@@ -51,7 +51,9 @@ class _Row:
     model_only: bool = False
 
 
-_TOKEN = _Row(AccountRejected, "Kimi does not accept the token any more; paste a new one into KIMI_TOKENS")
+_TOKEN = _Row(
+    AccountRejected, "Kimi does not accept the token any more; add a new one: `flask --app wsgi accounts add`"
+)
 _FLAGGED = _Row(
     AccountForbidden,
     "Kimi has flagged this account; log in at the Kimi site, clear what it asks, and paste a new token",

@@ -91,17 +91,31 @@ _TIMEOUTS = (requests.Timeout, ConnectTimeoutError, ReadTimeoutError, TimeoutErr
 
 
 class KimiHttp:
-    """Requests to one site, over one pool of connections that all accounts of this process share."""
+    """Requests to one site, over one pool of connections, which accounts share that go through the same proxy."""
 
     def __init__(
-        self, base_url: str, timeouts: Timeouts, tap: Tap | None = None, watchdog: Watchdog | None = None
+        self,
+        base_url: str,
+        timeouts: Timeouts,
+        tap: Tap | None = None,
+        watchdog: Watchdog | None = None,
+        *,
+        proxy: str = "",
     ) -> None:
-        """``watchdog``: that of the process, for streams; short calls need none."""
+        """``watchdog``: that of the process, for streams; short calls need none. ``proxy``: see ``Account.proxy``."""
         self.base_url = base_url
         self._watchdog = watchdog or Watchdog()
         self._timeouts = timeouts
         self._tap = tap
-        self._transport = Transport(base_url, timeouts.connect_s)
+        self._proxy = proxy
+        self._transport = Transport(base_url, timeouts.connect_s, proxy)
+        # For errors.
+        self._place = f"{base_url} through the proxy {self.proxy}" if self.proxy else base_url
+
+    @property
+    def proxy(self) -> str:
+        """The proxy that is used, without user and password; empty if none is."""
+        return self._transport.proxy
 
     def close(self) -> None:
         self._transport.close()
@@ -187,7 +201,7 @@ class KimiHttp:
         """
         origin, path = self._split(url, account)
         exchange = Exchange(cancellation, 2 * self._timeouts.call_s)
-        transport = Transport(origin, self._timeouts.connect_s)
+        transport = Transport(origin, self._timeouts.connect_s, self._proxy)
         headers = {"Content-Type": media_type, "User-Agent": _USER_AGENT}
         if self._tap is not None:
             self._tap("request", _head("PUT (a signed address)", headers) + b"(%d bytes of a file)" % len(file))
@@ -234,7 +248,7 @@ class KimiHttp:
             shown = b"" if body is None else body if isinstance(body, bytes) else b"(%d bytes of a file)" % len(body)
             self._tap("request", _head(f"{method} {path}", headers) + shown)
         try:
-            with _translated(account, self.base_url, exchange):
+            with _translated(account, self._place, exchange):
                 yield {**headers, **more}
         finally:
             exchange.cancellation.detach()
@@ -406,29 +420,29 @@ def _media_type(headers: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _translated(account: Account, base_url: str, exchange: Exchange) -> Iterator[None]:
+def _translated(account: Account, place: str, exchange: Exchange) -> Iterator[None]:
     """Exceptions of requests, urllib3, http.client and the socket become ours. Texts name the site, not the path."""
     try:
         yield
     except Unwritable as e:
-        raise UpstreamUnavailable(f"{account.label}: a request to {base_url} cannot be written ({e})") from e
+        raise UpstreamUnavailable(f"{account.label}: a request to {place} cannot be written ({e})") from e
     except (requests.RequestException, HTTPError, HTTPException, OSError) as e:
         exchange.cancellation.check()
-        raise _error_of(e, account, base_url, exchange) from e
+        raise _error_of(e, account, place, exchange) from e
 
 
-def _error_of(e: Exception, account: Account, base_url: str, exchange: Exchange) -> UpstreamError:
+def _error_of(e: Exception, account: Account, place: str, exchange: Exchange) -> UpstreamError:
     reached = exchange.has_begun
     cause = _innermost(e)
     if isinstance(cause, TooLarge):
-        return UpstreamProtocolError(f"{account.label}: {base_url} sent {cause}", reached_upstream=reached)
+        return UpstreamProtocolError(f"{account.label}: {place} sent {cause}", reached_upstream=reached)
     # urllib3 calls a refused connection a kind of timeout.
     if isinstance(e, _TIMEOUTS) and not isinstance(e, NewConnectionError):
-        message = f"{account.label}: no answer from {base_url} in time ({type(e).__name__})"
+        message = f"{account.label}: no answer from {place} in time ({type(e).__name__})"
         return UpstreamSilent(message, reached_upstream=reached)
     if exchange.timed_out:
-        return UpstreamSilent(f"{account.label}: no answer from {base_url} in time", reached_upstream=reached)
-    message = f"{account.label}: the connection to {base_url} failed ({type(cause).__name__})"
+        return UpstreamSilent(f"{account.label}: no answer from {place} in time", reached_upstream=reached)
+    message = f"{account.label}: the connection to {place} failed ({type(cause).__name__})"
     return ConnectionLost(message, reached_upstream=reached)
 
 

@@ -7,7 +7,7 @@ accounts or the other generation.
 import logging
 import re
 import threading
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Sequence
 
 import orjson
 
@@ -28,7 +28,8 @@ from app.text.prompt import compose
 from app.upstreams import PreparedTurn, Renew, Resume, Supports, attachments_of
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
-from app.upstreams.kimi.http import KimiHttp, Reply
+from app.upstreams.kimi.clients import KimiClients
+from app.upstreams.kimi.http import Reply
 from app.upstreams.kimi.json_frames import dump, text_of
 from app.upstreams.kimi.long_prompts import NOTICE as LONG_PROMPT
 from app.upstreams.kimi.long_prompts import as_file
@@ -50,18 +51,18 @@ class KimiRest:
 
     def __init__(
         self,
-        sites: Mapping[str, KimiHttp],
+        clients: KimiClients,
         models: KimiModels,
         uploads: Uploads,
         *,
         max_continuations: int,
         long_prompt_bytes: int,
     ) -> None:
-        """``sites``: by their names. ``long_prompt_bytes``: longer prompts are sent as files; 0: none."""
+        """``long_prompt_bytes``: longer prompts are sent as files; 0: none."""
         self._long_prompt_bytes = long_prompt_bytes
-        self._sites = sites
+        self._clients = clients
         self._uploads = uploads
-        self._files = RestFiles(self.name, sites)
+        self._files = RestFiles(self.name, clients)
         self._models = models
         self._max_continuations = max_continuations
 
@@ -107,15 +108,15 @@ class KimiRest:
         if needs_pauses:
             pause()
         path = f"/api/chat/{chat_id}/completion/stream"
-        answer = AnswerDecoder(account, self._sites[account.site].base_url, turn.text)
+        answer = AnswerDecoder(account, self._clients.of(account).base_url, turn.text)
         left = self._max_continuations
         while True:
             try:
-                with self._sites[account.site].stream(
+                with self._clients.of(account).stream(
                     path, account, body, "application/json", cancellation
                 ) as stream:
                     if not stream.ok or not stream.is_stream:
-                        raise kimi_errors.refusal(stream.whole(), account, self._sites[account.site].base_url)
+                        raise kimi_errors.refusal(stream.whole(), account, self._clients.of(account).base_url)
                     yield from answer.decode(stream.lines(), is_last=left == 0)
                     stream.drain()
             except UpstreamError as e:
@@ -139,9 +140,9 @@ class KimiRest:
             body = build_continuation(answer.segment_id or "", wire)
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
-        reply = self._sites[account.site].call("DELETE", f"/api/chat/{chat_id}", account)
+        reply = self._clients.of(account).call("DELETE", f"/api/chat/{chat_id}", account)
         if not kimi_errors.succeeded(reply):
-            error = kimi_errors.refusal(reply, account, self._sites[account.site].base_url)
+            error = kimi_errors.refusal(reply, account, self._clients.of(account).base_url)
             # The path names the chat: a 404 without a word says that it is gone. A page may be a bot wall's.
             if not isinstance(error, ChatUnknown) or (reply.is_page and not kimi_errors.is_known_error(reply)):
                 raise error
@@ -151,19 +152,19 @@ class KimiRest:
         opening = Cancellation()
         cancellation.attach(lambda: _cancel_later(opening))
         try:
-            reply = self._sites[account.site].call("POST", "/api/chat", account, _NEW_CHAT, opening)
+            reply = self._clients.of(account).call("POST", "/api/chat", account, _NEW_CHAT, opening)
         finally:
             cancellation.detach()
         chat_id = _chat_id(reply)
         if chat_id is not None:
             return chat_id
-        base_url = self._sites[account.site].base_url
+        base_url = self._clients.of(account).base_url
         if reply.status in (404, 405, 410):
             raise ProtocolUnavailable(
                 f"{account.label}: {base_url} does not serve Kimi's SSE protocol (status {reply.status}); "
                 "check KIMI_BASE_URL and KIMI_PROTOCOL"
             )
-        raise kimi_errors.refusal(reply, account, self._sites[account.site].base_url)
+        raise kimi_errors.refusal(reply, account, self._clients.of(account).base_url)
 
 
 def _cancel_later(opening: Cancellation) -> None:

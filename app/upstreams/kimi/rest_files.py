@@ -14,8 +14,9 @@ from app.concurrency.background import Cancellation
 from app.errors import UpstreamProtocolError
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
+from app.upstreams.kimi.clients import KimiClients
 from app.upstreams.kimi.connections import StreamedBody
-from app.upstreams.kimi.http import KimiHttp, Reply
+from app.upstreams.kimi.http import Reply
 from app.upstreams.kimi.uploads import REFUSES_FILE, State, pieces_of, refused_file
 
 _SIGN = "/api/pre-sign-url"
@@ -28,13 +29,13 @@ _STATES: Mapping[str, State] = {"parsed": "read", "failed": "failed"}
 class RestFiles:
     """A ``FileWire``."""
 
-    def __init__(self, name: str, sites: Mapping[str, KimiHttp]) -> None:
+    def __init__(self, name: str, clients: KimiClients) -> None:
         self.name = name
-        self._sites = sites
+        self._clients = clients
 
     def upload(self, file: Attachment, account: Account, cancellation: Cancellation) -> str:
         """See ``FileWire.upload``."""
-        http = self._sites[account.site]
+        http = self._clients.of(account)
         kind = "image" if file.is_image else "file"
         signed = self._ask(_SIGN, {"action": kind, "name": file.name}, file, account, cancellation)
         status = http.put_object(
@@ -59,7 +60,7 @@ class RestFiles:
 
     def states(self, file_ids: Sequence[str], account: Account, cancellation: Cancellation) -> Mapping[str, State]:
         """See ``FileWire.states``. The answer is a stream of events that ends when Kimi has read the files."""
-        http = self._sites[account.site]
+        http = self._clients.of(account)
         reply = http.call("POST", _PARSE, account, orjson.dumps({"ids": list(file_ids)}), cancellation)
         if not 200 <= reply.status < 300 or reply.is_page:
             raise kimi_errors.refusal(reply, account, http.base_url)
@@ -75,7 +76,7 @@ class RestFiles:
     def _ask(
         self, path: str, body: dict[str, str], file: Attachment, account: Account, cancellation: Cancellation
     ) -> dict[str, Any]:
-        http = self._sites[account.site]
+        http = self._clients.of(account)
         reply: Reply = http.call("POST", path, account, orjson.dumps(body), cancellation)
         if reply.status in REFUSES_FILE:
             raise refused_file(file, reply.status, kimi_errors.words_of(reply, account))
