@@ -13,13 +13,14 @@
 # make chaos   an hour of failures of every kind (SEED=7 SECONDS=600: another run)
 # make clients test real clients, each in its own environment (CLIENTS="--only aider", CLIENTS=--ci)
 # make journeys  go through the console in a real Chromium (JOURNEYS="--only phone", JOURNEYS="--shots FOLDER")
+# make hosts   start the servers of docs/hosting.md (as root it installs them with apt; HOSTS="--only uwsgi")
 # make clean   remove .venv, .clients and all caches
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test servers check format docs chaos bench profile toolbench soak fuzz clients journeys clean
+.PHONY: help demo run test servers check format docs chaos bench profile toolbench soak fuzz clients journeys hosts clean
 help:
 	@sed -n '/^# /!q; s/^# //p' Makefile
 
@@ -101,6 +102,12 @@ journeys: $(JOURNEYS_LIB)/axe.min.js
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -q --no-install-recommends chromium fonts-noto-cjk; }
 	PYTHONPATH=$(JOURNEYS_LIB) $(BIN)/python -m tests.journeys $(JOURNEYS)
+hosts: $(VENV)/dev
+	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends python3-venv \
+		nginx-light caddy haproxy apache2 libapache2-mod-wsgi-py3 libapache2-mod-passenger uwsgi-core \
+		uwsgi-plugin-python3; }
+	$(BIN)/python -m tests.hosts $(HOSTS)
 
 clean:
-	rm -rf .clients $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .clients .hosts $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

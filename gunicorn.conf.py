@@ -10,17 +10,23 @@ import resource
 import sys
 import time
 from multiprocessing import get_context
+from pathlib import Path
 
-from app import logs
-from app.hosting import preflight
-from app.settings.config import Config, ConfigError, load_env_file
+# For a gunicorn that was started in another folder, with ``-c`` and the path of this file.
+_FOLDER = Path(__file__).absolute().parent
+if str(_FOLDER) not in sys.path:
+    sys.path.insert(0, str(_FOLDER))
+
+from app import logs  # noqa: E402  # the folder must be known first
+from app.hosting import preflight  # noqa: E402
+from app.settings.config import Config, ConfigError, load_env_file  # noqa: E402
 
 try:
     load_env_file()
     # An invalid setting stops the start here with one line, instead of in every worker.
     _config = Config.from_env(os.environ)
 except ConfigError as error:
-    sys.exit(f"kimi-gateway: {error}")
+    sys.exit(preflight.stop(error))
 
 # Each stream has two connections, and the default limit of many systems is 1,024 open files per process. Raised as
 # far as possible: 2,000 streams in one worker need it (bench, scenario "slow").
@@ -30,6 +36,7 @@ with contextlib.suppress(ValueError, OSError):
     resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _most_files))
 
 wsgi_app = "wsgi:app"
+chdir = str(_FOLDER)
 bind = f"{_config.host}:{_config.port}"
 workers = _config.workers
 # gevent with faster client sockets. The thresholds of the garbage collector and gevent's loop are the defaults,
@@ -49,6 +56,9 @@ errorlog = "-"
 loglevel = "warning"
 logger_class = "app.hosting.server_log.Logger"
 logs.redact(_config.secrets)
+# Of the files by which workers say that they live. In memory, where there is such a folder: they are touched every
+# second, and a container may have nothing else that can be written to.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # It would create a socket in the home directory, which may be read-only.
 control_socket_disable = True
 
@@ -58,7 +68,11 @@ def on_starting(server):  # type: ignore[no-untyped-def]  # gunicorn's hook; its
     try:
         _config.check_bind([address[0] for address in server.cfg.address if isinstance(address, tuple)])
     except ConfigError as error:
-        sys.exit(f"kimi-gateway: {error}")
+        sys.exit(preflight.stop(error))
+    if server.cfg.worker_class_str == "sync":
+        # Such a worker shows that it lives between two answers only.
+        server.timeout = 0
+        server.log.warning("sync_workers advice=%r", "each serves one answer at a time; leave out -k, or -k gthread")
     if server.cfg.preload_app:
         # The application is loaded, so the database has been opened. A process forked from its threads could wait for
         # ever for a lock that one of them held.
@@ -68,7 +82,7 @@ def on_starting(server):  # type: ignore[no-untyped-def]  # gunicorn's hook; its
     process.start()
     process.join()
     if process.exitcode:
-        sys.exit(1)
+        sys.exit(process.exitcode)
 
 
 def post_fork(_server, _worker):  # type: ignore[no-untyped-def]  # as above

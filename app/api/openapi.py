@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, render_template
+from flask import Blueprint, Flask, Response, current_app, render_template, request
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -42,7 +42,8 @@ def install(app: Flask, operations: Iterable[Operation]) -> None:
 
 @blueprint.get("/openapi.json")
 def show_document() -> Response:
-    return json_response(_document())
+    # Behind a proxy the gateway may have a path of its own, which the server says.
+    return json_response({**_document(), "servers": [{"url": request.script_root or "/"}]})
 
 
 @blueprint.get("/docs")

@@ -3,7 +3,9 @@
 Must never know what is sent.
 """
 
+import select
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,14 +13,16 @@ from typing import Any
 def client_watch(environ: Mapping[str, Any]) -> Callable[[], bool]:
     """A function that returns, without blocking, whether the client has closed its connection.
 
-    Supports gunicorn (any worker), werkzeug's server and waitress. With other servers the function always returns
-    False, and a closed connection is only noticed when something is written to it.
+    Supports gunicorn (any worker), werkzeug's server, waitress and uWSGI on Linux. With other servers the function
+    always returns False, and a closed connection is only noticed when something is written to it.
     """
     is_disconnected = environ.get("waitress.client_disconnected")
     if callable(is_disconnected):
         return lambda: bool(is_disconnected())
     sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
-    return _socket_watch(sock) if sock is not None else lambda: False
+    if sock is not None:
+        return _socket_watch(sock)
+    return _uwsgi_watch() if "uwsgi.version" in environ else lambda: False
 
 
 def _socket_watch(sock: socket.socket) -> Callable[[], bool]:
@@ -38,6 +42,17 @@ def _socket_watch(sock: socket.socket) -> Callable[[], bool]:
             return True
 
     return is_gone
+
+
+def _uwsgi_watch() -> Callable[[], bool]:
+    """uWSGI gives the number of the connection to the thread that answers the request, and to no other. It is the
+    client's own connection, or that of the server in front."""
+    uwsgi: Any = sys.modules["uwsgi"]
+    if not hasattr(select, "POLLRDHUP"):
+        return lambda: False
+    poll = select.poll()
+    poll.register(uwsgi.connection_fd(), select.POLLRDHUP)
+    return lambda: bool(poll.poll(0))
 
 
 def _has_closed(sock: socket.socket) -> bool:

@@ -27,7 +27,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FILE = re.compile(r"\b(?:app|bench|deploy|docs|tests)/[A-Za-z0-9_./-]*[A-Za-z0-9_]")
 
 # Names in capitals that are not settings of the gateway.
-_OTHER_NAMES = {"POSTGRES_PASSWORD", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"}
+_OTHER_NAMES = {"GUNICORN_CMD_ARGS", "POSTGRES_PASSWORD", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"}
 _OF_OTHERS = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ANTHROPIC_", "CLAUDE_", "ENABLE_", "OPENAI_")
 
 
@@ -160,6 +160,7 @@ def test_each_page_for_users_exists_in_both_languages() -> None:
         "deployment",
         "doctor",
         "files",
+        "hosting",
         "settings",
         "tools",
     )

@@ -2,6 +2,8 @@
 and prints a JSON list of what it would end with; null where the start would go on.
 """
 
+import contextlib
+import io
 import json
 import os
 import runpy
@@ -14,10 +16,11 @@ ROOT = Path(__file__).parents[2]
 def first_line(env: dict[str, str]) -> object:
     os.environ.clear()
     os.environ.update(env)
-    try:
-        runpy.run_path(str(ROOT / "gunicorn.conf.py"))
-    except SystemExit as e:
-        return e.code
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+        except SystemExit:
+            return said.getvalue().strip()
     return None
 
 

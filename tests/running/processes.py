@@ -21,12 +21,14 @@ class Process:
 
     popen: subprocess.Popen[bytes] | Forked
 
-    def __init__(self, arguments: Sequence[str], env: dict[str, str], log: Path, fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self, arguments: Sequence[str], env: dict[str, str], log: Path, fds: Sequence[int] = (), folder: Path = ROOT
+    ) -> None:
         self.log = log
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
                 [sys.executable, *arguments],
-                cwd=ROOT,
+                cwd=folder,
                 env={**bare_environment(), **env},
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -35,8 +35,8 @@ def _open_engine(url: sa.URL, durable: bool) -> sa.Engine:
 
 
 def _create_private(path: Path) -> None:
-    """Creates the file, readable by its owner only, before anything is written into it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Creates the file and its folder, readable by their owner only, before anything is written into it."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:

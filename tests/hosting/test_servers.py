@@ -1,0 +1,135 @@
+"""Servers that are started in other ways than ``gunicorn`` in the folder of the gateway."""
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.running import ROOT, Running, Simulator, mint
+from tests.running.commands import start
+from tests.running.processes import Process
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the gateway in another folder, which has no data yet."""
+    folder = tmp_path / "kimi"
+    shutil.copytree(ROOT / "app", folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("wsgi.py", "gunicorn.conf.py", "requirements.txt"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def settings(simulator: Simulator) -> dict[str, str]:
+    accounts = {"KIMI_TOKENS": mint("alice"), "KIMI_BASE_URL": simulator.url, "KIMI_AUTH_URL": simulator.url}
+    return {**accounts, "WEB_CONCURRENCY": "1", "PATH": os.environ["PATH"]}
+
+
+@contextmanager
+def gunicorn(running: Running, simulator: Simulator, *arguments: str, **more: str) -> Iterator[tuple[str, Path]]:
+    """gunicorn, started in another folder than the gateway's with these arguments; its address and its log."""
+    log = running.folder / "gunicorn.log"
+    running.logs.append(log)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = ["-m", "gunicorn", "-b", f"fd://{listener.fileno()}", *arguments]
+        env = {**settings(simulator), **more}
+        process = Process(command, env, log, [listener.fileno()], running.folder)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        yield url, log
+    finally:
+        process.stop()
+
+
+def ask(url: str, **headers: str) -> requests.Response:
+    body = {"model": "k2", "messages": [{"role": "user", "content": "hello"}]}
+    return requests.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+
+
+def test_gunicorn_runs_with_our_settings_from_another_folder(
+    running: Running, simulator: Simulator, copy: Path
+) -> None:
+    with gunicorn(running, simulator, "-c", str(copy / "gunicorn.conf.py")) as (url, log):
+        assert ask(url).ok
+        assert "gunicorn_conf_not_used" not in log.read_text()
+    folder = copy / "data"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and (folder / "gateway.db").exists()
+
+
+def test_gunicorn_without_our_settings_says_where_they_are(
+    running: Running, simulator: Simulator, copy: Path
+) -> None:
+    with gunicorn(running, simulator, "--chdir", str(copy), "wsgi:app") as (url, log):
+        assert ask(url).ok
+        assert f"start gunicorn in {copy}, or with -c {copy}/gunicorn.conf.py" in log.read_text()
+
+
+def test_a_sync_worker_is_warned_of_and_ends_no_answer_early(
+    running: Running, simulator: Simulator, copy: Path
+) -> None:
+    arguments = ("-c", str(copy / "gunicorn.conf.py"), "-k", "sync", "--timeout", "1")
+    with gunicorn(running, simulator, *arguments) as (url, log):
+        simulator.knobs(delay_s=0.4)
+        answer = ask(url).json()["choices"][0]
+        assert answer["finish_reason"] == "stop"
+        assert "sync_workers" in log.read_text()
+
+
+def test_a_missing_package_stops_the_start_and_is_named(simulator: Simulator, copy: Path, tmp_path: Path) -> None:
+    with (copy / "requirements.txt").open("a") as file:
+        file.write("a-package-of-tomorrow[extra]==1.0   # a reason\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:0"],
+        cwd=copy,
+        env=settings(simulator),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 78
+    (line,) = done.stderr.splitlines()
+    assert "not installed: a-package-of-tomorrow; run: " in line and "pip install -r requirements.txt" in line
+
+
+def test_a_start_that_cannot_succeed_has_a_status_that_systemd_does_not_repeat(tmp_path: Path) -> None:
+    unit = (ROOT / "deploy" / "kimi-gateway.service").read_text()
+    code, _ = start(tmp_path, KIMI_TOKENS="a.good.token-of-enough-length", HEARTBEAT_S="often")
+    assert f"RestartPreventExitStatus={code}\n" in unit
+    # PostgreSQL may only be late.
+    code, _ = start(
+        tmp_path, KIMI_TOKENS="a.good.token-of-enough-length", DATABASE_URL="postgresql://u@127.0.0.1:1/d"
+    )
+    assert code == 1
+
+
+@pytest.mark.parametrize("name", ["app", "application"])
+def test_a_server_may_run_the_file_without_its_folder(simulator: Simulator, copy: Path, name: str) -> None:
+    program = (
+        f"import runpy; app = runpy.run_path({str(copy / 'wsgi.py')!r})[{name!r}];"
+        "print(app.test_client().get('/healthz').status_code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd="/",
+        env=settings(simulator),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "200\n", done.stderr
+
+
+def test_the_document_says_where_it_is_served(simulator: Simulator, running: Running) -> None:
+    with running.gateway(simulator.url, SCRIPT_NAME="/kimi") as gateway:
+        document = requests.get(f"{gateway.url}/kimi/openapi.json", timeout=30).json()
+        assert document["servers"] == [{"url": "/kimi"}]
