@@ -81,7 +81,7 @@ def test_cut_anywhere_the_answer_is_whole(
     size = size_of_stream(simulator)
     offsets = range(1, size, EVERY or step)
     idle_s = IDLE_S if end == "stall" else "40"
-    gateway = patient(shared_gateway, IDLE_TIMEOUT_S=idle_s)
+    gateway = patient(shared_gateway, IDLE_TIMEOUT_S=idle_s, FIRST_EVENT_TIMEOUT_S=idle_s)
     # Those that wait for a silence to end wait together.
     with ThreadPoolExecutor(32 if end == "stall" else 4) as clients:
 

@@ -16,7 +16,7 @@ from app.store import Store
 from tests.running import BOTH_DATABASES, Gateway, Running, Simulator, wait_until
 
 # REQUESTS=10000 is the form for a quiet machine.
-_REQUESTS = int(os.environ.get("REQUESTS", "300"))
+_REQUESTS = int(os.environ.get("REQUESTS", "150"))
 _KILLS = max(2, _REQUESTS // 1000)
 # A worker writes once a second; what ended just before it was killed is lost. Seconds, for a busy machine.
 _LOST_S = 4.0

@@ -9,13 +9,13 @@ It is asked on the socket whose number is its argument, and answers in JSON.
 - A pid: it answers with the exit code, null as long as the process runs.
 """
 
+import atexit
 import gc
 import importlib
 import json
 import os
 import socket
 import sys
-import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -49,20 +49,53 @@ def _serve(control: socket.socket) -> list[str] | None:
         control.send(json.dumps(answer).encode())
 
 
+def _patch_the_rest() -> None:
+    """What gunicorn's worker calls as ``gevent.monkey.patch_all``."""
+    from gevent import monkey
+
+    monkey.patch_os()
+    monkey.patch_signal()
+
+
 def _import_all() -> None:
     """What a gateway imports, in the order in which a worker does."""
     from gevent import monkey
 
-    # Not the functions by which gunicorn's master starts and ends processes. A worker patches them, too.
+    # Not the functions by which gunicorn's master starts and ends processes. A worker patches them, and only them: if
+    # everything were patched again, gevent would do twice what it does after a fork.
     monkey.patch_all(os=False, signal=False)
-    warnings.filterwarnings("ignore", "Patching more than once")
+    monkey.patch_all = _patch_the_rest  # type: ignore[assignment]  # called without arguments
     for module in ("gunicorn.app.wsgiapp", "app.hosting.preflight", "app.hosting.worker", "app.factory", "app.cli"):
         importlib.import_module(module)
     for module in ("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql", "psycopg"):
         importlib.import_module(module)
 
 
+def _run(arguments: list[str]) -> None:
+    """The command ``gunicorn``, and its workers."""
+    sys.argv = ["gunicorn", *arguments]
+    try:
+        importlib.import_module("gunicorn.app.wsgiapp").run()
+    except SystemExit as e:
+        _Exit.code = e.code if isinstance(e.code, int) else int(e.code is not None)
+        raise
+
+
+class _Exit:
+    """The end of a process without that of the interpreter, which would copy the memory that all of them share."""
+
+    code = 0
+
+    @classmethod
+    def now(cls) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(cls.code)
+
+
 def main() -> None:
+    # Registered first, so that it is done last.
+    atexit.register(_Exit.now)
     sys.path.insert(0, str(ROOT))
     control = socket.socket(fileno=int(sys.argv[1]))
     gc.disable()
@@ -72,8 +105,7 @@ def main() -> None:
     arguments = _serve(control)
     if arguments is not None:
         gc.enable()
-        sys.argv = ["gunicorn", *arguments]
-        importlib.import_module("gunicorn.app.wsgiapp").run()
+        _run(arguments)
 
 
 if __name__ == "__main__":
