@@ -501,3 +501,27 @@ def test_without_functions_nothing_changes(gateway: Gateway, simulator: Simulato
         whole = post("chat", gateway, **more).json()
         assert of_chat(whole) == ('<tool_call>{"name": "weather", "arguments": {}}</tool_call>', [], "stop")
     assert simulator.prompts() == [f"What is it? {CANARY}"] * 2
+
+
+@pytest.mark.parametrize("kind", [[], {}, None, 1], ids=repr)
+@pytest.mark.parametrize("dialect", ["chat", "responses"])
+def test_the_type_of_a_part_of_a_result_is_a_string(
+    gateway: Gateway, simulator: Simulator, dialect: str, kind: Any
+) -> None:
+    part = {"type": kind, "x": "sunny"}
+    call = {"name": "weather", "arguments": "{}"}
+    history: list[dict[str, Any]]
+    if dialect == "chat":
+        asked = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "a", "type": "function", "function": call}],
+        }
+        history = [asked, {"role": "tool", "tool_call_id": "a", "content": [part]}]
+    else:
+        history = [{"type": "function_call", "call_id": "a", **call}]
+        history += [{"type": "function_call_output", "call_id": "a", "output": [part]}]
+    said = {"messages" if dialect == "chat" else "input": [{"role": "user", "content": CANARY}, *history]}
+    response = post(dialect, gateway, WEATHER, **said)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"].endswith("[0].type") and not simulator.turns()

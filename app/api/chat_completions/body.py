@@ -106,7 +106,8 @@ class _OtherPart(Fields):
 _Part = Annotated[_TextPart | _RefusalPart | _ImagePart | _FilePart | _OtherPart, Field(discriminator="type")]
 
 
-_KNOWN_PARTS = frozenset({"text", "refusal", "image_url", "file", "input_audio", "video_url"})
+# No set: clients may put a list there, which has no hash.
+_KNOWN_PARTS = ("text", "refusal", "image_url", "file", "input_audio", "video_url")
 
 
 def _part_tag(part: Any) -> str:

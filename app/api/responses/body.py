@@ -103,7 +103,8 @@ class _OtherPart(Fields):
 
 _Part = Annotated[_Text | _Refusal | _Image | _File | _OtherPart, Field(discriminator="type")]
 _Parts = Many[_Part]
-_KNOWN_PARTS = frozenset({"input_text", "output_text", "text", "refusal", "input_image", "input_file"})
+# No set: clients may put a list there, which has no hash.
+_KNOWN_PARTS = ("input_text", "output_text", "text", "refusal", "input_image", "input_file")
 
 
 def _part_tag(part: Any) -> str:
