@@ -127,7 +127,7 @@ def create_app(
     # When the turns have ended, and while the database is open.
     at_exit(ledger.close)
     if config.console:
-        services = Services(config, store, gateway, accounts, ledger)
+        services = Services(config, store, gateway, accounts, ledger, app.extensions["account_manager"])
         app.wsgi_app = ConsoleMount(app.wsgi_app, services)  # type: ignore[method-assign]  # as Flask's documentation says
     keys.start()
     rate_limits.start_cleaning()

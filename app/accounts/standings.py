@@ -75,20 +75,20 @@ class Row:
 
 # Where there is no account at all.
 NO_ACCOUNT: Mapping[Language, str] = {
-    "en": "no Kimi account yet: run `flask --app wsgi accounts add`, or set KIMI_TOKENS and restart",
-    "zh": "还没有 Kimi 账号：请运行 `flask --app wsgi accounts add`，或者设置 KIMI_TOKENS 后重启",
+    "en": "no Kimi account yet: open /console, run `flask --app wsgi accounts add`, or set KIMI_TOKENS and restart",
+    "zh": "还没有 Kimi 账号：请打开 /console，或运行 `flask --app wsgi accounts add`，或者设置 KIMI_TOKENS 后重启",
 }
 
 SEALED_BY_ANOTHER = "another GATEWAY_SECRET has sealed it, or this gateway has none"
 
 # What to do about a login that cannot be used any more.
 NEW_LOGIN = (
-    "Log in at Kimi again in a private window, add the refresh_token of that login with `flask --app wsgi accounts "
-    "add`, and close the window without logging out."
+    "Log in at Kimi again in a private window, add the refresh_token of that login at /console or with `flask --app "
+    "wsgi accounts add`, and close the window without logging out."
 )
 NEW_LOGIN_ZH = (
-    "请在浏览器的无痕窗口里重新登录 Kimi，用 `flask --app wsgi accounts add` 添加这次登录的 refresh_token，"
-    "然后直接关闭窗口，不要退出登录。"
+    "请在浏览器的无痕窗口里重新登录 Kimi，在 /console 或用 `flask --app wsgi accounts add` 添加这次登录的 "
+    "refresh_token，然后直接关闭窗口，不要退出登录。"
 )
 
 # By kind and cause; those of a model have the kind "cooling" and a cause that ends with "/model".

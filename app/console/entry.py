@@ -4,11 +4,14 @@ There is no credential until the owner makes one. A link, the password and the c
 and nowhere else. The database has their digests only.
 """
 
+import base64
 import hashlib
 import hmac
 import ipaddress
 import secrets
 from dataclasses import dataclass
+
+from cryptography.fernet import Fernet
 
 from app.console import passwords
 from app.settings.config import Config, is_loopback
@@ -45,6 +48,11 @@ class Session:
     @property
     def token(self) -> str:
         return hmac.new(self.cookie.encode(), b"a form of the console", hashlib.sha256).hexdigest()
+
+    @property
+    def seal(self) -> Fernet:
+        key = hmac.new(self.cookie.encode(), b"a draft of the console", hashlib.sha256).digest()
+        return Fernet(base64.urlsafe_b64encode(key))
 
 
 class Entry:
@@ -100,6 +108,20 @@ class Entry:
 
     def leave(self, session: Session) -> None:
         self._store.console.delete_session(session.row.digest)
+
+    # What was pasted and not saved yet. Sealed with the cookie, which the database does not hold.
+
+    def keep_draft(self, session: Session, text: str) -> None:
+        until = self._store.database.now() + DRAFT_S
+        self._store.console.set_draft(session.row.digest, session.seal.encrypt(text.encode()).decode(), until)
+
+    def draft(self, session: Session) -> str | None:
+        """None if there is none, or its time is over."""
+        sealed = self._store.console.draft(session.row.digest, self._store.database.now())
+        return None if sealed is None else session.seal.decrypt(sealed.encode()).decode()
+
+    def drop_draft(self, session: Session) -> None:
+        self._store.console.set_draft(session.row.digest, None, 0.0)
 
     def end_others(self, session: Session | None) -> int:
         """Ends all sessions but this one. Returns how many."""

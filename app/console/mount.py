@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from app.accounts.management import AccountManager
 from app.accounts.pool import Accounts
 from app.gateway import Gateway
 from app.ledger.ledger import Ledger
@@ -34,6 +35,7 @@ class Services:
     gateway: Gateway
     accounts: Accounts
     ledger: Ledger
+    account_manager: AccountManager
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class Console:
 # The pages in the order of the navigation: endpoint and word.
 NAVIGATION = (
     ("overview.show", "overview"),
+    ("accounts.show", "accounts"),
     ("request_log.show", "requests"),
     ("keys.show", "keys"),
     ("conversations.show", "conversations"),

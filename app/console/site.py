@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
 from app import logs
-from app.console import access, assets, conversations, health, keys, overview, request_log, setup, trial
+from app.console import access, accounts, assets, conversations, health, keys, overview, request_log, setup, trial
 from app.console.mount import Reach, Services
 from app.console.page import Console, console, page, session, to_entry
 from app.console.words import Language, sentence_of
@@ -52,7 +52,7 @@ def create_site(services: Services, reach: Reach) -> Flask:
     site.after_request(_add_headers)
     for kind in (GatewayError, HTTPException, StoreError, Exception):
         site.register_error_handler(kind, _answer_failure)
-    for part in (assets, access, overview, request_log, keys, conversations, trial, setup, health):
+    for part in (assets, access, accounts, overview, request_log, keys, conversations, trial, setup, health):
         site.register_blueprint(part.blueprint)
     return site
 

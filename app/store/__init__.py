@@ -95,7 +95,7 @@ class Store:
             self.tokens = TokenRows(self.database, vault)
             self.account_entries = AccountEntryRows(self.database, vault)
             self.transcripts = TranscriptRows(self.database, vault)
-            self.console = ConsoleRows(self.database, vault)
+            self.console = ConsoleRows(self.database)
         except WrongSecret as e:
             self.close()
             raise StoreUnusable(f"GATEWAY_SECRET: {e}") from e

@@ -6,7 +6,6 @@ import sqlalchemy as sa
 
 from app.store.database import Database, Row, Transaction
 from app.store.tables import console_failures, console_sessions, console_tickets
-from app.store.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +92,8 @@ class FailureLimits:
 class ConsoleRows:
     """The tables ``console_tickets``, ``console_sessions`` and ``console_failures``."""
 
-    def __init__(self, database: Database, vault: Vault) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._vault = vault
 
     # Links
 
@@ -157,13 +155,13 @@ class ConsoleRows:
     # What was pasted
 
     def set_draft(self, digest: str, draft: str | None, until: float) -> None:
-        """Keeps a text with a session, sealed; None deletes it."""
-        self._database.run(_SET_DRAFT, of_digest=digest, draft=self._vault.seal(draft), draft_until=until)
+        """Keeps a sealed text with a session; None deletes it."""
+        self._database.run(_SET_DRAFT, of_digest=digest, draft=draft, draft_until=until)
 
     def draft(self, digest: str, now: float) -> str | None:
-        """None if there is none, or its time is over. Raises WrongSecret."""
+        """None if there is none, or its time is over."""
         row = self._database.row(_FIND_DRAFT, of_digest=digest, now=now)
-        return None if row is None else self._vault.open(row["draft"])
+        return None if row is None else row["draft"]
 
     # Failed logins
 

@@ -12,6 +12,8 @@ from tests.running.console import Page, browser_at, signed_in
 
 PAGES = (
     "/",
+    "/accounts",
+    "/accounts/add",
     "/requests",
     "/keys",
     "/conversations",

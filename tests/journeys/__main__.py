@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.running import Gateway, Running, Simulator, mint
 from tests.running.console import ticket_of
 
-PAGES = ("", "requests", "keys", "conversations", "try", "setup", "health", "access")
+PAGES = ("", "accounts", "accounts/add", "requests", "keys", "conversations", "try", "setup", "health", "access")
 AXE = Path(__file__).parents[2] / ".clients" / "journeys" / "axe.min.js"
 
 Journey = Callable[["World"], None]
@@ -81,11 +81,19 @@ def a_key_works(gateway: Gateway, key: str) -> bool:
 
 
 @journey
-def first_steps(world: World) -> None:
-    """Link → try it → key → set up a client."""
-    gateway = world.gateway()
+def first_start(world: World) -> None:
+    """Without an account → link → paste → check → save → try it → key → set up a client."""
+    gateway = world.gateway(KIMI_TOKENS="")
     page = world.enter(gateway)
-    page.get_by_role("link", name="Try it").first.click()
+    expect(page.locator("h1")).to_contain_text("There is no Kimi account yet.")
+    page.get_by_role("link", name="Add one").click()
+    page.get_by_label("Paste what you have").fill(mint("alice", 7_776_000, "refresh"))
+    page.get_by_role("button", name="Check").click()
+    expect(page.locator("main")).to_contain_text("renews it by itself")
+    page.get_by_label("Name").fill("home")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("region", name="home")).to_contain_text("Ready.")
+    page.get_by_role("link", name="Try it").click()
     page.get_by_label("Your question").fill("Hello, who are you?")
     page.get_by_role("button", name="Send").click()
     expect(page.locator(".turn.assistant .facts")).to_contain_text("first word after")
@@ -95,6 +103,7 @@ def first_steps(world: World) -> None:
     page.get_by_label("Name").fill("phone")
     page.get_by_role("button", name="Make a key").click()
     key = page.locator("pre").first.inner_text()
+    page.locator("summary", has_text="Codex").click()
     page.locator("summary", has_text="curl").click()
     assert key in page.locator("details", has_text="curl").first.locator("pre").inner_text()
     page.get_by_role("link", name="I have it").click()
@@ -106,14 +115,42 @@ def first_steps(world: World) -> None:
 
 @journey
 def an_account_dies(world: World) -> None:
-    """The overview says what to do, in the title, too."""
-    gateway = world.gateway(KIMI_TOKENS=f"home={mint('alice', 12)}")
+    """The sentence says what to do, a new token is pasted, and it works."""
+    gateway = world.gateway(KIMI_TOKENS="")
     page = world.enter(gateway)
-    expect(page.locator("h1")).to_contain_text("no account can answer", timeout=30_000)
-    expect(page.get_by_role("region", name="home")).to_contain_text("nothing renews it")
-    page.reload()
+    add(world, page, mint("alice", 5), "home")
+    page.get_by_role("link", name="Overview").click()
+    expect(page.locator("h1")).to_contain_text("no account can answer", timeout=20_000)
     expect(page).to_have_title("(1) need you · Overview · Kimi Gateway")
+    section = page.get_by_role("region", name="home")
+    expect(section).to_contain_text("nothing renews it")
     assert gateway.get("/readyz").status_code == 503
+    section.get_by_role("link", name="Paste a token").click()
+    page.get_by_label("Paste what you have").fill(mint("alice", 7_776_000, "refresh"))
+    page.get_by_role("button", name="Check").click()
+    expect(page.locator("main")).to_contain_text("This user is here already as home")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("region", name="home")).to_contain_text("Ready.")
+    wait(lambda: gateway.say("hello").ok)
+
+
+@journey
+def an_account_is_paused_tested_and_removed(world: World) -> None:
+    gateway = world.gateway(KIMI_TOKENS="")
+    page = world.enter(gateway)
+    add(world, page, mint("alice", 7_776_000, "refresh"), "home")
+    section = page.get_by_role("region", name="home")
+    section.get_by_role("button", name="Pause").click()
+    expect(section).to_contain_text("You paused this account on")
+    section.get_by_role("button", name="Resume").click()
+    expect(section).to_contain_text("Ready.")
+    section.get_by_role("button", name="Test").click()
+    expect(page.locator("main")).to_contain_text("its chat is deleted")
+    world.at(page, "accounts")
+    page.get_by_role("link", name="home").click()
+    page.get_by_role("link", name="Remove").click()
+    page.get_by_role("button", name="Remove").click()
+    expect(page.locator("main")).to_contain_text("There is no Kimi account yet.")
 
 
 @journey
@@ -317,7 +354,12 @@ def pictures(world: World) -> None:
     """Each page in both languages, light and dark, wide and narrow; nothing is compared, people look."""
     if world.shots is None:
         return
-    gateway = world.gateway(STORE_TRANSCRIPTS="1", GATEWAY_SECRET="a long enough secret")
+    gateway = world.gateway(STORE_TRANSCRIPTS="1", GATEWAY_SECRET="a long enough secret", KIMI_TOKENS="")
+    page = world.enter(gateway)
+    add(world, page, mint("alice", 7_776_000, "refresh"), "home")
+    add(world, page, mint("bob", 86_400), "lab")
+    add(world, page, mint("carol", 7_776_000, "refresh"), "old")
+    page.get_by_role("region", name="old").get_by_role("button", name="Pause").click()
     traffic(gateway)
     for language in ("en", "zh-CN"):
         for scheme in ("light", "dark"):
@@ -330,6 +372,15 @@ def pictures(world: World) -> None:
                     world.at(page, path)
                     name = f"{path.replace('/', '-') or 'overview'}-{language[:2]}-{scheme}-{width}.png"
                     page.screenshot(path=world.shots / name, full_page=True)
+
+
+def add(world: World, page: Page, text: str, label: str) -> None:
+    world.at(page, "accounts/add")
+    page.locator("#pasted").fill(text)
+    page.locator("main form button").click()
+    page.locator("#label").fill(label)
+    page.locator("main form button").click()
+    page.wait_for_url("**/accounts")
 
 
 def traffic(gateway: Gateway) -> None:

@@ -1,0 +1,113 @@
+"""The page Accounts, as a browser without scripts uses it."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.running import Gateway, Running, Simulator, mint, wait_until
+from tests.running.console import Browser, Page, signed_in
+
+REFRESH = 7_776_000
+
+
+@pytest.fixture
+def empty(running: Running, simulator: Simulator) -> Iterator[Gateway]:
+    """A gateway without any account."""
+    with running.gateway(simulator.url, KIMI_TOKENS="") as gateway:
+        yield gateway
+
+
+def add(browser: Browser, text: str, label: str) -> Page:
+    checked = browser.post("/accounts/check", {"pasted": text})
+    assert checked.status_code == 200, checked.text
+    saved = browser.post("/accounts/save", {"label": label})
+    assert saved.status_code == 200 and saved.url.endswith("/accounts"), saved.text
+    return Page(saved.text)
+
+
+def path_of(page: Page, label: str) -> str:
+    """Of the page of an account."""
+    found = re.search(rf'href="/console(/accounts/acc_\w+)">{label}<', page.source)
+    assert found is not None
+    return found[1]
+
+
+def test_an_account_is_pasted_and_works(empty: Gateway, simulator: Simulator) -> None:
+    browser = signed_in(empty)
+    assert "There is no Kimi account yet." in browser.page("/").text
+    token = mint("alice", REFRESH, "refresh")
+    checked = browser.post("/accounts/check", {"pasted": token})
+    assert "renews it by itself" in checked.text and token not in checked.text
+    # It waits in the database, where nobody can read it.
+    assert token not in str(empty.database.run("SELECT * FROM console_sessions"))
+    assert not simulator.requests("RefreshToken"), "a check spends no refresh token"
+    assert browser.post("/accounts/save", {"label": "home"}).status_code == 200
+    assert empty.database.run("SELECT draft FROM console_sessions") == [(None,)]
+    wait_until("it answers", lambda: empty.say("hello").ok)
+    assert "Works. The account can answer." in browser.page("/").text
+    for path in ("/accounts", path_of(browser.page("/accounts"), "home"), "/health"):
+        assert token not in browser.get(path).text
+    assert token not in empty.log()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "There is no token in it"),
+        ("sk-abcdefghijklmnop", "API key of the official platform"),
+        ("two words", "This is no token"),
+        ('{"log": {"entries": []}}', "HAR file"),
+        ('{"access_token": "x', "not complete"),
+        ("a=b; c=d", "kimi-auth is not among them"),
+        ("curl 'https://www.kimi.com/' -H 'accept: x'", "no Authorization"),
+        ("x" * 70_000, "too long"),
+    ],
+)
+def test_what_is_no_token_is_named_and_not_repeated(empty: Gateway, text: str, says: str) -> None:
+    answer = signed_in(empty).post("/accounts/check", {"pasted": text})
+    assert answer.status_code == 400 and says in Page(answer.text).text
+    assert len(text) < 5 or text not in answer.text
+
+
+def test_a_paste_is_forgotten_in_time_and_belongs_to_its_session(empty: Gateway) -> None:
+    one, other = signed_in(empty), signed_in(empty)
+    one.post("/accounts/check", {"pasted": mint("alice", REFRESH, "refresh")})
+    assert "Paste it again" in Page(other.post("/accounts/save", {"label": "x"}).text).text
+    empty.database.run("UPDATE console_sessions SET draft_until = draft_until - 301 WHERE draft IS NOT NULL")
+    assert "Paste it again" in Page(one.post("/accounts/save", {"label": "x"}).text).text
+    assert "There is no Kimi account yet." in one.page("/accounts").text
+
+
+def test_an_account_is_paused_renamed_and_removed(empty: Gateway) -> None:
+    browser = signed_in(empty)
+    path = path_of(add(browser, mint("alice", 9_000), "home"), "home")
+    assert "You paused this account on" in Page(browser.post(f"{path}/pause").text).text
+    wait_until("no account answers", lambda: not empty.say("hello").ok)
+    assert "nothing renews its token" in Page(browser.post(f"{path}/resume").text).text
+    assert "no refresh token" in Page(browser.post(f"{path}/renew").text).text
+    renamed = Page(browser.post(f"{path}/change", {"label": "work"}).text)
+    assert path_of(renamed, "work") == path
+    assert "A name has 1 to 32" in Page(browser.post(f"{path}/change", {"label": "two words"}).text).text
+    assert "tokens are deleted here" in browser.page(f"{path}/remove").text
+    assert "There is no Kimi account yet." in Page(browser.post(f"{path}/remove").text).text
+    assert browser.get(path).status_code == 404
+
+
+def test_an_account_is_tested_step_by_step(empty: Gateway, simulator: Simulator) -> None:
+    browser = signed_in(empty)
+    path = path_of(add(browser, mint("alice", 9_000), "home"), "home")
+    text = Page(browser.post(f"{path}/test").text).text
+    assert "the access token works" in text and "its chat is deleted" in text and "That was all" in text
+    simulator.knobs(fail="token_invalid")
+    assert "problem" in Page(browser.post(f"{path}/test").text).text
+
+
+def test_two_accounts_do_not_share_a_name(empty: Gateway) -> None:
+    browser = signed_in(empty)
+    add(browser, mint("alice", 9_000), "home")
+    browser.post("/accounts/check", {"pasted": mint("bob", 9_000)})
+    answer = browser.post("/accounts/save", {"label": "home"})
+    assert answer.status_code == 400 and "Another account has this name" in answer.text
+    # It is still there to be saved under another one.
+    assert browser.post("/accounts/save", {"label": "work"}).url.endswith("/accounts")
