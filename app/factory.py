@@ -22,7 +22,7 @@ from app.answers.json_checker import JsonChecker
 from app.answers.plan import Planner
 from app.answers.stream import AnswerTimeouts
 from app.answers.turn import RetryPolicy, Turns
-from app.api import chat_completions, completions, files, health, messages, models, openapi, responses
+from app.api import chat_completions, completions, files, health, messages, metrics, models, openapi, responses
 from app.attachments import AttachmentLimits, Attachments, Fetcher, FileLimits, Files, Folder
 from app.concurrency.at_exit import at_exit
 from app.concurrency.watchdog import Watchdog
@@ -102,10 +102,12 @@ def create_app(
     app.config["HEARTBEAT_S"] = config.heartbeat_s
     app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)
     app.config["STRICT_PARAMS"] = config.strict_params
+    app.config["METRICS_KEY"] = config.metrics_key
     app.config["TOOLS"] = config.tools
     app.extensions["gateway"] = gateway
     app.extensions["ledger"] = ledger
     app.extensions["account_manager"] = build_account_manager(config, store, registry, accounts, renewals, router)
+    app.extensions["figures"] = metrics.LatestFigures(lambda: gateway.figures(keys.names()))
     app.extensions["api_keys"] = keys = ApiKeys(config.api_keys, store.keys)
     app.extensions["rate_limits"] = rate_limits = RateLimits(store, process_lease, _longest_s(config))
     app.extensions["request_memory"] = RequestMemory(config.request_memory_bytes, config.queue_wait_s)
@@ -117,6 +119,7 @@ def create_app(
     app.url_map.strict_slashes = False
     conversation_id.install(app)
     app.register_blueprint(_HEALTH.blueprint)
+    app.register_blueprint(metrics.blueprint)
     for api in public_apis:
         for suffix, prefix in conversation_id.PREFIXES.items():
             name = api.blueprint.name + suffix
@@ -272,6 +275,7 @@ def _build_gateway(
         watchdog,
         attachments,
         uploaded,
+        config.account_max_streams,
     )
 
 

@@ -6,7 +6,7 @@ Must never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.accounts.pool import Accounts
@@ -30,6 +30,7 @@ from app.conversations.open_chats import OpenChats, Thread
 from app.errors import UnknownModel
 from app.ledger import live
 from app.ledger.live import LiveProcess
+from app.ledger.metrics import AccountFigures, Cooling, Figures
 from app.request_record import UNKNOWN_MODEL
 from app.store import ConversationRow, Store, StoreError
 from app.store.ledger import LedgerRows
@@ -70,7 +71,9 @@ class Gateway:
         watchdog: Watchdog,
         attachments: Attachments,
         files: Files,
+        account_streams: int,
     ) -> None:
+        """``account_streams``: how many answers an account gives at a time, for figures."""
         self._attachments = attachments
         self.files = files
         self.json_checker = json_checker
@@ -84,6 +87,7 @@ class Gateway:
         self._store = store
         self._timeouts = timeouts
         self._watchdog = watchdog
+        self._account_streams = account_streams
         self._readiness: Readiness | None = None
         self._looked_at = 0.0
         self._looking = threading.Lock()
@@ -198,6 +202,44 @@ class Gateway:
         """What all processes are doing, on all machines; those of older gateways say nothing."""
         states = self._store.processes.states().items()
         return [state for id_, text in states if (state := live.parse(id_, text)) is not None]
+
+    def figures(self, key_names: Mapping[str, str]) -> Figures:
+        """What ``/metrics`` shows, except what every process knows itself. ``key_names``: owner → name."""
+        now, labels = self._store.database.now(), self._accounts.labels()
+        deletions = {row.account_id: row for row in self._store.figures.deletions(now)}
+        expiries = self._accounts.expiries()
+        accounts = []
+        for standing in self._accounts.standings():
+            if standing.model:
+                continue
+            chats = deletions.get(standing.account_id)
+            token_until, login_until = expiries.get(standing.account_id, (None, None))
+            accounts.append(
+                AccountFigures(
+                    standing.label,
+                    standing.kind,
+                    None if token_until is None else token_until - now,
+                    None if login_until is None else login_until - now,
+                    self._account_streams,
+                    chats.due if chats else 0,
+                    chats.failing if chats else 0,
+                )
+            )
+        cooling = [
+            Cooling(labels.get(row.account_id, row.account_id) or "all", row.scope or "all", row.until - now)
+            for row in self._store.figures.cooldowns(now)
+        ]
+        queue = self._store.figures.queue()
+        return Figures(
+            self._store.ledger.tallies(),
+            self.live_processes(),
+            accounts,
+            cooling,
+            queue.waiting,
+            max(0.0, now - queue.oldest_at) if queue.waiting else 0.0,
+            {(row.upstream, row.kind): row.times for row in self._store.unrecognised.all()},
+            {"account": labels, "key": key_names},
+        )
 
     # Health and background work
 

@@ -30,6 +30,7 @@ from app.accounts.standings import (
 from app.concurrency.periodic import Periodic, every, in_steps
 from app.concurrency.waiting_room import WaitingRoom
 from app.errors import AccountRejected, AccountUnavailable, ConversationLost, NoAccount, RenewalFailed
+from app.settings.credentials import read_expiry
 from app.settings.sites import Site
 from app.store import Store, StoreError, TokenRow, TokenState, WrongSecret
 from app.upstreams.account import Account
@@ -299,6 +300,20 @@ class Accounts:
                 account.credential, self._rows.get(account.id), cooldowns.get(account.id)
             )
             found += [standing, *of_models.get(account.id, ())]
+        return found
+
+    def labels(self) -> dict[str, str]:
+        """Account id → name."""
+        return {account.id: account.label for account in self._accounts.values()}
+
+    def expiries(self) -> dict[str, tuple[float | None, float | None]]:
+        """Account id → when its access token expires, and when its login ends if it is not used. Unix seconds."""
+        found = {}
+        for account in self._accounts.values():
+            row, credential = self._rows.get(account.id), account.credential
+            refresh_token = row.refresh_token if row is not None else credential.refresh_token
+            ends = read_expiry(refresh_token) if refresh_token is not None else None
+            found[account.id] = (row.expires_at if row is not None else credential.expires_at, ends)
         return found
 
     def warnings(self, language: Language = "en") -> list[str]:

@@ -12,6 +12,7 @@ for a while. It reads no KIMI_TOKENS: accounts come and go while it runs.
 Knows the order: acquire the right to renew, ask, store. Must never know how Kimi is asked.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -264,10 +265,17 @@ class _Renewer:
             level = logging.ERROR if revoked else logging.WARNING
             log.log(level, "token_not_renewed account=%s label=%r error=%s", row.account_id, login.label, e.message)
             self._store.tokens.save_error(row.account_id, row.version, e.message, revoked)
+            self._count(row, "refused" if revoked else "failed")
             return
         # It is stored before it can be used: workers read tokens from the store and from nowhere else.
         if self._saved(row, pair):
             log.info("token_renewed account=%s label=%r", row.account_id, login.label)
+            self._count(row, "ok")
+
+    def _count(self, row: TokenRow, outcome: str) -> None:
+        """For ``/metrics``. What it counts is done: nothing may fail for it."""
+        with contextlib.suppress(StoreError):
+            self._store.ledger.count("kimi_gateway_refreshes", {"account": row.account_id, "outcome": outcome})
 
     def _service(self, login: Login) -> KimiAuth:
         key = (login.auth_url, login.base_url, login.proxy)

@@ -56,6 +56,8 @@ class LiveProcess:
     loop_pause_s: float
     write_s: float
     phases: dict[str, int] = field(default_factory=dict)
+    # How many requests of an account are in a phase.
+    streams: list[tuple[str, str, int]] = field(default_factory=list)
     requests: list[LiveRequest] = field(default_factory=list)
 
 
@@ -100,6 +102,7 @@ class ProcessState:
             "loop_pause_s": round(pause_s, 4),
             "write_s": round(self._write_s(), 5),
             "phases": dict(Counter(record.phase for record in records)),
+            "streams": [(*key, n) for key, n in Counter((r.account_id, r.phase) for r in records).items()],
             "requests": [asdict(_live(record, now)) for record in records[:_MOST_REQUESTS]],
         }
         return json.dumps(state)

@@ -73,6 +73,10 @@ SILENCE = Series(
     _SILENCE_S,
 )
 HEARTBEATS = Series("kimi_gateway_heartbeats", "Heartbeats sent to clients that waited", ("api",))
+# Counted where it happens, in a process of its own.
+REFRESHES = Series(
+    "kimi_gateway_refreshes", "Renewals of tokens; outcome: ok, failed, refused", ("account", "outcome")
+)
 DROPPED = Series(
     "kimi_gateway_ledger_dropped",
     "Rows of the request log that were given up while the database was away, and label sets beyond the limit",
@@ -90,6 +94,7 @@ ALL = (
     QUEUE_WAIT,
     SILENCE,
     HEARTBEATS,
+    REFRESHES,
     DROPPED,
 )
 

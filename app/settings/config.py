@@ -529,6 +529,15 @@ class Config:
         "等待 Kimi 读完请求里的图片和文档的秒数。超过后，带文档的请求返回 504；只有图片的照常发送。",
         advanced=True,
     )
+    metrics_key: str | None = _setting(
+        "METRICS_KEY",
+        parsers.secret,
+        "",
+        "What Prometheus must send as a bearer token to read `/metrics` (at least 12 characters). If unset, "
+        "`/metrics` answers programs on this machine only.",
+        "Prometheus 读取 `/metrics` 时必须携带的 bearer token（至少 12 个字符）。不设置时，`/metrics` 只对本机开放。",
+        secret=True,
+    )
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS",
         parsers.origins,
@@ -573,7 +582,7 @@ class Config:
     def secrets(self) -> list[str]:
         """Every text that must never be shown."""
         tokens = [token for credential in self.credentials for token in credential.secrets]
-        own = [self.gateway_secret] if self.gateway_secret else []
+        own = [secret for secret in (self.gateway_secret, self.metrics_key) if secret]
         passwords = [*parsers.passwords_in(self.database_url), *parsers.passwords_in(self.kimi_proxy)]
         return [*tokens, *(key.secret for key in self.api_keys), *own, *passwords]
 

@@ -20,6 +20,7 @@ from app.store.conversations import ConversationRow, ConversationRows
 from app.store.database import Database, Transaction
 from app.store.errors import StoreError, StoreUnavailable, StoreUnusable
 from app.store.facts import Facts, Unrecognised, UnrecognisedRow
+from app.store.figures import FigureRows
 from app.store.files import FileRow, FileRows
 from app.store.idempotency import IdempotentAnswerRow, IdempotentAnswerRows
 from app.store.leases import LeaseRow, LeaseRows
@@ -75,6 +76,7 @@ class Store:
             self.processes = ProcessRows(self.database)
             self.roles = RoleRows(self.database)
             self.leases = LeaseRows(self.database)
+            self.figures = FigureRows(self.database)
             self.ledger = LedgerRows(self.database)
             self.idempotent_answers = IdempotentAnswerRows(self.database)
             self.conversations = ConversationRows(self.database)

@@ -329,6 +329,10 @@ class LedgerRows:
             _ADD_TALLY, [{"name": name, "labels": labels, "n": n} for (name, labels), n in sorted(added.items())]
         )
 
+    def count(self, name: str, labels: Mapping[str, str], n: float = 1.0) -> None:
+        """Adds to a tally at once, for what happens seldom. May add twice if the connection is lost meanwhile."""
+        self._database.run(_ADD_TALLY, name=name, labels=json.dumps(labels, sort_keys=True, ensure_ascii=False), n=n)
+
     def delete_oldest(self, before: str, most: int) -> int:
         """Deletes up to ``most`` of the oldest requests whose id is smaller than ``before``, with their attempts.
         Returns how many."""

@@ -26,8 +26,8 @@ _EXPOSED = [
     "x-should-retry",
 ]
 
-# The health checks are for the operator, not for pages.
-_PATHS = r"/(?!healthz|readyz).*"
+# What is for the operator, not for pages.
+_PATHS = r"/(?!healthz|readyz|metrics).*"
 
 
 def install(app: Flask, origins: Sequence[str]) -> None:
@@ -55,6 +55,10 @@ def _answer_preflight() -> Response | None:
 
     Also for unknown paths. Otherwise a page could not read their 404.
     """
-    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+    if (
+        request.method == "OPTIONS"
+        and "Access-Control-Request-Method" in request.headers
+        and request.path != "/metrics"
+    ):
         return Response(status=204)
     return None

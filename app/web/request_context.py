@@ -93,8 +93,14 @@ def json_response(body: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(body), status, content_type="application/json")
 
 
-def _api_key() -> str | None:
+def bearer_token() -> str:
+    """Of the current request; empty if it has none."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _api_key() -> str | None:
+    token = bearer_token()
+    if token:
+        return token
     return request.headers.get("x-api-key") or request.headers.get("api-key") or None
