@@ -92,7 +92,7 @@ def create_app(
     process_lease.start()
     watchdog = Watchdog()
     groups = [build(config, watchdog, None) for build in upstreams]
-    router = Router(groups)
+    router = Router(groups, config.model_aliases)
     gateway = _build_gateway(config, store, accounts, process_lease, watchdog, router)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes

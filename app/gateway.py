@@ -104,7 +104,9 @@ class Gateway:
         needs_pauses = is_long(request.messages)
         if needs_pauses:
             pause()
+        request, asked_for = self._with_real_model(request), request.model
         record = caller.record
+        record.is_renamed = request.model != asked_for
         record.is_answer, record.model, record.conversation_id = True, request.model, request.conversation_id
         try:
             self._router.check(request)
@@ -128,9 +130,14 @@ class Gateway:
     def prompt_text(self, request: ChatRequest) -> str:
         """The text that an upstream would be sent for this request, for counting tokens. Raises UnknownModel,
         InvalidRequest."""
+        request = self._with_real_model(request)
         self._router.check(request)
         request = _for_upstreams(self._attachments.marked(request))
         return self._router.for_model(request.model)[0].prepare(request, request.messages).counted_text
+
+    def _with_real_model(self, request: ChatRequest) -> ChatRequest:
+        model = self._router.resolve(request.model)
+        return request if model == request.model else replace(request, model=model)
 
     def end_within(self, seconds: float) -> None:
         """Turns that still run then are ended, each with an error that says so: the process ends soon after."""
@@ -168,7 +175,8 @@ class Gateway:
 
     @property
     def models(self) -> list[Model]:
-        return self._router.models
+        """Those that there are, and their exact other names."""
+        return self._router.listed_models
 
     def model(self, model_id: str) -> Model:
         """Raises UnknownModel, with the ids that exist."""

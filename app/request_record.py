@@ -57,6 +57,8 @@ class RequestRecord:
     owner: str = ""
     # Empty until it is known.
     model: str = ""
+    # The client called it otherwise (MODEL_ALIASES).
+    is_renamed: bool = False
     # Only a digest of it is stored.
     conversation_id: str | None = None
     flags: int = 0

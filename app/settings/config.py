@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from app.chat import CitationStyle
 from app.settings import parsers
 from app.settings.credentials import Credential, CredentialError, parse_credentials
+from app.settings.model_aliases import ModelAlias, parse_aliases
 from app.settings.parsers import ApiKey, Parser
 from app.settings.sites import KIMI_COM, Site, site_at
 
@@ -174,6 +175,16 @@ class Config:
         "Which of Kimi's two protocols are used: both, only the older one (`sse`) or only the newer one (`connect`). "
         "Each has its own models.",
         "使用 Kimi 两代协议中的哪些：两代都用、只用旧的（`sse`）或只用新的（`connect`）。每一代有自己的模型。",
+    )
+    model_aliases: tuple[ModelAlias, ...] = _setting(
+        "MODEL_ALIASES",
+        parse_aliases,
+        "",
+        "Other names for models, comma-separated, so that programs with fixed model names work: "
+        "`gpt-4o=kimi-k2.6,claude-*=kimi-k2.6,*=k2`. A name with `*` counts where no model is called so; the one "
+        "with the most other characters comes first. The header `x-kimi-model` says which model answered.",
+        "模型的别名，用逗号分隔，让模型名写死的程序也能用：`gpt-4o=kimi-k2.6,claude-*=kimi-k2.6,*=k2`。"
+        "带 `*` 的名字只在没有同名模型时生效，其他字符最多的优先。响应头 `x-kimi-model` 写明实际回答的模型。",
     )
     keep_chats: bool = _setting(
         "KIMI_KEEP_CHATS",

@@ -3,9 +3,11 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from app.chat import ChatRequest, FileReference, Message, Model, Options, TextPart
 from app.errors import ConversationLost, InvalidRequest, ProtocolUnavailable, UnknownModel
+from app.settings.model_aliases import ModelAlias, ModelAliases
 from app.upstreams import Supports, Upstream, UpstreamGroup
 
 log = logging.getLogger(__name__)
@@ -18,9 +20,10 @@ _UNAVAILABLE_S = 600.0
 class Router:
     """The upstreams of this process, their models, and which of them turned out to be unavailable."""
 
-    def __init__(self, groups: Sequence[UpstreamGroup]) -> None:
+    def __init__(self, groups: Sequence[UpstreamGroup], aliases: Sequence[ModelAlias] = ()) -> None:
         self.upstreams: Mapping[str, Upstream] = {u.name: u for group in groups for u in group.upstreams}
         self._disabled_models = {id_: why for group in groups for id_, why in group.disabled_models.items()}
+        self._aliases = ModelAliases(aliases)
         # Upstream, site → until when (monotonic) it counts as unavailable there.
         self._unavailable: dict[tuple[str, str], float] = {}
 
@@ -29,12 +32,29 @@ class Router:
         """All models, each once."""
         return list({model.id: model for u in self.upstreams.values() for model in u.models()}.values())
 
+    @property
+    def listed_models(self) -> list[Model]:
+        """All models, and the exact other names of those that there are."""
+        by_id = {model.id: model for model in self.models}
+        named = {name: Model(name, by_id[id_].title) for name, id_ in self._aliases.exact.items() if id_ in by_id}
+        return list({**by_id, **named}.values())
+
     def model(self, model_id: str) -> Model:
-        """Raises UnknownModel, with the ids that exist."""
-        found = next((model for model in self.models if model.id == model_id), None)
+        """Also by another name. Raises UnknownModel, with the ids that exist."""
+        real = self.resolve(model_id)
+        found = next((model for model in self.models if model.id == real), None)
         if found is None:
-            raise self._unknown(model_id)
-        return found
+            raise self._unknown(real)
+        return replace(found, id=model_id)
+
+    def resolve(self, name: str) -> str:
+        """The id of the model that a name stands for; the name itself if it is no other name."""
+        exact = self._aliases.of_name(name)
+        if exact is not None:
+            return exact
+        if any(upstream.rank(name) is not None for upstream in self.upstreams.values()):
+            return name
+        return self._aliases.of_pattern(name) or name
 
     def check(self, request: ChatRequest) -> None:
         """Raises UnknownModel, and InvalidRequest for content that no upstream of the model takes."""
@@ -122,6 +142,8 @@ class Router:
 
     def _unknown(self, model_id: str) -> UnknownModel:
         why = self._disabled_models.get(model_id, "does not exist")
+        if model_id in self._aliases.targets:
+            why = f"is named by MODEL_ALIASES and {why}"
         known = ", ".join(model.id for model in self.models)
         return UnknownModel(f"The model '{model_id}' {why} (model_not_found). Models: {known}", param="model")
 

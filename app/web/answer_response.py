@@ -177,6 +177,8 @@ class Encoder(ABC):
 def respond(answer: Answer, encoder: Encoder, *, stream: bool, headers: Mapping[str, str]) -> Response:
     """The response to a request that has been accepted. Closes ``answer``. Raises the failure of a whole one."""
     record = current_record()
+    if record.is_renamed:
+        headers = {**headers, "x-kimi-model": record.model}
     if stream:
         heartbeat_s: float = current_app.config["HEARTBEAT_S"]
         more: Callable[[], Mapping[str, str]] = lambda: info_headers(answer.info)  # noqa: E731

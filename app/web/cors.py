@@ -17,6 +17,7 @@ _EXPOSED = [
     "x-conversation",
     "x-conversation-rebuilt",
     "x-ignored-params",
+    "x-kimi-model",
     "x-kimi-notice",
     "x-conversation",
     "x-ratelimit-limit-requests",
