@@ -290,6 +290,8 @@ class Caller:
     is_gone: Callable[[], bool]
     # Requests with the same key are one request.
     idempotency_key: str | None = None
+    # The models that the key may use, ``*`` for any characters; empty: all.
+    models: tuple[str, ...] = ()
     # What is noted about the request.
     record: RequestRecord = field(default_factory=RequestRecord, compare=False, repr=False)
     # To be called by what keeps the request after its response has ended. Returns what is to be called at the end.

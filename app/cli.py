@@ -191,7 +191,16 @@ def keys() -> None:
 @click.option("--expires", metavar="PERIOD", help="The key expires after this time: 45m, 12h, 30d, 2w.")
 @click.option("--per-minute", type=click.IntRange(1, 1_000_000), help="Limit of requests in any minute.")
 @click.option("--at-once", type=click.IntRange(1, 1_000_000), help="Limit of requests at the same time.")
-def add(name: str, expires: str | None, per_minute: int | None, at_once: int | None) -> None:
+@click.option("--models", metavar="LIST", help="The models that it may use: k2*,kimi-k2.6. * is any characters.")
+@click.option("--tokens-per-day", type=click.IntRange(1, 10**12), help="Limit of tokens (estimated) a day, of UTC.")
+def add(
+    name: str,
+    expires: str | None,
+    per_minute: int | None,
+    at_once: int | None,
+    models: str | None,
+    tokens_per_day: int | None,
+) -> None:
     """Create a key called NAME and print it. It is not shown again."""
     if not is_key_name(name):
         raise click.BadParameter("expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", param_hint="NAME")
@@ -202,8 +211,20 @@ def add(name: str, expires: str | None, per_minute: int | None, at_once: int | N
     now = store.database.now()
     if period_s and now + period_s >= _END_OF_CALENDAR:
         raise click.BadParameter("too long: omit it for a key that does not expire", param_hint="--expires")
+    if models is not None and not (models.isascii() and models.isprintable() and " " not in models):
+        raise click.BadParameter("expected names such as k2*,kimi-k2.6, without spaces", param_hint="--models")
     key = make_key()
-    row = KeyRow(digest_of(key), name, now, now + period_s if period_s else None, None, per_minute, at_once)
+    row = KeyRow(
+        digest_of(key),
+        name,
+        now,
+        now + period_s if period_s else None,
+        None,
+        per_minute,
+        at_once,
+        models=models,
+        tokens_per_day=tokens_per_day,
+    )
     if name in [given.name for given in config.api_keys] or not store.keys.add(row):
         raise click.ClickException(f"there is a key called '{name}' already")
     click.echo(key)
@@ -555,8 +576,9 @@ def _state(row: KeyRow, now: float) -> str:
 
 
 def _limits(row: KeyRow) -> str:
-    limits = [(row.per_minute, "a minute"), (row.at_once, "at once")]
-    return ", ".join(f"{number} {word}" for number, word in limits if number is not None)
+    limits = [(row.per_minute, "a minute"), (row.at_once, "at once"), (row.tokens_per_day, "tokens a day")]
+    words = [f"{number} {word}" for number, word in limits if number is not None]
+    return ", ".join([*words, *([f"models {row.models}"] if row.models else [])])
 
 
 def _day(at: float) -> str:

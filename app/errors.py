@@ -10,6 +10,7 @@
     ├─ FileLost                             404  request   the bytes of an uploaded file are gone
     ├─ NotAuthorized                        401  request   our own API key is missing or wrong
     ├─ UnknownModel                         404  request
+    ├─ ModelNotAllowed                      403  request   this API key may use other models only
     ├─ UnknownConversation                  404  request
     ├─ KeyLimited                           429  request   this API key has reached its own limit
     ├─ ConversationBusy                     409  request   another turn of it is running
@@ -171,6 +172,13 @@ class UnknownModel(GatewayError):
     status = 404
     blame: ClassVar[Blame] = "request"
     default_code = "model_not_found"
+    permanent = True
+
+
+class ModelNotAllowed(GatewayError):
+    status = 403
+    blame: ClassVar[Blame] = "request"
+    default_code = "model_not_allowed"
     permanent = True
 
 

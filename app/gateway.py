@@ -27,11 +27,12 @@ from app.concurrency.yielding import pause
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import Conversations
 from app.conversations.open_chats import OpenChats, Thread
-from app.errors import UnknownModel
+from app.errors import ModelNotAllowed, UnknownModel
 from app.ledger import live
 from app.ledger.live import LiveProcess
 from app.ledger.metrics import AccountFigures, Cooling, Figures
 from app.request_record import UNKNOWN_MODEL
+from app.settings.model_aliases import matches
 from app.store import ConversationRow, Store, StoreError
 from app.store.ledger import LedgerRows
 from app.upstreams.routing import Router
@@ -114,6 +115,11 @@ class Gateway:
             # What the client calls it may be anything.
             record.model = UNKNOWN_MODEL
             raise
+        if not may_use(caller.models, request.model):
+            raise ModelNotAllowed(
+                f"this API key may not use the model '{request.model}'; it may use {', '.join(caller.models)}",
+                param="model",
+            )
         request = _for_upstreams(self._attachments.resolve(request, caller.owner))
         if needs_pauses:
             pause()
@@ -177,6 +183,10 @@ class Gateway:
     def models(self) -> list[Model]:
         """Those that there are, and their exact other names."""
         return self._router.listed_models
+
+    def models_of(self, caller: Caller) -> list[Model]:
+        """Those of ``models`` that the API key may use."""
+        return [model for model in self.models if may_use(caller.models, self._router.resolve(model.id))]
 
     def model(self, model_id: str) -> Model:
         """Raises UnknownModel, with the ids that exist."""
@@ -296,6 +306,11 @@ class Gateway:
         if row.chat_id is not None and row.upstream is not None and row.account_id is not None:
             # It was noted with the loss of the conversation.
             self._cleanup.discard(row.upstream, row.chat_id, row.account_id)
+
+
+def may_use(models: Sequence[str], model_id: str) -> bool:
+    """``models``: with ``*`` for any characters; empty for all."""
+    return not models or any(matches(pattern, model_id) for pattern in models)
 
 
 def _for_upstreams(request: ChatRequest) -> ChatRequest:

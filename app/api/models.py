@@ -17,8 +17,8 @@ _CREATED = 1763856000
 
 @blueprint.get("/models")
 def list_models() -> Response:
-    caller()
-    return json_response({"object": "list", "data": [_encode(model) for model in gateway().models]})
+    models = gateway().models_of(caller())
+    return json_response({"object": "list", "data": [_encode(model) for model in models]})
 
 
 @blueprint.get("/models/<anything:model_id>")

@@ -20,8 +20,9 @@ from app.store.tables import api_key_seconds, api_key_uses, api_keys
 class KeyRow:
     """An API key. A revoked one stays: its name, and the fact that there once were keys.
 
-    ``per_minute``, ``at_once``: limits, None for any number of requests. The times are Unix seconds. ``version``
-    grows with every change of any key.
+    ``per_minute``, ``at_once``: limits, None for any number of requests. ``models``: those that it may use, with
+    commas, ``*`` for any characters; None for all. ``tokens_per_day``: None for any number. The times are Unix
+    seconds. ``version`` grows with every change of any key.
     """
 
     digest: str
@@ -32,6 +33,13 @@ class KeyRow:
     per_minute: int | None
     at_once: int | None
     version: int = 0
+    models: str | None = None
+    tokens_per_day: int | None = None
+
+    @property
+    def model_patterns(self) -> tuple[str, ...]:
+        """Empty for all models."""
+        return tuple(filter(None, (self.models or "").split(",")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,6 +229,10 @@ _MIGRATIONS = {
     "files of API keys": _FILES,
     "token renewals that are asked for, work that one process does for all": _RENEWALS,
     "accounts that were added by command": _ACCOUNT_ENTRIES,
+    "models and tokens of API keys": (
+        "ALTER TABLE api_keys ADD COLUMN models TEXT",
+        "ALTER TABLE api_keys ADD COLUMN tokens_per_day BIGINT",
+    ),
 }
 
 # How many migrations this gateway knows.

@@ -256,6 +256,8 @@ api_keys = sa.Table(
     sa.Column(
         "version", sa.BigInteger, nullable=False, server_default=sa.text("0")
     ),  # grows with every change of any
+    sa.Column("models", sa.Text),  # those that it may use, with commas, * for any characters; NULL for all
+    sa.Column("tokens_per_day", sa.BigInteger),  # by our estimate, in any day of UTC; NULL for any number
     sa.Index("api_keys_by_version", "version"),
 )
 

@@ -19,7 +19,7 @@ from app.chat import Caller
 from app.web.conversation_id import named_conversation
 from app.web.parameters import Parameters
 from app.web.request_body import receive
-from app.web.request_context import caller
+from app.web.request_context import caller, check_tokens
 
 
 class AnswerParameters(Parameters):
@@ -58,6 +58,7 @@ def accept(model: type[_B], in_path: str | None = None) -> Accepted[_B]:
     Raises NotAuthorized, KeyLimited, InvalidRequest, and what ``receive`` raises.
     """
     who = caller()
+    check_tokens(who)
     body, reservation = receive(model, who)
     who.record.is_stream = body.wants_stream
     headers = body.check_supported()

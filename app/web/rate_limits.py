@@ -16,6 +16,7 @@ from app.store.api_keys import Usage
 from app.store.process_lease import ProcessLease
 
 _WINDOW_S = 60.0
+_DAY_S = 86_400
 # Retry-After where another request of the key must end first: how long that takes is not known. Seconds.
 _RETRY_AFTER_S = 2.0
 # How often the counts of keys that make no requests any more are deleted, in seconds, and how many at a time.
@@ -47,6 +48,21 @@ class RateLimits:
 
     def _delete_forgotten(self) -> int:
         return self._store.keys.delete_forgotten(self._store.database.now() - 2 * _WINDOW_S, _CLEAN_BATCH)
+
+    def check_tokens(self, key: KeyRow, owner: str) -> None:
+        """Raises KeyLimited: if the key has used its tokens of this day. What runs is not counted before its end, so
+        the requests that reach the limit are answered."""
+        if key.tokens_per_day is None:
+            return
+        now = self._store.database.now()
+        day = int(now // _DAY_S)
+        if self._store.ledger.tokens_of_day(owner, day) >= key.tokens_per_day:
+            raise KeyLimited(
+                f"Rate limit reached for this API key: {key.tokens_per_day} tokens a day, by our estimate; the next "
+                "day begins at 00:00 UTC",
+                code="tokens_per_day",
+                retry_after_s=(day + 1) * _DAY_S - now,
+            )
 
     def admit(self, key: KeyRow) -> Admission:
         use_id = uuid.uuid4().hex

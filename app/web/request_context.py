@@ -16,7 +16,7 @@ from app.chat import Caller
 from app.errors import InvalidRequest, NotAuthorized
 from app.gateway import Gateway
 from app.request_record import RequestRecord
-from app.store import StoreError
+from app.store import KeyRow, StoreError
 from app.web.api_keys import ApiKeys
 from app.web.client_connection import client_watch
 from app.web.local_requests import is_local
@@ -36,12 +36,21 @@ def caller() -> Caller:
     known = keys.find(_api_key(), is_local(request.environ, current_app.config["CORS_ORIGINS"]))
     record = current_record()
     record.owner = known.owner
+    g.key = known.key
     if known.key is not None and (known.key.per_minute is not None or known.key.at_once is not None):
         # ``middleware`` puts its numbers into the response, and ends it with that.
         admission = g.admission = cast(RateLimits, current_app.extensions["rate_limits"]).admit(known.key)
         if admission.refusal is not None:
             raise admission.refusal
-    return Caller(known.owner, client_watch(request.environ), _idempotency_key(), record)
+    models = () if known.key is None else known.key.model_patterns
+    return Caller(known.owner, client_watch(request.environ), _idempotency_key(), models, record)
+
+
+def check_tokens(who: Caller) -> None:
+    """Raises KeyLimited: if the key of the current request has used its tokens of this day."""
+    key: KeyRow | None = g.key
+    if key is not None:
+        cast(RateLimits, current_app.extensions["rate_limits"]).check_tokens(key, who.owner)
 
 
 def current_record() -> RequestRecord:
