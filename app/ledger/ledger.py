@@ -14,7 +14,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from app.concurrency.periodic import Periodic, every, in_steps
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # How often the store is written. Seconds.
 _WRITE_EVERY_S = 1.0
+_SLEEP_S = 60.0
 # Rows of one transaction: under gevent SQLite holds the whole worker meanwhile.
 _ROWS_PER_STEP = 100
 # Records that wait while the database is away. What is older becomes sums.
@@ -83,6 +84,9 @@ class Ledger:
         self._pruned_at = 0.0
         self._writing = threading.Lock()
         self._thread: Periodic | None = None
+        # It does so while no request runs and none is to be written. What is to be called then at the next request.
+        self._sleeps = False
+        self.when_woken: Callable[[], None] = lambda: None
         # How long the last write took, for whoever watches the database. Seconds.
         self.last_write_s = 0.0
 
@@ -97,6 +101,10 @@ class Ledger:
         """The record of a request that arrives. ``response_ended`` of it must be called."""
         record = RequestRecord(api, request_id, client, trace, when_done=self._note)
         self.running[record] = None
+        if self._sleeps and self._thread is not None:
+            self._sleeps = False
+            self._thread.wake()
+            self.when_woken()
         return record
 
     def close(self) -> None:
@@ -163,7 +171,8 @@ class Ledger:
         if record.is_answer or record.blame:
             self._done.append(record)
 
-    def _write_quietly(self) -> None:
+    def _write_quietly(self) -> float:
+        """Returns the seconds until the next step."""
         self.make_room()
         try:
             self.write()
@@ -171,8 +180,13 @@ class Ledger:
             if not self._is_failing:
                 log.warning("ledger_waits requests=%d error=%s", len(self._done), e)
             self._is_failing = True
-            return
+            return _WRITE_EVERY_S
         self._is_failing = False
+        # Set before the look: a request that begins in between wakes this thread.
+        self._sleeps = True
+        if self.running or self._done or self._only_sums:
+            self._sleeps = False
+        return _SLEEP_S if self._sleeps else _WRITE_EVERY_S
 
     def make_room(self) -> None:
         """Lets the oldest become sums only, if too many wait."""

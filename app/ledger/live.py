@@ -22,6 +22,8 @@ from app.request_record import RequestRecord
 _MOST_REQUESTS = 50
 # How often it is looked how late a thread runs that wanted to run. Seconds.
 _LOOK_EVERY_S = 0.25
+# The same while no request runs, which could be late.
+_LOOK_IDLE_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +73,21 @@ class ProcessState:
         self._started_at: float | None = None
         self._longest_pause_s = 0.0
         self._looked_at = time.monotonic()
+        self._wait_s = _LOOK_EVERY_S
         self._lock = threading.Lock()
 
     def start(self) -> None:
         self._looked_at = time.monotonic()
         every(_LOOK_EVERY_S, self._look, "loop-pauses", first_after_s=_LOOK_EVERY_S)
 
-    def _look(self) -> None:
+    def _look(self) -> float:
+        """Returns the seconds until the next look."""
         now = time.monotonic()
         with self._lock:
-            self._longest_pause_s = max(self._longest_pause_s, now - self._looked_at - _LOOK_EVERY_S)
+            self._longest_pause_s = max(self._longest_pause_s, now - self._looked_at - self._wait_s)
             self._looked_at = now
+            self._wait_s = _LOOK_EVERY_S if any(True for _ in self._running) else _LOOK_IDLE_EVERY_S
+            return self._wait_s
 
     def as_json(self, at: float) -> str:
         """``at``: now, in Unix seconds."""

@@ -12,6 +12,9 @@ up first what must not be held twice. Two rules keep a time from counting in whi
 - A watcher that could not renew its own lease for a while begins to watch anew.
 - A process that cannot renew but sees that nobody else can goes on: SQLite can be read while it is locked, and then
   shows that no row has changed; a server says that it is not there.
+
+A process that has nothing to do rests: it writes that down, as a negative value, and others then wait several times
+as long before they find it dead. While all of them rest they only read, and seldom write.
 """
 
 import logging
@@ -32,6 +35,10 @@ _RENEW_EVERY = 0.2
 _RETRY_EVERY = 0.05
 _VALID_FOR = 0.8
 _LONGEST_GAP = 0.4
+# The same where all processes rest: how often each of them writes.
+_WRITE_RESTING_EVERY = 3.0
+# The lease of a process that rests is so many times as long.
+_RESTING = 6.0
 # A renewal that fails within this share of ``lease_s`` did not wait for an answer.
 _AT_ONCE = 0.05
 # How long a release is tried before that is left to the next heartbeat: an answer or an error waits for it. Seconds.
@@ -65,7 +72,10 @@ class ProcessLease:
         self._when_lost: list[Callable[[bool], None]] = []
         # What is written beside the lease, for people who look; ``describe`` sets it.
         self._describe: Callable[[float], str] | None = None
+        self._is_busy: Callable[[], bool] = lambda: True
+        self._written_at = 0.0
         self._to_retry: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._releases: Periodic | None = None
         self._work: list[Periodic] = []
 
     def __repr__(self) -> str:
@@ -75,17 +85,22 @@ class ProcessLease:
         """From here on the process is alive. Raises StoreError."""
         self._register()
         pause_s = self._lease_s * _RENEW_EVERY
+        # Woken by the look at the deadline, where there is something to release.
+        self._releases = releases = every(
+            _CLEAN_EVERY_S, self._retry_releases, "process-releases", first_after_s=pause_s
+        )
         self._work = [
             every(pause_s, self._renew_and_watch, "process-lease", first_after_s=pause_s),
             every(self._lease_s * _RETRY_EVERY, self._check_deadline, "process-deadline", first_after_s=pause_s),
-            every(pause_s, self._retry_releases, "process-releases", first_after_s=pause_s),
+            releases,
             every(_CLEAN_EVERY_S, self._delete_leftovers, "process-leftovers", first_after_s=pause_s),
         ]
         at_exit(self.expire_now)
 
-    def describe(self, state: Callable[[float], str]) -> None:
-        """``state(now)`` is called at each renewal; its text is kept beside the lease. It must not block."""
-        self._describe = state
+    def describe(self, state: Callable[[float], str], is_busy: Callable[[], bool]) -> None:
+        """``state(now)`` is called when the row is written; its text is kept beside the lease. ``is_busy``: whether
+        the process does anything, so that it must not rest. Neither must block."""
+        self._describe, self._is_busy = state, is_busy
 
     def when_lost(self, work: Callable[[bool], None]) -> None:
         """Registers ``work``, which is called when others may have taken what this process held, or soon may. It must
@@ -138,7 +153,13 @@ class ProcessLease:
         began = steady()
         self._written = self._store.database.now() + self._lease_s
         self._store.processes.register(self.id, self._written, self._state())
+        self._written_at = began
         self._succeeded(began)
+
+    def stop_resting(self) -> None:
+        """The process has something to do again. Does not wait."""
+        if self._written < 0 and self._work:
+            self._work[0].wake()
 
     def _state(self) -> str | None:
         if self._describe is None:
@@ -153,14 +174,22 @@ class ProcessLease:
 
     def _succeeded(self, began: float) -> None:
         # From its beginning: nobody can have seen the change before that.
-        self._valid_until = began + self._lease_s * _VALID_FOR
+        self._valid_until = began + self._length_s(self._written) * _VALID_FOR
         self._is_lost = False
         self._quiet_since = None
 
+    def _length_s(self, value: float) -> float:
+        """How long the lease is of a process that has written this value."""
+        return self._lease_s * (_RESTING if value < 0 else 1.0)
+
     def _renew_and_watch(self) -> float:
         """Returns the seconds until the next renewal."""
+        written_at = self._written_at
         if not self._try_to_renew():
             return self._lease_s * _RETRY_EVERY
+        if self._written_at == written_at:
+            # All rest. Who does not write does not know whether others can.
+            return self._lease_s * _RENEW_EVERY
         try:
             with self._store.database.retrying_for(0):
                 return self._watch()
@@ -175,7 +204,11 @@ class ProcessLease:
             began = self._trying_since = steady()
             try:
                 with self._store.database.retrying_for(0):
-                    self._written, before = self._store.database.now() + self._lease_s, self._written
+                    rests = not self._is_busy()
+                    if rests and self._need_not_write(began):
+                        return True
+                    before, until = self._written, self._store.database.now() + self._lease_s
+                    self._written = -until if rests else until
                     if self._written == before:
                         # Two renewals must differ, also where the clock was set back by just that much.
                         self._written += 1e-3
@@ -183,6 +216,7 @@ class ProcessLease:
                     if not is_known:
                         # Another process has found this one dead. It may hold what was ours.
                         self._register()
+                    self._written_at = began
             except StoreError as e:
                 self._failed(e, began)
                 return False
@@ -193,6 +227,13 @@ class ProcessLease:
             log.warning("process_lease_lost reason=not_renewed_in_time")
             self._call_when_lost(True)
         return True
+
+    def _need_not_write(self, now: float) -> bool:
+        """Whether the lease of this process, which rests, is still long enough, and all others rest, too."""
+        if self._written >= 0 or now - self._written_at > self._lease_s * _WRITE_RESTING_EVERY:
+            return False
+        rows = self._store.processes.all()
+        return self.id in rows and all(value < 0 for value in rows.values())
 
     def _failed(self, error: StoreError, began: float) -> None:
         now = steady()
@@ -209,16 +250,22 @@ class ProcessLease:
         if now >= self._valid_until:
             self._lose(str(error), database_answers=failed_at_once)
 
-    def _check_deadline(self) -> None:
-        """A renewal may hang for longer than the lease counts."""
+    def _check_deadline(self) -> float:
+        """A renewal may hang for longer than the lease counts. Returns the seconds until the next look."""
         now, trying_since = steady(), self._trying_since
-        if now < self._valid_until or self._is_lost or self._has_ended:
-            return
+        if self._releases is not None and self._to_retry.qsize():
+            self._releases.wake()
+        if now < self._valid_until:
+            # A renewal that is in time moves the deadline.
+            return max(self._lease_s * _RETRY_EVERY, min(self._lease_s * _RENEW_EVERY, self._valid_until - now))
+        if self._is_lost or self._has_ended:
+            return self._lease_s * _RETRY_EVERY
         if trying_since is None:
             # The process was frozen, or its loop was held: what the renewal says counts.
             self._work[0].wake()
         elif trying_since < self._valid_until or now - trying_since > self._lease_s * (1 - _VALID_FOR) / 2:
             self._lose("no answer", database_answers=False)
+        return self._lease_s * _RETRY_EVERY
 
     def _lose(self, error: str, *, database_answers: bool) -> None:
         if not self._is_lost:
@@ -272,13 +319,13 @@ class ProcessLease:
             known = self._others.get(process_id)
             others[process_id] = known if known is not None and known[0] == until else (until, now)
         self._others = others
-        dead = [process_id for process_id, (_, since) in others.items() if now - since >= self._lease_s]
+        dead = [process_id for process_id, (value, since) in others.items() if now - since >= self._length_s(value)]
         for process_id in dead:
             until, _ = others.pop(process_id)
             if self._store.processes.delete_unchanged(process_id, until):
                 log.warning("process_dead process=%s", process_id)
         pause_s = self._lease_s * _RENEW_EVERY
-        due_in_s = min((since + self._lease_s - now for _, since in others.values()), default=pause_s)
+        due_in_s = min((since + self._length_s(value) - now for value, since in others.values()), default=pause_s)
         return max(self._lease_s * _RETRY_EVERY, min(pause_s, due_in_s))
 
     def _delete_leftovers(self) -> None:

@@ -50,7 +50,7 @@ _COUNT_STREAMS = sa.update(accounts).where(accounts.c.streams != _streams).value
 
 class ProcessRows:
     """The table ``processes``: one row per living process. ``until`` changes with each renewal; when that time comes
-    means nothing.
+    means nothing. It is negative if the process has nothing to do, see ``process_lease``.
     """
 
     def __init__(self, database: Database) -> None:

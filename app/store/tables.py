@@ -82,7 +82,7 @@ processes = sa.Table(
     "processes",
     METADATA,
     sa.Column("id", sa.String, primary_key=True),
-    sa.Column("until", sa.Float, nullable=False),
+    sa.Column("until", sa.Float, nullable=False),  # changes with each renewal; negative if it rests
     # What it is doing, for people: JSON, see ``ledger.live``. NULL for older gateways.
     sa.Column("state", sa.Text),
 )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,4 +241,54 @@ def test_a_killed_process_is_found_dead_within_two_leases(running: Running) -> N
         began = time.monotonic()
         wait_until("it is found", lambda: "killed" not in store.processes.all())
         assert 0.45 < time.monotonic() - began < 5
+        watcher.expire_now()
+
+
+@BOTH_DATABASES
+def test_processes_seldom_write_while_all_of_them_have_nothing_to_do(running: Running, database: str) -> None:
+    url = running.new_database().url
+    busy: set[str] = set()
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(Store(url)))
+        leases = []
+        for name in ("one", "other"):
+            lease = ProcessLease(stack.enter_context(closing(Store(url))), lease_s=1.0)
+            lease.describe(lambda _: "{}", partial(busy.__contains__, name))
+            lease.start()
+            stack.callback(lease.expire_now)
+            leases.append(lease)
+        one, other = (lease.id for lease in leases)
+
+        def rows(name: str, seconds: float) -> set[float]:
+            """The values that the row of a process has in this time."""
+            ends, found = time.monotonic() + seconds, set()
+            while time.monotonic() < ends:
+                found.add(store.processes.all()[name])
+                time.sleep(0.02)
+            return found
+
+        wait_until("both rest", lambda: all(value < 0 for value in store.processes.all().values()))
+        assert len(rows(other, 2.0)) <= 3
+        assert all(lease.is_valid() for lease in leases)
+
+        busy.add("one")
+        leases[0].stop_resting()
+        wait_until("it is busy", lambda: store.processes.all()[one] > 0)
+        assert len(rows(other, 2.0)) > 3, "it can only watch if it writes"
+        # As if the busy one was killed.
+        for work in leases[0]._work:
+            work.stop()
+        wait_until("it is found dead", lambda: one not in store.processes.all())
+        wait_until("it rests again", lambda: store.processes.all()[other] < 0)
+        assert len(rows(other, 2.0)) <= 3
+
+
+def test_an_idle_process_is_found_dead_once_another_one_is_busy(running: Running) -> None:
+    with closing(Store(running.new_database().url)) as store:
+        watcher = ProcessLease(store, lease_s=0.2)
+        watcher.start()
+        store.processes.register("killed at rest", -12.5)
+        began = time.monotonic()
+        wait_until("it is found", lambda: "killed at rest" not in store.processes.all())
+        assert 1.1 < time.monotonic() - began < 10
         watcher.expire_now()
