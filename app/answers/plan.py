@@ -4,7 +4,7 @@ Knows conversations and what was said in them. Must never know how anything is s
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.accounts.pool import Accounts
@@ -37,7 +37,7 @@ class Plan:
     upstreams: Sequence[Upstream]
     prepared: PreparedTurn
     # The sites of the accounts that may serve it; None: all.
-    sites: Collection[str] | None
+    sites: frozenset[str] | None
     # The accounts that may serve it, with digests of their tokens; empty: any usable one of the sites.
     accounts: Mapping[str, str] = field(default_factory=dict)
     # The chat that it continues.

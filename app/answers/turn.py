@@ -9,6 +9,7 @@ never know HTTP, JSON, SQL, Flask, or any field name of OpenAI or Kimi.
 import logging
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.accounts.leases import Lease
@@ -190,11 +191,11 @@ class _Run:
         """Raises NoAccountFree; AccountRejected where no account is left that could serve this."""
         turn = self._turn
         usable = plan.accounts or self._services.accounts.usable(plan.sites)
-        accounts = {id_: token for id_, token in usable.items() if id_ not in self._excluded}
+        accounts = _without(usable, self._excluded)
         if not accounts:
             raise AccountRejected("every Kimi account that could serve this has refused")
         # Prefer one that has not failed in this turn.
-        others = {id_: token for id_, token in accounts.items() if id_ not in self._failed}
+        others = _without(accounts, self._failed)
         began = time.monotonic()
         try:
             return self._services.leases.lease(
@@ -342,6 +343,11 @@ class _Run:
             return None
         # Its token was renewed and rejected again. The cause is unknown and may pass.
         return failover.Cooldown(failover.LIMITED_COOLDOWN_S)
+
+
+def _without(accounts: Mapping[str, str], ids: set[str]) -> Mapping[str, str]:
+    """The same mapping where none is to go, as nearly always: there may be hundreds."""
+    return {id_: token for id_, token in accounts.items() if id_ not in ids} if ids else accounts
 
 
 def _with_wait(last: UpstreamError, no_account: GatewayError) -> UpstreamError:

@@ -8,6 +8,7 @@ that. Does not know how a token is sent, stored or chosen.
 
 import base64
 import binascii
+import functools
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,7 @@ class Credential:
     @property
     def source(self) -> str:
         """A digest of the configured token: a new one means that the user has changed the setting."""
-        return hashlib.sha256((self.refresh_token or self.access_token or "").encode()).hexdigest()
+        return _digest(self.refresh_token or self.access_token or "")
 
     @property
     def hint(self) -> str:
@@ -82,6 +83,11 @@ class Credential:
     def user_hint(self) -> str:
         """The last four characters of the Kimi user's id, by which its owner recognises it; empty if unknown."""
         return (self.user_id or "")[-4:]
+
+
+@functools.lru_cache(maxsize=10_000)
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def parse_credentials(text: str) -> tuple[Credential, ...]:
