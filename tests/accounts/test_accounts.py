@@ -264,10 +264,17 @@ def test_what_fails_after_its_account_has_gone_to_rest_changes_nothing(blunt: Ga
     assert all(cooldown.seconds > 500 and cooldown.failures == 1 for cooldown in cooldowns)
 
 
+def _undeleted_chats(simulator: Simulator) -> int:
+    state = simulator.state()
+    return int(state["total_chats"] - state["deleted_chats"])
+
+
 def test_while_all_rest_the_status_says_until_when(quick: Gateway, simulator: Simulator) -> None:
     simulator.knobs(fail="http_429", fail_at="turn", retry_after="40")
     assert quick.say("hello").headers["Retry-After"] == "40"
     simulator.knobs(fail="")
+    # Each account has opened a chat, which is deleted after the answer.
+    wait_until("they are deleted", lambda: _undeleted_chats(simulator) == 0)
     before = len(simulator.requests(""))
     for stream in (True, False):
         response = quick.say("hello", stream=stream)

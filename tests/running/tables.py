@@ -91,14 +91,15 @@ class Tables:
 
     def held(self) -> list[tuple[str, bool]]:
         """What holds an account or waits for one: its kind, and whether its process is alive."""
-        lives = "process_id IN (SELECT id FROM processes WHERE until > ?)"
+        lives = "process_id IN (SELECT id FROM processes WHERE until > ? OR until < 0)"
         sql = " ".join(("SELECT 'turn',", lives, "FROM leases UNION ALL SELECT 'waiting',", lives, "FROM line"))
         return [(kind, bool(alive)) for kind, alive in self.database.run(sql, time.time(), time.time())]
 
     # Processes
 
     def living_processes(self) -> int:
-        return self._count("SELECT count(*) FROM processes WHERE until > ?", time.time())
+        """A process that has nothing to do writes a negative value."""
+        return self._count("SELECT count(*) FROM processes WHERE until > ? OR until < 0", time.time())
 
     def let_processes_be_dead(self) -> None:
         """As if others had found all of them dead: what they held is deleted."""
@@ -108,7 +109,7 @@ class Tables:
 
     def processes_live_until(self) -> float | None:
         """When the process that was heard of last will count as dead; None where there is none."""
-        ((until,),) = self.database.run("SELECT max(until) FROM processes")
+        ((until,),) = self.database.run("SELECT max(abs(until)) FROM processes")
         return until if until is None else float(until)
 
     # Conversations
@@ -121,7 +122,7 @@ class Tables:
         """Those that a turn of a living process holds."""
         sql = (
             "SELECT c.id FROM conversations c JOIN processes p ON p.id = c.process_id "
-            "WHERE c.held_until > ? AND p.until > ?"
+            "WHERE c.held_until > ? AND (p.until > ? OR p.until < 0)"
         )
         return [row[0] for row in self.database.run(sql, time.time(), time.time())]
 
