@@ -3,7 +3,7 @@
 The full one has 500 accounts, 1,000,000 conversations and 10,000 API keys in its database, and 2,000 open streams;
 the empty one has one account and one key. Both run at once on one core, and do the same work in turn: short answers
 for eight clients, and the mix of stateless answers and conversations. The cost is CPU time per answer; what the open
-streams cost meanwhile is measured before and after, and taken off. On SQLite and on PostgreSQL, whose own CPU time is
+streams cost meanwhile is measured before, and taken off. On SQLite and on PostgreSQL, whose own CPU time is
 not part of the figures. Exits with 1 if an answer costs more than 1.2 times as much as in the empty gateway.
 """
 
@@ -49,8 +49,10 @@ _CLIENTS = 8
 _KEY = "sk-bench"
 # An open stream gets a token so often. Seconds.
 _TOKEN_EVERY_S = 20.0
+# How long what follows the answers is waited for. Seconds.
+_SETTLE_S = 15.0
 # How many streams are opened per second.
-_OPEN_PER_S = 100
+_OPEN_PER_S = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +118,7 @@ class _Streams:
         self._server = server
         self._number = number
         self._open = 0
-        self._ended: list[Failed] = []
+        self._ended: list[Exception] = []
         self._is_over = False
         self._dialect = OpenAI(_GENERATION.model)
         simulator.set_knobs(say=text_of(1000), stamp=True, record=False, delay_s=_TOKEN_EVERY_S)
@@ -158,11 +160,11 @@ class _Streams:
                 seen = True
                 self._open += 1
 
-        connection = await Connection.open(HOST, self._server.port)
         try:
-            await connection.ask(self._dialect.request([{"role": "user", "content": PROMPT}]), on_bytes)
-            raise Failed("its answer was complete")
-        except Failed as e:
+            connection = await Connection.open(HOST, self._server.port)
+            reply = await connection.ask(self._dialect.request([{"role": "user", "content": PROMPT}]), on_bytes)
+            raise Failed(f"its answer was complete: {reply.body()[-300:]!r}")
+        except (Failed, OSError) as e:
             if not self._is_over:
                 self._ended.append(e)
 
@@ -174,29 +176,33 @@ class _Gateway:
         self.load = Load(server, simulator, _GENERATION)
         self._simulator = simulator
 
-    def short(self, seconds: float) -> tuple[int, float]:
-        """The number of answers, and the CPU time that they took with all that follows them."""
-        return self._measure(lambda: len(self.load.closed_loop(_CLIENTS, seconds, _TOKENS).first_ms))
+    def short(self, seconds: float) -> float:
+        """Milliseconds of CPU time per answer, with all that follows it and without what open streams cost."""
+        return self._measure(seconds, lambda: len(self.load.closed_loop(_CLIENTS, seconds, _TOKENS).first_ms))
 
-    def mix(self, seconds: float) -> tuple[int, float]:
-        return self._measure(lambda: self.load.mix(_CLIENTS, seconds, _TOKENS)[0])
+    def mix(self, seconds: float) -> float:
+        return self._measure(seconds, lambda: self.load.mix(_CLIENTS, seconds, _TOKENS)[0])
 
-    def idle(self, seconds: float) -> float:
+    def _rate(self, seconds: float) -> float:
         """CPU seconds per second, without requests."""
         begin = self.load.moment()
         time.sleep(seconds)
         end = self.load.moment()
         return (end.server_s - begin.server_s) / (end.at_ns - begin.at_ns) * 1e9
 
-    def _measure(self, work: Callable[[], int]) -> tuple[int, float]:
+    def _measure(self, seconds: float, work: Callable[[], int]) -> float:
         # Not set_knobs, which would end the open streams.
         self._simulator.change_knobs(say=text_of(_TOKENS), stamp=True, record=False, delay_s=0)
+        rate = self._rate(seconds)
         begin = self.load.moment()
         answers = work()
-        # The chats are deleted after the answers.
-        time.sleep(1.0)
+        # Until the chats are deleted.
+        deadline = time.monotonic() + _SETTLE_S
+        while self._rate(0.5) > 1.5 * rate + 0.02 and time.monotonic() < deadline:
+            pass
         end = self.load.moment()
-        return answers, end.server_s - begin.server_s
+        streams_s = rate * (end.at_ns - begin.at_ns) / 1e9
+        return (end.server_s - begin.server_s - streams_s) * 1e3 / answers
 
 
 def measure(
@@ -218,12 +224,7 @@ def measure(
         for _ in range(rounds):
             for name, gateway in gateways.items():
                 for load in (gateway.short, gateway.mix):
-                    before = gateway.idle(seconds / 2)
-                    began = time.monotonic()
-                    answers, cpu_s = load(seconds)
-                    took_s = time.monotonic() - began
-                    streams_s = took_s * (before + gateway.idle(seconds / 2)) / 2
-                    figures.setdefault(f"{load.__name__}, {name}", []).append((cpu_s - streams_s) * 1e3 / answers)
+                    figures.setdefault(f"{load.__name__}, {name}", []).append(load(seconds))
     return figures
 
 

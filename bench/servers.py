@@ -98,6 +98,8 @@ def _gateway(
         "WEB_CONCURRENCY": "1",
         # One account serves all streams: the simulator accepts that, and the other servers have no limit either.
         "ACCOUNT_MAX_STREAMS": "0",
+        # Each answer creates and deletes its chat, as with the other servers and with earlier versions.
+        "CONTINUE_CHATS": "0",
     }
     return Server(name, lambda generation: OpenAI(generation.model), command, settings, is_ours=True, home=home)
 
