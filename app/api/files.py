@@ -202,7 +202,8 @@ OPERATIONS = (
         "The bytes of a file",
         {"type": "string", "contentMediaType": "application/octet-stream"},
         _ID,
-        media_type="application/octet-stream",
+        # That of the file.
+        media_type="*/*",
         failures=_UNKNOWN,
     ),
     Operation(

@@ -53,13 +53,13 @@ def exercise(client: Client, deadline: float) -> Outcome:
 
 
 def _in_a_world(outcome: Outcome, environment: Environment, deadline: float) -> None:
-    """As it is shipped: two workers, keys, and every other setting at its default."""
+    """As it is shipped: gunicorn's command, two workers, keys, and every other setting at its default."""
     key = f"sk-{secrets.token_hex(16)}"
     shipped: dict[str, Any] = {"WEB_CONCURRENCY": "2", "LOG_LEVEL": "INFO", "GATEWAY_API_KEYS": f"clients={key}"}
     shipped |= outcome.client.settings
     with tempfile.TemporaryDirectory(prefix="clients-") as folder:
         running = Running(Path(folder), Path(folder))
-        with running.simulator() as simulator, running.gateway(simulator.url, **shipped) as gateway:
+        with running.simulator() as simulator, running.gateway(simulator.url, server="gevent", **shipped) as gateway:
             told = {"GATEWAY_URL": gateway.url, "GATEWAY_KEY": key, "SIMULATOR_URL": simulator.url, "CANARY": CANARY}
             output = _run(outcome, environment, told, _left(deadline, _EXERCISE_S))
             _listen(outcome, output)
@@ -149,7 +149,8 @@ def _look_behind(outcome: Outcome, simulator: Simulator, gateway: Gateway) -> No
     if not outcome.client.keeps_chats:
         # What stays open may be continued.
         simulator.wait("deleted_chats", at_least=state["total_chats"] - gateway.tables.open_chats())
-    assert "Traceback" not in gateway.log(), f"the gateway's log:\n{gateway.log()[-4000:]}"
+    log, found, traceback = gateway.log().partition("Traceback")
+    assert not found, f"the gateway's log:\n{log[-1000:]}{found}{traceback[:3000]}"
 
 
 def _left(deadline: float, at_most_s: float) -> float:

@@ -96,6 +96,8 @@ for (const { model } of doors) {
 }
 proved('also', 'images');
 
+// The answer shows what Kimi knows, whether it was told now or before in the same chat.
+await knobs({ recite: 'I like tea' });
 const messages = [];
 for (const content of ['I like tea', 'What did I say?']) {
   messages.push({ role: 'user', content });
@@ -103,4 +105,5 @@ for (const content of ['I like tea', 'What did I say?']) {
   messages.push(...response.messages);
   if (messages.length > 2) assert.match(text, /I like tea/);
 }
+await knobs({});
 proved('also', 'a conversation by item references');

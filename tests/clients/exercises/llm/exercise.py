@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from told import BASE, KEY, MODEL, TEXT, asked, prompt, proved, slowly, version
+from told import BASE, KEY, MODEL, TEXT, asked, knobs, prompt, proved, slowly, version
 
 version(importlib.metadata.version("llm"))
 settings = Path.home() / "llm"
@@ -50,6 +50,9 @@ proved("error")
 
 assert json.loads(run("-m", "kimi", "--key", KEY, "--schema", "leaves int", prompt('{"leaves": 3}'))) == {"leaves": 3}
 proved("also", "`--schema`")
+# The answer shows what Kimi knows, whether it was told now or before in the same chat.
+knobs(recite="I like tea")
 run("-m", "kimi", "--key", KEY, "I like tea")
 assert "I like tea" in run("-c", "--key", KEY, "and now?")
+knobs()
 proved("also", "`-c`, which continues a conversation")

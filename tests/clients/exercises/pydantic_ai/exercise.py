@@ -21,6 +21,7 @@ from told import (
     calls,
     cut_short,
     fails,
+    knobs,
     prompt,
     proved,
     refused,
@@ -71,8 +72,11 @@ async def main() -> None:
         await pieces_of(agent, cut_short())
     proved("broken")
 
+    # The answer shows what Kimi knows, whether it was told now or before in the same chat.
+    knobs(recite="I like tea")
     told = await agent.run("and now?", message_history=(await agent.run("I like tea")).all_messages())
     assert "I like tea" in told.output
+    knobs()
     proved("also", "a conversation")
     asker = Agent(OpenAIChatModel(MODEL, provider=provider), output_type=NativeOutput(Tea))
     assert (await asker.run(prompt('{"leaves": 3}'))).output == Tea(leaves=3)
