@@ -315,7 +315,7 @@ def test_an_expired_account_is_skipped_and_reported(running: Running, simulator:
     with running.gateway(simulator.url, KIMI_TOKENS=tokens) as gateway:
         assert [gateway.say("hello").status_code for _ in range(3)] == [200] * 3
         assert gateway.get("/readyz").status_code == 200
-        assert "old: the Kimi token expired at 20" in gateway.log()
+        assert "old: The Kimi token expired at 20" in gateway.log()
     assert set(simulator.state()["accounts"]) == {"bob"}
 
 
@@ -326,8 +326,8 @@ def test_without_a_usable_account_the_answer_says_what_to_do(running: Running, s
             response = gateway.say("hello", stream=stream)
             message = response.json()["error"]["message"]
             assert response.status_code == 401 and response.headers["x-should-retry"] == "false"
-            assert "account 1: the Kimi token expired at 20" in message
-            assert "account 2: the Kimi token expired at 20" in message
+            assert "account 1: The Kimi token expired at 20" in message
+            assert "account 2: The Kimi token expired at 20" in message
             assert "accounts add" in message
         ready = gateway.get("/readyz")
         assert ready.status_code == 503 and len(ready.json()["problems"]) == 2
@@ -396,8 +396,8 @@ def test_readiness_blames_the_database_only_for_its_own_failures(running: Runnin
     token = f"alice={mint('alice', kind='refresh')}"
     with running.gateway(simulator.url, KIMI_TOKENS=token) as gateway:
         wait_until("it is ready", lambda: gateway.get("/readyz").ok)
-        # The database works; that this row is gone is a fault of whoever runs or writes the gateway.
-        gateway.tables.forget_tokens()
+        # The database works; what stands in this row is a fault of whoever runs or writes the gateway.
+        gateway.tables.spoil_added_accounts()
         ready = gateway.get("/readyz")
         (problem,) = ready.json()["problems"]
         assert ready.status_code == 503 and "the gateway itself failed" in problem and "database" not in problem

@@ -91,7 +91,7 @@ def test_a_conversation_whose_account_is_gone_goes_on_with_another(
     with running.gateway(simulator.url, KIMI_TOKENS=f"{other}={mint(other)}", database=kept) as gateway:
         response = gateway.say("two", "talk")
         assert (response.status_code, response.json()["error"]["code"]) == (409, "conversation_lost")
-        assert "put it back" in response.json()["error"]["message"]
+        assert "add it again" in response.json()["error"]["message"]
         assert response.headers["x-should-retry"] == "false"
         response = talk(gateway, "talk", "one", "answer", "two")
         assert response.ok and response.headers["x-conversation-rebuilt"] == "history"

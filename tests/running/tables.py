@@ -240,9 +240,6 @@ class Tables:
         """As if whoever renews a token had not been heard of for too long."""
         self.database.run("UPDATE tokens SET held_until = 1 WHERE held_until > 1")
 
-    def forget_tokens(self) -> None:
-        self.database.run("DELETE FROM tokens")
-
     def refresh_token(self) -> str:
         """Of the one account that is renewed, as it is kept."""
         ((token,),) = self.database.run("SELECT refresh_token FROM tokens")
@@ -262,6 +259,13 @@ class Tables:
             "LEFT JOIN tokens USING (account_id) WHERE account_entries.source IS NOT NULL ORDER BY added_at"
         )
         return [(label, bool(begun), login.startswith("fernet1:")) for label, begun, login in rows]
+
+    def spoil_added_accounts(self) -> None:
+        """One is there, and nobody can read it."""
+        self.database.run(
+            "INSERT INTO account_entries (account_id, label, settings_seen, version) VALUES ('x', 'x', 'no JSON', '')"
+        )
+        self.database.run("INSERT INTO kept VALUES ('account-entries-revision', 'another', 1)")
 
     def chains_without_account(self) -> int:
         """How many chains of pairs no added account belongs to."""
