@@ -7,9 +7,10 @@ decoded or unpacked here. What Kimi takes: ``kimi-protocol-2.md`` 2.7.
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 # So much of a file is looked at, and of its end for the directory of a ZIP archive.
 _HEAD_BYTES = 65_536
@@ -17,6 +18,10 @@ _HEAD_BYTES = 65_536
 MAX_PIXELS = 178_956_970
 MAX_UNPACKED_BYTES = 1 << 30
 _MAX_ARCHIVED_FILES = 10_000
+# Of the directory of an archive. Bytes.
+_MAX_DIRECTORY_BYTES = 200 * _MAX_ARCHIVED_FILES
+# Of the file "mimetype" in an e-book, packed or not: it holds one media type. Bytes.
+_MAX_MIMETYPE_BYTES = 200
 
 
 class Unusable(Exception):
@@ -130,12 +135,17 @@ def known_type(media_type: str, name: str) -> MediaType:
     return MediaType(media_type, (extension if extension in _TEXTS else "txt",))
 
 
+# With "*+", a comment that has ended is never read as a longer one: thirty comments would take minutes.
+_SVG = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE[^>]*>\s*)*+<svg\b",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
 def _text(head: bytes, extension: str) -> MediaType:
     if not _is_text(head):
         raise Unusable("is of a type that Kimi does not take: it is no image, PDF, Office document, e-book or text")
-    if re.match(
-        rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE[^>]*>\s*)*<svg\b", head, re.S | re.I
-    ):
+    if _SVG.match(head):
         raise Unusable(f"is an SVG image, which Kimi does not take: {_INSTEAD}")
     if head.lstrip()[:5] == b"{\\rtf":
         raise Unusable("is an RTF document, which Kimi does not take: send PDF or DOCX instead")
@@ -279,6 +289,12 @@ def _iso_media(head: bytes) -> MediaType:
 
 # Archives
 
+# What zipfile raises for an archive that is none.
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(OSError, EOFError, ValueError, OverflowError, RuntimeError, NotImplementedError),
+)
+
 
 def _zip(file: BinaryIO, size: int) -> MediaType:
     file.seek(max(0, size - _HEAD_BYTES))
@@ -286,16 +302,11 @@ def _zip(file: BinaryIO, size: int) -> MediaType:
     at = end.rfind(b"PK\5\6")
     if at < 0 or len(end) < at + 22:
         raise Unusable("begins like a ZIP archive and is cut off")
-    # ZIP64, which says 65535 here, is for archives that are too large anyway.
-    count, directory_bytes = int.from_bytes(end[at + 10 : at + 12], "little"), end[at + 12 : at + 16]
-    if count > _MAX_ARCHIVED_FILES or int.from_bytes(directory_bytes, "little") > 200 * _MAX_ARCHIVED_FILES:
-        raise Unusable(f"is a ZIP archive with more than {_MAX_ARCHIVED_FILES} files")
-    file.seek(0)
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(cast(IO[bytes], _Archive(file))) as archive:
             files = archive.infolist()
             kind = _archived(archive, {one.filename for one in files})
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError, struct.error):
+    except _BROKEN:
         raise Unusable("begins like a ZIP archive and is not valid") from None
     if sum(one.file_size for one in files) > MAX_UNPACKED_BYTES:
         raise Unusable(f"would unpack to more than {MAX_UNPACKED_BYTES} bytes")
@@ -309,9 +320,35 @@ def _archived(archive: zipfile.ZipFile, names: set[str]) -> MediaType | None:
         for folder, media_type in (("word/", _DOCX), ("xl/", _XLSX), ("ppt/", _PPTX)):
             if any(name.startswith(folder) for name in names):
                 return media_type
-    if "mimetype" in names and archive.getinfo("mimetype").file_size < 100:
-        return _EPUB if archive.read("mimetype").strip() == b"application/epub+zip" else None
-    return None
+    if "mimetype" not in names:
+        return None
+    about = archive.getinfo("mimetype")
+    # What it says of its size unpacked may be a lie, and bzip2 makes megabytes of a hundred bytes.
+    is_short = max(about.file_size, about.compress_size) <= _MAX_MIMETYPE_BYTES
+    if not is_short or about.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return None
+    return _EPUB if archive.read(about).strip() == b"application/epub+zip" else None
+
+
+class _Archive:
+    """The file of an archive as zipfile reads it. zipfile reads a directory to its end, whatever number of files the
+    archive declares, and one in ZIP64's form may be as long as the file: a million files take seconds and 300 MB."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises Unusable: if it is a directory of too many files."""
+        if size > _MAX_DIRECTORY_BYTES:
+            raise Unusable(_TOO_MANY_FILES)
+        data = self._file.read(_MAX_DIRECTORY_BYTES if size < 0 else size)
+        if data.count(b"PK\1\2") > _MAX_ARCHIVED_FILES:
+            raise Unusable(_TOO_MANY_FILES)
+        return data
+
+
+_TOO_MANY_FILES = f"is a ZIP archive with more than {_MAX_ARCHIVED_FILES} files"
 
 
 _BY_NAME = {
