@@ -12,10 +12,13 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from app.errors import FileTooLarge, InvalidRequest
-from app.web.request_body import read_pieces
+from app.web.request_body import READ_BYTES, read_pieces
 
 # Of the heads of all parts, and of the fields beside the file. Bytes.
 _REST_BYTES = 65_536
+# What the decoder may hold: one piece, behind the head of a part or what may be the beginning of a boundary. Without
+# this it would hold a whole body that never has a boundary, or goes on behind the last one.
+_HELD_BYTES = READ_BYTES + _REST_BYTES
 _FIELD_BYTES = 4096
 _MAX_PARTS = 20
 
@@ -38,7 +41,7 @@ class FileForm:
         if request.mimetype != "multipart/form-data" or not boundary:
             raise InvalidRequest("the body must be multipart/form-data, with the file in the field 'file'")
         request.max_content_length = most + _REST_BYTES
-        self._decoder = MultipartDecoder(boundary.encode(), max_parts=_MAX_PARTS)
+        self._decoder = MultipartDecoder(boundary.encode(), _HELD_BYTES, max_parts=_MAX_PARTS)
         self._body: Iterator[bytes] = read_pieces(request.stream)
         self._events = self._decoded()
         for _ in self._events:
@@ -89,7 +92,7 @@ class FileForm:
             while not isinstance(event := self._decoder.next_event(), NeedData | Epilogue):
                 yield event
         except (ValueError, RequestEntityTooLarge) as e:
-            # Too many parts are too large for werkzeug.
+            # Too many parts are too large for werkzeug, and so is what holds nothing but the head of one.
             raise InvalidRequest(
                 f"the form cannot be read ({type(e).__name__}): it is cut off, or not as multipart/form-data is",
                 code="invalid_body",

@@ -22,7 +22,7 @@ from app.web.file_references import attached_chars
 from app.web.request_memory import RequestMemory, Reservation
 
 # How much is read at once.
-_READ_BYTES = 262_144
+READ_BYTES = 262_144
 # A request needs so many times its body: the body or its text for Kimi, its messages, and their prompt.
 _COPIES = 3
 # Strings of Python have one, two or four bytes for each character, as the rarest character needs.
@@ -95,7 +95,7 @@ def read_pieces(stream: Any, most: int = sys.maxsize) -> Iterator[bytes]:
     Raises BodyTooSlow. Raises InvalidRequest: if it is cut off, or framed as HTTP does not allow.
     """
     try:
-        while piece := stream.read(min(_READ_BYTES, most)):
+        while piece := stream.read(min(READ_BYTES, most)):
             yield piece
             most -= len(piece)
     except HTTPException as e:
