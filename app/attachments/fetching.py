@@ -14,7 +14,7 @@ answer. They must not
    cannot be fetched, and nothing that an answer of a private service could be guessed from.
 4. fill memory or disk, or hold the worker: an answer has as many bytes as a file may have, is written to a nameless
    temporary file as it comes, and is never decompressed; all together has ``TOTAL_S`` seconds, however slowly it
-   drips.
+   drips. ``resolving`` limits how many addresses one request may name, and the time for all of them.
 
 FETCH_HOSTS names hosts that are exempt from 1, for people who serve files themselves. Among the libraries for this
 (2026-11) none is kept up and works with requests or urllib3: advocate is of 2020, the others are for httpx.
@@ -24,6 +24,7 @@ import contextlib
 import io
 import ipaddress
 import logging
+import math
 import os
 import re
 import socket
@@ -55,6 +56,10 @@ _MAX_REDIRECTS = 3
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _MAX_URL_CHARS = 8192
 _PORTS = {"http": 80, "https": 443}
+# So many addresses of a name are tried: whoever runs its DNS may name thousands.
+_MAX_TRIED = 3
+# Names that are looked up at the same time. gevent has ten threads for that, and Kimi's name needs one, too.
+_MAX_LOOKUPS = 3
 # Of IPv6 only what is assigned to the public internet, without those that hold an IPv4 address.
 _GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
 _TUNNELS = (ipaddress.ip_network("2002::/16"), ipaddress.ip_network("2001::/23"))
@@ -103,10 +108,14 @@ class Fetcher:
         self._resolve = resolve
         self._connect = connect
         self._total_s = total_s
+        self._lookups = threading.BoundedSemaphore(_MAX_LOOKUPS)
 
-    def fetch(self, url: str, most: int) -> Fetched:
-        """Raises BadContent, TooLarge: if it has more than ``most`` bytes. Raises StorageFull, StorageUnavailable."""
-        deadline = time.monotonic() + self._total_s
+    def fetch(self, url: str, most: int, ends_at: float = math.inf) -> Fetched:
+        """``ends_at``: when it is given up at the latest, in monotonic seconds.
+
+        Raises BadContent, TooLarge: if it has more than ``most`` bytes. Raises StorageFull, StorageUnavailable.
+        """
+        deadline = min(ends_at, time.monotonic() + self._total_s)
         for _ in range(_MAX_REDIRECTS + 1):
             with self._asked(url, deadline) as response:
                 if response.status not in _REDIRECTS:
@@ -175,14 +184,18 @@ class Fetcher:
 
     def _connected(self, host: str, port: int, connection: HTTPConnection, deadline: float) -> socket.socket:
         """A connection to an address of the host that was checked. Raises NewConnectionError, BadContent."""
+        if not self._lookups.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise NewConnectionError(connection, "too many names are looked up")
         try:
             found = self._resolve(host.strip("[]"), port)
         except (OSError, UnicodeError) as e:
             raise NewConnectionError(connection, "the name is unknown") from e
+        finally:
+            self._lookups.release()
         addresses = [address for *_, address in found]
         if f"{host}:{port}".lower() not in self._allowed and not all(map(_is_public, addresses)):
             raise NewConnectionError(connection, "forbidden") from BadContent(_FORBIDDEN)
-        for address in addresses:
+        for address in addresses[:_MAX_TRIED]:
             with contextlib.suppress(OSError):
                 return self._connect(address, max(0.1, min(5.0, deadline - time.monotonic())))
         raise NewConnectionError(connection, "nothing answers")

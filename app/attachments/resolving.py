@@ -6,11 +6,12 @@ functions return. Must never know HTTP, an API, or an upstream.
 """
 
 import re
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from app.attachments.content import BadContent, TooLarge, digest_of, from_base64, from_data_url
-from app.attachments.fetching import Fetcher
+from app.attachments.fetching import Fetched, Fetcher
 from app.attachments.files import Files
 from app.attachments.media_types import Unusable, known_type, recognise
 from app.attachments.names import clean_name, file_name
@@ -21,6 +22,8 @@ from app.store import FileRow
 
 # Said of a result of a call whose attachment is left out (``x-kimi-notice``).
 LEFT_OUT = "attachment-left-out"
+# For everything that one request names by an address. Seconds.
+_FETCHING_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,19 @@ class AttachmentLimits:
     max_bytes: int
     # Different ones in one request.
     max_count: int
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What is known of one request while it is resolved. ``owner``: of uploaded files. ``left_out``: the places of
+    what words stand for. ``seen``: digests and names. ``fetched``: by address, what came or why nothing did; each is
+    fetched once until ``ends_at``, in monotonic seconds."""
+
+    owner: str
+    left_out: list[str] = field(default_factory=list)
+    seen: set[tuple[str, str]] = field(default_factory=set)
+    fetched: dict[str, Fetched | BadContent | TooLarge] = field(default_factory=dict)
+    ends_at: float = field(default_factory=lambda: time.monotonic() + _FETCHING_S)
 
 
 class Attachments:
@@ -47,10 +63,9 @@ class Attachments:
         """
         if not _has_references(request):
             return request
-        left_out: list[str] = []
-        seen: set[tuple[str, str]] = set()
-        messages = tuple(self._message(message, owner, left_out, seen) for message in request.messages)
-        notices = (*request.notices, LEFT_OUT) if left_out else request.notices
+        progress = _Progress(owner)
+        messages = tuple(self._message(message, progress) for message in request.messages)
+        notices = (*request.notices, LEFT_OUT) if progress.left_out else request.notices
         return replace(request, messages=messages, notices=notices)
 
     @staticmethod
@@ -61,7 +76,7 @@ class Attachments:
         messages = [replace(m, parts=tuple(map(_marked, m.parts))) for m in request.messages]
         return replace(request, messages=tuple(messages))
 
-    def _message(self, message: Message, owner: str, left_out: list[str], seen: set[tuple[str, str]]) -> Message:
+    def _message(self, message: Message, progress: _Progress) -> Message:
         if not any(part.__class__ is FileReference for part in message.parts):
             return message
         is_result = message.role in ("tool", "function")
@@ -71,16 +86,16 @@ class Attachments:
                 parts.append(part)
                 continue
             try:
-                attachment = self._attachment(part, owner)
+                attachment = self._attachment(part, progress)
             except InvalidRequest as e:
                 if not is_result:
                     raise
-                left_out.append(part.place)
+                progress.left_out.append(part.place)
                 parts.append(TextPart(_words(part, e.message.removeprefix(f"{part.place} "))))
                 continue
             parts.append(attachment)
-            seen.add((attachment.digest, attachment.name))
-            if len(seen) > self._limits.max_count:
+            progress.seen.add((attachment.digest, attachment.name))
+            if len(progress.seen) > self._limits.max_count:
                 raise InvalidRequest(
                     f"{part.place}: a request may hold {self._limits.max_count} different images and documents "
                     "(MAX_ATTACHMENTS); send fewer",
@@ -90,11 +105,11 @@ class Attachments:
             pause()
         return replace(message, parts=tuple(parts))
 
-    def _attachment(self, part: FileReference, owner: str) -> Attachment:
+    def _attachment(self, part: FileReference, progress: _Progress) -> Attachment:
         if part.form == "id":
-            return self._uploaded(part, owner)
+            return self._uploaded(part, progress.owner)
         try:
-            content, size, sent_name = self._content(part)
+            content, size, sent_name = self._content(part, progress)
         except BadContent as e:
             raise _refusal(part, str(e)) from None
         except TooLarge:
@@ -123,7 +138,7 @@ class Attachments:
             name, row.media_type, row.bytes, row.digest, media_type.is_image, part.place, part.sent_as, content
         )
 
-    def _content(self, part: FileReference) -> tuple[Content, int, str]:
+    def _content(self, part: FileReference, progress: _Progress) -> tuple[Content, int, str]:
         most = self._limits.max_bytes
         match part.form:
             case "base64":
@@ -143,11 +158,34 @@ class Attachments:
                             "is an address on the web, and this gateway fetches none (FETCH_URLS): send the content "
                             "itself"
                         )
-                    fetched = self._fetcher.fetch(part.source, most)
+                    fetched = self._fetched(self._fetcher, part.source, progress)
                     return fetched, fetched.size, part.name or fetched.name
                 else:
                     raise BadContent("is neither a data: URL nor an http(s): URL")
         return InMemory(data), len(data), part.name
+
+    def _fetched(self, fetcher: Fetcher, url: str, progress: _Progress) -> Fetched:
+        """Raises as ``Fetcher.fetch``. Raises BadContent: if the request names too many addresses, or they have taken
+        too long."""
+        found = progress.fetched.get(url)
+        if found is None:
+            if len(progress.fetched) >= self._limits.max_count:
+                raise BadContent(
+                    f"is one address too many: a request may name {self._limits.max_count} different ones "
+                    "(MAX_ATTACHMENTS)"
+                )
+            if time.monotonic() >= progress.ends_at:
+                raise BadContent(
+                    f"cannot be fetched: the addresses of this request take longer than {_FETCHING_S:.0f} s together"
+                )
+            try:
+                found = fetcher.fetch(url, self._limits.max_bytes, progress.ends_at)
+            except (BadContent, TooLarge) as e:
+                found = e
+            progress.fetched[url] = found
+        if isinstance(found, Exception):
+            raise found.with_traceback(None)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

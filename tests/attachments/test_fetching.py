@@ -5,16 +5,20 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from app.attachments import AttachmentLimits, Attachments, Fetcher, FileLimits, Files
 from app.attachments.content import BadContent, TooLarge
-from app.attachments.fetching import Fetcher
+from app.chat import ChatRequest, FileReference, Message, TextPart
+from app.errors import InvalidRequest
+from app.store import Store
 from tests.attachments.samples import CHAT, DIALECTS, PDF, PNG, Dialect, seen
 from tests.attachments.test_attachments import text_of
-from tests.running import SHIPPED, Gateway, Running, Simulator
+from tests.running import SHIPPED, Gateway, Running, Simulator, wait_until
 
 _PUBLIC = "93.184.215.14"
 # Each names this machine, its net, or something that no program should be made to speak to.
@@ -243,6 +247,61 @@ def test_public_addresses_of_both_kinds_are_connected_to() -> None:
         net = Net([address])
         fetch(net)
         assert net.connected == [address]
+
+
+def test_few_addresses_of_a_name_are_tried() -> None:
+    net = Net([f"93.184.215.{last}" for last in range(200)])
+    fetch(net)
+    assert net.connected == ["93.184.215.0", "93.184.215.1", "93.184.215.2"]
+
+
+def test_names_that_are_slow_to_look_up_leave_threads_to_others() -> None:
+    asked, release = threading.Semaphore(0), threading.Event()
+
+    def resolve(_host: str, _port: int) -> Any:
+        asked.release()
+        release.wait(30)
+        return []
+
+    fetcher = Fetcher((), resolve, total_s=0.5)
+
+    def fetch_slowly() -> None:
+        with pytest.raises(BadContent):
+            fetcher.fetch("http://slow.example/", 1000)
+
+    threads = [threading.Thread(target=fetch_slowly, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert all(asked.acquire(timeout=10) for _ in range(3))
+    # The others give up when their time is over.
+    wait_until("five have given up", lambda: sum(thread.is_alive() for thread in threads) == 3)
+    assert not asked.acquire(blocking=False)
+    release.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_each_address_of_a_request_is_fetched_once_and_few_are(running: Running) -> None:
+    asked: list[str] = []
+
+    def resolve(host: str, _port: int) -> Any:
+        asked.append(host)
+        return []
+
+    hosts = [f"{number}.example" for number in (1, 2, 1, 3, 2, 4, 5, 6, 1)]
+    parts = [
+        FileReference("url", f"http://{host}/", f"messages[0].content[{n}]", "x") for n, host in enumerate(hosts)
+    ]
+    request = ChatRequest("k2", (Message("tool", tuple(parts)),))
+    with closing(Store(running.new_database().url)) as store:
+        files = Files(store, None, FileLimits(1000, 10, 1000, None))
+        attachments = Attachments(AttachmentLimits(1000, 4), files, Fetcher((), resolve))
+        (message,) = attachments.resolve(request, "me").messages
+        assert asked == ["1.example", "2.example", "3.example", "4.example"]
+        words = [part.text for part in message.parts if isinstance(part, TextPart)]
+        assert ["one address too many" in text for text in words] == [False] * 6 + [True, True, False]
+        with pytest.raises(InvalidRequest, match=r"messages\[0\]\.content\[0\] cannot be fetched"):
+            attachments.resolve(replace(request, messages=(Message("user", tuple(parts)),)), "me")
 
 
 def test_a_site_that_drips_is_given_up(sites: Sites) -> None:
