@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from app.concurrency.periodic import Periodic, every, in_steps
+from app.concurrency.yielding import in_slices
 from app.ledger.series import DROPPED, MAX_KEYS, Sums, stored
 from app.request_record import LEFT, RequestRecord
 from app.store import Store, StoreError
@@ -70,10 +71,10 @@ class Ledger:
         self._done: list[RequestRecord] = []
         # A step that may have been written: it is tried again as it is.
         self._unfinished: Step | None = None
-        # What could not become rows.
-        self._only_sums: list[RequestRecord] = []
-        self._next_step = 1
+        # What could not become rows: how many requests, and their sums. The requests themselves are not held.
         self._dropped = 0
+        self._sums, self._usage = Sums(), _Usage()
+        self._next_step = 1
         self._keys: set[tuple[str, str]] = set()
         self._keys_read_at = -_LEARN_EVERY_S
         self._refusals = _Refusals(store.database.process_id)
@@ -127,7 +128,7 @@ class Ledger:
             self._write()
 
     def _write(self) -> None:
-        while self._unfinished is not None or self._done or self._only_sums:
+        while self._unfinished is not None or self._done or self._dropped:
             began = time.monotonic()
             now = self._store.database.now()
             if self._unfinished is None:
@@ -184,27 +185,32 @@ class Ledger:
         self._is_failing = False
         # Set before the look: a request that begins in between wakes this thread.
         self._sleeps = True
-        if self.running or self._done or self._only_sums:
+        if self.running or self._done or self._dropped:
             self._sleeps = False
         return _SLEEP_S if self._sleeps else _WRITE_EVERY_S
 
     def make_room(self) -> None:
         """Lets the oldest become sums only, if too many wait."""
-        too_many = len(self._done) - _MOST_WAITING
-        if too_many > 0:
-            self._only_sums += self._done[:too_many]
-            del self._done[:too_many]
+        with self._writing:
+            oldest = self._done[: max(0, len(self._done) - _MOST_WAITING)]
+            del self._done[: len(oldest)]
+            clock = self._store.database.now() - time.monotonic()
+            for record in in_slices(oldest, _ROWS_PER_STEP):
+                row = self._row(record, clock)
+                self._sums.add_request(record, row)
+                self._usage.add(row)
+            self._dropped += len(oldest)
 
     def _next(self, now: float) -> Step:
         """The next step, of what has waited for longest."""
-        taken, dropped = self._done[:_ROWS_PER_STEP], self._only_sums
+        taken, dropped = self._done[:_ROWS_PER_STEP], self._dropped
         del self._done[: len(taken)]
-        self._only_sums = []
+        sums, usage = self._sums, self._usage
+        self._dropped, self._sums, self._usage = 0, Sums(), _Usage()
         clock = now - time.monotonic()
         rows: list[RequestRow] = []
         attempts: list[AttemptRow] = []
         folded: list[RequestRow] = []
-        sums, usage = Sums(), _Usage()
         for record in taken:
             row = self._row(record, clock)
             if self._limits.keep_days > 0:
@@ -215,11 +221,7 @@ class Ledger:
                     attempts += _attempt_rows(record, row)
             sums.add_request(record, row)
             usage.add(row)
-        for record in dropped:
-            row = self._row(record, clock)
-            sums.add_request(record, row)
-            usage.add(row)
-        sums.add(DROPPED, ("rows",), len(dropped) if self._limits.keep_days > 0 else 0)
+        sums.add(DROPPED, ("rows",), dropped if self._limits.keep_days > 0 else 0)
         step = Step(
             self._next_step, rows, attempts, _joined(folded), usage.days(), usage.hours(), self._tallies(sums)
         )

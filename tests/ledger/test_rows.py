@@ -1,5 +1,6 @@
 """What the ledger writes and deletes, without a server: steps, bounds, a database that is away."""
 
+import gc
 import os
 import sys
 import time
@@ -42,6 +43,11 @@ def done(ledger: Ledger, owner: str = "key_a", model: str = "k2", **more: object
         setattr(record, name, value)
     record.response_ended()
     return record
+
+
+def records_in_memory() -> int:
+    gc.collect()
+    return sum(type(each) is RequestRecord for each in gc.get_objects())
 
 
 def written_row(at: float, number: int = 0) -> RequestRow:
@@ -158,11 +164,14 @@ def test_while_the_database_is_away_the_oldest_become_sums(running: Running) -> 
     with closing(Store(database.url)) as store:
         ledger = Ledger(store, LedgerLimits(14))
         database.run("ALTER TABLE usage_days RENAME TO hidden")
+        before = records_in_memory()
         for _ in range(10_300):
             done(ledger)
         with pytest.raises(StoreError):
             ledger.write()
         ledger.make_room()
+        # However long the database is away, no more of them are held.
+        assert records_in_memory() - before == 10_000
         database.run("ALTER TABLE hidden RENAME TO usage_days")
         ledger.write()
         assert sum(row.requests for row in store.ledger.usage(0, 10**6)) == 10_300
