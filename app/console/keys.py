@@ -1,5 +1,6 @@
 """The page Keys: API keys are made, shown once, and revoked."""
 
+import re
 from dataclasses import dataclass
 
 from flask import Blueprint, abort, request
@@ -57,7 +58,7 @@ def make() -> BaseResponse:
     limits = []
     for field in ("per_minute", "at_once"):
         text = form.get(field, "").strip()
-        if text and not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST):
+        if text and not (re.fullmatch(r"[0-9]{1,7}", text) and 1 <= int(text) <= _MOST):
             return _page(say("number_wrong"), 400)
         limits.append(int(text) if text else None)
     config = console().services.config

@@ -16,7 +16,7 @@ from app.gateway import Gateway
 from app.ledger.ledger import Ledger
 from app.settings.config import Config, is_loopback
 from app.store import Store
-from app.web.local_requests import host_of, is_local
+from app.web.local_requests import is_local
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -79,10 +79,9 @@ class Reach:
         origin = environ.get("HTTP_ORIGIN", "")
         if self._address is not None:
             return Address.of(origin) == self._address
-        scheme = urlsplit(origin).scheme
-        return bool(host_of(origin)) and Address.of(origin) == Address.of(
-            f"{scheme}://{environ.get('HTTP_HOST', '')}"
-        )
+        address = Address.of(origin)
+        # None for "null", and for "tauri://localhost" and the like.
+        return address is not None and address == Address.of(f"{address.scheme}://{environ.get('HTTP_HOST', '')}")
 
     @property
     def is_secure(self) -> bool:

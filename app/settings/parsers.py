@@ -154,6 +154,13 @@ def proxy_url(text: str) -> str:
             "expected direct, or the URL of a proxy such as http://user:password@proxy.example:8080 or "
             "socks5h://127.0.0.1:1080; write special characters of the password as %40 and the like"
         )
+    if parts.scheme in ("http", "https"):
+        try:
+            unquote(f"{parts.username}:{parts.password}").encode("latin-1")
+        except UnicodeEncodeError:
+            raise HiddenValueError(
+                "the user and the password of an HTTP proxy can have Latin letters only (ISO 8859-1)"
+            ) from None
     return url.rstrip("/")
 
 

@@ -77,10 +77,11 @@ def _entries(text: str) -> list[str]:
     if text.startswith("["):
         try:
             items = orjson.loads(text)
-        except ValueError:
+            # A list of texts or of objects.
+            return [",".join(item if isinstance(item, str) else orjson.dumps(item).decode() for item in items)]
+        except (ValueError, orjson.JSONEncodeError):
+            # The second is for what is nested deeper than orjson writes.
             raise CredentialError("broken_json", "begins like JSON but is not; paste it whole") from None
-        # A list of texts or of objects.
-        return [",".join(item if isinstance(item, str) else orjson.dumps(item).decode() for item in items)]
     lines = _lines(text)
     rows = [_ROW.fullmatch(line) for line in lines]
     if lines and all(rows):

@@ -149,6 +149,13 @@ def test_only_a_page_of_the_console_changes_anything(
     assert ("works once" in entered.text) == is_ours
 
 
+@pytest.mark.parametrize("origin", ["null", "tauri://localhost", "localhost", "http://", "http://[", ""])
+@pytest.mark.parametrize("host", ["localhost", "", "["])
+def test_an_origin_without_a_port_is_not_the_consoles(origin: str, host: str) -> None:
+    assert not Reach("").is_own_origin({"HTTP_ORIGIN": origin, "HTTP_HOST": host})
+    assert Reach("").is_own_origin({"HTTP_ORIGIN": "http://localhost", "HTTP_HOST": "127.0.0.1"})
+
+
 def test_every_form_of_the_console_is_refused_to_other_sites(gateway: Gateway) -> None:
     browser = signed_in(gateway)
     posts = [(endpoint, path) for endpoint, method, path in RULES if method == "POST"]

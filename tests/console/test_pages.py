@@ -107,6 +107,7 @@ def test_a_key_is_made_shown_once_and_revoked(running: Running, simulator: Simul
         ({"name": "a", "at_once": "-1"}, "A limit is a whole number"),
         ({"name": "a", "at_once": "１"}, "A limit is a whole number"),
         ({"name": "a", "per_minute": "9" * 400}, "A limit is a whole number"),
+        ({"name": "a", "per_minute": "9" * 5000}, "A limit is a whole number"),
     ],
 )
 def test_a_key_that_cannot_be_made_is_named(gateway: Gateway, fields: dict[str, str], says: str) -> None:

@@ -136,7 +136,11 @@ def test_what_is_no_token_is_refused_with_a_reason(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[", "[1, null]", "[{}]", "[[]]", "curl", "curl -H", "fetch(", "$session =", "{", "@", "=", "\x00"]
+    "text",
+    [
+        *("[", "[1, null]", "[{}]", "[[]]", "curl", "curl -H", "fetch(", "$session =", "{", "@", "=", "\x00"),
+        *("[" * 300 + "]" * 300, '[{"a":' * 300 + "1" + "}]" * 300, '{"a":' * 5000),
+    ],
 )
 def test_nonsense_is_an_error_of_ours(text: str) -> None:
     with pytest.raises(CredentialError):

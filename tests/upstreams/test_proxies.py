@@ -6,11 +6,13 @@ import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from app.concurrency.background import Cancellation
 from app.errors import UpstreamError
+from app.settings.parsers import proxy_url
 from app.upstreams.account import Account
 from app.upstreams.kimi.http import KimiHttp, Timeouts
 from tests.running import Running, Simulator, ask, mint, wait_until
@@ -152,6 +154,19 @@ def test_a_proxy_that_refuses_is_a_failure_without_its_password(
     finally:
         http.close()
     assert way.refused > 0
+
+
+@pytest.mark.parametrize("password", ["密码密码", quote("密码密码")])
+def test_a_password_that_an_http_proxy_cannot_be_told_is_refused_and_a_failure(password: str) -> None:
+    with pytest.raises(ValueError, match="Latin letters only") as refused:
+        proxy_url(f"me:{password}@127.0.0.1:9")
+    assert password not in str(refused.value)
+    assert proxy_url("http://me:%C3%BCber@127.0.0.1:9") and proxy_url(f"socks5://me:{password}@127.0.0.1:9")
+    # As HTTPS_PROXY may have it.
+    http = KimiHttp("https://www.kimi.com", TIMEOUTS, proxy=f"http://me:{password}@127.0.0.1:9")
+    with pytest.raises(UpstreamError, match="cannot be written"):
+        http.call("GET", "/api/user", account())
+    http.close()
 
 
 def test_a_proxy_that_is_away_is_a_failure_without_its_password(simulator: Simulator) -> None:

@@ -181,9 +181,8 @@ class Transport:
         exchange: Exchange,
     ) -> Iterator[BaseHTTPResponse]:
         """The same for a response that is not streamed, without requests' part. Raises as ``send``."""
-        pool = self._adapter.pool
         with self._sent(method, headers, body, exchange) as timeout:
-            response = pool.urlopen(
+            response = self._adapter.pool.urlopen(
                 method,
                 self._adapter.target + path,
                 body,
