@@ -9,8 +9,10 @@ from urllib.parse import unquote_to_bytes
 
 from app.concurrency.yielding import in_slices, pause
 
-# What is read, hashed or decoded between two pauses. Bytes; a multiple of 4, for base64.
+# What is read or hashed between two pauses. Bytes.
 PIECE_BYTES = 262_144
+# What is decoded between two pauses. A multiple of 4, for base64.
+_PART_CHARS = 65_536
 
 _DATA_URL = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 
@@ -46,7 +48,7 @@ def from_data_url(url: str, most: int) -> bytes:
     if not head[2].lower().endswith(";base64"):
         if len(url) > 4 * most:
             raise TooLarge
-        data = unquote_to_bytes(url[head.end() :])
+        data = _unquoted(url, head.end())
         if len(data) > most:
             raise TooLarge
         return data
@@ -61,7 +63,7 @@ def from_base64(text: str, most: int, begin: int = 0) -> bytes:
         data = _decoded(text, begin)
     except ValueError:
         # With line ends, as mail has them. Most content has none.
-        packed = "".join(text[begin:].split())
+        packed = "".join("".join(part.split()) for part in _parts(text, begin))
         if len(packed) == len(text) - begin:
             raise BadContent("is not valid base64") from None
         try:
@@ -73,12 +75,29 @@ def from_base64(text: str, most: int, begin: int = 0) -> bytes:
     return data
 
 
+def _unquoted(url: str, begin: int) -> bytes:
+    decoded, rest = [], ""
+    for part in _parts(url, begin):
+        part = rest + part
+        # An escape that is cut belongs to the next part.
+        cut = part.find("%", -2)
+        part, rest = (part, "") if cut < 0 else (part[:cut], part[cut:])
+        decoded.append(unquote_to_bytes(part))
+    return b"".join([*decoded, unquote_to_bytes(rest)])
+
+
+def _parts(text: str, begin: int) -> Iterator[str]:
+    """The text from ``begin`` on, with a pause after each part: its escapes or words are many objects."""
+    return (text[at : at + _PART_CHARS] for at in in_slices(range(begin, len(text), _PART_CHARS)))
+
+
 def _decoded(text: str, begin: int) -> bytes:
     """Raises ValueError."""
     decoded = []
-    for at in in_slices(range(begin, len(text), PIECE_BYTES)):
-        part = text[at : at + PIECE_BYTES]
-        if part.endswith("=") and at + PIECE_BYTES < len(text):
+    at = begin
+    for part in _parts(text, begin):
+        at += len(part)
+        if part.endswith("=") and at < len(text):
             raise ValueError("padding in the middle")
         decoded.append(binascii.a2b_base64(part, strict_mode=True))
     return decoded[0] if len(decoded) == 1 else b"".join(decoded)
