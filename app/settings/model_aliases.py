@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +57,18 @@ class ModelAliases:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """``*`` in the pattern stands for any characters."""
-    return _compiled(pattern).fullmatch(name) is not None
-
-
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, re.split(r"\*+", pattern))), re.DOTALL)
+    """``*`` in the pattern stands for any characters. The name may be anything that a client has sent: a regular
+    expression with two ``.*`` would take hours for a megabyte."""
+    begin, *parts = pattern.split("*")
+    if not parts:
+        return name == pattern
+    *middle, end = parts
+    at, last = len(begin), len(name) - len(end)
+    if at > last or not name.startswith(begin) or not name.endswith(end):
+        return False
+    for part in middle:
+        at = name.find(part, at, last)
+        if at < 0:
+            return False
+        at += len(part)
+    return True

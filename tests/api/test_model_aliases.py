@@ -1,8 +1,12 @@
 """MODEL_ALIASES: programs with fixed model names get a model of Kimi's, and are told which."""
 
+import fnmatch
+import itertools
+import time
+
 import pytest
 
-from app.settings.model_aliases import ModelAliases, parse_aliases
+from app.settings.model_aliases import ModelAliases, matches, parse_aliases
 from tests.running import Gateway, Share, Simulator, read_stream
 from tests.running.commands import run_flask
 
@@ -72,3 +76,17 @@ def test_the_pattern_with_the_most_characters_counts() -> None:
 def test_a_list_that_cannot_be_read_stops_the_start(text: str) -> None:
     done = run_flask("doctor", "--json", MODEL_ALIASES=text)
     assert "MODEL_ALIASES" in done.output
+
+
+@pytest.mark.parametrize("pattern", ["*", "a", "", "a*", "*a", "a*a", "a*b*a", "**", "*ab*", "*a*b*", "ab*ba"])
+def test_a_star_stands_for_any_characters(pattern: str) -> None:
+    for length in range(6):
+        for letters in itertools.product("ab\n", repeat=length):
+            name = "".join(letters)
+            assert matches(pattern, name) == fnmatch.fnmatchcase(name, pattern), name
+
+
+def test_a_long_name_is_compared_at_once() -> None:
+    began = time.process_time()
+    assert not matches("*gpt*mini", "gpt" * 100_000) and matches("*gpt*mini", "gpt" * 100_000 + "mini")
+    assert time.process_time() - began < 0.5
