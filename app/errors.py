@@ -28,13 +28,14 @@
     ├─ DatabaseUnavailable                  503  ours      the database is locked, away or broken
     ├─ ClientGone                           499  request   the client has closed its connection
     └─ UpstreamError                        502  upstream
-       ├─ AccountRejected                   401  account   its token is expired, revoked or banned
+       ├─ AccountRejected                   503  account   its token is expired, revoked or banned
        ├─ AccountForbidden                  403  account   flagged, or stopped by a bot wall
        ├─ AccountLimited                    429  account   too many requests
        ├─ QuotaSpent                        402  account   this model needs credits or a plan that it has not
        ├─ ModelUnavailable                  503  account   it does not serve this model; perhaps no account does
        ├─ RequestRefused                    400  request   this prompt, on any account
-       │  └─ FormRefused                    400  request   perhaps only the form in which the upstream was asked
+       │  ├─ FormRefused                    400  request   perhaps only the form in which the upstream was asked
+       │  └─ Moderated                      400  request   its moderation refused, before any text of an answer
        ├─ ChatForbidden                     403  request   Kimi has disabled this chat
        ├─ ChatUnknown                       404  request   Kimi does not know this chat
        ├─ UpstreamOverloaded                503  upstream
@@ -329,9 +330,11 @@ class UpstreamError(GatewayError):
 
 
 class AccountRejected(UpstreamError):
-    status = 401
+    """No 401: clients take that for a word about their own key, and some show a sentence of their own instead."""
+
+    status = 503
     blame: ClassVar[Blame] = "account"
-    default_code = "invalid_api_key"
+    default_code = "account_token_rejected"
     permanent = True
 
 
@@ -376,6 +379,12 @@ class RequestRefused(UpstreamError):
 
 class FormRefused(RequestRefused):
     """Said before anything was begun, and without a reason that speaks of something else."""
+
+
+class Moderated(RequestRefused):
+    """Kimi's moderation ended the answer before it had any text. After some text that is a finish reason."""
+
+    default_code = "content_filter"
 
 
 class ChatForbidden(UpstreamError):

@@ -189,7 +189,9 @@ class Accounts:
             if not self._accounts:
                 raise NoAccount(NO_ACCOUNT["en"])
             if sites is not None and not there:
-                raise AccountRejected(f"no Kimi account of {' or '.join(sorted(sites))} is configured; add one")
+                raise AccountRejected(
+                    f"no Kimi account of {' or '.join(sorted(sites))} is configured; add one", code="no_account"
+                )
             raise AccountRejected("no usable Kimi account. " + " ".join(self.problems()))
         return usable
 

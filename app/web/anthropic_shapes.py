@@ -22,13 +22,20 @@ _TYPES = {
 }
 
 
+# Types that a code decides: what its status stands for would be wrong, and lets clients try again.
+_TYPES_OF_CODES = {"account_token_rejected": "api_error"}
+
+
 def encode_error(failure: Failure) -> dict[str, Any]:
     """``{"type": "error", "error": {type, message}, request_id}``: the field at fault stands in the message."""
     default = "api_error" if failure.status >= 500 else "invalid_request_error"
     message = failure.message
     if failure.param and not message.startswith(failure.param) and f"'{failure.param}'" not in message:
         message = f"{failure.param}: {message}"
-    error: dict[str, Any] = {"type": _TYPES.get(failure.status, default), "message": message}
+    error: dict[str, Any] = {
+        "type": _TYPES_OF_CODES.get(failure.code or "") or _TYPES.get(failure.status, default),
+        "message": message,
+    }
     if failure.param == "thread":
         # By this the SDK's tool runner knows that it is to send the whole conversation instead.
         error["details"] = {"error_code": "thread_unsupported_request"}

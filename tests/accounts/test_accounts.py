@@ -173,7 +173,7 @@ def test_without_any_accepted_token_the_answer_says_so(gateway: Gateway, simulat
     simulator.knobs(fail="token_invalid")
     for _ in range(2):
         response = gateway.say("hello")
-        assert (response.status_code, response.headers["x-should-retry"]) == (401, "false")
+        assert (response.status_code, response.headers["x-should-retry"]) == (503, "false")
         assert "accounts add" in response.json()["error"]["message"]
     ready = gateway.get("/readyz")
     assert ready.status_code == 503 and len(ready.json()["problems"]) == 3

@@ -23,9 +23,9 @@ def let_time_pass(gateway: Gateway) -> None:
 
 
 def rejected(gateway: Gateway) -> str:
-    """The message of the 401 that a request gets."""
+    """The message of the 503 that a request gets."""
     response = gateway.say("hello")
-    assert (response.status_code, response.headers["x-should-retry"]) == (401, "false")
+    assert (response.status_code, response.headers["x-should-retry"]) == (503, "false")
     message: str = response.json()["error"]["message"]
     return message
 

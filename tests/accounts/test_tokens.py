@@ -128,7 +128,7 @@ def test_a_rejected_token_is_renewed_and_the_request_repeated_once(
     # The chat that was opened before the rejection is the one that is used.
     assert simulator.state()["total_chats"] == 2
     simulator.knobs(fail="token_invalid", fail_at=place, fail_times=0)
-    assert renewing.say("hello", stream=stream).status_code == 401
+    assert renewing.say("hello", stream=stream).status_code == 503
     simulator.knobs(fail="")
     renewing.tables.forget_what_accounts_did()
     assert ask(renewing, stream).finish_reason == "stop"
@@ -144,7 +144,7 @@ def test_a_token_that_is_refused_in_mid_answer_does_not_begin_it_anew(
     )
     answer = ask(renewing, True)
     assert answer.content == "first half" and answer.finish_reason is None
-    assert answer.error is not None and answer.error["code"] == "invalid_api_key"
+    assert answer.error is not None and answer.error["code"] == "account_token_rejected"
     assert len(simulator.turns()) == 2
 
 
@@ -181,14 +181,14 @@ def test_a_changed_entry_wins_over_the_store(running: Running, simulator: Simula
     simulator.knobs(fail="token_invalid", fail_at="refresh")
     with running.gateway(simulator.url, KIMI_TOKENS=dead) as gateway:
         response = gateway.say("hello")
-        assert response.status_code == 401
+        assert response.status_code == 503
         message = response.json()["error"]["message"]
         assert "account 1: Kimi refuses to renew this login" in message and "accounts add" in message
         assert gateway.get("/readyz").status_code == 503
     simulator.knobs(fail="")
     # Unchanged, it stays refused without being tried again; changed, it works.
     with running.gateway(simulator.url, KIMI_TOKENS=dead, database=gateway.database) as same:
-        assert same.say("hello").status_code == 401
+        assert same.say("hello").status_code == 503
     assert simulator.state()["refreshes"] == 0
     with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice"), database=gateway.database) as changed:
         assert ask(changed, True).finish_reason == "stop"
@@ -517,7 +517,7 @@ def test_a_gateway_that_lacks_the_others_secret_says_so(running: Running, simula
             says = "holds sealed tokens, but GATEWAY_SECRET is not set"
             wait_until("it has seen that", lambda: says in old.get("/readyz").text)
             response = old.say("hello")
-            assert response.status_code == 401 and says in response.json()["error"]["message"]
+            assert response.status_code == 503 and says in response.json()["error"]["message"]
     assert simulator.state()["stale_refreshes"] == 0
 
 

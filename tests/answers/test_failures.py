@@ -29,7 +29,7 @@ Expected = tuple[int, str, str | None, str, dict[str, Any]]
 
 # fault → status, type, code (None: not looked at), a part of the message, further knobs
 FAULTS: dict[str, Expected] = {
-    "token_invalid": (401, "authentication_error", "invalid_api_key", "accounts add", {}),
+    "token_invalid": (503, "server_error", "account_token_rejected", "accounts add", {}),
     "account_abnormal": (403, "permission_error", "account_abnormal", "flagged", {}),
     "forbidden_html": (403, "permission_error", "forbidden", "bot wall", {}),
     "forbidden_chat": (403, "permission_error", "chat_forbidden", "disabled this chat", {}),
@@ -37,7 +37,7 @@ FAULTS: dict[str, Expected] = {
     "overloaded": (503, "server_error", "overloaded", "overloaded", {}),
     "too_long": (400, "invalid_request_error", "context_length_exceeded", "maximum context length", {}),
     "error_unknown": (502, "server_error", "upstream_error", "Kimi ended the answer", {"fail_after": 0}),
-    "anonymous_quota": (401, "authentication_error", "invalid_api_key", "login", {}),
+    "anonymous_quota": (503, "server_error", "account_token_rejected", "login", {}),
     "not_found": (404, "not_found_error", "not_found", "does not know this chat", {}),
     "http_408": (502, "server_error", "upstream_error", "gave up", {}),
     "http_429": (429, "rate_limit_error", "rate_limit_exceeded", "limits this account", {}),
@@ -47,7 +47,7 @@ FAULTS: dict[str, Expected] = {
     "http_504": (504, "server_error", "timeout", "gave up waiting", {}),
     "redirect": (502, "server_error", "upstream_error", "KIMI_BASE_URL", {}),
     "html_200": (502, "server_error", "upstream_protocol_error", "text/html", {}),
-    "json_200": (401, "authentication_error", None, "accounts add", {"fail_code": "auth.token.invalid"}),
+    "json_200": (503, "server_error", "account_token_rejected", "accounts add", {"fail_code": "auth.token.invalid"}),
     "bad_request": (502, "server_error", "upstream_error", "400", {}),
     "model_422": (502, "server_error", "upstream_protocol_error", "model", {}),
     "empty": (502, "server_error", "upstream_error", "without any text", {}),
@@ -133,12 +133,12 @@ def test_a_chat_whose_id_could_lead_elsewhere_is_not_used(blunt: Gateway, simula
 
 @pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
 @BOTH_MODES
-def test_a_token_that_is_refused_inside_the_stream_is_a_401(
+def test_a_token_that_is_refused_inside_the_stream_is_no_wrong_api_key(
     quick: Gateway, simulator: Simulator, stream: bool
 ) -> None:
     simulator.knobs(fail="token_invalid", auth_in_stream=True)
     response = quick.say("hello", stream=stream)
-    assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "account_token_rejected")
 
 
 @EACH_GENERATION
@@ -259,14 +259,50 @@ def test_a_failure_after_the_first_token_is_an_error_event(
 
 @EACH_GENERATION
 @BOTH_MODES
-@pytest.mark.parametrize(("fault", "text"), [("moderated", "one two "), ("moderated_before", "")])
-def test_moderation_is_a_content_filter(
-    quick: Gateway, simulator: Simulator, fault: str, text: str, stream: bool
-) -> None:
-    knobs = {"fail_after": 2} if fault == "moderated" else {}
-    simulator.knobs(fail=fault, say="one two three", token_chars=4, delete_after_moderation="error", **knobs)
+def test_moderation_after_some_text_is_a_finish_reason(quick: Gateway, simulator: Simulator, stream: bool) -> None:
+    simulator.knobs(
+        fail="moderated", fail_after=2, say="one two three", token_chars=4, delete_after_moderation="error"
+    )
     answer = ask(quick, stream)
-    assert (answer.content, answer.finish_reason, answer.error) == (text, "content_filter", None)
+    assert (answer.content, answer.finish_reason, answer.error) == ("one two ", "content_filter", None)
+
+
+@EACH_GENERATION
+@BOTH_MODES
+def test_moderation_before_any_text_is_a_400_with_kimis_sentence(
+    quick: Gateway, simulator: Simulator, stream: bool
+) -> None:
+    simulator.knobs(fail="moderated_before", say="one two three", delete_after_moderation="error")
+    response = quick.say("hello", stream=stream)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"], error["code"]) == (400, "invalid_request_error", "content_filter")
+    assert "让我们换个话题再聊聊吧" in error["message"] and response.headers["x-should-retry"] == "false"
+    # Not on another account either.
+    assert len(simulator.turns()) == 1
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("profile", ["sse-2025"], indirect=True)
+def test_moderation_while_kimi_thinks_is_an_error(quick: Gateway, simulator: Simulator, stream: bool) -> None:
+    """An answer without a word would look like a fault of ours."""
+    simulator.script(
+        b'data: {"event":"k1","text":"hm hm"}\n\n'
+        b'data: {"event":"error","error":{"error_type":"content.moderated"}}\n\n'
+    )
+    answer = ask(quick, stream, model=simulator.profile.thinking_model)
+    assert (answer.content, answer.finish_reason) == ("", None)
+    assert answer.error is not None and answer.error["code"] == "content_filter"
+
+
+@EACH_GENERATION
+def test_a_conversation_goes_on_after_a_moderated_question(quick: Gateway, simulator: Simulator, name: str) -> None:
+    first = quick.say("[[sim fail=moderated_before]]", name)
+    assert (first.status_code, first.json()["error"]["code"]) == (400, "content_filter")
+    assert quick.get(f"/v1/chat/completions/{name}").status_code == 404
+    assert quick.say("hello", name).ok
+    assert quick.say("[[sim fail=moderated_before]]", name).status_code == 400
+    assert quick.say("hello again", name).ok
+    assert quick.get(f"/v1/chat/completions/{name}").json()["turns"] == 2
 
 
 @EACH_GENERATION
@@ -325,7 +361,7 @@ def test_without_a_usable_account_the_answer_says_what_to_do(running: Running, s
         for stream in (True, False):
             response = gateway.say("hello", stream=stream)
             message = response.json()["error"]["message"]
-            assert response.status_code == 401 and response.headers["x-should-retry"] == "false"
+            assert response.status_code == 503 and response.headers["x-should-retry"] == "false"
             assert "account 1: The Kimi token expired at 20" in message
             assert "account 2: The Kimi token expired at 20" in message
             assert "accounts add" in message
@@ -410,7 +446,7 @@ def test_a_refusal_that_calls_itself_a_stream_is_read(blunt: Gateway, simulator:
         simulator.script('{"error_type":"auth.token.invalid","message":"过期"}'.encode(), headers=headers)
         blunt.tables.forget_what_accounts_did()
         response = blunt.say("hello", stream=stream)
-        assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "account_token_rejected")
 
 
 @pytest.mark.parametrize("location", ["http://[", "http://\xff\xfe/", "", "//"])

@@ -107,7 +107,7 @@ def test_a_conversation_goes_on_elsewhere_when_its_account_is_refused(
     simulator.knobs(fail="token_invalid", fail_for=owner)
     # Without its history there is nothing to go on with, and the status says what to do.
     response = gateway.say("two", name)
-    assert response.status_code == 401 and "accounts add" in response.json()["error"]["message"]
+    assert response.status_code == 503 and "accounts add" in response.json()["error"]["message"]
     response = talk(gateway, name, "one", "answer", "two")
     assert response.ok and response.headers["x-conversation-rebuilt"] == "history"
     assert simulator.turns()[-1].account != owner

@@ -14,8 +14,8 @@ from tests.running.decoding import ACCOUNT
 
 # Connect's code, reason → status and code of ours, where nothing was sent yet (kimi-protocol.md 7, E15–E26).
 CODES = [
-    ("unauthenticated", "REASON_INVALID_AUTH_TOKEN", 401, "invalid_api_key"),
-    ("unauthenticated", "REASON_SECURITY_CHECK", 401, "invalid_api_key"),
+    ("unauthenticated", "REASON_INVALID_AUTH_TOKEN", 503, "account_token_rejected"),
+    ("unauthenticated", "REASON_SECURITY_CHECK", 503, "account_token_rejected"),
     ("permission_denied", "", 403, "forbidden"),
     ("resource_exhausted", "", 429, "rate_limit_exceeded"),
     ("resource_exhausted", "REASON_SERVER_OVERLOADED_FOR_FREE_USER", 429, "rate_limit_exceeded"),
@@ -85,8 +85,8 @@ OF_AUTUMN_2026: list[tuple[str, dict[str, Any], int, str]] = [
     ("P8", {"code": "permission_denied", **debug(needUpgrade=True)}, 402, "insufficient_quota"),
     ("N2", {"code": "invalid_argument", **debug(reason="REASON_CHAT_MESSAGE_NOT_FOUND")}, 404, "not_found"),
     ("N3", {"code": "resource_exhausted", "message": "upstream error"}, 503, "model_unavailable"),
-    ("N4 expired", {"code": "unauthenticated", "message": "token is expired"}, 401, "invalid_api_key"),
-    ("N4 invalid", {"code": "unauthenticated", "message": "invalid user token"}, 401, "invalid_api_key"),
+    ("N4 expired", {"code": "unauthenticated", "message": "token is expired"}, 503, "account_token_rejected"),
+    ("N4 invalid", {"code": "unauthenticated", "message": "invalid user token"}, 503, "account_token_rejected"),
 ]
 
 
@@ -107,7 +107,7 @@ def test_a_401_rejects_the_token_whatever_it_says(media_type: str, text: str) ->
     """N4, as E2."""
     body = json.dumps({"message": text}) if media_type == "application/json" else text
     found = kimi_errors.refusal(Reply(401, media_type, {}, body.encode()), ACCOUNT, "https://kimi.test")
-    assert isinstance(found, AccountRejected) and (found.status, found.code) == (401, "invalid_api_key")
+    assert isinstance(found, AccountRejected) and (found.status, found.code) == (503, "account_token_rejected")
 
 
 def found_at(place: str, error: dict[str, Any]) -> UpstreamError:

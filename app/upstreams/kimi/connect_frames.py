@@ -24,6 +24,7 @@ from app.errors import (
     AnswerRewritten,
     ChatUnknown,
     ConnectionLost,
+    Moderated,
     UpstreamError,
     UpstreamProtocolError,
 )
@@ -336,7 +337,7 @@ class AnswerDecoder:
 
     def _fail(self, error: object) -> Iterator[Event]:
         failure = kimi_errors.in_stream(error, self._account)
-        if failure is not None:
+        if not (isinstance(failure, Moderated) and self._text.said):
             raise failure
         self.reason = "content_filter"
         yield HEARTBEAT

@@ -24,6 +24,7 @@ from app.errors import (
     AnswerRewritten,
     ChatUnknown,
     ConnectionLost,
+    Moderated,
     ProtocolUnavailable,
     RequestRefused,
     UpstreamError,
@@ -58,7 +59,7 @@ _FINAL = (ChatUnknown, ProtocolUnavailable, RequestRefused)
 _NEWS = frozenset({TextDelta, ReasoningDelta})
 
 # Errors of the answer itself, which no other call would mend.
-_OF_THE_ANSWER = (AnswerCancelled, AnswerEmpty, AnswerRewritten, UpstreamProtocolError)
+_OF_THE_ANSWER = (AnswerCancelled, AnswerEmpty, AnswerRewritten, Moderated, UpstreamProtocolError)
 
 Refusal = Callable[[Reply, Account], UpstreamError]
 

@@ -24,6 +24,7 @@ from app.errors import (
     EdgeTimeout,
     FormRefused,
     ModelUnavailable,
+    Moderated,
     ProtocolUnavailable,
     QuotaSpent,
     RequestRefused,
@@ -66,9 +67,7 @@ _TOO_LONG = _Row(
     "Kimi refuses this text as too long: This model's maximum context length is exceeded; shorten the messages",
     "context_length_exceeded",
 )
-_MODERATED = _Row(
-    RequestRefused, "Kimi's moderation refuses this text; other words are needed, not another try", "content_filter"
-)
+_MODERATED = _Row(Moderated, "Kimi's moderation refuses this text; other words are needed, not another try")
 _ANONYMOUS = _Row(
     AccountRejected,
     "Kimi asks for a login: this token's free quota is spent; paste a token of a real account",
@@ -241,14 +240,11 @@ def is_kimis_own(reply: Reply) -> bool:
     return _row(said) is not None or bool(said.error_type)
 
 
-def in_stream(error: object, account: Account) -> UpstreamError | None:
+def in_stream(error: object, account: Account) -> UpstreamError:
     """The error for one that came in the stream, of either generation: an ``error`` event, an end-of-stream
-    error, an exception. None where it says that the answer was moderated."""
+    error, an exception."""
     said = _understand(error)
-    row = _by_detail(said)
-    if row is None and _is_moderation(said):
-        return None
-    row = row or _BY_CODE.get(said.code)
+    row = _row(said)
     if row is not None:
         return _error(row, account, said.text, None, reached=True)
     return UpstreamError(

@@ -17,7 +17,7 @@ from app.chat import (
     TextDelta,
     Unrecognised,
 )
-from app.errors import ConnectionLost, UpstreamError
+from app.errors import ConnectionLost, Moderated, UpstreamError
 from app.upstreams.account import Account
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi import sse
@@ -45,6 +45,7 @@ class AnswerDecoder:
 
     __slots__ = (
         "_account",
+        "_has_text",
         "_json",
         "_length",
         "_opening",
@@ -66,6 +67,7 @@ class AnswerDecoder:
         self._account = account
         self._site = site
         self._length = False
+        self._has_text = False
         # None once it is certain that the answer is no set phrase.
         self._opening: Opening | None = Opening(asked)
         self._json = Reader()
@@ -164,7 +166,7 @@ class AnswerDecoder:
                 self.reason = "length" if self._length else "stop"
             case "error":
                 error = kimi_errors.in_stream(frame.get("error"), self._account)
-                if error is not None:
+                if not (isinstance(error, Moderated) and (self._has_text or self.continues)):
                     raise error
                 self.reason = "content_filter"
             case "search_plus":
@@ -189,6 +191,8 @@ class AnswerDecoder:
         if not text:
             return (HEARTBEAT,)
         self.spoke = True
+        if kind is TextDelta:
+            self._has_text = True
         if self._opening is not None and kind is TextDelta:
             text = self._opening.take(text)
             if not text:
