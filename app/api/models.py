@@ -21,7 +21,7 @@ def list_models() -> Response:
     return json_response({"object": "list", "data": [_encode(model) for model in models]})
 
 
-@blueprint.get("/models/<anything:model_id>")
+@blueprint.get("/models/<id:model_id>")
 def get_model(model_id: str) -> Response:
     caller()
     # Apache may pass the id percent-encoded (openai-contract.md 1.11).

@@ -234,7 +234,9 @@ class Doctor:
             found = "takes no request: every key was revoked or has expired"
             yield Finding("problem", "keys", found, "flask --app wsgi keys add NAME")
         else:
-            yield Finding("ok", "keys", "takes any API key, from this machine only")
+            yield Finding(
+                "ok", "keys", "takes any API key, from this machine only; behind a proxy set GATEWAY_API_KEYS"
+            )
 
     # accounts
 

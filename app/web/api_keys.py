@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,17 +68,28 @@ class ApiKeys:
         """Starts to look for changes, in the background. Where the database fails, what is known goes on to count."""
         every(_LOOK_EVERY_S, self._look, "api-keys", first_after_s=_LOOK_EVERY_S)
 
-    def find(self, key: str | None, is_local: bool) -> Known:
-        """Who the key belongs to; the owner's name reveals nothing of it. Raises NotAuthorized."""
+    def find(self, keys: Sequence[str], why_foreign: Callable[[], str | None]) -> Known:
+        """Who the first key belongs to that is known; the owner's name reveals nothing of it. ``why_foreign``: why
+        the request is not one of this machine, None if it is. Raises NotAuthorized."""
         if not self._given and not self._added:
-            if not is_local:
+            why = why_foreign()
+            if why is not None:
                 raise NotAuthorized(
-                    "this gateway has no API keys and therefore serves programs on its own machine only; "
-                    "its owner can set GATEWAY_API_KEYS"
+                    "this gateway has no API keys and therefore serves programs on its own machine only, and this "
+                    f"request is none: {why}. Its owner can set GATEWAY_API_KEYS"
                 )
             return Known(_EVERYBODY)
-        if not key:
+        if not keys:
             raise NotAuthorized("no API key: send 'Authorization: Bearer <a key of this gateway>'")
+        refusals = []
+        for key in keys:
+            try:
+                return self._owner_of(key)
+            except NotAuthorized as e:
+                refusals.append(e)
+        raise refusals[0]
+
+    def _owner_of(self, key: str) -> Known:
         # Looked up and not compared in constant time: how long a digest takes to be found says nothing about a key.
         digest = digest_of(key)
         owner = owner_of(digest)

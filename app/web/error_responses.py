@@ -17,6 +17,7 @@ from app import logs
 from app.errors import DatabaseUnavailable, GatewayError, RateLimit, code_of
 from app.request_record import RequestRecord
 from app.store import StoreError
+from app.web.conversation_id import names_two_endpoints
 from app.web.request_context import json_response
 
 log = logging.getLogger(__name__)
@@ -167,6 +168,11 @@ def _unknown_url() -> str:
     unknown = f"Unknown URL: {request.method} {request.path}"
     if "/v1/v1/" in f"{request.path}/":
         return f"{unknown}. Your client adds /v1 by itself: remove it from the base URL that you set"
+    if names_two_endpoints(request.path):
+        return (
+            f"{unknown}. The base URL that you set in your client ends in an endpoint, and the client adds one by "
+            f"itself: set it to {request.host_url}v1 (some clients: {request.host_url})"
+        )
     if request.path == "/":
         return f"{unknown}. The API is under /v1; /docs describes it"
     if "//" in request.path:

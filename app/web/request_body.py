@@ -4,20 +4,19 @@ Bodies have a limit of bytes and one of values, so that no step holds the worker
 JSON and pydantic's errors. Must never know the fields of any one API.
 """
 
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
-import orjson
 from flask import current_app, g, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app.chat import Caller
 from app.concurrency.yielding import in_slices, pause
 from app.errors import BodyTooSlow, InvalidRequest
 from app.text.json_size import has_more_values
+from app.web import json_bytes
 from app.web.file_references import attached_chars
 from app.web.request_memory import RequestMemory, Reservation
 
@@ -55,6 +54,7 @@ def receive(model: type[_F], caller: Caller) -> tuple[_F, Reservation]:
     Raises BodyTooSlow, GatewayOverloaded, ClientGone, RequestEntityTooLarge.
     """
     data, reservation = _read(caller)
+    data = _decoded(data, reservation)
     checked = _validate(model, _load(data, reservation))
     if len(data) > _LONG:
         pause()
@@ -110,6 +110,34 @@ def read_pieces(stream: Any, most: int = sys.maxsize) -> Iterator[bytes]:
         ) from None
 
 
+def _decoded(data: bytes, reservation: Reservation) -> bytes:
+    """The body as JSON in UTF-8. Raises InvalidRequest, RequestEntityTooLarge, GatewayOverloaded, ClientGone."""
+    encoding, charset = request.headers.get("Content-Encoding"), request.mimetype_params.get("charset")
+    if encoding:
+        data = _decompressed(data, encoding, reservation)
+    if charset or data.startswith(json_bytes.BYTE_ORDER_MARKS):
+        data = json_bytes.in_utf8(data, charset)
+        reservation.resize(_estimate(data))
+    return data
+
+
+def _decompressed(data: bytes, encoding: str, reservation: Reservation) -> bytes:
+    reserved = len(data)
+
+    def grow(size: int) -> None:
+        nonlocal reserved
+        if size > reserved:
+            reserved = 2 * size
+            reservation.resize(_COPIES * reserved)
+
+    try:
+        data = json_bytes.decompressed(data, encoding, current_app.config["MAX_CONTENT_LENGTH"], grow)
+    except json_bytes.TooLarge:
+        raise RequestEntityTooLarge from None
+    reservation.resize(_estimate(data))
+    return data
+
+
 def _estimate(data: bytes) -> int:
     """The most memory that the request may need."""
     if len(data) <= _LONG or (data.isascii() and not _has_escapes(data)):
@@ -132,10 +160,7 @@ def _load(data: bytes, reservation: Reservation) -> dict[str, Any]:
             f"the body has more than {most} values: objects, lists, strings, numbers (MAX_JSON_VALUES)",
             code="too_many_values",
         )
-    try:
-        raw = orjson.loads(data)
-    except ValueError as e:
-        raise InvalidRequest(f"the body is not valid JSON: {_place(e)}", code="invalid_json") from None
+    raw = json_bytes.load(data, request.mimetype)
     if not isinstance(raw, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
     most_chars = current_app.config["MAX_TEXT_CHARS"]
@@ -182,14 +207,32 @@ def _validate(model: type[_F], raw: dict[str, Any]) -> _F:
     try:
         return model.model_validate(raw)
     except ValidationError as e:
-        # A value that fits none of several forms has an error for each: the deepest one is meant.
-        first = max(e.errors(include_url=False), key=lambda error: len(error["loc"]))
-        param = _param(first["loc"], raw, is_missing=first["type"] == "missing")
-        message = first["msg"]
-        if first["type"] == "union_tag_invalid":
-            # Pydantic's own message repeats what was sent, which would then stand in the log.
-            message = "{discriminator} should be one of {expected_tags}".format(**first["ctx"])
-        raise InvalidRequest(f"{param}: {message}", param=param) from None
+        # A value that fits none of several forms has an error for each: those of the deepest place are meant.
+        errors = e.errors(include_url=False)
+        places = [_param(error["loc"], raw, is_missing=error["type"] == "missing") for error in errors]
+        param = places[max(range(len(errors)), key=lambda index: len(errors[index]["loc"]))]
+        messages = [_message(error) for error, place in zip(errors, places, strict=True) if place == param]
+        raise InvalidRequest(f"{param}: {_one_of(messages)}", param=param) from None
+
+
+def _message(error: Any) -> str:
+    if error["type"] == "union_tag_invalid":
+        # Pydantic's own message repeats what was sent, which would then stand in the log.
+        return "{discriminator} should be one of {expected_tags}".format(**error["ctx"])
+    # Where an object is expected, it names a class of ours.
+    return _AN_OBJECT if error["type"] in ("model_type", "dict_type") else str(error["msg"])
+
+
+_AN_OBJECT = "Input should be an object"
+
+
+def _one_of(messages: Sequence[str]) -> str:
+    """The errors of all forms that a value may have, as one sentence."""
+    start = "Input should be "
+    different = list(dict.fromkeys(messages))
+    if not all(message.startswith(start) for message in different):
+        return "; or: ".join(different)
+    return start + ", or ".join(message.removeprefix(start) for message in different)
 
 
 def unsupported(name: str, why: str) -> InvalidRequest:
@@ -200,11 +243,6 @@ def unsupported(name: str, why: str) -> InvalidRequest:
 def has_effect(value: Any) -> bool:
     """Whether the sender of this value may expect an effect: null, false, "", [] and {} ask for nothing."""
     return value is not None and value is not False and value not in ("", [], {})
-
-
-def _place(error: ValueError) -> str:
-    """Where JSON is broken, without showing any of it."""
-    return re.sub(r".*?(line \d+ column \d+).*", r"\1", str(error), flags=re.DOTALL)
 
 
 def _param(location: Sequence[int | str], raw: Any, *, is_missing: bool) -> str:

@@ -19,7 +19,8 @@ from app.request_record import RequestRecord
 from app.store import KeyRow, StoreError
 from app.web.api_keys import ApiKeys
 from app.web.client_connection import client_watch
-from app.web.local_requests import is_local
+from app.web.local_requests import why_foreign
+from app.web.placeholders import is_placeholder
 from app.web.rate_limits import RateLimits
 
 
@@ -33,7 +34,7 @@ def caller() -> Caller:
     Raises NotAuthorized, KeyLimited, and InvalidRequest for an unusable Idempotency-Key.
     """
     keys = cast(ApiKeys, current_app.extensions["api_keys"])
-    known = keys.find(_api_key(), is_local(request.environ, current_app.config["CORS_ORIGINS"]))
+    known = keys.find(_api_keys(), _why_foreign)
     record = current_record()
     record.owner = known.owner
     g.key = known.key
@@ -62,9 +63,7 @@ def current_record() -> RequestRecord:
 def is_known_caller() -> bool:
     """Whether the current request may know what ``caller`` may know. It does not count against any limit."""
     try:
-        cast(ApiKeys, current_app.extensions["api_keys"]).find(
-            _api_key(), is_local(request.environ, current_app.config["CORS_ORIGINS"])
-        )
+        cast(ApiKeys, current_app.extensions["api_keys"]).find(_api_keys(), _why_foreign)
     except (NotAuthorized, StoreError):
         return False
     return True
@@ -75,6 +74,13 @@ def _idempotency_key() -> str | None:
     if key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", key):
         raise InvalidRequest(
             "an Idempotency-Key is made of 1 to 255 printable ASCII characters",
+            code="invalid_idempotency_key",
+            param="Idempotency-Key",
+        )
+    if key is not None and is_placeholder(key):
+        raise InvalidRequest(
+            f"the Idempotency-Key is '{key}', which a program writes where it has none: all its requests would get "
+            "the same answer. Leave the header out, or send another value with each request",
             code="invalid_idempotency_key",
             param="Idempotency-Key",
         )
@@ -108,8 +114,11 @@ def bearer_token() -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _api_key() -> str | None:
-    token = bearer_token()
-    if token:
-        return token
-    return request.headers.get("x-api-key") or request.headers.get("api-key") or None
+def _why_foreign() -> str | None:
+    return why_foreign(request.environ, current_app.config["CORS_ORIGINS"])
+
+
+def _api_keys() -> list[str]:
+    """The keys that the current request brings. Some programs and proxies send one of their own beside ours."""
+    sent = (bearer_token(), request.headers.get("x-api-key", ""), request.headers.get("api-key", ""))
+    return [key for key in sent if key]

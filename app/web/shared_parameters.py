@@ -5,13 +5,43 @@ Must never know the whole of any one API.
 
 from typing import Annotated, Any
 
-from pydantic import Strict
+from pydantic import BeforeValidator, Field, Strict
 
 from app.chat import Effort
 from app.web.parameters import ParameterRule
 
 # A number that is one: neither text nor true.
 Number = Annotated[float, Strict()]
+
+
+def _whole(value: Any) -> Any:
+    """1024.0 is 1024 in JSON, where numbers have no kinds; some languages write every number so."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+# A whole number: neither text nor true.
+Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
+
+
+def _no_limit(value: Any) -> Any:
+    """-1 is "as many as there are" for programs that were written for llama.cpp, and their users."""
+    return None if _whole(value) == -1 and not isinstance(value, bool) else value
+
+
+# A limit of tokens; None: there is none.
+TokenLimit = Annotated[Annotated[Whole, Field(ge=1)] | None, BeforeValidator(_no_limit)]
+
+
+def known_effort(value: Any) -> Any:
+    """Menus of programs have an entry for "as the model likes it"."""
+    if not isinstance(value, str):
+        return value
+    word = value.strip().lower()
+    return None if word in ("", "auto", "default") else word
+
+
+# How much to think; None: as the model is.
+EffortChoice = Annotated[Effort | None, BeforeValidator(known_effort)]
 
 
 def _refuse_probabilities(value: Any) -> str | None:

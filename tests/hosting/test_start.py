@@ -169,10 +169,6 @@ def test_the_database_is_private(gateway: Gateway, simulator: Simulator) -> None
 
 
 def test_without_keys_only_this_machine_is_served(gateway: Gateway, simulator: Simulator) -> None:
-    """A proxy that says on whose behalf it asks shows that the gateway can be reached from elsewhere."""
-    assert gateway.get("/v1/models", headers={"X-Forwarded-For": "127.0.0.1"}).ok
-    refused = gateway.get("/v1/models", headers={"X-Forwarded-For": "203.0.113.7"})
-    assert refused.status_code == 401 and "GATEWAY_API_KEYS" in refused.json()["error"]["message"]
     # Pages of web sites that are open in a browser on this machine, plainly and by a trick of DNS.
     for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example:8000"}):
         assert gateway.get("/v1/models", headers=headers).status_code == 401, headers

@@ -7,11 +7,10 @@ only in the sentences for people.
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
+from pydantic import Discriminator, Field, StrictBool, StrictStr, Tag
 
 from app.chat import (
     ChatRequest,
-    Effort,
     JsonFormat,
     Message,
     Options,
@@ -42,7 +41,10 @@ from app.web.shared_parameters import (
     STREAM,
     STYLE,
     VENDOR,
+    EffortChoice,
     Number,
+    TokenLimit,
+    Whole,
     thinks,
 )
 from app.web.tool_parameters import (
@@ -323,7 +325,7 @@ class _Thinking(Fields):
 class _Reasoning(Fields):
     """OpenRouter's and Responses' form."""
 
-    effort: Effort | None = None
+    effort: EffortChoice = None
     enabled: StrictBool | None = None
 
 
@@ -437,14 +439,14 @@ class Body(AnswerParameters):
     messages: Annotated[Many[_AnyMessage], Field(min_length=1), _MESSAGES]
     stream: Annotated[StrictBool | None, STREAM] = None
     stream_options: Annotated[StreamOptions | None, STREAM] = None
-    max_completion_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
-    max_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
+    max_completion_tokens: Annotated[TokenLimit, _MAX_TOKENS] = None
+    max_tokens: Annotated[TokenLimit, _MAX_TOKENS] = None
     stop: Annotated[Stop | None, STOP] = None
-    n: Annotated[StrictInt | None, Field(ge=1), _N] = None
+    n: Annotated[Whole | None, Field(ge=1), _N] = None
     thinking: Annotated[StrictBool | _Thinking | None, _THINKING] = None
     enable_thinking: Annotated[StrictBool | None, _THINKING] = None
     reasoning: Annotated[_Reasoning | None, _THINKING] = None
-    reasoning_effort: Annotated[Effort | None, _THINKING] = None
+    reasoning_effort: Annotated[EffortChoice, _THINKING] = None
     enable_search: Annotated[StrictBool | None, _SEARCH] = None
     web_search: Annotated[StrictBool | None, _SEARCH] = None
     use_search: Annotated[StrictBool | None, _SEARCH] = None
@@ -457,10 +459,10 @@ class Body(AnswerParameters):
     top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
     frequency_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
     presence_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
-    top_k: Annotated[StrictInt | None, Field(ge=-1), VENDOR] = None
+    top_k: Annotated[Whole | None, Field(ge=-1), VENDOR] = None
     min_p: Annotated[Number | None, Field(ge=0, le=1), VENDOR] = None
     repetition_penalty: Annotated[Number | None, Field(ge=0), SAMPLING] = None
-    seed: Annotated[StrictInt | None, SEED] = None
+    seed: Annotated[Whole | None, SEED] = None
     user: Annotated[StrictStr | None, BOOKKEEPING] = None
     metadata: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
     store: Annotated[StrictBool | None, _STORE] = None

@@ -28,7 +28,7 @@ blueprint = Blueprint("chat_completions", __name__)
 
 
 @blueprint.post("/chat/completions")
-@blueprint.post("/chat/completions/<anything:conversation_id>")
+@blueprint.post("/chat/completions/<id:conversation_id>")
 def create(conversation_id: str | None = None) -> Response:
     accepted = accept(Body, conversation_id)
     body, who = accepted.body, accepted.caller
@@ -44,13 +44,13 @@ def create(conversation_id: str | None = None) -> Response:
     return respond(answer, encoder, stream=body.wants_stream, headers=accepted.headers)
 
 
-@blueprint.get("/chat/completions/<anything:conversation_id>")
+@blueprint.get("/chat/completions/<id:conversation_id>")
 def get_conversation(conversation_id: str) -> Response:
     owner = caller().owner
     return json_response(_encode_conversation(gateway().find_conversation(owner, only_conversation(conversation_id))))
 
 
-@blueprint.delete("/chat/completions/<anything:conversation_id>")
+@blueprint.delete("/chat/completions/<id:conversation_id>")
 def delete_conversation(conversation_id: str) -> Response:
     gateway().forget_conversation(caller(), only_conversation(conversation_id))
     return json_response({"object": "conversation.deleted", "id": conversation_id, "deleted": True})

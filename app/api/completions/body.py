@@ -25,6 +25,8 @@ from app.web.shared_parameters import (
     STOP,
     STREAM,
     Number,
+    TokenLimit,
+    Whole,
 )
 
 _PROMPT = ParameterRule(
@@ -65,7 +67,7 @@ class Body(AnswerParameters):
     prompt: Annotated[StrictStr | Many[StrictStr | StrictInt | Many[StrictInt]], _PROMPT]
     stream: Annotated[StrictBool | None, STREAM] = None
     stream_options: Annotated[StreamOptions | None, STREAM] = None
-    max_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
+    max_tokens: Annotated[TokenLimit, _MAX_TOKENS] = None
     stop: Annotated[Stop | None, STOP] = None
     conversation_id: Annotated[StrictStr | None, CONVERSATION] = None
 
@@ -73,11 +75,11 @@ class Body(AnswerParameters):
     top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
     frequency_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
     presence_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
-    seed: Annotated[StrictInt | None, SEED] = None
+    seed: Annotated[Whole | None, SEED] = None
     user: Annotated[StrictStr | None, BOOKKEEPING] = None
 
-    n: Annotated[StrictInt | None, _ONE] = None
-    best_of: Annotated[StrictInt | None, _ONE] = None
+    n: Annotated[Whole | None, _ONE] = None
+    best_of: Annotated[Whole | None, _ONE] = None
     echo: Annotated[Any, _OTHER_TEXT] = None
     suffix: Annotated[Any, _OTHER_TEXT] = None
     logprobs: Annotated[Any, _LOGPROBS] = None

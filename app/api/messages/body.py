@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
-from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictStr, Tag
 
 from app.chat import (
     ChatRequest,
@@ -38,6 +38,9 @@ from app.web.shared_parameters import (
     STREAM_ONLY,
     VENDOR,
     Number,
+    TokenLimit,
+    Whole,
+    known_effort,
 )
 from app.web.tool_parameters import (
     TOOLS_WITH_SEARCH,
@@ -239,7 +242,7 @@ class _ToolChoice(Fields):
 
 class _ThinkingOptions(Fields):
     type: Literal["enabled", "adaptive", "disabled", "between_tools"]
-    budget_tokens: StrictInt | None = Field(None, ge=1)
+    budget_tokens: Whole | None = Field(None, ge=1)
     # "omitted" has an effect. Betas bring further words, and Claude Code asks again with less where one is refused.
     display: StrictStr | None = None
 
@@ -251,7 +254,7 @@ class _Format(Fields):
 
 
 class _OutputOptions(Fields):
-    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Annotated[Literal["low", "medium", "high", "xhigh", "max"] | None, BeforeValidator(known_effort)] = None
     format: _Format | None = None
 
 
@@ -340,7 +343,7 @@ class PromptBody(_PromptFields, Parameters):
 class Body(_PromptFields, AnswerParameters):
     """The body of ``POST /v1/messages``."""
 
-    max_tokens: Annotated[StrictInt, Field(ge=1), _MAX_TOKENS]
+    max_tokens: Annotated[TokenLimit, _MAX_TOKENS]
     stream: Annotated[StrictBool | None, STREAM_ONLY] = None
     stop_sequences: Annotated[Annotated[Many[StopText], Field(max_length=256)] | None, _STOP] = None
     thinking: Annotated[_ThinkingOptions | None, _THINKING] = None
@@ -348,7 +351,7 @@ class Body(_PromptFields, AnswerParameters):
 
     temperature: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
     top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
-    top_k: Annotated[StrictInt | None, Field(ge=0), VENDOR] = None
+    top_k: Annotated[Whole | None, Field(ge=0), VENDOR] = None
     metadata: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
     service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
     context_management: Annotated[dict[str, Any] | None, _CONTEXT] = None

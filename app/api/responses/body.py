@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictStr, Tag
 from pydantic_core import PydanticCustomError
 
 from app.api.responses.turn_ids import Previous, TurnId, last_of
 from app.chat import (
     ChatRequest,
-    Effort,
     JsonFormat,
     Message,
     Options,
@@ -40,7 +39,10 @@ from app.web.shared_parameters import (
     PROBABILITIES,
     SAMPLING,
     STREAM_ONLY,
+    EffortChoice,
     Number,
+    TokenLimit,
+    Whole,
     thinks,
 )
 from app.web.tool_parameters import (
@@ -350,7 +352,7 @@ class _TextOptions(Fields):
 
 
 class _Reasoning(Fields):
-    effort: Effort | None = None
+    effort: EffortChoice = None
     summary: Literal["auto", "concise", "detailed"] | None = None
 
 
@@ -468,7 +470,7 @@ class Body(AnswerParameters):
     store: Annotated[StrictBool | None, _STORE] = None
     previous_response_id: Annotated[StrictStr | None, _PREVIOUS] = None
     conversation: Annotated[StrictStr | _Conversation | None, _CONVERSATION] = None
-    max_output_tokens: Annotated[StrictInt | None, Field(ge=1), _MAX_TOKENS] = None
+    max_output_tokens: Annotated[TokenLimit, _MAX_TOKENS] = None
     reasoning: Annotated[_Reasoning | None, _REASONING] = None
     text: Annotated[_TextOptions | None, _TEXT] = None
     metadata: Annotated[_Metadata | None, _METADATA] = None
@@ -481,7 +483,7 @@ class Body(AnswerParameters):
     tools: Annotated[Many[_Tool] | None, TOOLS_WITH_SEARCH] = None
     tool_choice: Annotated[Literal["auto", "none", "required"] | _ToolChoice | None, _TOOL_CHOICE] = None
     parallel_tool_calls: Annotated[StrictBool | None, _PARALLEL] = None
-    max_tool_calls: Annotated[StrictInt | None, Field(ge=1), _MAX_CALLS] = None
+    max_tool_calls: Annotated[Whole | None, Field(ge=1), _MAX_CALLS] = None
     include: Annotated[Many[StrictStr] | None, _INCLUDE] = None
     stream_options: Annotated[dict[str, Any] | None, ParameterRule("ignored", "nothing is padded", "不做填充")] = None
     service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
@@ -490,7 +492,7 @@ class Body(AnswerParameters):
     prompt_cache_retention: Annotated[StrictStr | None, BOOKKEEPING] = None
     user: Annotated[StrictStr | None, BOOKKEEPING] = None
 
-    top_logprobs: Annotated[StrictInt | None, Field(ge=0, le=20), PROBABILITIES] = None
+    top_logprobs: Annotated[Whole | None, Field(ge=0, le=20), PROBABILITIES] = None
     background: Annotated[StrictBool | None, _BACKGROUND] = None
     prompt: Annotated[Any, _PROMPT] = None
 
@@ -532,7 +534,7 @@ class Body(AnswerParameters):
             for index, item in enumerate(items)
             if isinstance(item, _Reference)
         ]
-        if self.previous_response_id is not None:
+        if self.previous_response_id:
             found.append(Previous.of_response(self.previous_response_id))
         return last_of(found)
 

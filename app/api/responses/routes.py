@@ -25,7 +25,7 @@ def create() -> Response:
     return respond(answer, encoder, stream=body.wants_stream, headers=accepted.headers)
 
 
-@blueprint.route("/responses/<anything:response_id>", methods=["GET", "DELETE"])
+@blueprint.route("/responses/<id:response_id>", methods=["GET", "DELETE"])
 def one(response_id: str) -> Response:
     """Raises UnknownConversation, always: OpenAI stores responses, the gateway stores only conversations."""
     caller()

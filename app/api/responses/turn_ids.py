@@ -85,7 +85,8 @@ def next_turn(
 
 def _turn_after(previous: Previous, conversation_id: str | None, store: bool | None, who: Caller) -> TurnId:
     unknown = UnknownConversation(
-        f"{previous.param}: nothing with this id is known for this API key; only what was made with store: true is",
+        f"{previous.param}: nothing with this id is known for this API key; only what was made with store: true is. "
+        "To begin a conversation leave it out",
         code="previous_response_not_found",
         param=previous.param,
     )

@@ -1,0 +1,370 @@
+"""What programs send that is not quite what an API says, and what becomes of it: one table for each kind."""
+
+import gzip
+import json
+import socket
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from app.web.json_bytes import TooLarge, decompressed, with_whole_pairs
+from tests.running import CANARY, Gateway, Share, Simulator
+
+JSON = {"Content-Type": "application/json"}
+
+
+def body(gateway: Gateway, **more: Any) -> dict[str, Any]:
+    return {"model": gateway.model, "messages": [{"role": "user", "content": f"hi {CANARY}"}], **more}
+
+
+def error_of(response: Any) -> dict[str, Any]:
+    error: dict[str, Any] = response.json()["error"]
+    return error
+
+
+# Is this request from this machine?
+
+FOREIGN: dict[str, dict[str, str]] = {
+    "rfc 7239": {"Forwarded": "for=203.0.113.9"},
+    "apache, caddy, haproxy": {"X-Forwarded-For": "203.0.113.9"},
+    "a proxy for this machine": {"X-Forwarded-For": "127.0.0.1"},
+    "the scheme only": {"X-Forwarded-Proto": "https"},
+    "the host only": {"X-Forwarded-Host": "chat.example.com"},
+    "nginx, as copied from the web": {"X-Real-IP": "203.0.113.9"},
+    "a cache": {"Via": "1.1 varnish"},
+    "cloudflare": {"CF-Connecting-IP": "203.0.113.9"},
+    "akamai": {"True-Client-IP": "203.0.113.9"},
+    "envoy": {"X-Envoy-External-Address": "203.0.113.9"},
+    "azure": {"X-Azure-ClientIP": "203.0.113.9"},
+    "tailscale": {"Tailscale-User-Login": "someone"},
+    "a cdn": {"CDN-Loop": "cloudflare"},
+}
+
+
+@pytest.mark.parametrize("headers", FOREIGN.values(), ids=list(FOREIGN))
+def test_what_a_proxy_writes_makes_a_request_foreign(gateway: Gateway, headers: dict[str, str]) -> None:
+    refused = gateway.get("/v1/models", headers=headers)
+    message = error_of(refused)["message"]
+    assert refused.status_code == 401 and "GATEWAY_API_KEYS" in message
+    assert next(iter(headers)).lower() in message.lower()
+
+
+def test_a_bare_proxy_is_known_by_its_version_of_http(gateway: Gateway) -> None:
+    """What nginx's ``proxy_pass`` sends without any further line."""
+    answer = raw(gateway, b"GET /v1/models HTTP/1.0\r\nHost: 127.0.0.1:8000\r\nConnection: close\r\n\r\n")
+    assert b" 401 " in answer.split(b"\r\n")[0] and b"HTTP/1.0" in answer
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"HTTP-Referer": "https://cherry-ai.com", "X-Title": "Cherry Studio"},
+        {"X-Request-Id": "a", "X-Session-Id": "b", "X-Stainless-Lang": "js"},
+        {"Origin": "http://localhost:3000", "Referer": "http://localhost:3000/"},
+        {"Host": "[::1]:8000"},
+        {"Accept-Encoding": "gzip", "Priority": "u=1"},
+    ],
+)
+def test_what_programs_write_does_not(gateway: Gateway, headers: dict[str, str]) -> None:
+    assert gateway.get("/v1/models", headers=headers).ok
+
+
+@pytest.mark.parametrize("origin", ["chrome-extension://abcdefghij", "moz-extension://0a-1b", "https://chat.example"])
+def test_the_origin_of_an_extension_is_named_with_the_setting_that_lets_it_in(gateway: Gateway, origin: str) -> None:
+    message = error_of(gateway.get("/v1/models", headers={"Origin": origin}))["message"]
+    assert origin in message and "CORS_ORIGINS" in message
+
+
+def raw(gateway: Gateway, request: bytes) -> bytes:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 20) as sock:
+        sock.sendall(request)
+        return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+# Which of several keys
+
+KEYS: dict[str, tuple[dict[str, str], int]] = {
+    "a proxy's bearer": ({"Authorization": "Bearer theirs", "x-api-key": "key-one"}, 200),
+    "azure's name": ({"Authorization": "Bearer theirs", "api-key": "key-one"}, 200),
+    "two foreign ones": ({"Authorization": "Bearer theirs", "x-api-key": "theirs-too"}, 401),
+    "the bearer is ours": ({"Authorization": "Bearer key-one", "x-api-key": "theirs"}, 200),
+    "three": ({"Authorization": "Bearer a", "x-api-key": "b", "api-key": "key-one"}, 200),
+}
+
+
+def test_a_right_key_counts_beside_a_wrong_one(shared_gateway: Share, simulator: Simulator) -> None:
+    gateway = shared_gateway(GATEWAY_API_KEYS="key-one, key-two")
+    for name, (headers, status) in KEYS.items():
+        assert gateway.get("/v1/models", headers=headers).status_code == status, name
+
+
+# Placeholders of optional ids
+
+PLACEHOLDERS = ["none", "None", "null", "undefined", "NaN", "nil"]
+
+
+@pytest.mark.parametrize("word", PLACEHOLDERS)
+def test_a_placeholder_is_no_conversation(gateway: Gateway, simulator: Simulator, word: str) -> None:
+    answers = [
+        gateway.post("/v1/chat/completions", json=body(gateway, conversation_id=word)),
+        gateway.post(f"/v1/chat/completions/{word}", json=body(gateway)),
+        gateway.post(f"/v1/conversations/{word}/chat/completions", json=body(gateway)),
+        gateway.post("/v1/completions", json={"model": gateway.model, "prompt": "hi", "conversation_id": word}),
+        gateway.post("/v1/responses", json={"model": gateway.model, "input": "hi", "conversation": word}),
+    ]
+    for answer in answers:
+        assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_conversation_id")
+        assert "choose an id yourself" in error_of(answer)["message"]
+    repeated = gateway.post("/v1/chat/completions", json=body(gateway), headers={"Idempotency-Key": word})
+    assert (repeated.status_code, error_of(repeated)["code"]) == (400, "invalid_idempotency_key")
+    assert not simulator.turns()
+
+
+def test_a_response_that_follows_nothing_may_say_so(gateway: Gateway, simulator: Simulator) -> None:
+    for empty in ("", None):
+        answer = {"model": gateway.model, "input": "hi", "store": False, "previous_response_id": empty}
+        assert gateway.post("/v1/responses", json=answer).ok
+    for word in PLACEHOLDERS:
+        wrong = gateway.post(
+            "/v1/responses", json={"model": gateway.model, "input": "hi", "previous_response_id": word}
+        )
+        assert (wrong.status_code, error_of(wrong)["code"]) == (404, "previous_response_not_found")
+        assert "leave it out" in error_of(wrong)["message"]
+
+
+def test_the_id_of_a_reply_is_no_conversation(gateway: Gateway, simulator: Simulator) -> None:
+    response = gateway.post("/v1/responses", json={"model": gateway.model, "input": "hi"}).json()["id"]
+    ids = [
+        gateway.post("/v1/chat/completions", json=body(gateway)).json()["id"],
+        gateway.post("/v1/completions", json={"model": gateway.model, "prompt": "hi"}).json()["id"],
+        gateway.post("/v1/messages", json=body(gateway, max_tokens=9)).json()["id"],
+        response,
+    ]
+    asked = len(simulator.turns())
+    for reply in ids:
+        for answer in (
+            gateway.post(f"/v1/chat/completions/{reply}", json=body(gateway)),
+            gateway.post("/v1/chat/completions", json=body(gateway, conversation_id=reply)),
+            gateway.get(f"/v1/chat/completions/{reply}"),
+        ):
+            assert (answer.status_code, error_of(answer)["code"]) == (404, "conversation_not_found")
+            assert "the id of a reply" in error_of(answer)["message"]
+    assert "its conversation is" in error_of(gateway.get(f"/v1/chat/completions/{response}"))["message"]
+    assert len(simulator.turns()) == asked
+
+
+# The rest of an endpoint in a base URL
+
+DOUBLED = [
+    "/v1/chat/completions/chat/completions",
+    "/v1/chat/completions/v1/chat/completions",
+    "/chat/completions/chat/completions",
+    "/v1/chat/completions/completions",
+    "/v1/chat/completions/chat",
+    "/v1/chat/completions/models",
+    "/v1/chat/completions/responses",
+    "/v1/completions/chat/completions",
+    "/v1/responses/chat/completions",
+    "/v1/responses/responses",
+    "/v1/models/chat/completions",
+    "/v1/messages/v1/messages",
+    "/v1/messages/messages",
+]
+
+
+@pytest.mark.parametrize("path", DOUBLED)
+def test_an_endpoint_behind_an_endpoint_says_which_base_url_to_set(
+    gateway: Gateway, simulator: Simulator, path: str
+) -> None:
+    for answer in (gateway.post(path, json=body(gateway)), gateway.get(path)):
+        assert answer.status_code == 404
+        assert f"set it to {gateway.url}/v1" in error_of(answer)["message"]
+    assert not simulator.turns()
+
+
+# Bytes that are no JSON
+
+COMPRESSED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gzip": ("gzip", gzip.compress),
+    "x-gzip": ("X-GZIP", gzip.compress),
+    "deflate": ("deflate", zlib.compress),
+    "deflate without its head": ("deflate", lambda data: zlib.compress(data)[2:-4]),
+    "twice": ("deflate, gzip", lambda data: gzip.compress(zlib.compress(data))),
+    "identity": ("identity", lambda data: data),
+}
+
+
+@pytest.mark.parametrize(("encoding", "compress"), COMPRESSED.values(), ids=list(COMPRESSED))
+def test_a_compressed_body_is_read(
+    gateway: Gateway, simulator: Simulator, encoding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    for filler in ("", "x" * 200_000):
+        data = compress(json.dumps(body(gateway, filler=filler)).encode())
+        answer = gateway.post("/v1/chat/completions", data=data, headers={**JSON, "Content-Encoding": encoding})
+        assert answer.ok, answer.text
+
+
+WRONG_BYTES: dict[str, tuple[dict[str, str], Callable[[bytes], bytes], str]] = {
+    "brotli": ({"Content-Encoding": "br"}, bytes, "'br'"),
+    "zstd": ({"Content-Encoding": "zstd"}, bytes, "'zstd'"),
+    "gzip that is none": ({"Content-Encoding": "gzip"}, bytes, "cannot be decompressed"),
+    "gzip that is cut off": ({"Content-Encoding": "gzip"}, lambda d: gzip.compress(d)[:-12], "cut off"),
+    "gzip without a word": ({}, gzip.compress, "compressed (gzip)"),
+    "gbk": ({}, lambda d: d.replace(b"hi", "你好".encode("gbk")), "0xc4) is not UTF-8"),
+    "latin-1": ({}, lambda d: d.replace(b"hi", b"h\xe9"), "0xe9) is not UTF-8"),
+    "utf-16 without a mark": ({}, lambda d: d.decode().encode("utf-16-le"), "UTF-16"),
+    "a charset that is none": ({"Content-Type": "application/json; charset=klingon"}, bytes, "'klingon'"),
+    "a charset that does not hold": (
+        {"Content-Type": "application/json; charset=ascii"},
+        lambda d: d.replace(b"hi", "é".encode()),
+        "not in ascii",
+    ),
+    "a form": ({"Content-Type": "application/x-www-form-urlencoded"}, lambda _d: b"model=k2", "a form"),
+    "a form of parts": (
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        lambda _d: b"--x",
+        "multipart/form-data",
+    ),
+    "nothing": ({}, lambda _d: b"", "empty"),
+    "quotes of a shell": ({}, lambda d: b"'" + d + b"'", "single quote"),
+    "cut off": ({}, lambda d: d[:-5], "line 1 column"),
+}
+
+
+@pytest.mark.parametrize(("headers", "spoil", "says"), WRONG_BYTES.values(), ids=list(WRONG_BYTES))
+def test_bytes_that_are_no_json_are_told_why(
+    gateway: Gateway, simulator: Simulator, headers: dict[str, str], spoil: Callable[[bytes], bytes], says: str
+) -> None:
+    data = spoil(json.dumps(body(gateway)).encode())
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        answer = gateway.post(path, data=data, headers={**JSON, **headers})
+        assert answer.status_code == 400 and says in error_of(answer)["message"], answer.text
+        assert answer.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("charset", "encoding"), [("gbk", "gbk"), ("UTF-16", "utf-16"), ("utf-8", "utf-8-sig"), ("iso-8859-1", "latin-1")]
+)
+def test_a_body_in_the_charset_that_it_names_is_read(
+    gateway: Gateway, simulator: Simulator, charset: str, encoding: str
+) -> None:
+    text = "é" if encoding == "latin-1" else "你好"
+    message = {"role": "user", "content": text}
+    data = json.dumps({"model": gateway.model, "messages": [message]}, ensure_ascii=False).encode(encoding)
+    headers = {"Content-Type": f"application/json; charset={charset}"}
+    assert gateway.post("/v1/chat/completions", data=data, headers=headers).ok
+    assert simulator.prompts()[-1].startswith(text)
+
+
+def test_a_body_that_grows_too_large_is_a_413(gateway: Gateway, simulator: Simulator) -> None:
+    data = gzip.compress(b" " * 17_000_000)
+    answer = gateway.post("/v1/chat/completions", data=data, headers={**JSON, "Content-Encoding": "gzip"})
+    assert answer.status_code == 413 and "MAX_BODY_BYTES" in error_of(answer)["message"]
+    with pytest.raises(TooLarge):
+        decompressed(data, "gzip", 1_000_000, lambda _size: None)
+
+
+# Fields with several forms
+
+FORMS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
+    "content": ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", ("string", "list")),
+    "stop": ({"stop": 7}, "stop", ("string", "list")),
+    "thinking": ({"thinking": "yes"}, "thinking", ("boolean", "object")),
+    "function_call": ({"function_call": 7}, "function_call", ("'auto' or 'none'", "object")),
+    "response_format": ({"response_format": 7}, "response_format", ("object",)),
+}
+
+
+@pytest.mark.parametrize(("wrong", "param", "names"), FORMS.values(), ids=list(FORMS))
+def test_an_error_names_every_form_that_a_field_may_have(
+    gateway: Gateway, wrong: dict[str, Any], param: str, names: tuple[str, ...]
+) -> None:
+    error = error_of(gateway.post("/v1/chat/completions", json=body(gateway) | wrong))
+    assert error["param"] == param
+    assert all(name in error["message"] for name in names), error["message"]
+    # Names of classes of ours begin so.
+    assert " _" not in error["message"]
+
+
+# Half a surrogate pair
+
+HALVES = {
+    "a high one": rb"x \ud83d",
+    "a low one": rb"x \uDE00",
+    "two high ones": rb"x \ud83d\ud83d",
+    "behind a backslash": rb"x \\\ud83d",
+    "as bytes": b"x \xed\xa0\xbd",
+}
+
+
+@pytest.mark.parametrize("half", HALVES.values(), ids=list(HALVES))
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        ("/v1/chat/completions", b'{"model":"MODEL","messages":[{"role":"user","content":"HALF"}]}'),
+        ("/v1/completions", b'{"model":"MODEL","prompt":"HALF"}'),
+        ("/v1/responses", b'{"model":"MODEL","store":false,"input":"HALF"}'),
+        ("/v1/messages", b'{"model":"MODEL","max_tokens":9,"messages":[{"role":"user","content":"HALF"}]}'),
+        ("/v1/messages/count_tokens", b'{"model":"MODEL","messages":[{"role":"user","content":"HALF"}]}'),
+        ("/v1/chat/completions", b'{"model":"MODEL","user":"HALF","messages":[{"role":"user","content":"x"}]}'),
+    ],
+    ids=["chat", "completions", "responses", "messages", "count_tokens", "another field"],
+)
+def test_half_a_surrogate_pair_is_a_replacement_character(
+    gateway: Gateway, simulator: Simulator, path: str, data: bytes, half: bytes
+) -> None:
+    data = data.replace(b"MODEL", gateway.model.encode()).replace(b"HALF", half)
+    answer = gateway.post(path, data=data, headers=JSON)
+    assert answer.ok, answer.text
+    if "count" not in path and b'"user"' not in data.replace(b'"role":"user"', b""):
+        assert simulator.prompts()[-1].startswith("x ")
+        assert "\ufffd" in simulator.prompts()[-1]
+
+
+def test_whole_pairs_and_other_escapes_stay_as_they_are() -> None:
+    whole = rb'{"a":"\ud83d\ude00 \\ud83d \u00e9 \" \n \\\\"}' + "😀가".encode()
+    assert with_whole_pairs(whole) == whole
+    assert with_whole_pairs(rb'"\\\ud83d"') == rb'"\\\ufffd"'
+    assert with_whole_pairs(b'"\xed\xa0\xbd\xed\xb8\x80"') == '"😀"'.encode()
+
+
+# Numbers and words that other servers take
+
+WORDS: dict[str, dict[str, Any]] = {
+    "an effort that is empty": {"reasoning_effort": ""},
+    "an effort that is auto": {"reasoning_effort": "auto"},
+    "an effort in capitals": {"reasoning_effort": "High"},
+    "openrouter's effort": {"reasoning": {"effort": "auto"}},
+    "no limit": {"max_tokens": -1},
+    "a limit as a fraction": {"max_tokens": 1024.0},
+    "the newer name": {"max_completion_tokens": 1024.0},
+    "a seed as a fraction": {"seed": 7.0},
+    "n as a fraction": {"n": 1.0},
+}
+
+
+@pytest.mark.parametrize("more", WORDS.values(), ids=list(WORDS))
+def test_words_and_numbers_of_other_servers_are_understood(
+    gateway: Gateway, simulator: Simulator, more: dict[str, Any]
+) -> None:
+    assert gateway.post("/v1/chat/completions", json=body(gateway, **more)).ok
+
+
+def test_the_same_holds_in_the_other_apis(gateway: Gateway, simulator: Simulator) -> None:
+    more: dict[str, Any]
+    responses = {"model": gateway.model, "input": "hi", "store": False}
+    for more in ({"max_output_tokens": -1}, {"max_output_tokens": 9.0}, {"reasoning": {"effort": "auto"}}):
+        assert gateway.post("/v1/responses", json=responses | more).ok, more
+    for more in ({"max_tokens": -1}, {"max_tokens": 9.0}, {"max_tokens": 9, "output_config": {"effort": "auto"}}):
+        assert gateway.post("/v1/messages", json=body(gateway) | more).ok, more
+    prompt = {"model": gateway.model, "prompt": "hi"}
+    assert gateway.post("/v1/completions", json=prompt | {"max_tokens": -1}).ok
+
+
+@pytest.mark.parametrize("more", [{"max_tokens": 0}, {"max_tokens": -2}, {"max_tokens": 1.5}, {"max_tokens": True}])
+def test_other_limits_stay_errors(gateway: Gateway, more: dict[str, Any]) -> None:
+    error = error_of(gateway.post("/v1/chat/completions", json=body(gateway) | more))
+    assert error["param"] == "max_tokens"
