@@ -101,6 +101,7 @@ class Leases:
             self._held[lease.id] = lease
             return lease
         waiting = self._waits(ticket)
+        log.info("account_awaited accounts=%d waits_s=%.0f", len(accounts), self._wait_s)
         try:
             while waiting.lease is None:
                 if waiting.is_dropped:

@@ -37,13 +37,19 @@ from app.store import StoreError
 log = logging.getLogger(__name__)
 
 
+# How long a stream's status stays open at most while the request waits for an account: NextChat, LobeChat and nginx
+# give up after 60 s without headers. Seconds.
+_LONGEST_OPEN_S = 45.0
+
+
 @dataclass(slots=True)
 class AnswerTimeouts:
     """How long to wait, in seconds."""
 
     # How often a silent wait checks the time limits and the client.
     tick_s: float
-    # When a stream's status and headers go out although there is no answer yet.
+    # When a stream's status and headers go out although there is no answer yet. The wait for an account does not
+    # count, up to a limit: most failures come then, and many programs show only those that have a status.
     commit_after_s: float
     # Silence before the first part of the answer, and between two parts.
     first_event_s: float
@@ -81,7 +87,8 @@ class ChatStream(Answer):
         # Both the turn and this object work for the request.
         self._record = turn.caller.record
         self._record.hold(2)
-        self._commit_at = self._began + timeouts.commit_after_s if commit else None
+        self._may_commit = commit
+        self._commit_at = self._began + timeouts.commit_after_s
         self._early: list[Event] = []
         self._reason: str | None = None
         self._calls = 0
@@ -113,7 +120,7 @@ class ChatStream(Answer):
     def __iter__(self) -> Iterator[Sequence[Event]]:
         # Not a generator around another one: every token would pass through both.
         early, self._early = self._early, []
-        return itertools.chain([early] if early else [], self._batches(None))
+        return itertools.chain([early] if early else [], self._batches())
 
     def close(self, error: BaseException | None = None) -> None:
         if self._closed:
@@ -129,7 +136,7 @@ class ChatStream(Answer):
 
     def _listen(self, is_enough: Callable[[], bool]) -> None:
         try:
-            for batch in self._batches(self._commit_at):
+            for batch in self._batches(until_commit=self._may_commit):
                 self._early += batch
                 if is_enough():
                     return
@@ -141,12 +148,21 @@ class ChatStream(Answer):
         """Whether a part of the answer is there, or the wait for one may be shown."""
         if self._first_answer_s is not None:
             return True
-        return self._commit_at is not None and time.monotonic() >= self._commit_at
+        return self._may_commit and self._may_wait_no_longer(time.monotonic())
 
-    def _batches(self, not_later_than: float | None) -> Iterator[list[Event]]:
-        """Batches until Finished; a wait in which nothing came gives a Heartbeat. Raises GatewayError."""
+    def _may_wait_no_longer(self, now: float) -> bool:
+        """Whether the status has to go out."""
+        if self.turn.is_queued:
+            # Kimi is not asked yet: from the moment when it is, it has as long as ever.
+            latest = self._began + max(_LONGEST_OPEN_S, self._timeouts.commit_after_s)
+            self._commit_at = max(self._commit_at, min(latest, now + self._timeouts.commit_after_s))
+        return now >= self._commit_at
+
+    def _batches(self, *, until_commit: bool = False) -> Iterator[list[Event]]:
+        """Batches until Finished; a wait in which nothing came gives a Heartbeat. ``until_commit``: no wait lasts
+        longer than until the status has to go out. Raises GatewayError."""
         while self._reason is None:
-            batch = self._take(not_later_than)
+            batch = self._take(self._commit_at if until_commit else None)
             now = time.monotonic()
             if batch:
                 self._last_event_at = now

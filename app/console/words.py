@@ -220,6 +220,10 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
         "This is no token: a Kimi token is one word of letters, digits, dots, hyphens and underscores.",
         "这不是 token：Kimi 的 token 是由字母、数字和 . - _ 组成的一个词。",
     ),
+    "paste_cut_token": (
+        "This token was cut: copy it whole, with all three parts between its two dots.",
+        "这个 token 不完整：请完整复制，两个点之间和两边的三个部分都要有。",
+    ),
     "paste_cookies_without_token": (
         "These are cookies, but kimi-auth is not among them: new logins do not get it any more. Paste the refresh_token "
         "of the site's local storage.",

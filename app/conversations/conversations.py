@@ -537,20 +537,43 @@ def _note_chat(store: Store, tx: Transaction, row: ConversationRow) -> None:
 def unsent_messages(row: ConversationRow, messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:
     """What Kimi has not read yet, and the digest of the instructions that it will then have read.
 
-    First turn: everything. Later turns: what follows the last assistant message; instructions (system, developer)
-    from before it only where they differ from those that Kimi has read. Raises InvalidRequest where nothing is new.
+    First turn: everything. Later turns: what follows the last assistant message, instructions (system, developer)
+    too; those from before it only where they differ from those that Kimi has read. Raises InvalidRequest where
+    nothing is new.
     """
-    instructions = [m for m in messages if m.role in ("system", "developer")]
-    digest = hashlib.sha256("\0".join(m.text for m in instructions).encode(errors="replace")).hexdigest()
+    digest = _digest_of_instructions(messages)
     if row.turns == 0:
         return tuple(messages), digest
     answered = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=-1)
-    new = [m for m in messages[answered + 1 :] if m.role not in ("system", "developer")]
+    if answered < 0:
+        # Without a history the instructions come first in each turn.
+        answered = next((i for i, m in enumerate(messages) if not _instructs(m)), len(messages)) - 1
+    before = [m for m in messages[: answered + 1] if _instructs(m)]
+    new = list(messages[answered + 1 :])
+    said = [m for m in new if not _instructs(m)]
+    if said and digest == row.system_digest:
+        # They stand elsewhere, but are the same: some programs move theirs to the end of each request.
+        return tuple(said), digest
+    if not new and answered == len(messages) - 1 and len(before) == len(messages) and digest != row.system_digest:
+        # Nothing but instructions, and other ones than before.
+        return tuple(before), digest
     if not new:
-        raise InvalidRequest(
-            "nothing new for this conversation: the last assistant message is not followed by another one",
-            param="messages",
-        )
-    if digest != row.system_digest and instructions:
-        return (*instructions, *new), digest
-    return tuple(new), digest if instructions else row.system_digest or digest
+        raise InvalidRequest(_NOTHING_NEW, param="messages")
+    if before and _digest_of_instructions(before) != row.system_digest:
+        new = [*before, *new]
+    return tuple(new), digest if any(map(_instructs, messages)) else row.system_digest or digest
+
+
+_NOTHING_NEW = (
+    "nothing new for this conversation: the last assistant message is not followed by another one. In a conversation "
+    "Kimi cannot be made to continue its own message: ask for it in a message"
+)
+
+
+def _instructs(message: Message) -> bool:
+    return message.role in ("system", "developer")
+
+
+def _digest_of_instructions(messages: Sequence[Message]) -> str:
+    text = "\0".join(m.text for m in messages if _instructs(m))
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()

@@ -230,8 +230,9 @@ class Config:
         parsers.seconds(0.05, 3600),
         "10",
         "Seconds to wait for the start of an answer before the headers of a stream are sent. After that an error can "
-        "only be an event in the stream.",
-        "流式请求最多等待多少秒，还没有回答也先把响应头发出去。此后出错只能作为流中的事件返回。",
+        "only be an event in the stream. The wait for a free account does not count, for up to 45 seconds.",
+        "流式请求最多等待多少秒，还没有回答也先把响应头发出去。此后出错只能作为流中的事件返回。"
+        "等待空闲账号的时间不计入（最多 45 秒）。",
         advanced=True,
     )
     connect_timeout_s: float = _setting(

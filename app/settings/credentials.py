@@ -121,11 +121,16 @@ def read_claims(token: str) -> dict[str, Any]:
     parts = token.split(".")
     if len(parts) != 3 or not token.startswith("eyJ"):
         return {}
+    return _read_part(parts[1])
+
+
+def _read_part(part: str) -> dict[str, Any]:
+    """The object in a part of a JWT; empty if there is none."""
     try:
-        claims = orjson.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        found = orjson.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (binascii.Error, ValueError):
         return {}
-    return claims if isinstance(claims, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_expiry(token: str) -> float | None:
@@ -311,7 +316,29 @@ def _checked(token: str, number: int) -> str:
             f"entry {number} is not a token: a Kimi token is one word of at least 8 letters, digits, '.', '-', '_'",
             number,
         )
+    if _is_cut(token):
+        raise CredentialError(
+            "cut_token",
+            f"entry {number} is a token that was cut: copy it whole, with all three parts between its two dots",
+            number,
+        )
     return token
+
+
+# The characters of a signature in Base64, by its algorithm.
+_SIGNATURES = {"HS256": 43, "HS384": 64, "HS512": 86}
+
+
+def _is_cut(token: str) -> bool:
+    """Whether a JWT has lost its beginning or its end. A refresh token need not be a JWT."""
+    if token.endswith("..."):
+        return True
+    if not token.startswith("eyJ"):
+        return False
+    parts = token.split(".")
+    if len(parts) != 3 or not read_claims(token):
+        return True
+    return len(parts[2]) < _SIGNATURES.get(str(_read_part(parts[0]).get("alg")), 1)
 
 
 def _id(tokens: Sequence[str]) -> str:

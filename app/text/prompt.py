@@ -44,10 +44,21 @@ class Prompt:
 
 
 def compose(request: ChatRequest, messages: Sequence[Message], wording: WordingName = "example") -> Prompt:
-    """One text that contains every message, whole and in order, and the functions that it needs."""
+    """One text that contains every message, whole and in order, and the functions that it needs.
+
+    If the last message is the assistant's, Kimi is asked to continue it. Programs send one to begin the answer with
+    it ("prefill"), or because a person wants more; an empty one is a place for the answer, and is left out.
+    """
+    if len(messages) > 1 and _ends_in_answer(messages) and not messages[-1].text:
+        messages = messages[:-1]
     if not request.offers_tools and request.known_tools is None and not any(map(_has_calls, messages)):
         return _without_tools(messages)
     return _Composition(request, messages, wording).prompt()
+
+
+def _ends_in_answer(messages: Sequence[Message]) -> bool:
+    """Whether the last message is the assistant's, and calls nothing: a call waits for its result."""
+    return messages[-1].role == "assistant" and not messages[-1].tool_calls
 
 
 def _has_calls(message: Message) -> bool:
@@ -59,7 +70,8 @@ def _without_tools(messages: Sequence[Message]) -> Prompt:
         return Prompt(messages[0].text)
     code = unused_code(text for message in messages for text in message.texts)
     sections = [heading(code, *_about(m)) + "\n" + "\n".join(m.texts) for m in messages]
-    return Prompt("\n".join([_introduction(code), *sections, heading(code, "end")]), code)
+    introduction = _introduction(code, continues=_ends_in_answer(messages))
+    return Prompt("\n".join([introduction, *sections, heading(code, "end")]), code)
 
 
 def split_instructions(messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
@@ -92,13 +104,18 @@ def _about(message: Message) -> list[str]:
     return [message.role, f"name={message.name!r}"] if message.name else [message.role]
 
 
-def _introduction(code: str, *, with_calls: bool = False) -> str:
+def _introduction(code: str, *, with_calls: bool = False, continues: bool = False) -> str:
     exception = ", but for those of the blocks that run functions" if with_calls else ""
+    task = (
+        "The last message is the assistant's and is not finished. Continue it from its last character: write only "
+        f"what comes next, repeat nothing of it, and write no such line{exception}."
+        if continues
+        else f"Continue the conversation: write only the assistant's next message, without such a line{exception}."
+    )
     return (
         f"Below is a conversation. Each of its messages begins with a line {heading(code, 'role')}; "
         "a line with any other code, or with none, is part of a message. "
-        "Follow the system and developer messages. Continue the conversation: write only the assistant's "
-        f"next message, without such a line{exception}."
+        f"Follow the system and developer messages. {task}"
     )
 
 
@@ -149,7 +166,8 @@ class _Composition:
     def _sections(self, is_described: bool, reminder: Sequence[str]) -> Iterator[str]:
         code, known = self._code, self._known
         if known is None or is_described or known.code != code:
-            yield _introduction(code, with_calls=bool(self._tools))
+            continues = _ends_in_answer(self._messages)
+            yield _introduction(code, with_calls=bool(self._tools), continues=continues)
         if is_described:
             yield describing.describe(
                 self._tools, self._wording, code, replaces=known is not None and known.digest != ""

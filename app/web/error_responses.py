@@ -83,9 +83,8 @@ def failure_of(error: Exception) -> Failure:
         wait_s = None if error.retry_after_s is None or error.permanent else max(1, math.ceil(error.retry_after_s))
         if wait_s is not None and wait_s > _MAX_SDK_WAIT_S:
             retry = False
-        return Failure(
-            error.status, error.message, error.code, error.param, retry, wait_s, rate_limit=error.rate_limit
-        )
+        message = error.message if wait_s is None else _with_time(error.message, wait_s)
+        return Failure(error.status, message, error.code, error.param, retry, wait_s, rate_limit=error.rate_limit)
     if isinstance(error, HTTPException):
         return _failure_of_flask(error)
     log.error("request_failed reason=internal", exc_info=error)
@@ -106,6 +105,19 @@ def note_failure(record: RequestRecord | None, error: Exception, failure: Failur
         record.failed(code_of(error), error.blame)
     else:
         record.failed(failure.code or f"http_{failure.status}", "ours" if failure.status >= 500 else "request")
+
+
+def _with_time(message: str, wait_s: int) -> str:
+    """The message with the time after which to try again: no interface shows headers."""
+    if wait_s < 120:
+        after = f"{wait_s} second{'s' if wait_s > 1 else ''}"
+    elif wait_s < 7200:
+        after = f"{math.ceil(wait_s / 60)} minutes"
+    else:
+        after = f"{math.ceil(wait_s / 3600)} hours"
+    if "try again later" in message:
+        return message.replace("try again later", f"try again in {after}", 1)
+    return message if " again in " in message else f"{message}; try again in {after}"
 
 
 def openai_error(failure: Failure) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Must never know the whole of any one API.
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, Strict
+from pydantic import BeforeValidator, Field, Strict, StrictInt
 
 from app.chat import Effort
 from app.web.parameters import ParameterRule
@@ -19,17 +19,18 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
-# A whole number: neither text nor true.
-Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
+# Reads a whole number in either form. Behind the limits of a field, which are otherwise missing in its JSON schema.
+WHOLE = BeforeValidator(_whole)
 
 
-def _no_limit(value: Any) -> Any:
+def _limit(value: Any) -> Any:
     """-1 is "as many as there are" for programs that were written for llama.cpp, and their users."""
-    return None if _whole(value) == -1 and not isinstance(value, bool) else value
+    whole = _whole(value)
+    return None if whole == -1 and not isinstance(value, bool) else whole
 
 
 # A limit of tokens; None: there is none.
-TokenLimit = Annotated[Annotated[Whole, Field(ge=1)] | None, BeforeValidator(_no_limit)]
+TokenLimit = Annotated[StrictInt | None, Field(ge=1), BeforeValidator(_limit)]
 
 
 def known_effort(value: Any) -> Any:

@@ -16,6 +16,7 @@ from tests.running import (
     EACH_GENERATION,
     Gateway,
     Profile,
+    RawClient,
     Running,
     Share,
     Simulator,
@@ -434,18 +435,23 @@ def one_stream(shared_gateway: Share) -> Gateway:
     )
 
 
-def test_who_waits_in_a_stream_gets_heartbeats(one_stream: Gateway, simulator: Simulator) -> None:
-    gateway = one_stream
+def test_who_waits_in_a_stream_has_no_status_yet_and_is_then_answered(
+    one_stream: Gateway, simulator: Simulator
+) -> None:
+    """Longer than COMMIT_AFTER_S: a failure of the wait has a status."""
     simulator.knobs(gate="beat", gate_after=1)
-    with gateway.say("first", stream=True) as first:
+    with one_stream.say("first", stream=True) as first:
         simulator.wait("gate_waiting:beat", equals=1)
-        with gateway.say("second", stream=True) as second:
-            lines = second.iter_lines()
-            assert sum(next(lines) == b": keep-alive" for _ in range(16)) >= 6
-            simulator.open_gate("beat")
-            assert read_stream(first).finish_reason == "stop"
-            rest = list(lines)
-            assert b"data: [DONE]" in rest and not any(line.startswith(b'data: {"error"') for line in rest)
+        second = RawClient(one_stream, stream=True)
+        wait_until("it waits", lambda: one_stream.tables.waiting_turns() == 1)
+        second.socket.settimeout(1)
+        with pytest.raises(TimeoutError):
+            second.socket.recv(1)
+        second.socket.settimeout(30)
+        simulator.open_gate("beat")
+        assert read_stream(first).finish_reason == "stop"
+        assert second.read_until(b"data: [DONE]").startswith(b"HTTP/1.1 200")
+        second.leave("close")
 
 
 @BOTH_DATABASES
@@ -456,8 +462,9 @@ def test_a_client_that_leaves_the_line_frees_its_place(
     simulator.knobs(gate="gone", gate_after=1)
     with gateway.say("first", stream=True) as first:
         simulator.wait("gate_waiting:gone", equals=1)
-        with gateway.say("second", stream=True):
-            wait_until("it waits", lambda: gateway.tables.waiting_turns() == 1)
+        second = RawClient(gateway, stream=True)
+        wait_until("it waits", lambda: gateway.tables.waiting_turns() == 1)
+        second.leave("close")
         wait_until("it waits no more", lambda: gateway.tables.waiting_turns() == 0)
         simulator.open_gate("gone")
         assert read_stream(first).finish_reason == "stop"

@@ -368,3 +368,50 @@ def test_the_same_holds_in_the_other_apis(gateway: Gateway, simulator: Simulator
 def test_other_limits_stay_errors(gateway: Gateway, more: dict[str, Any]) -> None:
     error = error_of(gateway.post("/v1/chat/completions", json=body(gateway) | more))
     assert error["param"] == "max_tokens"
+
+
+# A final message of the assistant
+
+CONTINUES = "Continue it from its last character"
+
+
+def test_kimi_is_asked_to_continue_a_final_message_of_the_assistant(gateway: Gateway, simulator: Simulator) -> None:
+    question, begun = {"role": "user", "content": "Name a city"}, {"role": "assistant", "content": "The city of"}
+    tool = {"name": "f", "description": "", "parameters": {"type": "object"}}
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("chat/completions", {"messages": [question, begun]}),
+        ("chat/completions", {"messages": [question, begun | {"partial": True}], "stream": True}),
+        ("chat/completions", {"messages": [question, begun], "tools": [{"type": "function", "function": tool}]}),
+        ("messages", {"messages": [question, begun], "max_tokens": 99}),
+        ("messages", {"messages": [question, {**begun, "content": [{"type": "text", "text": "The city of"}]}]}),
+        ("responses", {"input": [question, begun], "store": False}),
+    ]
+    for path, more in requests:
+        if path == "messages":
+            more = {"max_tokens": 99, **more}
+        answer = gateway.post(f"/v1/{path}", json={"model": gateway.model, **more})
+        assert answer.ok and "x-ignored-params" not in answer.headers, answer.text
+        prompt = simulator.prompts()[-1]
+        assert CONTINUES in prompt and "The city of" in prompt, path
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": None},
+        {"role": "assistant", "content": []},
+        {"role": "user", "content": "and now?"},
+    ],
+)
+def test_an_empty_one_is_a_place_for_the_answer(gateway: Gateway, simulator: Simulator, last: dict[str, Any]) -> None:
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    assert gateway.post("/v1/chat/completions", json={"model": gateway.model, "messages": [*said, last]}).ok
+    assert CONTINUES not in simulator.prompts()[-1]
+
+
+def test_in_a_conversation_it_is_a_400_that_says_so(gateway: Gateway, simulator: Simulator, name: str) -> None:
+    assert gateway.say("one", name).ok
+    said = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "The city of"}]
+    error = error_of(gateway.chat({"model": gateway.model, "messages": said}, name))
+    assert error["param"] == "messages" and "ask for it in a message" in error["message"]

@@ -83,7 +83,7 @@ def test_a_part_of_an_honoured_parameter_is_named_too(gateway: Gateway, simulato
 
 
 def test_what_has_no_effect_within_a_field_is_named(gateway: Gateway, simulator: Simulator) -> None:
-    """Moonshot's own platform goes on writing a message that is partial: here nothing would."""
+    """Moonshot's own platform goes on writing a message that is partial, if it is the last one."""
     said = [{"role": "user", "content": CANARY}, {"role": "assistant", "content": "It", "partial": True}]
     response = gateway.chat({"model": gateway.model, "messages": [*said, said[0]]})
     assert response.headers["x-ignored-params"] == "messages.partial"
@@ -195,7 +195,7 @@ def _schema(schema: Any) -> dict[str, Any]:
         ("seed", "x", "seed"),
         ("max_tokens", 0, "max_tokens"),
         ("max_tokens", 1.5, "max_tokens"),
-        ("max_completion_tokens", -1, "max_completion_tokens"),
+        ("max_completion_tokens", -2, "max_completion_tokens"),
         ("n", 0, "n"),
         ("n", "two", "n"),
         ("stop", ["a", "b", "c", "d", "e"], "stop"),

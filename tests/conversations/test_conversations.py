@@ -144,6 +144,45 @@ def test_instructions_are_sent_again_only_when_they_changed(
     assert sent[3:] == ["four", "five"]
 
 
+# The roles and texts of a turn's messages behind the first exchange, and what Kimi is then sent of them.
+BEHIND: dict[str, tuple[list[tuple[str, str]], list[str], list[str]]] = {
+    "instructions alone": ([("system", "now in French")], ["now in French"], ["be brief", "first"]),
+    "of a developer": ([("developer", "now in French")], ["now in French"], ["be brief"]),
+    "before the question": ([("system", "now in French"), ("user", "two")], ["now in French", "two"], ["be brief"]),
+    "behind the question": ([("user", "two"), ("system", "now in French")], ["two", "now in French"], ["be brief"]),
+    "the same ones, moved to the end": ([("user", "two"), ("system", "be brief")], ["two"], ["first"]),
+}
+
+
+@pytest.mark.parametrize(("behind", "sent", "not_sent"), BEHIND.values(), ids=list(BEHIND))
+def test_instructions_behind_the_last_answer_are_new(
+    gateway: Gateway,
+    simulator: Simulator,
+    name: str,
+    behind: list[tuple[str, str]],
+    sent: list[str],
+    not_sent: list[str],
+) -> None:
+    begin = [message("system", "be brief"), message("user", "one")]
+    assert gateway.chat({"model": gateway.model, "messages": begin}, name).ok
+    history = [*begin, message("assistant", "first"), *(message(*one) for one in behind)]
+    assert gateway.chat({"model": gateway.model, "messages": history}, name).ok
+    prompt = simulator.prompts()[-1]
+    assert all(text in prompt for text in sent) and not any(text in prompt for text in not_sent)
+    again = [*history, message("assistant", "second"), message("user", "three")]
+    assert gateway.chat({"model": gateway.model, "messages": again}, name).ok
+    assert turns(simulator)[-1][2] == "three"
+
+
+def test_other_instructions_without_a_history_are_new_too(gateway: Gateway, simulator: Simulator, name: str) -> None:
+    for text in ("be brief", "now in French"):
+        begin = [message("system", text)] if simulator.turns() else [message("system", text), message("user", "one")]
+        assert gateway.chat({"model": gateway.model, "messages": begin}, name).ok
+    assert "now in French" in simulator.prompts()[-1]
+    repeated = gateway.chat({"model": gateway.model, "messages": [message("system", "now in French")]}, name)
+    assert repeated.status_code == 400
+
+
 @EACH_GENERATION_AND_POSTGRESQL
 def test_nothing_new_is_a_400(gateway: Gateway, simulator: Simulator, name: str) -> None:
     gateway.say("one", conversation=name)

@@ -59,6 +59,24 @@ def test_a_site_that_does_not_exist_is_an_error_that_shows_no_token(ending: str)
     assert "entry 1" in str(error.value) and "'@'" in str(error.value) and OLD[:20] not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "cut",
+    [
+        OLD[:-20],
+        OLD[:-1],
+        OLD.rpartition(".")[0],
+        OLD[: OLD.index(".") + 30],
+        OLD[:30],
+        OLD[:40] + "...",
+        "eyJ" + OLD.partition(".")[2],
+    ],
+)
+def test_a_token_that_was_cut_is_called_cut(cut: str) -> None:
+    with pytest.raises(CredentialError, match="entry 1 is a token that was cut") as error:
+        parse_credentials(cut)
+    assert cut[:20] not in str(error.value)
+
+
 def test_an_at_sign_in_another_cookie_is_no_site() -> None:
     assert parsed(f"theme=dark; kimi-auth={OLD}; mail=me@example.org").site is None
 

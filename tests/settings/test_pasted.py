@@ -116,6 +116,7 @@ WRONG = {
     "empty": "  \n",
     "official_api_key": "sk-0123456789abcdef",
     "not_a_token": "two words",
+    "cut_token": REFRESH[:-9],
     "cookies_without_token": "theme=dark; _ga=GA1.1",
     "broken_json": "{access_token: 1",
     "json_without_token": json.dumps({"theme": "dark"}),

@@ -213,8 +213,13 @@ def test_a_kept_answer_is_given_again(upgraded: Upgraded) -> None:
 def test_a_kept_failure_is_told_again(upgraded: Upgraded, number: int) -> None:
     old = upgraded.left["kept_failures"][number]
     response = upgraded.say("k2", "Is it over?", old["conversation"], **{"Idempotency-Key": old["key"]})
-    assert (response.status_code, response.json()) == (old["status"], old["body"])
-    assert response.headers.get("Retry-After") == old["retry_after"]
+    told, before = response.json()["error"], old["body"]["error"]
+    assert response.status_code == old["status"] and told | {"message": ""} == before | {"message": ""}
+    # Since then the message says when to try again.
+    wait_s = old["retry_after"]
+    says = before["message"].replace("try again later", f"try again in {wait_s} seconds") if wait_s else ""
+    assert told["message"] == (says or before["message"])
+    assert response.headers.get("Retry-After") == wait_s
     assert response.headers["x-should-retry"] == "false"
     assert upgraded.turns("Is it over?") == []
 

@@ -7,7 +7,7 @@ only in the sentences for people.
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StrictBool, StrictStr, Tag
+from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 
 from app.chat import (
     ChatRequest,
@@ -41,10 +41,10 @@ from app.web.shared_parameters import (
     STREAM,
     STYLE,
     VENDOR,
+    WHOLE,
     EffortChoice,
     Number,
     TokenLimit,
-    Whole,
     thinks,
 )
 from app.web.tool_parameters import (
@@ -153,7 +153,8 @@ class _Message(Fields):
     name: StrictStr | None = None
     tool_calls: Many[_ToolCall] | None = None
     function_call: _Function | None = None
-    # Moonshot's: the answer is to continue this message. Other fields of messages are what their clients received.
+    # Moonshot's: the answer is to continue this message, which is what is done with every last one of the assistant.
+    # Other fields of messages are what their clients received.
     partial: StrictBool | None = None
 
     def to_message(self, place: str) -> Message:
@@ -442,7 +443,7 @@ class Body(AnswerParameters):
     max_completion_tokens: Annotated[TokenLimit, _MAX_TOKENS] = None
     max_tokens: Annotated[TokenLimit, _MAX_TOKENS] = None
     stop: Annotated[Stop | None, STOP] = None
-    n: Annotated[Whole | None, Field(ge=1), _N] = None
+    n: Annotated[StrictInt | None, Field(ge=1), WHOLE, _N] = None
     thinking: Annotated[StrictBool | _Thinking | None, _THINKING] = None
     enable_thinking: Annotated[StrictBool | None, _THINKING] = None
     reasoning: Annotated[_Reasoning | None, _THINKING] = None
@@ -459,10 +460,10 @@ class Body(AnswerParameters):
     top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
     frequency_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
     presence_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
-    top_k: Annotated[Whole | None, Field(ge=-1), VENDOR] = None
+    top_k: Annotated[StrictInt | None, Field(ge=-1), WHOLE, VENDOR] = None
     min_p: Annotated[Number | None, Field(ge=0, le=1), VENDOR] = None
     repetition_penalty: Annotated[Number | None, Field(ge=0), SAMPLING] = None
-    seed: Annotated[Whole | None, SEED] = None
+    seed: Annotated[StrictInt | None, WHOLE, SEED] = None
     user: Annotated[StrictStr | None, BOOKKEEPING] = None
     metadata: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
     store: Annotated[StrictBool | None, _STORE] = None
@@ -581,7 +582,7 @@ class Body(AnswerParameters):
 
     def _ignored(self) -> Iterator[str]:
         yield from super()._ignored()
-        if any(isinstance(message, _Message) and message.partial for message in self.messages):
+        if any(isinstance(message, _Message) and message.partial for message in self.messages[:-1]):
             yield "messages.partial"
         if not tools_are_on():
             if not all(map(_is_web_search, self.tools or ())):

@@ -24,9 +24,9 @@ from app.web.shared_parameters import (
     SEED,
     STOP,
     STREAM,
+    WHOLE,
     Number,
     TokenLimit,
-    Whole,
 )
 
 _PROMPT = ParameterRule(
@@ -75,11 +75,11 @@ class Body(AnswerParameters):
     top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
     frequency_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
     presence_penalty: Annotated[Number | None, Field(ge=-2, le=2), PENALTY] = None
-    seed: Annotated[Whole | None, SEED] = None
+    seed: Annotated[StrictInt | None, WHOLE, SEED] = None
     user: Annotated[StrictStr | None, BOOKKEEPING] = None
 
-    n: Annotated[Whole | None, _ONE] = None
-    best_of: Annotated[Whole | None, _ONE] = None
+    n: Annotated[StrictInt | None, WHOLE, _ONE] = None
+    best_of: Annotated[StrictInt | None, WHOLE, _ONE] = None
     echo: Annotated[Any, _OTHER_TEXT] = None
     suffix: Annotated[Any, _OTHER_TEXT] = None
     logprobs: Annotated[Any, _LOGPROBS] = None

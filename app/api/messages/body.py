@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
-from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictStr, Tag
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 
 from app.chat import (
     ChatRequest,
@@ -37,9 +37,9 @@ from app.web.shared_parameters import (
     SAMPLING,
     STREAM_ONLY,
     VENDOR,
+    WHOLE,
     Number,
     TokenLimit,
-    Whole,
     known_effort,
 )
 from app.web.tool_parameters import (
@@ -242,7 +242,7 @@ class _ToolChoice(Fields):
 
 class _ThinkingOptions(Fields):
     type: Literal["enabled", "adaptive", "disabled", "between_tools"]
-    budget_tokens: Whole | None = Field(None, ge=1)
+    budget_tokens: Annotated[StrictInt | None, Field(ge=1), WHOLE] = None
     # "omitted" has an effect. Betas bring further words, and Claude Code asks again with less where one is refused.
     display: StrictStr | None = None
 
@@ -351,7 +351,7 @@ class Body(_PromptFields, AnswerParameters):
 
     temperature: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
     top_p: Annotated[Number | None, Field(ge=0, le=1), SAMPLING] = None
-    top_k: Annotated[Whole | None, Field(ge=0), VENDOR] = None
+    top_k: Annotated[StrictInt | None, Field(ge=0), WHOLE, VENDOR] = None
     metadata: Annotated[dict[str, Any] | None, BOOKKEEPING] = None
     service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
     context_management: Annotated[dict[str, Any] | None, _CONTEXT] = None

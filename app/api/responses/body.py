@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictStr, Tag
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 from pydantic_core import PydanticCustomError
 
 from app.api.responses.turn_ids import Previous, TurnId, last_of
@@ -39,10 +39,10 @@ from app.web.shared_parameters import (
     PROBABILITIES,
     SAMPLING,
     STREAM_ONLY,
+    WHOLE,
     EffortChoice,
     Number,
     TokenLimit,
-    Whole,
     thinks,
 )
 from app.web.tool_parameters import (
@@ -483,7 +483,7 @@ class Body(AnswerParameters):
     tools: Annotated[Many[_Tool] | None, TOOLS_WITH_SEARCH] = None
     tool_choice: Annotated[Literal["auto", "none", "required"] | _ToolChoice | None, _TOOL_CHOICE] = None
     parallel_tool_calls: Annotated[StrictBool | None, _PARALLEL] = None
-    max_tool_calls: Annotated[Whole | None, Field(ge=1), _MAX_CALLS] = None
+    max_tool_calls: Annotated[StrictInt | None, Field(ge=1), WHOLE, _MAX_CALLS] = None
     include: Annotated[Many[StrictStr] | None, _INCLUDE] = None
     stream_options: Annotated[dict[str, Any] | None, ParameterRule("ignored", "nothing is padded", "不做填充")] = None
     service_tier: Annotated[StrictStr | None, BOOKKEEPING] = None
@@ -492,7 +492,7 @@ class Body(AnswerParameters):
     prompt_cache_retention: Annotated[StrictStr | None, BOOKKEEPING] = None
     user: Annotated[StrictStr | None, BOOKKEEPING] = None
 
-    top_logprobs: Annotated[Whole | None, Field(ge=0, le=20), PROBABILITIES] = None
+    top_logprobs: Annotated[StrictInt | None, Field(ge=0, le=20), WHOLE, PROBABILITIES] = None
     background: Annotated[StrictBool | None, _BACKGROUND] = None
     prompt: Annotated[Any, _PROMPT] = None
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
 from app import __version__
@@ -87,6 +87,8 @@ class Timeouts:
     read_s: float
 
 
+# While a body is read, which is done with urllib3's response.
+_CUT = (ProtocolError, requests.exceptions.ChunkedEncodingError)
 _TIMEOUTS = (requests.Timeout, ConnectTimeoutError, ReadTimeoutError, TimeoutError)
 
 
@@ -442,6 +444,8 @@ def _error_of(e: Exception, account: Account, place: str, exchange: Exchange) ->
         return UpstreamSilent(message, reached_upstream=reached)
     if exchange.timed_out:
         return UpstreamSilent(f"{account.label}: no answer from {place} in time", reached_upstream=reached)
+    if isinstance(e, _CUT):
+        return ConnectionLost(f"{account.label}: Kimi's answer broke off before its end", reached_upstream=reached)
     message = f"{account.label}: the connection to {place} failed ({type(cause).__name__})"
     return ConnectionLost(message, reached_upstream=reached)
 
