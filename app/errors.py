@@ -269,6 +269,10 @@ class BodyTooSlow(GatewayError):
     default_code = "body_too_slow"
 
 
+# A person has to do something first. Seconds.
+_UNWRITABLE_RETRY_S = 30.0
+
+
 class DatabaseUnavailable(GatewayError):
     status = 503
     default_code = "database_unavailable"
@@ -277,9 +281,17 @@ class DatabaseUnavailable(GatewayError):
     _RETRY_AFTER_S: ClassVar[float] = 5.0
 
     @classmethod
-    def after(cls, driver_error: str, *, reached_upstream: bool) -> Self:
+    def after(cls, driver_error: str, *, reached_upstream: bool, is_unwritable: bool = False) -> Self:
         """``driver_error``: the name of an exception of the database's driver. ``reached_upstream``: also where it is
-        not known what the request has done."""
+        not known what the request has done. ``is_unwritable``: it can be read and not written."""
+        if is_unwritable:
+            return cls(
+                "the database of the gateway cannot be written: its disk is full, read-only or broken; the owner of "
+                "the gateway finds more in its log and with the doctor",
+                code="database_not_writable",
+                retry_after_s=_UNWRITABLE_RETRY_S,
+                reached_upstream=reached_upstream,
+            )
         return cls(
             f"the database of the gateway cannot be used now ({driver_error})",
             retry_after_s=cls._RETRY_AFTER_S,

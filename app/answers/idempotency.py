@@ -151,7 +151,9 @@ class IdempotentAnswers:
 
     def _keep_failure(self, cipher: "_AnswerCipher", error: BaseException) -> None:
         if isinstance(error, StoreError):
-            error = DatabaseUnavailable.after(error.driver_error, reached_upstream=error.may_have_run)
+            error = DatabaseUnavailable.after(
+                error.driver_error, reached_upstream=error.may_have_run, is_unwritable=error.is_unwritable
+            )
         if isinstance(error, GatewayError) and not error.reached_upstream:
             self._process_lease.run_or_retry(lambda: self._store.idempotent_answers.delete(cipher.id))
             self._waiting.wake(cipher.id)

@@ -192,8 +192,12 @@ class ChatStream(Answer):
             self._fail(e)
         except StoreError as e:
             # Not a traceback for each of a thousand requests: they all fail while the database is away.
-            log.error("database_failed error=%s", e, exc_info=None if e.is_transient else e)
-            self._fail(DatabaseUnavailable.after(e.driver_error, reached_upstream=self.turn.reached_upstream))
+            log.error("database_failed error=%s", e, exc_info=None if e.is_transient or e.is_unwritable else e)
+            self._fail(
+                DatabaseUnavailable.after(
+                    e.driver_error, reached_upstream=self.turn.reached_upstream, is_unwritable=e.is_unwritable
+                )
+            )
 
     def _filter(self, batch: list[Event], now: float) -> list[Event]:
         """What of a batch concerns the client. Learns notices and the end from the rest."""

@@ -8,9 +8,6 @@ Times are Unix seconds.
 
 import secrets
 
-import sqlalchemy as sa
-
-from app.store import tables
 from app.store.account_entries import AccountEntryRow, AccountEntryRows
 from app.store.accounts import AccountRows
 from app.store.api_keys import KeyRow, KeyRows
@@ -54,8 +51,6 @@ __all__ = [
     "WantedRefresh",
     "WrongSecret",
 ]
-
-_CHECK_WRITABLE = sa.update(tables.accounts).where(sa.false()).values(last_turn=0)
 
 
 class Store:
@@ -120,6 +115,9 @@ class Store:
         self.database.close()
 
     def check_writable(self) -> None:
-        """Raises StoreError if nothing can be written. Does not wait for a database that is unavailable."""
+        """Raises StoreError if nothing can be written. Does not wait for a database that is unavailable.
+
+        It writes: a statement that changes no row succeeds on a full disk.
+        """
         with self.database.retrying_for(0):
-            self.database.run(_CHECK_WRITABLE)
+            self.facts.put("written_at", str(self.database.now()), self.database.now())

@@ -297,6 +297,7 @@ class Database:
             is_transient=self._kind.is_transient(error, connection is None, is_lost),
             is_unreachable=connection is None or is_lost,
             serves_nobody=self._kind.serves_nobody(error),
+            is_unwritable=self._kind.is_unwritable(error),
             may_have_run=is_lost,
         )
 

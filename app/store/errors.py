@@ -8,6 +8,7 @@ class StoreError(Exception):
     ``is_transient``: the database was locked, restarting or out of reach, so the same work may succeed later.
     ``is_unreachable``: no connection could be opened, or it was lost.
     ``serves_nobody``: the database itself says that it is not there, or not ready, for anybody.
+    ``is_unwritable``: it can be read and not written: the disk is full, read-only or broken.
     ``may_have_run``: a connection was lost before a result came, so what was asked for may have been committed.
     """
 
@@ -19,6 +20,7 @@ class StoreError(Exception):
         is_transient: bool = False,
         is_unreachable: bool = False,
         serves_nobody: bool = False,
+        is_unwritable: bool = False,
         may_have_run: bool = False,
     ) -> None:
         super().__init__(message)
@@ -26,6 +28,7 @@ class StoreError(Exception):
         self.is_transient = is_transient
         self.is_unreachable = is_unreachable
         self.serves_nobody = serves_nobody
+        self.is_unwritable = is_unwritable
         self.may_have_run = may_have_run
 
 

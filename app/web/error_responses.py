@@ -74,9 +74,13 @@ _MAX_SDK_WAIT_S = 60
 def failure_of(error: Exception) -> Failure:
     """What the client may know of ``error``. A fault of ours is logged here, with its traceback."""
     if isinstance(error, StoreError):
-        log.error("database_failed error=%s", error, exc_info=None if error.is_transient else error)
+        log.error(
+            "database_failed error=%s", error, exc_info=None if error.is_transient or error.is_unwritable else error
+        )
         # What may have been written may have been a request's claim to be the only one: an SDK must not repeat it.
-        error = DatabaseUnavailable.after(error.driver_error, reached_upstream=error.may_have_run)
+        error = DatabaseUnavailable.after(
+            error.driver_error, reached_upstream=error.may_have_run, is_unwritable=error.is_unwritable
+        )
     if isinstance(error, GatewayError):
         # 429 says that the message was not taken. After any other failure a repetition could send it a second time.
         retry = not (error.permanent or (error.reached_upstream and error.status != 429))

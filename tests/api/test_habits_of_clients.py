@@ -370,6 +370,61 @@ def test_other_limits_stay_errors(gateway: Gateway, more: dict[str, Any]) -> Non
     assert error["param"] == "max_tokens"
 
 
+# What programs replay as history
+
+ITEMS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "codex's thoughts": ({"type": "agent_reasoning", "text": "hm hm"}, None),
+    "codex's words": ({"type": "agent_message", "text": "It was Paris"}, "It was Paris"),
+    "parts": ({"type": "agent_message", "content": [{"type": "x", "text": "It was Paris"}]}, "It was Paris"),
+    "a call of a server": ({"type": "mcp_call", "id": "a", "name": "b", "arguments": "{}"}, None),
+    "a file search": ({"type": "file_search_call", "id": "a", "queries": []}, None),
+    "a note of a user": ({"type": "note", "role": "user", "content": "Be kind"}, "Be kind"),
+}
+
+
+@pytest.mark.parametrize(("item", "read"), ITEMS.values(), ids=list(ITEMS))
+def test_the_text_of_an_unknown_item_is_read_and_the_rest_is_named(
+    gateway: Gateway, shared_gateway: Share, simulator: Simulator, item: dict[str, Any], read: str | None
+) -> None:
+    asked = {"role": "user", "content": "And now?"}
+    body = {"model": gateway.model, "store": False, "input": [asked, item, asked]}
+    answer = gateway.post("/v1/responses", json=body)
+    assert answer.ok and answer.headers.get("x-ignored-params") == (None if read else "input[1]")
+    assert read is None or read in simulator.prompts()[-1]
+    strict = shared_gateway(STRICT_PARAMS="1").post("/v1/responses", json=body)
+    assert strict.ok if read else (strict.status_code == 400 and "input[1]" in error_of(strict)["message"])
+
+
+BLOCKS: dict[str, tuple[str, dict[str, Any], int, str | None]] = {
+    "a search": ("assistant", {"type": "server_tool_use", "id": "a", "name": "web_search", "input": {}}, 200, None),
+    "its results": ("assistant", {"type": "web_search_tool_result", "tool_use_id": "a", "content": []}, 200, None),
+    "a call of a server": ("assistant", {"type": "mcp_tool_use", "id": "a", "name": "b", "input": {}}, 200, None),
+    "words": ("assistant", {"type": "summary", "text": "It was Paris"}, 200, "It was Paris"),
+    "a sound": ("user", {"type": "audio", "source": {}}, 400, None),
+    "words of a user": ("user", {"type": "quote", "text": "It was Paris"}, 200, "It was Paris"),
+}
+
+
+@pytest.mark.parametrize(("role", "block", "status", "read"), BLOCKS.values(), ids=list(BLOCKS))
+def test_an_unknown_block_is_refused_only_where_something_would_be_lost(
+    gateway: Gateway, simulator: Simulator, role: str, block: dict[str, Any], status: int, read: str | None
+) -> None:
+    text = {"type": "text", "text": "so"}
+    said = [
+        {"role": "user", "content": "a"},
+        {"role": role, "content": [text, block]},
+        {"role": "user", "content": "b"},
+    ]
+    answer = gateway.post("/v1/messages", json={"model": gateway.model, "max_tokens": 99, "messages": said})
+    assert answer.status_code == status, answer.text
+    if status == 200:
+        named = answer.headers.get("x-ignored-params")
+        assert named == (None if read else "messages[1].content[1]")
+        assert read is None or read in simulator.prompts()[-1]
+    else:
+        assert "messages[1].content[1]" in error_of(answer)["message"]
+
+
 # A final message of the assistant
 
 CONTINUES = "Continue it from its last character"

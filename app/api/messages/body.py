@@ -91,12 +91,15 @@ class _Document(Fields):
 
 
 class _OtherBlock(Fields):
-    """Known to Anthropic, not to us: it keeps its place, and is refused by who cannot take it."""
+    """A block of a type that we do not know, such as what a server's tool did in an earlier answer. Its text is read.
+    Without text it is left out of what the assistant said; in another message something would be lost, so that it
+    keeps its place, and is refused by who cannot take it."""
 
-    type: Literal["search_result", "server_tool_use", "web_search_tool_result", "tool_reference"]
+    type: StrictStr = Field(max_length=64)
+    text: StrictStr | None = None
 
     def to_part(self, place: str) -> Part:
-        return OtherPart(place, self.type)
+        return OtherPart(place, self.type) if self.text is None else TextPart(self.text)
 
 
 def _reference(
@@ -151,8 +154,27 @@ class _ToolResult(Fields):
             yield block.to_part(f"{place}[{index}]")
 
 
+_TAGS = {"redacted_thinking": "thinking"} | {
+    kind: kind for kind in ("text", "image", "document", "thinking", "tool_use", "tool_result")
+}
+
+
+def _block_tag(block: Any) -> str | None:
+    kind = block.get("type") if isinstance(block, dict) else None
+    return _TAGS.get(kind, "other") if isinstance(kind, str) else None
+
+
 _Block = Annotated[
-    _Text | _Image | _Document | _Thinking | _ToolUse | _ToolResult | _OtherBlock, Field(discriminator="type")
+    Annotated[_Text, Tag("text")]
+    | Annotated[_Image, Tag("image")]
+    | Annotated[_Document, Tag("document")]
+    | Annotated[_Thinking, Tag("thinking")]
+    | Annotated[_ToolUse, Tag("tool_use")]
+    | Annotated[_ToolResult, Tag("tool_result")]
+    | Annotated[_OtherBlock, Tag("other")],
+    Discriminator(
+        _block_tag, custom_error_type="block_without_type", custom_error_message="a block needs a type, as a string"
+    ),
 ]
 
 
@@ -171,6 +193,8 @@ class _Message(Fields):
             here = f"{place}.content[{index}]"
             match block:
                 case _Thinking():
+                    pass
+                case _OtherBlock(text=None) if self.role == "assistant":
                     pass
                 case _ToolUse():
                     calls.append(ToolCall(block.id, block.name, _json(block.input, f"{here}.input")))
@@ -420,6 +444,10 @@ class Body(_PromptFields, AnswerParameters):
             yield "tools"
         if self.thinking is not None and self.thinking.budget_tokens is not None:
             yield "thinking.budget_tokens"
+        for at, message in enumerate(self.messages):
+            for index, block in enumerate(message.content if isinstance(message.content, list) else ()):
+                if isinstance(block, _OtherBlock) and block.text is None and message.role == "assistant":
+                    yield f"messages[{at}].content[{index}]"
 
     def _unshown(self) -> Iterator[str]:
         for at, message in enumerate(self.messages):

@@ -4,6 +4,7 @@ Source: OpenAI's API reference, and what Codex and the AI SDK were seen to send 
 Knows Kimi only in the sentences for people.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -205,6 +206,28 @@ class _Reference(Fields):
         return None
 
 
+class _OtherItem(Fields):
+    """An item of a type that we do not know, which a program replays from its history. Its text is read, as what the
+    assistant said unless it says otherwise; what a model thought is left out, as elsewhere."""
+
+    type: StrictStr = Field(max_length=64)
+
+    @property
+    def said(self) -> str:
+        if re.search("reason|think", self.type):
+            return ""
+        extra = self.model_extra or {}
+        found = next((extra[name] for name in ("text", "content", "message", "output") if extra.get(name)), None)
+        parts = found if isinstance(found, list) else [found]
+        texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+        return "\n".join(text for text in texts if isinstance(text, str))
+
+    def to_message(self, _place: str) -> Message | None:
+        role = (self.model_extra or {}).get("role")
+        said = self.said
+        return text_message(role if role in ("user", "system", "developer") else "assistant", said) if said else None
+
+
 # An item without a type is a message.
 _KINDS = {
     None: "message",
@@ -221,7 +244,7 @@ _KINDS = {
 
 def _kind(item: Any) -> str | None:
     kind = item.get("type") if isinstance(item, dict) else ""
-    return _KINDS.get(kind) if kind is None or isinstance(kind, str) else None
+    return _KINDS.get(kind, "other") if kind is None or isinstance(kind, str) else None
 
 
 _InputItem = Annotated[
@@ -229,11 +252,12 @@ _InputItem = Annotated[
     | Annotated[_Call, Tag("call")]
     | Annotated[_CallOutput, Tag("output")]
     | Annotated[_Dropped, Tag("dropped")]
-    | Annotated[_Reference, Tag("reference")],
+    | Annotated[_Reference, Tag("reference")]
+    | Annotated[_OtherItem, Tag("other")],
     Discriminator(
         _kind,
         custom_error_type="unknown_item",
-        custom_error_message=f"expected an item of type {', '.join(kind for kind in _KINDS if kind)}",
+        custom_error_message="expected an object; its type is a string, message if there is none",
     ),
 ]
 
@@ -615,6 +639,9 @@ class Body(AnswerParameters):
                     yield from item.unshown(f"input[{index}]")
         elif not all(tool.searches for tool in self.tools or ()):
             yield "tools"
+        for index, item in enumerate(self.input if isinstance(self.input, list) else ()):
+            if isinstance(item, _OtherItem) and not item.said:
+                yield f"input[{index}]"
         if self.text is not None and self.text.verbosity not in (None, "medium"):
             yield "text.verbosity"
 

@@ -21,6 +21,7 @@ class DatabaseKind:
     ``is_transient(error, is_connecting, is_lost)``: whether the same statement may succeed later. The arguments: a
     driver's error; whether it was raised while a connection was opened; whether the connection was lost.
     ``serves_nobody(error)``: whether a driver's error says that the server is not there, or not ready, for anybody.
+    ``is_unwritable(error)``: whether a driver's error says that nothing can be written now.
     ``retry_for_s``: how long a transient failure is retried, in seconds.
     ``retry_every_s``: the shortest and the longest pause between two tries, in seconds.
     """
@@ -33,5 +34,6 @@ class DatabaseKind:
     is_server: bool
     is_transient: Callable[[Exception, bool, bool], bool]
     serves_nobody: Callable[[Exception], bool]
+    is_unwritable: Callable[[Exception], bool]
     retry_for_s: float
     retry_every_s: tuple[float, float]

@@ -42,6 +42,8 @@ _TRANSIENT = {
     "57P03",  # cannot_connect_now
 }
 
+# disk_full, read_only_sql_transaction (a standby, or a server that its owner protects), io_error.
+_UNWRITABLE = {"53100", "25006", "58030"}
 _SERVES_NOBODY = {"57P01", "57P02", "57P03"}
 # The same where libpq gives no error code: no process listens, or one that starts or stops. In another language it is
 # not recognised, which makes a process more careful than it had to be.
@@ -100,6 +102,7 @@ POSTGRESQL = DatabaseKind(
     is_server=True,
     is_transient=_is_transient,
     serves_nobody=_serves_nobody,
+    is_unwritable=lambda error: getattr(error, "sqlstate", None) in _UNWRITABLE,
     retry_for_s=15.0,
     retry_every_s=(0.05, 0.25),
 )

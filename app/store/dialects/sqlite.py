@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 # SQLITE_BUSY: another process writes. SQLITE_LOCKED: another connection of this process does
 # (https://sqlite.org/rescode.html).
 _LOCKED = (5, 6)
+# SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN (the file beside the database that holds what is new).
+_UNWRITABLE = (8, 10, 13, 14)
 
 
 def _open_engine(url: sa.URL, durable: bool) -> sa.Engine:
@@ -54,6 +56,10 @@ def _on_connect(dbapi: Any, _record: Any, *, durable: bool) -> None:
     cursor.close()
 
 
+def _is_unwritable(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNWRITABLE
+
+
 def _is_transient(error: Exception, is_connecting: bool, is_lost: bool) -> bool:  # noqa: ARG001  # only the code counts
     # Extended result codes (SQLITE_BUSY_SNAPSHOT …) have the primary code in their last byte.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOCKED
@@ -68,6 +74,7 @@ SQLITE = DatabaseKind(
     is_server=False,
     is_transient=_is_transient,
     serves_nobody=lambda _error: False,
+    is_unwritable=_is_unwritable,
     retry_for_s=10.0,
     retry_every_s=(0.002, 0.02),
 )
