@@ -19,12 +19,14 @@ if str(_FOLDER) not in sys.path:
 
 from app import logs  # noqa: E402  # the folder must be known first
 from app.hosting import preflight  # noqa: E402
-from app.settings.config import Config, ConfigError, load_env_file  # noqa: E402
+from app.settings.config import ConfigError, load_config  # noqa: E402
 
 try:
-    load_env_file()
-    # An invalid setting stops the start here with one line, instead of in every worker.
-    _config = Config.from_env(os.environ)
+    # An invalid setting stops the start here with one line, instead of in every worker. At a reload (HUP) it is told,
+    # and what runs goes on with the settings that it has.
+    _config, _not_reloaded = load_config()
+    if _not_reloaded:
+        sys.stderr.write(f"kimi-gateway: settings not reloaded: {_not_reloaded}; the earlier ones stay in use\n")
 except ConfigError as error:
     sys.exit(preflight.stop(error))
 

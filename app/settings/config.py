@@ -6,6 +6,7 @@ gevent has to patch first.
 
 import functools
 import ipaddress
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -675,20 +676,74 @@ def is_loopback(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-def load_env_file() -> None:
-    """Sets the environment variables of ``.env`` that are not set yet. Raises ConfigError: if it cannot be read.
+# The variables that were set from ``.env``, with their values, and the process that did it.
+_from_file: dict[str, str] = {}
+_loaded_in: int | None = None
+# What ``load_config`` has read last.
+_last: tuple[Config, dict[str, str]] | None = None
 
-    The file is searched for in the folder of the application and in those above it.
+
+def load_config(home: Path = parsers.HOME) -> tuple[Config, str | None]:
+    """Reads ``.env`` and all settings.
+
+    Called again in the same process (gunicorn reads its configuration again at a HUP), it takes what has changed. If
+    that cannot be used, the earlier settings stay in use, and the second value is the error. Raises ConfigError: if
+    there are no earlier ones.
     """
+    global _last
+    try:
+        load_env_file(home)
+        config = Config.from_env(os.environ)
+    except ConfigError as e:
+        if _last is None:
+            raise
+        _apply(_last[1])
+        return _last[0], str(e)
+    _last = config, dict(_from_file)
+    return config, None
+
+
+def load_env_file(home: Path = parsers.HOME) -> None:
+    """Sets the environment variables of ``.env`` that are not set otherwise. Raises ConfigError: if it is unreadable.
+
+    The file is searched for in ``home`` (the folder of the application) and in those above it. What an earlier call
+    has set, and the file no longer says, is removed. A process that was forked from one that has read the file keeps
+    what that has read: it would otherwise end where the file has become wrong meanwhile.
+    """
+    global _loaded_in
+    if _loaded_in not in (None, os.getpid()):
+        return
+    values = _read_env_file(home)
+    _apply({name: value for name, value in values.items() if name not in os.environ or name in _still_from_file()})
+    _loaded_in = os.getpid()
+
+
+def _still_from_file() -> set[str]:
+    """The variables that have the values of the file, and were not changed by others since."""
+    return {name for name, value in _from_file.items() if os.environ.get(name) == value}
+
+
+def _apply(values: Mapping[str, str]) -> None:
+    """These are the variables from the file, and no others."""
+    for name in _still_from_file():
+        del os.environ[name]
+    _from_file.clear()
+    _from_file.update(values)
+    os.environ.update(values)
+
+
+def _read_env_file(home: Path) -> dict[str, str]:
     # Not loaded above: the process that renews a token inherits the environment, and should start quickly.
-    from dotenv import load_dotenv
+    from dotenv import dotenv_values
     from dotenv.parser import parse_stream
 
     # dotenv's own search starts in the working directory if the server is not a Python program (mod_wsgi, uWSGI).
-    folders = (parsers.HOME, *parsers.HOME.parents)
+    folders = (home, *home.parents)
     file = next((file for folder in folders if (file := folder / ".env").is_file()), None)
     if file is None:
-        return
+        if _from_file:
+            raise ConfigError(".env is gone; an empty one takes its settings back")
+        return {}
     try:
         with file.open(encoding="utf-8") as lines:
             bad = [binding.original.line for binding in parse_stream(lines) if binding.error]
@@ -696,12 +751,16 @@ def load_env_file() -> None:
             raise ConfigError(
                 f".env, line {bad[0]}: expected NAME=value; put a value with spaces, quotes or # into single quotes"
             )
-        load_dotenv(file)
+        values = {name: value for name, value in dotenv_values(file).items() if value is not None}
     except OSError as e:
         raise ConfigError(f".env cannot be read: {e.strerror}") from None
     except ValueError:
-        # A UnicodeDecodeError; or a zero byte, which no environment accepts, of UTF-16 without a byte order mark.
+        # A UnicodeDecodeError.
         raise ConfigError(".env is not UTF-8: save .env as UTF-8") from None
+    if any("\0" in name + value for name, value in values.items()):
+        # A zero byte, which no environment accepts, of UTF-16 without a byte order mark.
+        raise ConfigError(".env is not UTF-8: save .env as UTF-8")
+    return values
 
 
 def describe_settings() -> list[Setting]:
