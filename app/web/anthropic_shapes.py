@@ -1,9 +1,11 @@
-"""What Anthropic's APIs have in common: the error.
+"""What Anthropic's APIs have in common: the error, and how to know a request for them.
 
-Source of the shape: Anthropic's API reference, and anthropic-python 2.12 (openai-contract.md 3, 2026-11-23).
+Source of the shapes: Anthropic's API reference, and the models of anthropic-python 2.12.
 """
 
 from typing import Any
+
+from flask import request
 
 from app import logs
 from app.web.error_responses import Failure
@@ -40,3 +42,9 @@ def encode_error(failure: Failure) -> dict[str, Any]:
         # By this the SDK's tool runner knows that it is to send the whole conversation instead.
         error["details"] = {"error_code": "thread_unsupported_request"}
     return {"type": "error", "error": error, "request_id": logs.request_id.get()}
+
+
+def is_anthropic() -> bool:
+    """Whether the current request is one of Anthropic's clients: each of them names the version of the API. For paths
+    that both APIs have."""
+    return "anthropic-version" in request.headers

@@ -7,7 +7,9 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import anthropic
 import pytest
+import requests
 
 from app.web.json_bytes import TooLarge, decompressed, with_whole_pairs
 from tests.running import CANARY, Gateway, Share, Simulator
@@ -99,6 +101,25 @@ def test_a_right_key_counts_beside_a_wrong_one(shared_gateway: Share, simulator:
     gateway = shared_gateway(GATEWAY_API_KEYS="key-one, key-two")
     for name, (headers, status) in KEYS.items():
         assert gateway.get("/v1/models", headers=headers).status_code == status, name
+
+
+# Models for Anthropic's clients
+
+
+def test_anthropics_clients_get_the_models_in_their_shape(gateway: Gateway) -> None:
+    client = anthropic.Anthropic(base_url=gateway.url, api_key="any", max_retries=0)
+    listed = [model.id for model in client.models.list(limit=3)]
+    assert listed == [model["id"] for model in gateway.get("/v1/models").json()["data"]] and len(listed) > 3
+    assert client.models.retrieve(gateway.model).display_name
+    before = client.models.list(before_id=listed[3], limit=2)
+    assert [model.id for model in before.data] == listed[1:3] and before.has_more
+    with pytest.raises(anthropic.NotFoundError) as unknown:
+        client.models.retrieve("nobody")
+    assert unknown.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]  # its type is object
+    for arguments in ({"limit": "0"}, {"limit": "x"}, {"after_id": "nobody"}):
+        headers = {"anthropic-version": "2023-06-01"}
+        wrong = requests.get(f"{gateway.url}/v1/models", params=arguments, headers=headers, timeout=60)
+        assert (wrong.status_code, error_of(wrong)["type"]) == (400, "invalid_request_error")
 
 
 # Placeholders of optional ids
