@@ -239,7 +239,9 @@ def _build_gateway(
         keeps_chats=config.keep_chats,
     )
     checker = JsonChecker()
-    services = AttemptServices(router, accounts, leases, cleanup, checker, config.keep_chats, config.citations)
+    services = AttemptServices(
+        router, accounts, leases, cleanup, checker, config.keep_chats, config.citations, config.limits_thinking
+    )
     policy = RetryPolicy(config.failover_s, config.retry_backoff_s)
     turns = Turns(Planner(router, accounts), services, conversations, store, policy)
     idempotent = IdempotentAnswers(

@@ -85,6 +85,8 @@ class AttemptServices:
     # The chats of stateless requests stay in the account's list.
     keep_chats: bool
     citations: CitationStyle
+    # A limit of tokens is one of thinking, too.
+    limits_thinking: bool
 
 
 class Attempt:
@@ -255,7 +257,9 @@ class Attempt:
                 shows_all=self._resume is None,
                 reports_spent=request.options.max_tokens is not None,
             )
-        return shaper(request.options, self._services.citations, reading)
+        return shaper(
+            request.options, self._services.citations, reading, limits_thinking=self._services.limits_thinking
+        )
 
     def _take_note(self, event: Event) -> None:
         match event:

@@ -14,6 +14,7 @@ from app.chat import (
     Event,
     Finished,
     FinishReason,
+    Notice,
     Options,
     ReasoningDelta,
     Source,
@@ -25,15 +26,17 @@ from app.text.tools.reader import Spent
 from app.text.truncation import StopSequences, TokenBudget
 
 
-def shaper(options: Options, style: CitationStyle, calls: ToolReading | None) -> "Shaper | None":
-    """``calls`` reads the calls of the answer, where there may be any. None if no event would be changed, apart from
-    Source, which encoders ignore."""
+def shaper(
+    options: Options, style: CitationStyle, calls: ToolReading | None, *, limits_thinking: bool = True
+) -> "Shaper | None":
+    """``limits_thinking``: a limit of tokens is one of thinking, too. ``calls`` reads the calls of the answer, where
+    there may be any. None if no event would be changed, apart from Source, which encoders ignore."""
     if style != "off" and options.format is not None:
         # A link would become part of the data.
         style = "annotations"
     if style == "off" and not options.stop and options.max_tokens is None and calls is None:
         return None
-    return Shaper(options, style, calls)
+    return Shaper(options, style, calls, limits_thinking=limits_thinking)
 
 
 class Shaper:
@@ -42,14 +45,17 @@ class Shaper:
 
     __slots__ = ("_budget", "_called", "_calls", "_citations", "_cited", "_length", "_limits", "_over", "_stops")
 
-    def __init__(self, options: Options, style: CitationStyle, calls: ToolReading | None) -> None:
+    def __init__(
+        self, options: Options, style: CitationStyle, calls: ToolReading | None, *, limits_thinking: bool = True
+    ) -> None:
         self._calls = calls
         self._called = False
         # The citations that were passed on before a call.
         self._cited: set[Citation] = set()
         self._citations = None if style == "off" else Citations(style)
         self._stops = StopSequences(options.stop) if options.stop else None
-        self._budget = None if options.max_tokens is None else TokenBudget(options.max_tokens)
+        most = options.max_tokens
+        self._budget = None if most is None else TokenBudget(most, counts_thinking=limits_thinking)
         self._limits = self._stops is not None or self._budget is not None
         # Of the text that was passed on, which may be less than what Citations returned.
         self._length = 0
@@ -182,6 +188,9 @@ class Shaper:
             # The text that is held back came before.
             out += self._held_text()
             if not self._over:
+                if self._length == 0 and not self._called:
+                    # Otherwise nobody sees why there is no answer.
+                    out.append(Notice("cut-while-thinking"))
                 self._finish(out, "length")
 
     def _finish(self, out: list[Event], reason: FinishReason, stop_sequence: str | None = None) -> None:

@@ -285,6 +285,16 @@ class Config:
         "回答被 Kimi 的长度上限截断时，最多续写几次。",
         advanced=True,
     )
+    limits_thinking: bool = _setting(
+        "MAX_TOKENS_INCLUDES_THINKING",
+        parsers.switch(),
+        "1",
+        "`0`: `max_tokens` and its like limit the text of an answer only. By default they count thinking, too, as at "
+        "OpenAI and Anthropic, so that a model that thinks for long may leave no text.",
+        "设为 `0` 时，`max_tokens` 等上限只限制正文。默认与 OpenAI、Anthropic 一样把思考也算在内，"
+        "思考很长的模型可能因此没有正文。",
+        advanced=True,
+    )
     account_max_streams: int = _setting(
         "ACCOUNT_MAX_STREAMS",
         parsers.integer(0, 1000),

@@ -52,13 +52,15 @@ class StopSequences:
 
 
 class TokenBudget:
-    """Cuts an answer after ``most`` tokens, thinking and text together, as ``token_count`` estimates them.
+    """Cuts an answer after ``most`` tokens, as ``token_count`` estimates them: of thinking and text together, or of
+    text alone where ``counts_thinking`` is false.
 
     Nothing is held back: the estimate of a text that grows never shrinks.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, counts_thinking: bool = True) -> None:
         self._most = most
+        self._counts_thinking = counts_thinking
         self._text = token_count.Meter()
         self._thinking = token_count.Meter()
 
@@ -68,4 +70,6 @@ class TokenBudget:
 
     def cut_thinking(self, piece: str) -> str:
         """As ``cut_text``, for thinking."""
+        if not self._counts_thinking:
+            return piece
         return piece[: self._thinking.add_up_to(piece, self._most - self._text.tokens)]

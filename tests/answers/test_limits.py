@@ -11,7 +11,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from app.text import token_count
-from tests.running import CANARY, EACH_GENERATION, Answer, Gateway, Profile, Simulator, ask, read_stream, wait_until
+from tests.running import (
+    CANARY,
+    EACH_GENERATION,
+    SHIPPED,
+    Answer,
+    Gateway,
+    Profile,
+    Share,
+    Simulator,
+    ask,
+    read_stream,
+    wait_until,
+)
 
 
 def deltas(response: requests.Response) -> Iterator[str]:
@@ -229,3 +241,21 @@ def test_a_stop_sequence_is_looked_for_in_what_the_client_gets(gateway: Gateway,
     (annotation,) = choice["message"]["annotations"]
     place = annotation["url_citation"]
     assert choice["message"]["content"][place["start_index"] : place["end_index"]] == link
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_is_cut_while_kimi_thinks_says_so(
+    shared_gateway: Share, simulator: Simulator, profile: Profile, stream: bool
+) -> None:
+    simulator.knobs(think="hm " * 200, say="The answer.")
+    model = profile.thinking_model
+    gateway = shared_gateway(**SHIPPED)
+    answer = ask(gateway, stream, model=model, max_tokens=20)
+    assert (answer.content, answer.finish_reason) == ("", "length")
+    assert "kind=cut-while-thinking" in gateway.log()
+    if not stream:
+        whole = gateway.say("hello", model=model, max_tokens=20)
+        assert whole.headers["x-kimi-notice"] == "cut-while-thinking"
+    lenient = shared_gateway(**SHIPPED, MAX_TOKENS_INCLUDES_THINKING="0")
+    answer = ask(lenient, stream, model=model, max_tokens=20)
+    assert (answer.content, answer.finish_reason, len(answer.reasoning)) == ("The answer.", "stop", 600)
