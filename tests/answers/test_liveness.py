@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -328,3 +329,24 @@ def test_a_client_that_never_reads_does_not_hold_its_stream_for_ever(running: Ru
         simulator.wait("open_streams", at_least=1)
         simulator.wait("open_streams", equals=0, timeout_s=15)
         client.leave("reset")
+
+
+def test_a_stream_that_waits_for_an_account_keeps_its_status_open(
+    shared_gateway: Share, simulator: Simulator
+) -> None:
+    """Longer than COMMIT_AFTER_S: many programs drop the words of an error that is an event."""
+    simulator.knobs(fail="stream_pushing")
+    gateway = shared_gateway(users="alice", COMMIT_AFTER_S="0.2", HEARTBEAT_S="0.5", QUEUE_WAIT_S="8", FAILOVER_S="1")
+    began = time.monotonic()
+    response = gateway.say("hello", stream=True)
+    assert time.monotonic() - began > 1
+    error = response.json()["error"]
+    assert (response.status_code, error["type"]) == (429, "rate_limit_error")
+    assert f"try again in {response.headers['Retry-After']} seconds" in error["message"]
+
+
+def test_the_silence_of_kimi_lets_the_status_go_as_ever(shared_gateway: Share, simulator: Simulator) -> None:
+    simulator.knobs(fail="silent_body", fail_at="turn")
+    gateway = shared_gateway(users="alice", COMMIT_AFTER_S="0.2", HEARTBEAT_S="0.5", FIRST_EVENT_TIMEOUT_S="1")
+    response = gateway.say("hello", stream=True)
+    assert response.status_code == 200 and read_stream(response).error is not None
