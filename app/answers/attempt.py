@@ -143,7 +143,7 @@ class Attempt:
         turn.account, turn.attempts = self._account, turn.attempts + 1
         turn.caller.record.account_id = self._account.id
         self._account = services.accounts.fresh(self._account)
-        turn.is_queued = turn.caller.record.is_queued = False
+        turn.is_queued = turn.awaits_account = turn.caller.record.is_queued = False
         upstreams = services.router.for_site(self._plan.upstreams, turn.request.model, self._account.site)
         for upstream in upstreams:
             self._upstream, turn.upstream = upstream, upstream.name

@@ -152,7 +152,7 @@ class ChatStream(Answer):
 
     def _may_wait_no_longer(self, now: float) -> bool:
         """Whether the status has to go out."""
-        if self.turn.is_queued:
+        if self.turn.awaits_account:
             # Kimi is not asked yet: from the moment when it is, it has as long as ever.
             latest = self._began + max(_LONGEST_OPEN_S, self._timeouts.commit_after_s)
             self._commit_at = max(self._commit_at, min(latest, now + self._timeouts.commit_after_s))

@@ -137,7 +137,7 @@ class _Run:
         turn = self._turn
         plan: Plan | None = self._continued_plan() or self._planner.plan(turn.request, self._conversation, turn.info)
         while plan is not None:
-            turn.is_queued = turn.caller.record.is_queued = True
+            turn.is_queued = turn.awaits_account = turn.caller.record.is_queued = True
             turn.reached_upstream = plan.resume is not None
             try:
                 if plan.is_continued:
@@ -259,7 +259,7 @@ class _Run:
                     attempt.clean_up()
             finally:
                 self._services.leases.release(lease)
-        self._turn.is_queued = self._turn.caller.record.is_queued = True
+        self._turn.is_queued = self._turn.awaits_account = self._turn.caller.record.is_queued = True
         if error.blame == "upstream":
             backoff_s = failover.backoff_s(error, self._policy.backoff_s)
             self._cancellation.sleep(backoff_s * random.uniform(0.5, 1.5))

@@ -21,6 +21,8 @@ class TurnState:
     attempts: int = 0
     # The turn waits in the gateway's queue, so the upstream is not the cause of the silence.
     is_queued: bool = True
+    # It waits for an account, or for its next attempt: Kimi is not being asked.
+    awaits_account: bool = False
     # The message may have reached the upstream's chat.
     reached_upstream: bool = False
     # Kinds of frames from the upstream that the gateway does not know.

@@ -179,7 +179,7 @@ def test_the_sdk_counts_tokens(client: anthropic.Anthropic, simulator: Simulator
 @pytest.mark.parametrize(
     ("fault", "status", "error"),
     [
-        ("token_invalid", "authentication_error", anthropic.AuthenticationError),
+        ("token_invalid", "api_error", anthropic.InternalServerError),
         ("account_abnormal", "permission_error", anthropic.PermissionDeniedError),
         ("stream_pushing", "rate_limit_error", anthropic.RateLimitError),
         ("too_long", "invalid_request_error", anthropic.BadRequestError),

@@ -39,7 +39,6 @@ from app.web.shared_parameters import (
     VENDOR,
     WHOLE,
     Number,
-    TokenLimit,
     known_effort,
 )
 from app.web.tool_parameters import (
@@ -99,7 +98,15 @@ class _OtherBlock(Fields):
     text: StrictStr | None = None
 
     def to_part(self, place: str) -> Part:
-        return OtherPart(place, self.type) if self.text is None else TextPart(self.text)
+        """Raises InvalidRequest if it is of no type that Anthropic knows, and has no text."""
+        if self.text is not None:
+            return TextPart(self.text)
+        if self.type not in _KNOWN_TO_ANTHROPIC:
+            raise InvalidRequest(f"{place}: a block of a type that is not known here, and without text", param=place)
+        return OtherPart(place, self.type)
+
+
+_KNOWN_TO_ANTHROPIC = frozenset({"search_result", "server_tool_use", "web_search_tool_result", "tool_reference"})
 
 
 def _reference(
@@ -367,7 +374,7 @@ class PromptBody(_PromptFields, Parameters):
 class Body(_PromptFields, AnswerParameters):
     """The body of ``POST /v1/messages``."""
 
-    max_tokens: Annotated[TokenLimit, _MAX_TOKENS]
+    max_tokens: Annotated[StrictInt, Field(ge=1), WHOLE, _MAX_TOKENS]
     stream: Annotated[StrictBool | None, STREAM_ONLY] = None
     stop_sequences: Annotated[Annotated[Many[StopText], Field(max_length=256)] | None, _STOP] = None
     thinking: Annotated[_ThinkingOptions | None, _THINKING] = None
