@@ -12,6 +12,7 @@ import hashlib
 import io
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -62,6 +63,8 @@ class Files:
         self._now: Callable[[], float] = store.database.now
         self._folder = folder
         self.limits = limits
+        # Bytes of the files that this process receives now, by owner.
+        self._receiving: Counter[str] = Counter()
 
     def start(self) -> None:
         """Starts to delete what is too old, and what killed processes have left."""
@@ -86,11 +89,16 @@ class Files:
         """
         file_id = f"file-{secrets.token_hex(16)}"
         digest, size = hashlib.sha256(), 0
+        _, stored = self._rows.used(owner)
 
         def counted() -> Iterator[bytes]:
             nonlocal size
             for piece in pieces:
                 size += len(piece)
+                self._receiving[owner] += len(piece)
+                # At the end only one of many that come at once would be refused, when all are on the disk.
+                if stored + self._receiving[owner] > self.limits.max_total_bytes:
+                    raise self._too_many()
                 if size > self.limits.max_bytes:
                     raise FileTooLarge(
                         f"{field} has more than {self.limits.max_bytes} bytes (FILE_MAX_BYTES)", param=field
@@ -125,6 +133,10 @@ class Files:
         except BaseException:
             self._delete_bytes(file_id, in_database=self._folder is None)
             raise
+        finally:
+            self._receiving[owner] -= size
+            if not self._receiving[owner]:
+                del self._receiving[owner]
         log.info("file_stored id=%s bytes=%d type=%s purpose=%s", file_id, size, row.media_type, row.purpose)
         return row
 

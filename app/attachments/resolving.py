@@ -85,6 +85,8 @@ class Attachments:
             if not isinstance(part, FileReference):
                 parts.append(part)
                 continue
+            # Before it, so that those that are left out have one, too.
+            pause()
             try:
                 attachment = self._attachment(part, progress)
             except InvalidRequest as e:
@@ -102,7 +104,6 @@ class Attachments:
                     code="too_many_attachments",
                     param=part.place,
                 )
-            pause()
         return replace(message, parts=tuple(parts))
 
     def _attachment(self, part: FileReference, progress: _Progress) -> Attachment:

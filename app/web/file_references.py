@@ -6,6 +6,7 @@ Must never know the fields of any one API.
 from typing import Any
 
 from app.chat import FileReference
+from app.concurrency.yielding import pause
 
 # For the tables of parameters.
 ATTACHED = (
@@ -56,8 +57,12 @@ def attached_chars(body: dict[str, Any]) -> int:
     """The characters of the images and documents that stand in a body, in any of the APIs: they are no text that Kimi
     reads."""
     chars, rest = 0, [*_list(body.get("messages")), *_list(body.get("input"))]
+    seen = 0
     while rest:
         item = rest.pop()
+        seen += 1
+        if not seen % 1024:
+            pause()
         if not isinstance(item, dict):
             continue
         # Messages and results hold parts, and a result may be a part itself.

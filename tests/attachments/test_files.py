@@ -8,6 +8,8 @@ import sqlite3
 import statistics
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import openai
 import pytest
 import requests
 
+from app.attachments import AboutFile, FileLimits, Files
+from app.errors import TooManyFiles
+from app.store import Store
 from tests.attachments.samples import DIALECTS, MESSAGES, PDF, PNG, TEXT, WORD, Dialect, Sample, archive, seen
 from tests.attachments.test_attachments import text_of
 from tests.running import (
@@ -344,3 +349,21 @@ def _upload_for_ever(url: str) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     with contextlib.suppress(requests.RequestException):
         requests.post(f"{url}/v1/files", data=slowly(), headers=headers, timeout=30)
+
+
+def test_files_that_come_at_once_count_against_the_limit_together(running: Running) -> None:
+    with closing(Store(running.new_database().url)) as store:
+        files = Files(store, None, FileLimits(max_bytes=1000, max_count=10, max_total_bytes=1000, max_age_s=None))
+
+        def receive(pieces: Iterator[bytes]) -> int:
+            return files.receive("me", "a.txt", pieces, lambda: AboutFile("user_data"), "file").bytes
+
+        def other_comes_meanwhile() -> Iterator[bytes]:
+            yield b"x" * 600
+            with pytest.raises(TooManyFiles):
+                receive(iter([b"y" * 300, b"y" * 300]))
+            assert receive(iter([b"y" * 100])) == 100
+
+        assert receive(other_comes_meanwhile()) == 600
+        # What has ended, well or not, is not counted twice.
+        assert receive(iter([b"z" * 300])) == 300
