@@ -1,5 +1,6 @@
 """How attachments reach an account of Kimi: waiting, failing, switching, remembering."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import requests
 
 from tests.attachments.samples import CHAT, OTHER_PNG, PDF, PNG, TEXT, Sample, seen
 from tests.attachments.test_attachments import streamed_text, text_of
-from tests.running import CANARY, EACH_GENERATION, SHIPPED, Answer, Gateway, Running, Share, Simulator, mint
+from tests.running import CANARY, EACH_GENERATION, SHIPPED, Answer, Gateway, Profile, Running, Share, Simulator, mint
 
 UPLOADS = {"sse-2025": "/api/pre-sign-url", "connect-2026-09": "/apiv2-files/file/upload"}
 
@@ -206,3 +207,26 @@ def test_a_long_prompt_may_be_sent_as_a_file(shared_gateway: Share, simulator: S
     assert simulator.state()["uploads"][0]["digest"] == digest
     short = gateway.chat({"model": gateway.model, "messages": [{"role": "user", "content": CANARY}]})
     assert seen(text_of(short, CHAT)) == []
+
+
+@EACH_GENERATION
+def test_a_long_turn_of_an_open_chat_says_its_instructions_in_the_file(
+    shared_gateway: Share, simulator: Simulator, profile: Profile
+) -> None:
+    """A short one says them beside the text, where Kimi takes them there, so the chat need not hold them."""
+    gateway = shared_gateway(users="alice", **SHIPPED, CONTINUE_CHATS="1", LONG_PROMPT_AS_FILE="20000")
+    system, text = "Be brief. ", "Read this. " * 2000
+    for rule in (system, system * 3000):
+        messages = [{"role": "system", "content": rule}, {"role": "user", "content": f"First {CANARY}"}]
+        first = gateway.chat({"model": gateway.model, "messages": messages})
+        messages += [
+            {"role": "assistant", "content": text_of(first, CHAT)},
+            {"role": "user", "content": text + CANARY},
+        ]
+        second = gateway.chat({"model": gateway.model, "messages": messages})
+        assert second.headers["x-conversation"] == "continued"
+        assert second.headers["x-kimi-notice"] == "prompt-sent-as-file"
+        if profile.speaks_connect:
+            size = re.search(r"([0-9]+) bytes", simulator.state()["uploads"][-1]["file"])
+            assert size is not None and int(size[1]) > len(rule) + len(text)
+            assert "system_prompt" not in simulator.turns()[-1].body["options"]

@@ -13,7 +13,18 @@ from typing import Any
 
 import orjson
 
-from app.chat import LONG_TEXT, ChatRequest, Event, Message, Model, Notice, Options, Started, Unrecognised
+from app.chat import (
+    LONG_TEXT,
+    ChatRequest,
+    Event,
+    Message,
+    Model,
+    Notice,
+    Options,
+    Started,
+    Unrecognised,
+    text_message,
+)
 from app.concurrency.background import Cancellation, Cancelled
 from app.concurrency.yielding import pause
 from app.errors import (
@@ -100,9 +111,13 @@ class KimiConnect:
         # With functions all stands in one text: the descriptions come before the client's own instructions.
         if not system or request.conversation_id is not None or whole.reads_calls:
             turn = PreparedTurn(request, whole, attachments=files)
-        else:
-            turn = PreparedTurn(request, whole, system, compose(request, rest).text, files)
-        return as_file(turn, self._long_prompt_bytes)
+            return as_file(turn, whole.text, self._long_prompt_bytes)
+        turn = PreparedTurn(request, whole, system, compose(request, rest).text, files)
+        said = whole.text
+        if self._long_prompt_bytes and request.is_continued:
+            # ``messages`` need not hold the instructions, and a turn whose text is in a file sends no option.
+            said = compose(request, (text_message("system", system), *rest)).text
+        return as_file(turn, said, self._long_prompt_bytes)
 
     def open(
         self,

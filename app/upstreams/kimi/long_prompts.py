@@ -12,12 +12,12 @@ from app.upstreams import PreparedTurn
 NOTICE = "prompt-sent-as-file"
 
 
-def as_file(turn: PreparedTurn, most: int) -> PreparedTurn:
-    """The turn with its text in a file, if that has more than ``most`` bytes; 0: never.
+def as_file(turn: PreparedTurn, text: str, most: int) -> PreparedTurn:
+    """The turn with ``text`` in a file, if that has more than ``most`` bytes; 0: never. ``text``: all that the turn
+    says, its instructions included.
 
     With functions it stays as it is: the description of calls must not be in a file.
     """
-    text = turn.text
     # Four bytes at most for a character.
     if not most or turn.prompt.reads_calls or 4 * len(text) <= most:
         return turn

@@ -82,7 +82,8 @@ class KimiRest:
 
     def prepare(self, request: ChatRequest, messages: Sequence[Message]) -> PreparedTurn:
         prompt = compose(request, messages, self._models.wording(request.model))
-        return as_file(PreparedTurn(request, prompt, attachments=attachments_of(messages)), self._long_prompt_bytes)
+        turn = PreparedTurn(request, prompt, attachments=attachments_of(messages))
+        return as_file(turn, prompt.text, self._long_prompt_bytes)
 
     def open(
         self,
