@@ -447,9 +447,10 @@ def _described_options(options: Options) -> str:
         else f"JsonFormat(name={wanted.name!r}, schema={wanted.schema!r}, description={wanted.description!r}, "
         f"asked_in={wanted.schema_field!r})"
     )
+    effort = "" if options.effort is None else f", effort={options.effort!r}"
     return (
         f"Options(max_tokens={options.max_tokens!r}, stop={options.stop!r}, thinking={options.thinking!r}, "
-        f"search={options.search!r}, format={described})"
+        f"search={options.search!r}, format={described}{effort})"
     )
 
 

@@ -182,10 +182,14 @@ def test_a_key_belongs_to_one_request_of_one_owner(running: Running, simulator: 
         assert other.status_code == 400 and other.json()["error"]["code"] == "idempotency_key_reused"
         assert other.json()["error"]["param"] == "Idempotency-Key"
         assert post(gateway, "k", "mine", "second-key").ok
+        # Both ask for a model that thinks.
+        assert post(gateway, "effort", "mine", "first-key", reasoning_effort="low").ok
+        other = post(gateway, "effort", "mine", "first-key", reasoning_effort="high")
+        assert other.status_code == 400 and other.json()["error"]["code"] == "idempotency_key_reused"
         for bad in ("x" * 256, ""):
             response = post(gateway, bad, "mine", "first-key")
             assert response.status_code == 400 and response.json()["error"]["param"] == "Idempotency-Key"
-    assert len(simulator.turns()) == 2
+    assert len(simulator.turns()) == 3
 
 
 @BOTH_DATABASES
