@@ -72,7 +72,8 @@ def attached_chars(body: dict[str, Any]) -> int:
         found = [
             item.get("file_data"),
             file.get("file_data") if isinstance(file, dict) else None,
-            source.get("data") if isinstance(source, dict) else None,
+            item.get("file_url"),
+            *((source.get("data"), source.get("url")) if isinstance(source, dict) else ()),
             url.get("url") if isinstance(url, dict) else url,
         ]
         chars += sum(len(text) for text in found if isinstance(text, str))

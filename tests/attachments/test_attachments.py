@@ -273,12 +273,23 @@ def test_too_many_and_too_large_are_refused(shared_gateway: Share, simulator: Si
         assert "has more than 20000 bytes (FILE_MAX_BYTES)" in response.json()["error"]["message"]
 
 
+def part_with_url(dialect: Dialect, url: str) -> dict[str, Any]:
+    """A document by its ``data:`` URL, in an API that takes its content elsewhere, too."""
+    if dialect.path == "responses":
+        return {"type": "input_file", "file_url": url}
+    return {"type": "document", "source": {"type": "url", "url": url}}
+
+
 def test_attachments_do_not_count_as_text(shared_gateway: Share, simulator: Simulator) -> None:
     gateway = shared_gateway(**SHIPPED, MAX_TEXT_CHARS="50000")
     sample = Sample("log.txt", "text/plain", b"line\n" * 30_000)
     for dialect in DIALECTS.values():
         response = gateway.post(f"/v1/{dialect.path}", json=dialect.ask(gateway.model, dialect.part(sample)))
         assert sample.digest in text_of(response, dialect)
+        if dialect.path != "chat/completions":
+            by_url = part_with_url(dialect, sample.url)
+            response = gateway.post(f"/v1/{dialect.path}", json=dialect.ask(gateway.model, by_url))
+            assert sample.digest in text_of(response, dialect)
         long = dialect.ask(gateway.model, dialect.part(sample), dialect.text("x" * 50_001))
         response = gateway.post(f"/v1/{dialect.path}", json=long)
         assert response.status_code == 400 and "MAX_TEXT_CHARS" in response.json()["error"]["message"]
