@@ -85,9 +85,10 @@ class Ledger:
         self._pruned_at = 0.0
         self._writing = threading.Lock()
         self._thread: Periodic | None = None
-        # It does so while no request runs and none is to be written. What is to be called then at the next request.
+        # It does so while no request runs and none is to be written.
         self._sleeps = False
-        self.when_woken: Callable[[], None] = lambda: None
+        # Called at the beginning of each request.
+        self.when_begun: Callable[[], None] = lambda: None
         # How long the last write took, for whoever watches the database. Seconds.
         self.last_write_s = 0.0
 
@@ -105,7 +106,7 @@ class Ledger:
         if self._sleeps and self._thread is not None:
             self._sleeps = False
             self._thread.wake()
-            self.when_woken()
+        self.when_begun()
         return record
 
     def close(self) -> None:
@@ -361,10 +362,11 @@ def _attempt_rows(record: RequestRecord, row: RequestRow) -> Sequence[AttemptRow
 
 
 def _tokens(record: RequestRecord) -> tuple[int | None, int | None, int | None]:
+    if not record.attempts:
+        # Also for a repetition: the client is told the tokens of the answer, and none went to Kimi.
+        return None, None, None
     if record.usage is not None:
         return record.usage
-    if not record.attempts:
-        return None, None, None
     thought = token_count.rough(record.ascii_thought, record.other_thought)
     out = thought + token_count.rough(record.ascii_out, record.other_out)
     return token_count.rough(record.ascii_in, record.other_in), out, thought

@@ -205,6 +205,7 @@ def test_an_answer_that_is_repeated_is_a_request_without_tokens(gateway: Gateway
     first, second = (row_of(gateway, f"same-{number}") for number in range(2))
     assert ("replayed" in first.flag_names, first.attempts) == (False, 1)
     assert (second.flag_names, second.attempts, second.ending) == (("replayed",), 0, "stop")
+    assert first.tokens_in and first.tokens_out and (second.tokens_in, second.tokens_out) == (None, None)
 
 
 def test_rows_of_one_conversation_share_a_digest_and_its_id_is_nowhere(gateway: Gateway) -> None:

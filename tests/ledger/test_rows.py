@@ -92,6 +92,17 @@ def timed(work: Callable[[], object], times: int = 20) -> float:
     return sorted(took)[times // 2] * 1000
 
 
+def test_each_request_that_begins_is_announced_also_while_others_run(store: Store) -> None:
+    """So the process stops resting, whatever the thread that writes does."""
+    ledger = Ledger(store, LedgerLimits(14))
+    begun: list[int] = []
+    ledger.when_begun = lambda: begun.append(len(ledger.running))
+    done(ledger)
+    ledger.begin("chat", "req", "curl 8.5.0", "")
+    done(ledger)
+    assert begun == [1, 1, 2]
+
+
 @BOTH_DATABASES
 def test_a_step_that_is_written_again_changes_nothing(store: Store) -> None:
     ledger = Ledger(store, LedgerLimits(14))
