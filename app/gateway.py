@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from app.accounts.pool import Accounts
 from app.accounts.standings import Language
 from app.answers.answer import Answer
+from app.answers.choices import Choices
 from app.answers.idempotency import IdempotentAnswers
 from app.answers.json_checker import JsonChecker
 from app.answers.stream import AnswerTimeouts, ChatStream
@@ -95,12 +96,20 @@ class Gateway:
 
     # Answers
 
-    def open(self, request: ChatRequest, caller: Caller, *, commit: bool) -> Answer:
+    def open(self, request: ChatRequest, caller: Caller, *, commit: bool, choices: int = 1) -> Answer:
         """Begins a turn and returns while Kimi thinks, so that the response can be prepared meanwhile.
 
-        ``commit``: the status may go out after COMMIT_AFTER_S without a part of the answer. The caller must ``close``
-        the answer. Raises GatewayError; ``wait_for_answer`` of the answer may still raise one.
+        ``commit``: the status may go out after COMMIT_AFTER_S without a part of the answer. ``choices``: how many
+        answers are wanted, each in a turn of its own. The caller must ``close`` the answer. Raises GatewayError;
+        ``wait_for_answer`` of the answer may still raise one.
         """
+        request = self._accepted(request, caller)
+        if choices == 1:
+            return self._open_once(request, caller, commit)
+        return Choices(lambda who: self._open_once(request, who, commit), caller, choices)
+
+    def _accepted(self, request: ChatRequest, caller: Caller) -> ChatRequest:
+        """The request for upstreams, after the checks of its model and its content. Raises GatewayError."""
         # Each of these steps may take some 30 ms if the request is long.
         needs_pauses = is_long(request.messages)
         if needs_pauses:
@@ -123,6 +132,10 @@ class Gateway:
         request = _for_upstreams(self._attachments.resolve(request, caller.owner))
         if needs_pauses:
             pause()
+        return request
+
+    def _open_once(self, request: ChatRequest, caller: Caller, commit: bool) -> Answer:
+        """One answer, by the Idempotency-Key of the caller, if there is one."""
         if caller.idempotency_key is None:
             return self._open(request, caller, commit)
 

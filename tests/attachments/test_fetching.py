@@ -141,6 +141,17 @@ def test_kimi_gets_what_an_address_holds(
         assert {name.lower() for name in headers} == {"host", "accept", "accept-encoding", "user-agent"}
 
 
+def test_an_address_is_fetched_once_for_several_choices(
+    fetching: Gateway, simulator: Simulator, sites: Sites
+) -> None:
+    sites.pages["/once.pdf"] = (200, {}, PDF.data, 0)
+    before = sites.connections
+    body = CHAT.ask(fetching.model, part_of(CHAT, f"{sites.url}/once.pdf"))
+    choices = fetching.chat({**body, "n": 3}).json()["choices"]
+    assert len(choices) == 3 and all(PDF.digest in choice["message"]["content"] for choice in choices)
+    assert sites.connections == before + 1
+
+
 def test_hostile_addresses_reach_nothing_and_are_a_400(fetching: Gateway, inner: Sites, sites: Sites) -> None:
     assert len(HOSTILE) >= 60
     sites.pages["/to-inner"] = (302, {"Location": f"{inner.url}/secret"}, b"", 0)

@@ -12,11 +12,8 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from app.answers.answer import Answer
-from app.answers.choices import Choices
 from app.api.chat_completions.body import Body
 from app.api.chat_completions.encoder import ChatEncoder
-from app.chat import Caller, ChatRequest
 from app.store import ConversationRow
 from app.web.accepted_request import accept
 from app.web.answer_response import respond
@@ -33,7 +30,7 @@ def create(conversation_id: str | None = None) -> Response:
     accepted = accept(Body, conversation_id)
     body, who = accepted.body, accepted.caller
     request = body.to_request(accepted.conversation_id)
-    answer = _open(request, who, body.choices, commit=body.wants_stream)
+    answer = gateway().open(request, who, commit=body.wants_stream, choices=body.choices)
     encoder = ChatEncoder(
         reply_id("chatcmpl-", who),
         body.model,
@@ -54,13 +51,6 @@ def get_conversation(conversation_id: str) -> Response:
 def delete_conversation(conversation_id: str) -> Response:
     gateway().forget_conversation(caller(), only_conversation(conversation_id))
     return json_response({"object": "conversation.deleted", "id": conversation_id, "deleted": True})
-
-
-def _open(request: ChatRequest, who: Caller, choices: int, *, commit: bool) -> Answer:
-    open_one = gateway().open
-    if choices == 1:
-        return open_one(request, who, commit=commit)
-    return Choices(lambda caller: open_one(request, caller, commit=commit), who, choices)
 
 
 def _encode_conversation(row: ConversationRow) -> dict[str, Any]:
