@@ -124,11 +124,7 @@ class Gateway:
             # What the client calls it may be anything.
             record.model = UNKNOWN_MODEL
             raise
-        if not may_use(caller.models, request.model):
-            raise ModelNotAllowed(
-                f"this API key may not use the model '{request.model}'; it may use {', '.join(caller.models)}",
-                param="model",
-            )
+        _check_allowed(request.model, caller)
         request = _for_upstreams(self._attachments.resolve(request, caller.owner))
         if needs_pauses:
             pause()
@@ -201,9 +197,11 @@ class Gateway:
         """Those of ``models`` that the API key may use."""
         return [model for model in self.models if may_use(caller.models, self._router.resolve(model.id))]
 
-    def model(self, model_id: str) -> Model:
-        """Raises UnknownModel, with the ids that exist."""
-        return self._router.model(model_id)
+    def model(self, model_id: str, caller: Caller) -> Model:
+        """Raises UnknownModel, with the ids that exist. Raises ModelNotAllowed."""
+        model = self._router.model(model_id)
+        _check_allowed(self._router.resolve(model_id), caller)
+        return model
 
     # Conversations
 
@@ -324,6 +322,14 @@ class Gateway:
 def may_use(models: Sequence[str], model_id: str) -> bool:
     """``models``: with ``*`` for any characters; empty for all."""
     return not models or any(matches(pattern, model_id) for pattern in models)
+
+
+def _check_allowed(model_id: str, caller: Caller) -> None:
+    """Raises ModelNotAllowed: if the API key may not use the model."""
+    if not may_use(caller.models, model_id):
+        raise ModelNotAllowed(
+            f"this API key may not use the model '{model_id}'; it may use {', '.join(caller.models)}", param="model"
+        )
 
 
 def _for_upstreams(request: ChatRequest) -> ChatRequest:

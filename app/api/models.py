@@ -40,9 +40,8 @@ def list_models() -> Response:
 
 @blueprint.get("/models/<id:model_id>")
 def get_model(model_id: str) -> Response:
-    caller()
     # Apache may pass the id percent-encoded (openai-contract.md 1.11).
-    model = gateway().model(unquote(model_id))
+    model = gateway().model(unquote(model_id), caller())
     return json_response(_encode_for_anthropic(model) if is_anthropic() else _encode(model))
 
 
@@ -103,6 +102,6 @@ OPERATIONS = (
         "One model",
         _MODEL,
         {"model_id": {"type": "string", "description": "an id from the list of models"}},
-        failures={404: "there is no such model"},
+        failures={403: "the API key may not use this model", 404: "there is no such model"},
     ),
 )

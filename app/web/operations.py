@@ -39,7 +39,7 @@ _OF_EVERY: Mapping[int, str] = {
 }
 # Why an answer may fail besides.
 OF_ANSWERS: Mapping[int, str] = {
-    403: "Kimi refuses the account or the chat",
+    403: "Kimi refuses the account or the chat, or the API key may not use the model",
     404: "there is no such model or conversation",
     409: "an earlier turn of the conversation still runs, or it cannot go on",
     413: "the body is too large",

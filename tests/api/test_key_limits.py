@@ -43,6 +43,10 @@ def test_a_key_uses_its_models_only_also_by_their_other_names(gateway: Gateway, 
     assert ask("nothing")[1]["code"] == "model_not_found"
     ids = [model["id"] for model in gateway.get("/v1/models", headers=headers).json()["data"]]
     assert ids and all(id_.startswith("k2") for id_ in ids)
+    assert gateway.get("/v1/models/k2", headers=headers).json()["id"] == "k2"
+    for model in ("k1.5", "gpt-4o"):
+        response = gateway.get(f"/v1/models/{model}", headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "model_not_allowed")
     assert "models k2*,moonshot-v1" in run_flask("keys", "list", DATABASE_URL=gateway.database.url).output
 
 
