@@ -60,8 +60,9 @@ class TakenChat:
         those that it has read. ``instructions``: their digest."""
         answered = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=-1)
         new = [m for m in messages[answered + 1 :] if m.role not in ("system", "developer")]
-        told = [] if instructions == self.turn.instructions else messages
-        return (*(m for m in told if m.role in ("system", "developer")), *new)
+        if instructions == self.turn.instructions:
+            return tuple(new)
+        return (*(m for m in messages if m.role in ("system", "developer")), *new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class OpenChats:
         for one in found:
             chat = _followed(one)
             if chat is None or (chat.turn.instructions and not said.instructions):
-                # What the chat was told cannot be taken back.
+                # The chat has read instructions, and the request has none.
                 continue
             if chat.turns.is_repeated(said, one.number):
                 whole.append(chat)

@@ -105,10 +105,10 @@ class Reader:
                 characters += waiting
                 new, waiting = [], 0
         pair = self.pair(request, *before[-2:]) if is_pair else None
-        instructions = [m.text.strip() for m in request.messages if m.role in ("system", "developer")]
-        told = self._digests.text(*instructions) if any(instructions) else ""
+        texts = [m.text.strip() for m in request.messages if m.role in ("system", "developer")]
+        instructions = self._digests.text(*texts) if any(texts) else ""
         begins_with_answer = next((m.role == "assistant" for m in _joined(request.messages)), False)
-        return Said(tuple(before), path, tuple(new), pair, told, characters, begins_with_answer)
+        return Said(tuple(before), path, tuple(new), pair, instructions, characters, begins_with_answer)
 
     def pair(self, request: ChatRequest, question: str, answer: str) -> str:
         """By what a chat is found: the digests of the last message of a question and of its answer, with all that

@@ -89,7 +89,7 @@ class Ledger:
         self._sleeps = False
         # Called at the beginning of each request.
         self.when_begun: Callable[[], None] = lambda: None
-        # How long the last write took, for whoever watches the database. Seconds.
+        # How long the last write took. Seconds.
         self.last_write_s = 0.0
 
     def __repr__(self) -> str:
@@ -167,7 +167,7 @@ class Ledger:
             time.sleep(0.02)
 
     def _note(self, record: RequestRecord) -> None:
-        """The request has ended, and nobody works for it any more."""
+        """The request has ended, and no thread works for it any more."""
         self.running.pop(record, None)
         record.when_done = None
         if record.is_answer or record.blame:
@@ -290,7 +290,7 @@ class Ledger:
             self._keys_read_at = time.monotonic()
 
     def _prune(self, rows: int, now: float) -> None:
-        """Whoever adds to the log deletes twice as much of what is beyond its bounds, so that it keeps up."""
+        """Deletes rows beyond the bounds of the log: twice as many as this process has added, at most."""
         self._pruned_at = time.monotonic()
         for before, most in (
             (id_at(now - self._limits.keep_days * 86_400), self._to_prune),
@@ -306,8 +306,8 @@ class Ledger:
 
 
 class _Refusals:
-    """Refusals of whoever has no key that we know. Anybody could fill the log with them: those of a minute with the
-    same code and client are one row, and there are few such rows a minute."""
+    """Refusals of requests without a known key. They must not fill the log: those of a minute with the same code and
+    client are one row, and there are few such rows a minute."""
 
     def __init__(self, process_id: str) -> None:
         self._process_id = process_id

@@ -51,7 +51,7 @@ class Cooling:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a scrape is told. ``names``: what the store knows accounts and keys by → their names, by label."""
+    """What a scrape shows. ``names``: what the store knows accounts and keys by → their names, by label."""
 
     tallies: Sequence[TallyRow]
     processes: Sequence[LiveProcess]
