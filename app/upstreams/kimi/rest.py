@@ -134,7 +134,7 @@ class KimiRest:
                 # What was said is whole up to the limit that Kimi named: that, and no more, is reported.
                 yield from answer.finish("length")
                 return
-            if not answer.may_continue:
+            if left == 0 or not answer.may_continue:
                 return
             left -= 1
             answer = answer.next()
