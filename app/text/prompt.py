@@ -58,7 +58,7 @@ def compose(request: ChatRequest, messages: Sequence[Message], wording: WordingN
 
 def _ends_in_answer(messages: Sequence[Message]) -> bool:
     """Whether the last message is the assistant's, and calls nothing: a call waits for its result."""
-    return messages[-1].role == "assistant" and not messages[-1].tool_calls
+    return bool(messages) and messages[-1].role == "assistant" and not messages[-1].tool_calls
 
 
 def _has_calls(message: Message) -> bool:
