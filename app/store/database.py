@@ -156,6 +156,11 @@ class Database:
         """Whether it is on a server, which others may administer."""
         return self._kind.is_server
 
+    @property
+    def bytes_type(self) -> str:
+        """The name of its type for bytes."""
+        return self._kind.bytes_type
+
     def close(self) -> None:
         self._engine.dispose()
 

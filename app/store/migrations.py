@@ -204,7 +204,7 @@ _FILES = (
     "CREATE INDEX files_by_id ON files (id)",
     "CREATE INDEX files_by_end ON files (expires_at)",
     """CREATE TABLE file_pieces (
-        file_id VARCHAR NOT NULL, number INTEGER NOT NULL, data BYTEA NOT NULL, put_at FLOAT NOT NULL,
+        file_id VARCHAR NOT NULL, number INTEGER NOT NULL, data {bytes} NOT NULL, put_at FLOAT NOT NULL,
         PRIMARY KEY (file_id, number))""",
 )
 
@@ -247,13 +247,13 @@ def migrate(database: Database) -> None:
 
     Raises StoreUnusable where a newer gateway has been there.
     """
-    applied = database.in_exclusive_transaction(_migrate)
+    applied = database.in_exclusive_transaction(lambda tx: _migrate(tx, database.bytes_type))
     if applied:
         log.info("database_migrated version=%d applied=%r", VERSION, applied)
 
 
-def _migrate(tx: Transaction) -> list[str]:
-    """Returns the names of the migrations that were applied."""
+def _migrate(tx: Transaction, bytes_type: str) -> list[str]:
+    """Returns the names of the migrations that were applied. ``bytes_type`` stands for ``{bytes}`` in them."""
     tx.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
     row = tx.row(_FIND_VERSION)
     version = row["version"] or 0 if row else 0
@@ -262,6 +262,6 @@ def _migrate(tx: Transaction) -> list[str]:
     missing = list(_MIGRATIONS.items())[version:]
     for number, (_, statements) in enumerate(missing, start=version + 1):
         for sql in statements:
-            tx.execute(sql)
+            tx.execute(sql.replace("{bytes}", bytes_type))
         tx.run(_ADD_VERSION, version=number)
     return [name for name, _ in missing]

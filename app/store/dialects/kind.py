@@ -16,6 +16,7 @@ class DatabaseKind:
     ``begin``: SQL that opens a transaction that writes.
     ``begin_exclusive``: SQL that opens a transaction and waits until no other such transaction is open.
     ``clock``: a query for the Unix seconds of the database; None if the clock is this machine's.
+    ``bytes_type``: the name of the type for bytes.
     ``adapt_values``: replaces what the database cannot store.
     ``is_server``: it may be unreachable for a while; a file is only locked, and not for long.
     ``is_transient(error, is_connecting, is_lost)``: whether the same statement may succeed later. The arguments: a
@@ -30,6 +31,7 @@ class DatabaseKind:
     begin: str
     begin_exclusive: str
     clock: sa.ClauseElement | None
+    bytes_type: str
     adapt_values: Callable[[dict[str, Any]], dict[str, Any]]
     is_server: bool
     is_transient: Callable[[Exception, bool, bool], bool]

@@ -98,6 +98,7 @@ POSTGRESQL = DatabaseKind(
     begin="BEGIN",
     begin_exclusive=f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})",
     clock=sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS FLOAT) AS now"),
+    bytes_type="BYTEA",
     adapt_values=_adapt_values,
     is_server=True,
     is_transient=_is_transient,

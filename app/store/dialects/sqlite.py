@@ -70,6 +70,7 @@ SQLITE = DatabaseKind(
     begin="BEGIN IMMEDIATE",
     begin_exclusive="BEGIN IMMEDIATE",
     clock=None,
+    bytes_type="BLOB",
     adapt_values=lambda values: values,
     is_server=False,
     is_transient=_is_transient,
