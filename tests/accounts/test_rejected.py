@@ -121,7 +121,7 @@ def test_a_person_can_have_it_tried_at_once(running: Running, simulator: Simulat
         (problem,) = gateway.get("/readyz").json()["problems"]
         assert problem.startswith("home: ") and "`flask --app wsgi accounts wake home`" in problem
         code, output = run_command(gateway.database, "accounts", "wake", "nobody", KIMI_TOKENS=tokens)
-        assert (code, output) == (1, "Error: there is no account called 'nobody'; KIMI_TOKENS has 'home'")
+        assert (code, output) == (1, "Error: there is no account called 'nobody'; there is 'home'")
         assert run_command(gateway.database, "accounts", "wake", "home", KIMI_TOKENS=tokens) == (0, "")
         assert gateway.get("/readyz").ok
         assert ask(gateway, True).finish_reason == "stop"

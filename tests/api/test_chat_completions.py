@@ -227,9 +227,7 @@ def test_a_bad_field_is_named(gateway: Gateway, simulator: Simulator, body: dict
     assert not simulator.requests("")
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b'{"model": NaN}', b"[]", b'"text"', b"\xff\xfe", b'{"model":"\xed\xa0\xbd"}']
-)
+@pytest.mark.parametrize("body", [b"", b"{", b'{"model": NaN}', b"[]", b'"text"', b"\xff\xfe"])
 def test_a_body_that_is_no_json_object_is_a_400(gateway: Gateway, body: bytes) -> None:
     response = gateway.post("/v1/chat/completions", data=body, headers={"Content-Type": "text/plain"})
     assert response.status_code == 400

@@ -76,7 +76,7 @@ def test_models(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        ("token_invalid", openai.AuthenticationError),
+        ("token_invalid", openai.InternalServerError),
         ("account_abnormal", openai.PermissionDeniedError),
         ("stream_pushing", openai.RateLimitError),
         ("too_long", openai.BadRequestError),
