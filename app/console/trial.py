@@ -28,7 +28,7 @@ from app.errors import GatewayError, InvalidRequest
 from app.request_record import RequestRecord
 from app.web.client_connection import client_watch
 from app.web.client_program import program
-from app.web.error_responses import failure_of
+from app.web.error_responses import failure_of, note_failure
 
 blueprint = Blueprint("trial", __name__)
 
@@ -69,12 +69,15 @@ def ask() -> BaseResponse:
         try:
             for batch in answer:
                 for event in batch:
+                    if isinstance(event, Finished):
+                        _record().finished(event.reason)
                     if isinstance(event, TextDelta | ReasoningDelta):
                         first_s = time.monotonic() - began if first_s is None else first_s
                         (text if isinstance(event, TextDelta) else thoughts).append(event.text)
         finally:
             answer.close()
     except GatewayError as e:
+        note_failure(_record(), e, failure_of(e))
         return _page(_turns(form), form, _failure(e), e.status)
     _note_success()
     facts = str(say("trial_facts", first=f"{first_s or 0:.1f}", total=f"{time.monotonic() - began:.1f}"))
@@ -109,6 +112,7 @@ def _lines(answer: Answer, began: float) -> Iterator[bytes]:
                 if (said := _said(event)) is not None:
                     out.append(_line(said))
                 if isinstance(event, Finished):
+                    _record().finished(event.reason)
                     _note_success()
                     facts = {"end": event.reason, "first_s": first_s, "total_s": time.monotonic() - began}
                     out.append(_line({**facts, "notices": answer.info.notices}))
@@ -186,6 +190,7 @@ def _note_success() -> None:
 
 def _error(error: Exception) -> dict[str, Any]:
     failure = failure_of(error)
+    note_failure(_record(), error, failure)
     return {"error": failure.message, "code": failure.code, "status": failure.status}
 
 

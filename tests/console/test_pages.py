@@ -263,6 +263,23 @@ def test_words_of_others_are_never_part_of_a_page(running: Running, simulator: S
             assert shape == shapes[0]
 
 
+def test_the_request_log_says_how_answers_of_try_it_ended(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        browser = signed_in(gateway)
+        for path, model in (
+            ("/try", gateway.model),
+            ("/try/stream", gateway.model),
+            ("/try", "x"),
+            ("/try/stream", "x"),
+        ):
+            assert browser.post(path, {"model": model, "text": "hello"}).content
+        question = "SELECT ending, blame, status FROM requests WHERE owner = 'console' ORDER BY id"
+        wait_until("all are logged", lambda: len(gateway.database.run(question)) == 4)
+        ends = gateway.database.run(question)
+        assert ends[:2] == [("stop", "", 200)] * 2
+        assert {(blame, status) for _, blame, status in ends[2:]} == {("request", 404)}
+
+
 def test_all_gateways_of_a_database_know_a_session(
     running: Running, simulator: Simulator, shared_gateway: Share
 ) -> None:
