@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 _CLEAN_EVERY_S = 600.0
 _BATCH = 50
-# What has no row after so long was left by a killed process: no upload takes longer. Seconds.
-_LOST_AFTER_S = 3600.0
+# What has no row after so long was left by a killed process: no upload takes longer. Seconds, and one second more for
+# each of so many bytes that a file may have, as slowly as a client may send them (``hosting.client_socket``).
+_LOST_AFTER_S, _SLOWEST_BYTES_PER_S = 3600.0, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Files:
         self._now: Callable[[], float] = store.database.now
         self._folder = folder
         self.limits = limits
+        self._lost_after_s = _LOST_AFTER_S + limits.max_bytes / _SLOWEST_BYTES_PER_S
         # Bytes of the files that this process receives now, by owner.
         self._receiving: Counter[str] = Counter()
 
@@ -70,7 +72,7 @@ class Files:
         """Starts to delete what is too old, and what killed processes have left."""
         if self._folder is not None:
             self._folder.clean()
-        every(_CLEAN_EVERY_S, self._clean, "files-expiry")
+        every(_CLEAN_EVERY_S, self.clean, "files-expiry")
 
     def check_room(self, owner: str) -> None:
         """Before anything is read. Raises TooManyFiles."""
@@ -201,14 +203,15 @@ class Files:
             "(FILES_MAX_COUNT, FILES_MAX_TOTAL_BYTES); delete some"
         )
 
-    def _clean(self) -> None:
+    def clean(self) -> None:
+        """Deletes what is too old, and what killed processes have left."""
         in_steps(self._delete_expired, _BATCH)
-        for file_id in self._rows.lost_pieces(_LOST_AFTER_S, _BATCH):
+        for file_id in self._rows.lost_pieces(self._lost_after_s, _BATCH):
             self._rows.delete_pieces(file_id)
         if self._folder is None:
             return
         self._folder.clean()
-        old = [*in_slices(self._folder.old_files(_LOST_AFTER_S), 100)]
+        old = [*in_slices(self._folder.old_files(self._lost_after_s), 100)]
         for at in range(0, len(old), _BATCH):
             ids = old[at : at + _BATCH]
             for file_id in set(ids) - self._rows.known_among(ids):

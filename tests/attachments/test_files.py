@@ -367,3 +367,20 @@ def test_files_that_come_at_once_count_against_the_limit_together(running: Runni
         assert receive(other_comes_meanwhile()) == 600
         # What has ended, well or not, is not counted twice.
         assert receive(iter([b"z" * 300])) == 300
+
+
+def test_a_file_that_comes_slowly_is_not_taken_for_a_lost_one(running: Running) -> None:
+    database = running.new_database()
+    with closing(Store(database.url)) as store:
+        files = Files(store, None, FileLimits(50 << 20, 10, 100 << 20, None))
+
+        def slow() -> Iterator[bytes]:
+            yield b"x" * 300_000
+            # Three hours later, at more than 4096 bytes a second.
+            database.run("UPDATE file_pieces SET put_at = put_at - 10800")
+            files.clean()
+            yield b"x"
+
+        row = files.receive("me", "a.txt", slow(), lambda: AboutFile("user_data"), "file")
+        with files.open(row) as file:
+            assert file.read() == b"x" * 300_001
