@@ -191,8 +191,10 @@ class Config:
         "KIMI_KEEP_CHATS",
         parsers.switch(),
         "0",
-        "`1` keeps the Kimi chats of stateless requests. By default they are deleted after the answer.",
-        "设为 `1` 会保留无状态请求产生的 Kimi 会话。默认在回答结束后删除。",
+        "`1` keeps the Kimi chats of stateless requests for ever. By default they are deleted: those that stay open "
+        "(`CONTINUE_CHATS`) when they are not used any more, all others after the answer.",
+        "设为 `1` 会一直保留无状态请求产生的 Kimi 会话。默认会删除：保持打开的（`CONTINUE_CHATS`）在不再使用之后，"
+        "其他的在回答结束后。",
     )
     continue_chats: ContinueChats = _setting(
         "CONTINUE_CHATS",
