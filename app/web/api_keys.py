@@ -150,6 +150,11 @@ def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode(errors="replace")).hexdigest()
 
 
+def is_model_list(text: str) -> bool:
+    """Whether ``text`` can be the models of a key: names with commas, ``*`` for any characters."""
+    return text.isascii() and text.isprintable() and " " not in text and any(text.split(","))
+
+
 def is_key_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) is not None
 

@@ -71,7 +71,9 @@ def test_a_key_is_made_shown_once_and_revoked(running: Running, simulator: Simul
     with running.gateway(simulator.url) as gateway:
         browser = signed_in(gateway)
         assert "There is no key." in browser.page("/keys").text
-        made = browser.post("/keys", {"name": "phone", "expires": "30d", "per_minute": "60", "at_once": "2"})
+        made = browser.post(
+            "/keys", {"name": "phone", "expires": "30d", "per_minute": "60", "at_once": "2", "tokens_per_day": "9000"}
+        )
         (key,) = set(re.findall(r"sk-[\w-]{40,}", made.text))
         assert (
             made.status_code == 200
@@ -80,7 +82,9 @@ def test_a_key_is_made_shown_once_and_revoked(running: Running, simulator: Simul
         )
         assert f"-k {key} -m k2" in made.text or key in made.text
         listed = browser.page("/keys")
-        assert "phone" in listed.text and "60 a minute" in listed.text and "2 at once" in listed.text
+        assert (
+            "phone" in listed.text and "60 a minute" in listed.text and "2 at once · 9000 tokens a day" in listed.text
+        )
         for path in PAGES:
             assert key not in browser.get(path).text
         headers = {"Authorization": f"Bearer {key}"}
@@ -108,6 +112,9 @@ def test_a_key_is_made_shown_once_and_revoked(running: Running, simulator: Simul
         ({"name": "a", "at_once": "１"}, "A limit is a whole number"),
         ({"name": "a", "per_minute": "9" * 400}, "A limit is a whole number"),
         ({"name": "a", "per_minute": "9" * 5000}, "A limit is a whole number"),
+        ({"name": "a", "tokens_per_day": "1.5"}, "A limit is a whole number"),
+        ({"name": "a", "models": ","}, "Write the models as"),
+        ({"name": "a", "models": "模型"}, "Write the models as"),
     ],
 )
 def test_a_key_that_cannot_be_made_is_named(gateway: Gateway, fields: dict[str, str], says: str) -> None:
