@@ -157,5 +157,5 @@ def _type_of(schema: Mapping[str, Any]) -> str:
 
 OPERATIONS = (
     Operation("get", "/openapi.json", "The OpenAPI document", {"type": "object"}, is_open=True),
-    Operation("get", "/docs", "The page for people", {"type": "string"}, is_open=True, media_type="text/html"),
+    Operation("get", "/docs", "This page", {"type": "string"}, is_open=True, media_type="text/html"),
 )
