@@ -31,10 +31,10 @@ from flask import Flask
 from app import __version__, logs
 from app.settings.config import Config, Language
 from app.store import KeyRow, Store, StoreUnusable
-from app.web.api_keys import digest_of, is_key_name, key_names, make_key, seconds_of
+from app.web.api_keys import digest_of, is_key_name, is_model_list, key_names, make_key, seconds_of
 
 if TYPE_CHECKING:
-    from app.accounts.management import AccountManager
+    from app.accounts.management import AccountManager, AccountStatus
     from app.doctor.findings import Finding
     from app.doctor.trial_turn import Generation
     from app.doctor.wire_transcript import Recorder
@@ -211,7 +211,7 @@ def add(
     now = store.database.now()
     if period_s and now + period_s >= _END_OF_CALENDAR:
         raise click.BadParameter("too long: omit it for a key that does not expire", param_hint="--expires")
-    if models is not None and not (models.isascii() and models.isprintable() and " " not in models):
+    if models is not None and not is_model_list(models):
         raise click.BadParameter("expected names such as k2*,kimi-k2.6, without spaces", param_hint="--models")
     key = make_key()
     row = KeyRow(
@@ -254,6 +254,7 @@ def revoke(name: str) -> None:
         raise click.ClickException(f"'{name}' is in GATEWAY_API_KEYS: remove it there and restart")
     if not store.keys.revoke(name, store.database.now()):
         raise click.ClickException(f"there is no key called '{name}'")
+    _echo(f"revoked '{name}'")
 
 
 @click.group()
@@ -355,7 +356,7 @@ def test_account(name: str) -> None:
 def pause(name: str) -> None:
     """Give the account called NAME no more requests, until `resume`. Answers that run go on."""
     with _account_errors():
-        _account_manager().pause(name)
+        _echo_state(_account_manager().pause(name))
 
 
 @accounts.command()
@@ -363,7 +364,7 @@ def pause(name: str) -> None:
 def resume(name: str) -> None:
     """Use the account called NAME again after `pause`."""
     with _account_errors():
-        _account_manager().resume(name)
+        _echo_state(_account_manager().resume(name))
 
 
 @accounts.command()
@@ -375,7 +376,7 @@ def wake(name: str) -> None:
     running gateway knows of it at once, of a refresh token within a minute.
     """
     with _account_errors():
-        _account_manager().wake(name)
+        _echo_state(_account_manager().wake(name))
 
 
 @accounts.command()
@@ -385,7 +386,7 @@ def wake(name: str) -> None:
 def change(name: str, new_name: str | None, proxy: str | None) -> None:
     """Change the account called NAME."""
     with _account_errors():
-        _account_manager().change(name, label=new_name, proxy="" if proxy == "default" else proxy)
+        _echo_state(_account_manager().change(name, label=new_name, proxy="" if proxy == "default" else proxy))
 
 
 @accounts.command()
@@ -396,7 +397,13 @@ def remove(name: str) -> None:
     Its conversations can continue only where their clients send the history.
     """
     with _account_errors():
-        _account_manager().remove(name)
+        _echo(f"removed '{_account_manager().remove(name).label}'")
+
+
+def _echo_state(status: "AccountStatus") -> None:
+    from app.accounts.standings import sentence
+
+    _echo(f"{status.label}: {sentence(status.standings[0])}")
 
 
 @contextlib.contextmanager

@@ -152,6 +152,7 @@ class Accounts:
             for id_ in set(self._rows) - set(renewable):
                 del self._rows[id_]
         if self._renewer is not None:
+            log.info("accounts_changed accounts=%d", len(accounts))
             self._renewer.wake()
 
     def forget_gone(self) -> None:

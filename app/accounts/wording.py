@@ -18,7 +18,7 @@ def describe_checked(checked: Checked) -> str:
     else:
         ends = checked.login_ends_at
         until = f"; unused, the login ends at {when(ends)}" if ends is not None else ""
-        said = f"a refresh token{whose}: it renews itself{until}"
+        said = f"a refresh token{whose}: the gateway renews it{until}"
     if checked.refused:
         said += "; Kimi refuses it: it was used or ended elsewhere, or the login has ended. Log in again"
     if checked.same_token:
@@ -26,5 +26,5 @@ def describe_checked(checked: Checked) -> str:
     elif checked.known_as:
         said += f"; it replaces the token of '{checked.known_as}'"
     if not checked.sealed:
-        said += "; tokens are readable in the database: GATEWAY_SECRET would seal them"
+        said += "; the database stores it unencrypted, because GATEWAY_SECRET is not set"
     return f"{checked.site}; {said}"

@@ -182,7 +182,9 @@ class Doctor:
             return
         self._store = store
         sealed = (
-            "tokens sealed with GATEWAY_SECRET" if store.tokens.sealed else "tokens not sealed (GATEWAY_SECRET unset)"
+            "tokens encrypted with GATEWAY_SECRET"
+            if store.tokens.sealed
+            else "tokens not encrypted (GATEWAY_SECRET unset)"
         )
         yield Finding("ok", "store", f"{name}: opens, can be written, version {store.version}, {sealed}")
         if path is not None:

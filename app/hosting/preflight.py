@@ -46,7 +46,7 @@ def check(config: Config) -> None:
             from app.console.entry import Entry, link_of
 
             link = link_of(config, Entry(store).make_ticket())
-            sys.stderr.write(f"The console, for one visit within ten minutes:\n  {link}\n")
+            sys.stderr.write(f"Open the console with this link; it works once, within 10 minutes:\n  {link}\n")
         store.close()
     except StoreUnusable as error:
         status = stop(error)

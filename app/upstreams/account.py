@@ -27,8 +27,8 @@ class Account:
         return self.expires_at is not None and self.expires_at <= time.time()
 
 
-# Asks for what is public.
-NOBODY = Account("", "nobody", "", None, False, None, None, None, "")
+# Asks for what is public. Its label begins error messages.
+NOBODY = Account("", "the gateway", "", None, False, None, None, None, "")
 
 
 def describe_expiry(label: str, expires_at: float) -> str:

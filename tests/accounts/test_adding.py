@@ -72,8 +72,8 @@ def test_an_account_is_used_by_all_workers_and_machines_within_seconds(
             "all of them answer", lambda: one.say("hi").ok and set(served(simulator)) >= {"alice", "bob", "carol"}
         )
         assert simulator.state()["refreshes"] == 1
-        owner("remove", "home")
-        owner("pause", "work")
+        assert owner("remove", "home") == "removed 'home'"
+        assert "work: You paused this account" in owner("pause", "work")
         owner("remove", "account-3")
         wait_until("no worker has one", lambda: not any(g.say("x").ok for g in (one, one, one, one, other)))
         assert "You paused this account" in other.say("hello").json()["error"]["message"]
@@ -124,7 +124,7 @@ def test_a_check_spends_no_refresh_token(running: Running, simulator: Simulator)
     owner = Owner(simulator, kept)
     token = refresh("alice")
     said = owner("add", "--check", token)
-    assert "a refresh token" in said and "it renews itself" in said and token not in said
+    assert "a refresh token" in said and "the gateway renews it" in said and token not in said
     assert owner("list") == "no Kimi account yet: flask --app wsgi accounts add"
     state = simulator.state()
     assert (state["refreshes"], simulator.requests("RefreshToken")) == (0, [])

@@ -122,7 +122,8 @@ def test_a_person_can_have_it_tried_at_once(running: Running, simulator: Simulat
         assert problem.startswith("home: ") and "`flask --app wsgi accounts wake home`" in problem
         code, output = run_command(gateway.database, "accounts", "wake", "nobody", KIMI_TOKENS=tokens)
         assert (code, output) == (1, "Error: there is no account called 'nobody'; there is 'home'")
-        assert run_command(gateway.database, "accounts", "wake", "home", KIMI_TOKENS=tokens) == (0, "")
+        code, output = run_command(gateway.database, "accounts", "wake", "home", KIMI_TOKENS=tokens)
+        assert code == 0 and output.startswith("home: Works for"), output
         assert gateway.get("/readyz").ok
         assert ask(gateway, True).finish_reason == "stop"
 
@@ -134,7 +135,8 @@ def test_a_refresh_token_that_was_refused_can_be_tried_again(running: Running, s
         assert "Kimi refuses to renew this login" in rejected(gateway)
         database = gateway.database
     simulator.knobs(fail="")
-    assert run_command(database, "accounts", "wake", "home", KIMI_TOKENS=tokens) == (0, "")
+    code, output = run_command(database, "accounts", "wake", "home", KIMI_TOKENS=tokens)
+    assert code == 0 and output.startswith("home: Ready."), output
     with running.gateway(simulator.url, KIMI_TOKENS=tokens, database=database) as gateway:
         assert ask(gateway, True).finish_reason == "stop"
 

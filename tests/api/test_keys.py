@@ -81,7 +81,7 @@ def test_a_key_can_be_added_listed_and_revoked_while_the_gateway_runs(keyed: Gat
     assert lines["mine"].split() == ["mine", "in", "GATEWAY_API_KEYS"]
     ann = lines["ann"]
     assert "expires" in ann and "90 a minute, 3 at once" in ann
-    assert run_keys(keyed.database, "revoke", "ann") == (0, "")
+    assert run_keys(keyed.database, "revoke", "ann") == (0, "revoked 'ann'")
     wait_until("the key is refused", lambda: ask(keyed, key).status_code == 401)
     error = ask(keyed, key).json()["error"]
     assert "Incorrect API key provided" in error["message"] and "revoked" in error["message"]

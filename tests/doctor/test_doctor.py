@@ -203,7 +203,9 @@ def test_a_database_that_others_may_read_is_a_warning(surgery: Surgery) -> None:
 
 def test_a_wrong_secret_is_named(surgery: Surgery) -> None:
     token = refresh("alice")
-    assert "sealed with GATEWAY_SECRET" in surgery.visit(KIMI_TOKENS=token, GATEWAY_SECRET=SECRET).of("store", "ok")
+    assert "encrypted with GATEWAY_SECRET" in surgery.visit(KIMI_TOKENS=token, GATEWAY_SECRET=SECRET).of(
+        "store", "ok"
+    )
     for wrong, says in (("", "but GATEWAY_SECRET is not set"), ("another long password", "another GATEWAY_SECRET")):
         visit = surgery.visit(KIMI_TOKENS=token, GATEWAY_SECRET=wrong)
         assert visit.problems == ["store"] and says in visit.of("store")

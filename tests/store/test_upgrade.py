@@ -255,7 +255,7 @@ def test_the_doctor_knows_the_old_settings_and_what_was_counted(upgraded: Upgrad
         check: [f for f in report["findings"] if f["check"] == check] for check in ("settings", "store", "unknown")
     }
     assert [f["mark"] for f in told["settings"] + told["store"]] == ["ok", "ok"]
-    assert "sealed with GATEWAY_SECRET" in told["store"][0]["found"]
+    assert "encrypted with GATEWAY_SECRET" in told["store"][0]["found"]
     # Frames of both protocols.
     for kind in ("event zone_set", "mask block.canvas"):
         assert any(f"'{kind}', 1 times" in f["found"] for f in told["unknown"]), told["unknown"]
