@@ -137,6 +137,7 @@ def test_the_first_key_closes_an_open_gateway_and_revoking_it_does_not_open_it(
         (["add", "ann", "--expires", "0d"], "expected a period such as"),
         (["add", "ann", "--expires", "999999w"], "omit it for a key that does not expire"),
         (["add", "ann", "--per-minute", "0"], "is not in the range"),
+        (["add", "ann", "--models", ","], "expected names such as"),
         (["revoke", "nobody"], "there is no key called 'nobody'"),
         (["revoke", "mine"], "remove it there"),
     ],
