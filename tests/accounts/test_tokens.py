@@ -506,13 +506,14 @@ def test_commands_with_a_new_secret_leave_the_running_gateway_alone(running: Run
 
 
 def test_a_gateway_that_lacks_the_others_secret_says_so(running: Running, simulator: Simulator) -> None:
-    simulator.knobs(access_lifetime_s=6)
+    # So long that the first gateway renews nothing, unsealed, while the second one starts.
+    simulator.knobs(access_lifetime_s=20)
     token = refresh("alice")
     with running.gateway(simulator.url, KIMI_TOKENS=token) as old:
         assert ask(old, True).finish_reason == "stop"
         settings = {"KIMI_TOKENS": token, "GATEWAY_SECRET": SECRET}
         with running.gateway(simulator.url, database=old.database, **settings) as new:
-            wait_until("its token has expired", lambda: not old.get("/readyz").ok, timeout_s=30)
+            wait_until("its token has expired", lambda: not old.get("/readyz").ok, timeout_s=60)
             assert ask(new, True).finish_reason == "stop"
             says = "holds sealed tokens, but GATEWAY_SECRET is not set"
             wait_until("it has seen that", lambda: says in old.get("/readyz").text)

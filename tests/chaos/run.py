@@ -28,7 +28,6 @@ _LEAST = {
     "repeated with an Idempotency-Key": 2,
     "turns with more than one attempt": 5,
     "conversations that go on": 15,
-    "unnamed conversations: continued": 3,
 }
 _LEAST_FAULTS = 10
 _LEAST_WHOLE = 40
@@ -61,6 +60,9 @@ class Result:
         # A chat has to be lost, and its conversation to go on: that may take a while.
         if self.seconds >= 60 and not any(name.startswith("rebuilt") for name in self.counts):
             missing.append("rebuilt conversations")
+        # Of the few unnamed ones of a short run, each may be cut.
+        if self.seconds >= 60 and self.counts["unnamed conversations: continued"] < 3:
+            missing.append("unnamed conversations: continued")
         if self.outcomes["whole"] < self._share(_LEAST_WHOLE):
             missing.append("whole answers")
         return [*missing, *(["kinds of faults"] if len(self.faults) < self._share(_LEAST_FAULTS) else [])]

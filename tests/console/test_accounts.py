@@ -47,7 +47,7 @@ def test_an_account_is_pasted_and_works(empty: Gateway, simulator: Simulator) ->
     wait_until("it answers", lambda: empty.say("hello").ok)
     # Until when it works is known once it has been renewed.
     assert re.search(
-        r"Works\. The account can answer\.|Works until .* and is renewed by itself", browser.page("/").text
+        r"Works\. The account can answer\.|Its token works until .* and is renewed by itself", browser.page("/").text
     )
     for path in ("/accounts", path_of(browser.page("/accounts"), "home"), "/health"):
         assert token not in browser.get(path).text
