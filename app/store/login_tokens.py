@@ -130,7 +130,11 @@ _WANT = (
         tokens.c.account_id == _P("of_id"),
         tokens.c.version == _P("of_version"),
         tokens.c.dead == sa.false(),
-        tokens.c.wanted != _P("of_version"),
+        sa.or_(
+            tokens.c.wanted != _P("of_version"),
+            # Another process was asked, and does not refresh it: it cannot, or its machine is away.
+            sa.and_(tokens.c.wanted_of != _P("role"), tokens.c.held_until <= _P("now")),
+        ),
     )
     .values(wanted=_P("of_version"), wanted_of=_P("role"), login=_P("login"))
 )
@@ -277,10 +281,11 @@ class TokenRows:
 
     def want(self, account_id: str, version: int, role: str, login: str) -> None:
         """Asks the process that has this role for the refresh of this version of the pair, if it is the newest one
-        and not revoked. ``login``: what the process has to know of the account; it is sealed.
+        and not revoked, and unless another process is just refreshing it. ``login``: what the process has to know of
+        the account; it is sealed.
         """
-        sealed = self._vault.seal(login)
-        self._database.run(_WANT, of_id=account_id, of_version=version, role=role, login=sealed)
+        values = {"role": role, "login": self._vault.seal(login), "now": self._database.now()}
+        self._database.run(_WANT, of_id=account_id, of_version=version, **values)
 
     def wanted(self, role: str) -> list[WantedRefresh]:
         """The refreshes that the process with this role was asked for."""

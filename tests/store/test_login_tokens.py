@@ -47,6 +47,25 @@ def test_one_process_at_a_time_may_renew_a_pair(running: Running, database: str)
 
 
 @BOTH_DATABASES
+def test_a_renewal_that_one_machine_does_not_do_may_be_asked_of_another(running: Running, database: str) -> None:
+    with closing(Store(running.new_database().url)) as store:
+        begin(store, "an entry", "first")
+
+        def asked() -> list[int]:
+            return [len(store.tokens.wanted(role)) for role in ("one machine", "another")]
+
+        store.tokens.want("alice", 1, "one machine", "{}")
+        assert asked() == [1, 0]
+        # It was stopped, or cannot read the pair.
+        store.tokens.want("alice", 1, "another", "{}")
+        assert asked() == [0, 1]
+        now = store.database.now()
+        assert store.tokens.acquire("alice", 1, "a process", now, now + 9) is not None
+        store.tokens.want("alice", 1, "one machine", "{}")
+        assert asked() == [0, 1], "it is just being renewed"
+
+
+@BOTH_DATABASES
 def test_a_secret_seals_what_is_there_and_what_comes(running: Running, database: str) -> None:
     kept: Database = running.new_database()
     with closing(Store(kept.url)) as store:
