@@ -462,7 +462,8 @@ class Accounts:
             ahead.failed(now)
             return ahead.retry_at - now
         if state.is_wanted:
-            return 0.0
+            # At once, unless nothing could be started just now.
+            return max(0.0, ahead.retry_at - now)
         row = self._rows.get(account_id)
         if row is None:
             # It was removed just now.

@@ -33,7 +33,7 @@ from app.concurrency.periodic import every
 from app.errors import AccountRejected, RenewalFailed, UpstreamError
 from app.settings.config import Config
 from app.settings.credentials import read_expiry
-from app.store import Store, StoreError, TokenRow, WantedRefresh, WrongSecret
+from app.store import Store, StoreError, StoreUnusable, TokenRow, WantedRefresh, WrongSecret
 from app.upstreams.account import Account
 from app.upstreams.kimi.http import KimiHttp, Timeouts
 from app.upstreams.kimi.token_refresh import KimiAuth, TokenPair
@@ -148,7 +148,11 @@ def main() -> None:
     role, holder = sys.argv[1:]
     config = Config.from_env(os.environ)
     logs.configure(config.log_level, config.secrets)
-    store = Store(config.database_url, config.gateway_secret, durable=True)
+    try:
+        store = Store(config.database_url, config.gateway_secret, durable=True)
+    except StoreUnusable as e:
+        log.error("renewals_not_started error=%s", e)
+        sys.exit(1)
     _Renewer(config, store, role, holder).run()
     store.close()
 

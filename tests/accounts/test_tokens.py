@@ -505,6 +505,24 @@ def test_commands_with_a_new_secret_leave_the_running_gateway_alone(running: Run
         assert not gateway.tables.refresh_token().startswith("fernet1:")
 
 
+def test_a_gateway_that_lacks_the_others_secret_says_so(running: Running, simulator: Simulator) -> None:
+    simulator.knobs(access_lifetime_s=6)
+    token = refresh("alice")
+    with running.gateway(simulator.url, KIMI_TOKENS=token) as old:
+        assert ask(old, True).finish_reason == "stop"
+        settings = {"KIMI_TOKENS": token, "GATEWAY_SECRET": SECRET}
+        with running.gateway(simulator.url, database=old.database, **settings) as new:
+            wait_until("its token has expired", lambda: not old.get("/readyz").ok, timeout_s=30)
+            assert ask(new, True).finish_reason == "stop"
+            says = "holds sealed tokens, but GATEWAY_SECRET is not set"
+            wait_until("it has seen that", lambda: says in old.get("/readyz").text)
+            response = old.say("hello")
+            assert response.status_code == 503 and says in response.json()["error"]["message"]
+            # What cannot be done is said in a line, and not tried again at once.
+            assert "Traceback" not in old.log() and old.log().count("renewal_failed") < 15
+    assert simulator.state()["stale_refreshes"] == 0
+
+
 def test_labels_and_four_characters_at_most_are_shown() -> None:
     from app.settings.credentials import parse_credentials
 
