@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,10 +100,11 @@ def test_what_runs_and_what_failed_is_there(gateway: Gateway, simulator: Simulat
 
 def test_no_label_holds_a_word_of_a_client(gateway: Gateway) -> None:
     headers = {"Authorization": f"Bearer {_KEY}", "User-Agent": "secret-agent/7.0", "x-request-id": "secret-id"}
+    before = int(total(read(gateway), "kimi_gateway_requests_total"))
     gateway.chat({"model": "secret-model", "messages": [{"role": "user", "content": CANARY}]}, headers=headers)
     gateway.say("x", "secret-conversation")
     gateway.get("/secret-path")
-    time.sleep(2.5)
+    read_when(gateway, before + 3)
     text = requests.get(f"{gateway.url}/metrics", timeout=30).text
     assert "secret" not in text and CANARY not in text and _KEY not in text and "127.0.0.1" not in text
 
