@@ -16,8 +16,8 @@ answer. They must not
    temporary file as it comes, and is never decompressed; all together has ``TOTAL_S`` seconds, however slowly it
    drips. ``resolving`` limits how many addresses one request may name, and the time for all of them.
 
-FETCH_HOSTS names hosts that are exempt from 1, for people who serve files themselves. Among the libraries for this
-(2026-11) none is kept up and works with requests or urllib3: advocate is of 2020, the others are for httpx.
+FETCH_HOSTS names hosts that are exempt from 1, for people who serve files themselves. Why no library (2026-11):
+advocate is of 2020, its newer fork champion was not tried, and the others are for httpx.
 """
 
 import contextlib
