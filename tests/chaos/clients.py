@@ -17,7 +17,7 @@ from tests.chaos.site import KEYS, Gateway
 
 # Longer than any answer may take, together with the restart of a whole gateway.
 _HANGS_AFTER_S = 120.0
-_ERRORS = {400, 401, 403, 404, 409, 429, 502, 503, 504}
+_ERRORS = {400, 401, 402, 403, 404, 409, 429, 502, 503, 504}
 _MOST_CONVERSATIONS = 4
 _MOST_REPETITIONS = 5
 
