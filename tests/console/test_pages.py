@@ -235,6 +235,8 @@ def test_words_of_others_are_never_part_of_a_page(running: Running, simulator: S
         assert browser.post("/try", {"model": "no-such-model", "text": "x"}).status_code == 404
         wait_until("it is logged", lambda: gateway.database.run("SELECT 1 FROM requests"))
         ((id_,),) = gateway.database.run("SELECT id FROM requests")
+        # The first renewal changes the sentence of the account, so it comes before the pages that are compared.
+        wait_until("the account is renewed", lambda: browser.page("/accounts").named("time"))
         shapes = []
         for text in ("harmless", *HOSTILE):
             plain = text.replace("\u0000", "")
