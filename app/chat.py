@@ -269,6 +269,8 @@ class ChatRequest:
     repeats_history: bool = False
     # The client says that nothing of this may be kept.
     stores_nothing: bool = False
+    # The gateway has chosen the id of the conversation, which begins with this turn, because the client named none.
+    opens_conversation: bool = False
     # The chat that the turn goes into holds what was said before. Set by the planner.
     is_continued: bool = False
     # What the user should know about how the request was understood (``x-kimi-notice``).

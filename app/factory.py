@@ -37,6 +37,7 @@ from app.ledger.ledger import Ledger, LedgerLimits
 from app.ledger.live import ProcessState
 from app.settings.config import Config
 from app.store import PendingDeletion, Store
+from app.store.conversations import Kind
 from app.store.process_lease import ProcessLease
 from app.upstreams import Tap, Upstream, UpstreamGroup
 from app.upstreams.kimi import group as kimi
@@ -178,6 +179,18 @@ def _longest_s(config: Config) -> float:
     return config.total_timeout_s + 60
 
 
+def _max_ages_s(config: Config) -> dict[Kind, float | None]:
+    """How long conversations are kept without a turn: the shortest age of those that hold for a kind."""
+    named = config.conversation_max_age_days
+    responses = config.responses_max_age_days
+    ages: dict[Kind, tuple[float, ...]] = {
+        "named": (named,),
+        "responses": (named, responses),
+        "response": (named, responses, config.uncontinued_responses_max_age_days),
+    }
+    return {kind: min((days * 86_400 for days in of_kind if days), default=None) for kind, of_kind in ages.items()}
+
+
 def _log_ready(config: Config, accounts: Accounts) -> None:
     for account in accounts.all.values():
         c = account.credential
@@ -219,7 +232,7 @@ def _build_gateway(
             wait_s=config.conversation_wait_s,
             longest_s=longest_s,
             max_count=config.max_conversations,
-            max_age_s=config.conversation_max_age_days * 86_400 or None,
+            max_age_s=_max_ages_s(config),
             keep_transcripts=config.store_transcripts,
         ),
     )

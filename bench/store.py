@@ -43,7 +43,7 @@ class _Worker:
             self.store, self.process_lease, Limits(0, 0.0), max_waiting=500, wait_s=30.0, longest_s=1800.0
         )
         limits = ConversationLimits(
-            wait_s=15.0, longest_s=1800.0, max_count=10_000_000, max_age_s=None, keep_transcripts=False
+            wait_s=15.0, longest_s=1800.0, max_count=10_000_000, max_age_s={}, keep_transcripts=False
         )
         self.conversations = Conversations(self.store, self.process_lease, limits)
 

@@ -35,6 +35,7 @@ from app.errors import (
 )
 from app.request_record import LEFT, AttemptRecord
 from app.store import Store, StoreError
+from app.store.conversations import Kind
 from app.store.leases import ALL_ACCOUNTS, WHOLE_ACCOUNT
 
 log = logging.getLogger(__name__)
@@ -81,8 +82,9 @@ class Turns:
                     if turn.thread is not None:
                         turn.thread.release()
                 return
+            kind: Kind = "response" if request.opens_conversation else "named"
             with self._conversations.lease(
-                turn.caller, request.conversation_id, request.model, cancellation
+                turn.caller, request.conversation_id, request.model, cancellation, kind
             ) as lease:
                 try:
                     _Run(self, turn, lease, cancellation, emit).run()

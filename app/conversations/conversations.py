@@ -27,7 +27,7 @@ from app.errors import (
     UnknownConversation,
 )
 from app.store import ConversationRow, Store, StoreError, Transaction, WrongSecret
-from app.store.conversations import Hold, Key
+from app.store.conversations import Hold, Key, Kind
 from app.store.process_lease import ProcessLease
 from app.text.prompt import result_text
 
@@ -211,6 +211,8 @@ class ConversationLease:
             "held_until": 0.0,
             "known_turns": known_turns.dump(),
         }
+        if self.row.kind == "response" and self.row.turns > 0 and turn.counts:
+            values["kind"] = "responses"
         if turn.known_tools is not None:
             values["tools"] = json.dumps([turn.known_tools.code, turn.known_tools.digest])
         elif turn.new_chat is not None or turn.place.branch is not None:
@@ -304,8 +306,8 @@ class ConversationLimits:
     longest_s: float
     # Conversations per API key.
     max_count: int
-    # How long a conversation is kept without a turn; None: for ever.
-    max_age_s: float | None
+    # How long a conversation is kept without a turn, by how it began; None: for ever.
+    max_age_s: Mapping[Kind, float | None]
     # Keep what is said, so that a conversation whose chat is lost can be rebuilt.
     keep_transcripts: bool
 
@@ -331,33 +333,33 @@ class Conversations:
 
     @contextmanager
     def lease(
-        self, caller: Caller, conversation_id: str, model: str, cancellation: Cancellation
+        self, caller: Caller, conversation_id: str, model: str, cancellation: Cancellation, kind: Kind = "named"
     ) -> Iterator[ConversationLease]:
-        """The conversation for one turn, after an earlier turn of it has ended.
+        """The conversation for one turn, after an earlier turn of it has ended. ``kind``: of a new one.
 
         Raises:
             ConversationBusy: if the earlier turn did not end in time.
             TooManyConversations: if it would be a new one above the limit.
             Cancelled
         """
-        lease = self._acquire((caller.owner, conversation_id), model, cancellation)
+        lease = self._acquire((caller.owner, conversation_id), model, kind, cancellation)
         try:
             yield lease
         finally:
             lease.release()
 
-    def _acquire(self, key: Key, model: str, cancellation: Cancellation) -> ConversationLease:
+    def _acquire(self, key: Key, model: str, kind: Kind, cancellation: Cancellation) -> ConversationLease:
         deadline = time.monotonic() + self._limits.wait_s
         # Not before those who wait already.
         if self._waiting.is_empty(key):
-            lease = self._try_to_acquire(key, model, cancellation)
+            lease = self._try_to_acquire(key, model, kind, cancellation)
             if lease is not None:
                 return lease
         with self._waiting.place(key) as place:
             while True:
                 if self._waiting.is_first(place):
                     place.woken.clear()
-                    lease = self._try_to_acquire(key, model, cancellation)
+                    lease = self._try_to_acquire(key, model, kind, cancellation)
                     if lease is not None:
                         place.is_served = True
                         return lease
@@ -368,7 +370,9 @@ class Conversations:
                     )
                 cancellation.wait(place.woken, left_s)
 
-    def _try_to_acquire(self, key: Key, model: str, cancellation: Cancellation) -> ConversationLease | None:
+    def _try_to_acquire(
+        self, key: Key, model: str, kind: Kind, cancellation: Cancellation
+    ) -> ConversationLease | None:
         """None while another turn has the conversation."""
         holder = uuid.uuid4().hex
         # Before it has the conversation: what no turn of this process has is released.
@@ -379,7 +383,7 @@ class Conversations:
             while losses != self._losses:
                 # Again, if others may have taken the conversation since: it is its own only if it still gets it.
                 losses = self._losses
-                row = self._acquire_row(key, model, holder)
+                row = self._acquire_row(key, model, kind, holder)
         finally:
             if row is None:
                 del self._running[holder]
@@ -396,11 +400,11 @@ class Conversations:
         self._check_count(lease)
         return lease
 
-    def _acquire_row(self, key: Key, model: str, holder: str) -> ConversationRow | None:
+    def _acquire_row(self, key: Key, model: str, kind: Kind, holder: str) -> ConversationRow | None:
         now = self._store.database.now()
         until = now + self._limits.longest_s
         try:
-            return self._store.conversations.acquire(*key, model, holder, self._process_lease.id, now, until)
+            return self._store.conversations.acquire(*key, model, kind, holder, self._process_lease.id, now, until)
         except StoreError as e:
             if e.may_have_run:
                 self._process_lease.retry_later(lambda: self._store.conversations.release(*key, holder))
@@ -443,9 +447,9 @@ class Conversations:
 
     def start_expiry(self, forget: Callable[[ConversationRow], None]) -> None:
         """Starts to delete conversations that were not used for too long. ``forget`` is called for each."""
-        max_age_s = self._limits.max_age_s
-        if max_age_s is not None:
-            every(_EXPIRE_EVERY_S, lambda: self._forget_unused(max_age_s, forget), "conversation-expiry")
+        ages = {kind: age for kind, age in self._limits.max_age_s.items() if age is not None}
+        if ages:
+            every(_EXPIRE_EVERY_S, lambda: self._forget_all_unused(ages, forget), "conversation-expiry")
 
     def _check_count(self, lease: ConversationLease) -> None:
         row = lease.row
@@ -469,19 +473,23 @@ class Conversations:
             lease.release()
             raise
 
-    def _forget_unused(self, max_age_s: float, forget: Callable[[ConversationRow], None]) -> None:
-        before = self._store.database.now() - max_age_s
+    def _forget_all_unused(self, ages: Mapping[Kind, float], forget: Callable[[ConversationRow], None]) -> None:
+        """``ages``: in seconds."""
+        now = self._store.database.now()
+        for kind, age in ages.items():
+            self._forget_unused(kind, now - age, forget)
 
+    def _forget_unused(self, kind: Kind, before: float, forget: Callable[[ConversationRow], None]) -> None:
         def forget_some() -> int:
-            rows = self._store.database.in_exclusive_transaction(lambda tx: self._delete_unused(tx, before))
+            rows = self._store.database.in_exclusive_transaction(lambda tx: self._delete_unused(tx, kind, before))
             for row in rows:
                 forget(row)
             return len(rows)
 
         in_steps(forget_some, _EXPIRE_BATCH)
 
-    def _delete_unused(self, tx: Transaction, before: float) -> list[ConversationRow]:
-        rows = self._store.conversations.delete_unused(tx, before, _EXPIRE_BATCH)
+    def _delete_unused(self, tx: Transaction, kind: Kind, before: float) -> list[ConversationRow]:
+        rows = self._store.conversations.delete_unused(tx, kind, before, _EXPIRE_BATCH)
         for row in rows:
             _note_chat(self._store, tx, row)
         return rows

@@ -356,6 +356,23 @@ class Config:
         "Days without a turn after which a conversation and its Kimi chat are deleted. `0`: never.",
         "对话多少天没有新消息，就连同 Kimi 会话一起删除。`0`：永不。",
     )
+    responses_max_age_days: float = _setting(
+        "RESPONSES_MAX_AGE_DAYS",
+        parsers.number(0, 36_500),
+        "30",
+        "As `CONVERSATION_MAX_AGE_DAYS`, for conversations that `/v1/responses` opened because the request named "
+        "none. The shorter of the two holds. `0`: no limit of their own.",
+        "同 `CONVERSATION_MAX_AGE_DAYS`，针对请求没有指定对话、由 `/v1/responses` 新建的对话；两者取较短的。"
+        "`0`：不另设期限。",
+    )
+    uncontinued_responses_max_age_days: float = _setting(
+        "UNCONTINUED_RESPONSES_MAX_AGE_DAYS",
+        parsers.number(0, 36_500),
+        "1",
+        "As `RESPONSES_MAX_AGE_DAYS`, for those of them that were never continued; n8n opens one with each run. "
+        "`0`: no limit of their own.",
+        "同 `RESPONSES_MAX_AGE_DAYS`，针对其中从未继续过的对话（n8n 每次运行都会新建一个）。`0`：不另设期限。",
+    )
     store_transcripts: bool = _setting(
         "STORE_TRANSCRIPTS",
         parsers.switch(),

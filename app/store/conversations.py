@@ -5,7 +5,7 @@ may be continued.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -13,6 +13,10 @@ from app.store.database import Database, Row, Transaction
 from app.store.dialects import listed_pairs, one_pair_of, per_dialect
 from app.store.processes import is_alive
 from app.store.tables import conversations, transcripts
+
+# How a conversation began. ``named``: its client chose the id. ``response``: Responses opened it, and it was never
+# continued. ``responses``: the same, and it was continued.
+Kind = Literal["named", "response", "responses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class ConversationRow:
     site: str | None
     tools: str | None
     known_turns: str | None
+    kind: Kind
 
 
 # Owner and id of a conversation.
@@ -72,6 +77,7 @@ _ACQUIRE = per_dialect(
             holder=_P("holder"),
             held_until=_P("until"),
             process_id=_P("process_id"),
+            kind=_P("kind"),
         )
         .on_conflict_do_update(
             index_elements=["owner", "id"],
@@ -113,17 +119,23 @@ _RELEASE = sa.update(conversations).where(*_OF_HOLDER).values(held_until=0.0)
 _COUNT = sa.select(sa.func.count().label("count")).select_from(
     sa.select(conversations.c.id).where(conversations.c.owner == _P("of_owner")).limit(_P("most")).subquery()
 )
+_UNUSED = (
+    conversations.c.kind == _P("of_kind"),
+    conversations.c.updated_at < _P("before"),
+    # An older gateway that runs beside this one continues a conversation without saying so.
+    sa.or_(conversations.c.kind != "response", conversations.c.turns <= 1),
+    sa.not_(_IS_HELD),
+)
 _DELETE_UNUSED = (
     sa.delete(conversations)
     .where(
         sa.tuple_(conversations.c.owner, conversations.c.id).in_(
             sa.select(conversations.c.owner, conversations.c.id)
-            .where(conversations.c.updated_at < _P("before"), sa.not_(_IS_HELD))
+            .where(*_UNUSED)
             .order_by(conversations.c.updated_at)
             .limit(_P("most"))
         ),
-        conversations.c.updated_at < _P("before"),
-        sa.not_(_IS_HELD),
+        *_UNUSED,
     )
     .returning(*conversations.c)
 )
@@ -145,15 +157,23 @@ class ConversationRows:
         self._database = database
 
     def acquire(
-        self, owner: str, conversation_id: str, model: str, holder: str, process_id: str, now: float, until: float
+        self,
+        owner: str,
+        conversation_id: str,
+        model: str,
+        kind: Kind,
+        holder: str,
+        process_id: str,
+        now: float,
+        until: float,
     ) -> ConversationRow | None:
         """Acquires the conversation for one turn, and creates it if it is new. None while another turn has it.
 
-        ``holder``: a random id of the turn, which has the conversation until it releases it, or until its process is
-        dead. ``until``: when an older gateway takes it away from the turn.
+        ``kind``: of a new one. ``holder``: a random id of the turn, which has the conversation until it releases it,
+        or until its process is dead. ``until``: when an older gateway takes it away from the turn.
         """
         who = {"owner": owner, "id": conversation_id, "holder": holder, "process_id": process_id}
-        return _row(self._database.row(_ACQUIRE, **who, model=model, now=now, until=until))
+        return _row(self._database.row(_ACQUIRE, **who, model=model, kind=kind, now=now, until=until))
 
     def held_among(self, keys: Iterable[Key]) -> dict[Key, Hold]:
         """Which of these conversations a turn has now, and which turn."""
@@ -169,11 +189,11 @@ class ConversationRows:
         row = self._database.row(_COUNT, of_owner=owner, most=most)
         return int(row["count"]) if row else 0
 
-    def delete_unused(self, tx: Transaction, before: float, most: int) -> list[ConversationRow]:
-        """Deletes conversations whose last turn was before ``before``, with their transcripts, and returns them: the
-        oldest, ``most`` at a time.
+    def delete_unused(self, tx: Transaction, kind: Kind, before: float, most: int) -> list[ConversationRow]:
+        """Deletes conversations of this kind whose last turn was before ``before``, with their transcripts, and
+        returns them: the oldest, ``most`` at a time.
         """
-        rows = [ConversationRow(**row) for row in tx.rows(_DELETE_UNUSED, before=before, most=most)]
+        rows = [ConversationRow(**row) for row in tx.rows(_DELETE_UNUSED, of_kind=kind, before=before, most=most)]
         for row in rows:
             tx.run(_DELETE_TRANSCRIPT, of_owner=row.owner, of_id=row.id)
         return rows

@@ -233,6 +233,11 @@ _MIGRATIONS = {
         "ALTER TABLE api_keys ADD COLUMN models TEXT",
         "ALTER TABLE api_keys ADD COLUMN tokens_per_day BIGINT",
     ),
+    "conversations that Responses opened": (
+        # Those of older gateways keep the age that was promised when they began.
+        "ALTER TABLE conversations ADD COLUMN kind VARCHAR NOT NULL DEFAULT 'named'",
+        "CREATE INDEX conversations_by_kind ON conversations (kind, updated_at)",
+    ),
 }
 
 # How many migrations this gateway knows.

@@ -167,7 +167,10 @@ conversations = sa.Table(
     # Its turns: digests and ids of answers, no text. JSON, see ``conversations.branches``; NULL in rows of older
     # gateways.
     sa.Column("known_turns", sa.Text),
+    # How it began, which decides how long it is kept: see ``store.conversations.Kind``.
+    sa.Column("kind", sa.String, nullable=False, server_default="named"),
     sa.Index("conversations_by_age", "updated_at"),
+    sa.Index("conversations_by_kind", "kind", "updated_at"),
 )
 
 # What was said in conversations, one row per message. Empty unless transcripts are switched on.

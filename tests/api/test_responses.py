@@ -11,7 +11,7 @@ import requests
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.running import CANARY, Gateway, Profile, Running, Share, Simulator, wait_until
+from tests.running import BOTH_DATABASES, CANARY, Gateway, Profile, Running, Share, Simulator, wait_until
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
@@ -490,6 +490,51 @@ def test_another_keys_response_is_a_404(shared_gateway: Share, simulator: Simula
     assert respond(gateway, key="key-one-123", previous_response_id=mine).ok
     wrong = respond(gateway, key="key-three", previous_response_id=mine)
     assert (wrong.status_code, wrong.json()["error"]["type"]) == (401, "authentication_error")
+
+
+@BOTH_DATABASES
+def test_conversations_of_responses_end_after_a_month_or_a_day(
+    running: Running, simulator: Simulator, database: str
+) -> None:
+    """A day where they were never continued, as those of n8n. Those that a client named stay."""
+    with running.gateway(simulator.url) as gateway:
+        ids = {name: respond(gateway).json()["id"] for name in ("single", "young", "continued", "old")}
+        for name in ("continued", "old"):
+            ids[name] = respond(gateway, previous_response_id=ids[name]).json()["id"]
+        ids["named"] = respond(gateway, conversation="named-responses").json()["id"]
+        assert gateway.say("hello", "named-chat").ok
+        day = 86_400
+        for name, days in {"single": 2, "continued": 29, "old": 31, "named": 400}.items():
+            gateway.tables.let_conversation_age(ids[name].removeprefix("resp_").rsplit("_", 1)[0], days * day)
+        gateway.tables.let_conversation_age("named-chat", 400 * day)
+        kept = gateway.database
+    with running.gateway(simulator.url, database=kept) as gateway:
+        simulator.wait("deleted_chats", equals=2)
+        for name in ("single", "old"):
+            gone = respond(gateway, previous_response_id=ids[name])
+            error = gone.json()["error"]
+            assert (gone.status_code, error["code"]) == (404, "previous_response_not_found"), name
+            assert "kept" in error["message"]
+        for name in ("young", "continued", "named"):
+            assert respond(gateway, previous_response_id=ids[name]).ok, name
+        assert gateway.say("and now", "named-chat").ok
+    assert [chat["deleted"] for chat in simulator.state()["chats"].values()].count(False) == 4
+
+
+def test_conversations_of_responses_stay_where_their_age_is_not_limited(
+    running: Running, simulator: Simulator
+) -> None:
+    """Of their own: CONVERSATION_MAX_AGE_DAYS holds for them, too."""
+    with running.gateway(simulator.url) as gateway:
+        ids = [respond(gateway).json()["id"] for _ in range(2)]
+        for response_id, days in zip(ids, (300, 500), strict=True):
+            conversation = response_id.removeprefix("resp_").rsplit("_", 1)[0]
+            gateway.tables.let_conversation_age(conversation, days * 86_400)
+        kept = gateway.database
+    unlimited = {"RESPONSES_MAX_AGE_DAYS": "0", "UNCONTINUED_RESPONSES_MAX_AGE_DAYS": "0"}
+    with running.gateway(simulator.url, database=kept, CONVERSATION_MAX_AGE_DAYS="400", **unlimited) as gateway:
+        simulator.wait("deleted_chats", equals=1)
+        assert [respond(gateway, previous_response_id=one).status_code for one in ids] == [200, 404]
 
 
 def test_nothing_is_kept_where_store_is_false(gateway: Gateway, simulator: Simulator) -> None:

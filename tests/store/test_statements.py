@@ -29,6 +29,10 @@ STATEMENTS: Mapping[str, tuple[Statement, dict[str, Any]]] = {
     "the places of a dead process": (processes._DELETE_LEFTOVERS[1], {"of_process": "p"}),
     "held conversations": (conversations._HELD_AMONG, {"keys": "[]"}),
     "conversations of a key": (conversations._COUNT, {"of_owner": "o", "most": 10}),
+    "unused conversations": (
+        conversations._DELETE_UNUSED,
+        {"of_kind": "response", "before": 1.0, "most": 9, "now": 1.0},
+    ),
     "running answers": (idempotency._RUNNING_AMONG, {"ids": "[]"}),
     "sizes of a key's answers": (idempotency._SUM, {"of_owner": "o"}),
     "expired answers": (idempotency._OLDER, {"before": 1.0, "most": 10}),

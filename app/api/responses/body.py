@@ -575,6 +575,7 @@ class Body(AnswerParameters):
             repeats_history=True,
             # What may be kept is a conversation of its own.
             stores_nothing=True,
+            opens_conversation=turn is not None and turn.opens_conversation,
         )
         tools = [tool for i, one in enumerate(self.tools or ()) for tool in one.to_tools(f"tools[{i}]")]
         return with_tools(request, tools, self._tool_choice(tools), "tool_choice")

@@ -27,6 +27,8 @@ class TurnId:
     number: int
     # What it follows, where that is not the turn before it.
     follows: EarlierTurn | None = None
+    # The gateway has chosen the id, because the request named no conversation.
+    opens_conversation: bool = False
 
     @property
     def name(self) -> str:
@@ -73,7 +75,7 @@ def next_turn(
     if previous is not None:
         return _turn_after(previous, conversation_id, store, who)
     if conversation_id is None:
-        return None if store is False else TurnId(reply_id("", who), 1)
+        return None if store is False else TurnId(reply_id("", who), 1, opens_conversation=True)
     if who.idempotency_key is not None:
         # If this is a repetition, its turn is over, and the conversation does not say which one it was.
         return TurnId(conversation_id, 0)
@@ -85,8 +87,8 @@ def next_turn(
 
 def _turn_after(previous: Previous, conversation_id: str | None, store: bool | None, who: Caller) -> TurnId:
     unknown = UnknownConversation(
-        f"{previous.param}: nothing with this id is known for this API key; only what was made with store: true is. "
-        "To begin a conversation leave it out",
+        f"{previous.param}: nothing with this id is known for this API key; only what was made with store: true is, "
+        "and only for as long as its conversation is kept. To begin a conversation leave it out",
         code="previous_response_not_found",
         param=previous.param,
     )
