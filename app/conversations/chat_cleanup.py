@@ -9,6 +9,7 @@ how a chat is deleted.
 import _thread
 import logging
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
@@ -28,6 +29,8 @@ _MOST_WAITING = 1000
 _RETRY_AFTER_S = 60.0
 _MAX_RETRY_S = 86_400.0
 _MAX_TRIES = 16
+# For how long the notes of deleted chats are collected: one transaction then removes them all. Seconds.
+_COLLECT_FOR_S = 0.1
 # How long a note is tried where the chat is about to be deleted anyway. Seconds.
 _NOTE_FOR_S = 1.0
 # How often notes that are due are looked for: those of killed workers, and those of failed deletions. Seconds.
@@ -59,6 +62,9 @@ class ChatCleanup:
         # Account id → its deletions that wait, and how many of them run.
         self._queues: dict[str, deque[PendingDeletion]] = {}
         self._running: Counter[str] = Counter()
+        # Chats that Kimi has deleted, whose notes are still to be removed: (upstream, chat id). One thread removes
+        # them all a little later.
+        self._deleted: list[tuple[str, str]] = []
         self._lock = threading.Lock()
         # Set when a deletion has ended.
         self._ended = threading.Event()
@@ -136,19 +142,38 @@ class ChatCleanup:
         """In a thread of its own: deletes this chat, and then whatever waits."""
         row: PendingDeletion | None = first
         while row is not None:
+            is_deleted = False
             try:
-                self._delete_or_postpone(row)
+                is_deleted = self._delete_or_postpone(row)
             except StoreError as e:
                 # The note stays, and is found when it is due.
                 log.warning("deletion_not_noted account=%s error=%s", row.account_id, e)
             except Exception:  # the border of the thread
                 log.exception("chat_not_deleted account=%s", row.account_id)
             with self._lock:
+                if is_deleted:
+                    self._deleted.append((row.upstream, row.chat_id))
+                    if len(self._deleted) == 1:
+                        _thread.start_new_thread(self._remove_notes, ())
                 self._running[row.account_id] -= 1
                 self._ended.set()
                 row = self._next(row.account_id) or self._next()
 
-    def _delete_or_postpone(self, row: PendingDeletion) -> None:
+    def _remove_notes(self) -> None:
+        """In a thread of its own: removes the notes of the chats that were deleted."""
+        time.sleep(_COLLECT_FOR_S)
+        with self._lock:
+            deleted, self._deleted = self._deleted, []
+        try:
+            self._store.pending_deletions.delete_all(deleted)
+        except StoreError as e:
+            # The notes stay. When they are due, Kimi says that the chats are gone.
+            log.warning("deletions_not_noted chats=%d error=%s", len(deleted), e)
+        except Exception:  # the border of the thread
+            log.exception("deletions_not_noted chats=%d", len(deleted))
+
+    def _delete_or_postpone(self, row: PendingDeletion) -> bool:
+        """Returns whether Kimi has deleted the chat."""
         try:
             self._delete(row)
         except GatewayError as e:
@@ -157,7 +182,8 @@ class ChatCleanup:
             log.exception("chat_deletion_failed account=%s", row.account_id)
             self._postpone(row, type(e).__name__)
         else:
-            self._store.pending_deletions.delete(row.upstream, row.chat_id)
+            return True
+        return False
 
     def _postpone(self, row: PendingDeletion, error: str) -> None:
         if row.tries >= _MAX_TRIES:

@@ -120,6 +120,11 @@ class PendingDeletionRows:
         """Removes the row: the chat is gone, or is to stay."""
         self._database.run(_DELETE, of_upstream=upstream, of_chat_id=chat_id)
 
+    def delete_all(self, chats: Sequence[tuple[str, str]]) -> None:
+        """``delete`` for several chats, each an upstream and a chat id, in one transaction."""
+        rows: list[Row] = [{"of_upstream": upstream, "of_chat_id": chat_id} for upstream, chat_id in sorted(chats)]
+        self._database.in_transaction(lambda tx: tx.run_many(_DELETE, rows))
+
     def delete_in(self, tx: Transaction, upstream: str, chat_id: str) -> None:
         """``delete`` as a part of a transaction."""
         tx.run(_DELETE, of_upstream=upstream, of_chat_id=chat_id)
