@@ -149,10 +149,11 @@ class Files:
             raise UnknownFile("no file with this id is known for this API key")
         return row
 
-    def page(self, owner: str, purpose: str, after: str | None, most: int, *, newest_first: bool) -> list[FileRow]:
-        """Raises UnknownFile: if there is no file ``after``."""
-        last = None if after is None else self.find(owner, after)
-        return self._rows.page(owner, purpose, last, most, newest_first=newest_first)
+    def page(
+        self, owner: str, purpose: str, after: tuple[float, str] | None, most: int, *, newest_first: bool
+    ) -> list[FileRow]:
+        """``after``: when the last file before them was created, and its id."""
+        return self._rows.page(owner, purpose, after, most, newest_first=newest_first)
 
     def open(self, row: FileRow) -> BinaryIO:
         """Raises FileLost."""

@@ -112,16 +112,17 @@ class FileRows:
         return None if row is None else _row(row)
 
     def page(
-        self, owner: str, purpose: str, after: FileRow | None, most: int, *, newest_first: bool
+        self, owner: str, purpose: str, after: tuple[float, str] | None, most: int, *, newest_first: bool
     ) -> list[FileRow]:
-        """Those behind ``after`` in this order. ``purpose``: empty for any."""
-        at = (_LAST if newest_first else _FIRST) if after is None else after.created_at
+        """Those behind ``after`` in this order: when a file was created, and its id; it need not be there any more.
+        ``purpose``: empty for any."""
+        at, after_id = after or (_LAST if newest_first else _FIRST, "")
         rows = self._database.rows(
             _NEWEST if newest_first else _OLDEST,
             of_owner=owner,
             purpose=purpose,
             at=at,
-            after="" if after is None else after.id,
+            after=after_id,
             most=most,
             now=self._database.now(),
         )

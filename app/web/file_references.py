@@ -49,6 +49,11 @@ def file_reference(
     return FileReference("url", "", place, sent_as, named, is_image)
 
 
+def clean_line(text: str | None) -> str:
+    """In one line, and without the brackets of a mark."""
+    return " ".join((text or "").replace("[", " ").replace("]", " ").split())
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
@@ -68,7 +73,10 @@ def attached_chars(body: dict[str, Any]) -> int:
         # Messages and results hold parts, and a result may be a part itself.
         for name in ("content", "output"):
             rest += _list(item.get(name))
-        file, source, url = item.get("file"), item.get("source"), item.get("image_url")
+        if isinstance(source := item.get("source"), dict):
+            # That of a document of blocks.
+            rest += _list(source.get("content"))
+        file, url = item.get("file"), item.get("image_url")
         found = [
             item.get("file_data"),
             file.get("file_data") if isinstance(file, dict) else None,

@@ -6,6 +6,7 @@ Must never know that Kimi exists.
 import hashlib
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Any, cast
 
 import orjson
@@ -104,8 +105,8 @@ def info_headers(info: AnswerInfo) -> dict[str, str]:
     return headers
 
 
-def json_response(body: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status, content_type="application/json")
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, headers, content_type="application/json")
 
 
 def bearer_token() -> str:

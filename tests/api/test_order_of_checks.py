@@ -65,7 +65,7 @@ def test_each_fault_is_found_alone_in_every_dialect(gateway: Gateway, fault: str
         ("chat/completions", "input_audio", "messages[0].content[1]", {"input_audio": {}}),
         ("chat/completions", "video_url", "messages[0].content[1]", {"video_url": {"url": "https://x.example"}}),
         ("responses", "input_audio", "input[0].content[1]", {}),
-        ("messages", "search_result", "messages[0].content[1]", {}),
+        ("messages", "container_upload", "messages[0].content[1]", {"file_id": "file-1"}),
     ],
 )
 def test_content_that_nobody_takes_is_refused_with_its_place_in_every_dialect(

@@ -300,3 +300,88 @@ def test_tokens_are_counted_without_sending_anything(gateway: Gateway, simulator
     response = gateway.post("/v1/messages/count_tokens", json=body)
     assert response.ok and response.json()["input_tokens"] > 0
     assert simulator.state()["files"] == 0
+
+
+def test_a_document_of_blocks_is_read_as_text_with_its_images(gateway: Gateway, simulator: Simulator) -> None:
+    image = MESSAGES.part(PNG)
+    blocks = [{"type": "text", "text": "First."}, image, {"type": "text", "text": "Second."}]
+    document = {
+        "type": "document",
+        "title": "Two [pages]",
+        "context": "From the archive.",
+        "source": {"type": "content", "content": blocks},
+    }
+    response = gateway.post("/v1/messages", json=MESSAGES.ask(gateway.model, document))
+    assert seen(text_of(response, MESSAGES)) == [PNG.unnamed]
+    lines = ["[document: Two pages]", "From the archive.", "First.", mark(PNG), "Second.", "[end of the document]"]
+    assert simulator.prompts() == ["\n".join([*lines, CANARY])]
+    # The text alone, and in the result of a call.
+    short = {"type": "document", "source": {"type": "content", "content": "All of it."}}
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": [document, short]}]}
+    use = {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "look", "input": {}}]}
+    asked = MESSAGES.body(gateway.model, {"role": "user", "content": CANARY}, use, result)
+    assert gateway.post("/v1/messages", json=asked).ok
+    prompt = simulator.prompts()[-1]
+    for line in (*lines, "All of it."):
+        assert line in prompt
+    # A block that cannot be used is named by its place.
+    for bad, place in (({"type": "image", "source": {}}, "[0]"), ({"type": "audio"}, "[0]"), ("x", "[0]")):
+        broken = {"type": "document", "source": {"type": "content", "content": [bad]}}
+        response = gateway.post("/v1/messages", json=MESSAGES.ask(gateway.model, broken))
+        assert response.status_code == 400, response.text
+        assert f"messages[0].content[0].source.content{place}" in response.json()["error"]["message"]
+
+
+def test_a_search_result_is_read_as_text(gateway: Gateway, simulator: Simulator) -> None:
+    texts = [{"type": "text", "text": "Oslo is the capital."}, {"type": "text", "text": "It has a fjord."}]
+    found = {"type": "search_result", "title": "Norway", "source": "https://x.example/no", "content": texts}
+    response = gateway.post("/v1/messages", json=MESSAGES.ask(gateway.model, found))
+    assert response.ok and "x-ignored-params" not in response.headers
+    lines = ["[search result: Norway, https://x.example/no]", "Oslo is the capital.", "It has a fjord."]
+    assert simulator.prompts() == ["\n".join([*lines, "[end of the search result]", CANARY])]
+
+
+IGNORED: dict[str, tuple[Dialect, dict[str, Any], str]] = {
+    "citations of a document": (MESSAGES, {**MESSAGES.part(PDF), "citations": {"enabled": True}}, "citations"),
+    "citations of a search result": (
+        MESSAGES,
+        {"type": "search_result", "title": "a", "source": "b", "content": [], "citations": {"enabled": True}},
+        "citations",
+    ),
+    "transformations": (
+        MESSAGES,
+        {**MESSAGES.part(PNG), "transformations": {"resize": "none"}, "cache_control": {"type": "ephemeral"}},
+        "transformations",
+    ),
+    "detail of an image": (
+        CHAT,
+        {"type": "image_url", "image_url": {"url": PNG.url, "detail": "high"}},
+        "image_url.detail",
+    ),
+    "detail of an input image": (RESPONSES, {**RESPONSES.part(PNG), "detail": "original"}, "detail"),
+    "detail of an input file": (RESPONSES, {**RESPONSES.part(PDF), "detail": "low"}, "detail"),
+    "a second source": (
+        CHAT,
+        {"type": "file", "file": {"file_data": PDF.url, "file_id": "file-1", "filename": "a.pdf"}},
+        "file.file_id",
+    ),
+    "a second source of an input file": (RESPONSES, {**RESPONSES.part(PDF), "file_id": "file-1"}, "file_id"),
+}
+
+
+@pytest.mark.parametrize("what", IGNORED)
+def test_what_has_no_effect_beside_a_file_is_named(gateway: Gateway, what: str) -> None:
+    dialect, part, field = IGNORED[what]
+    begin = "input" if dialect is RESPONSES else "messages"
+    response = gateway.post(f"/v1/{dialect.path}", json=dialect.ask(gateway.model, part))
+    assert (response.status_code, response.headers.get("x-ignored-params")) == (200, f"{begin}[0].content[0].{field}")
+
+
+@EACH_DIALECT
+def test_a_default_beside_a_file_is_not_named(gateway: Gateway, dialect: Dialect) -> None:
+    part = dialect.part(PNG)
+    if dialect is CHAT:
+        part["image_url"]["detail"] = "auto"
+    part |= {"detail": "auto", "cache_control": {"type": "ephemeral"}} if dialect is not CHAT else {}
+    response = gateway.post(f"/v1/{dialect.path}", json=dialect.ask(gateway.model, part))
+    assert response.ok and "x-ignored-params" not in response.headers

@@ -110,7 +110,7 @@ def test_a_file_in_the_database_reaches_kimi(shared_gateway: Share, simulator: S
 
 @pytest.fixture
 def keyed(shared_gateway: Share) -> Gateway:
-    names = ("ann", "ben", "cat", "dan", "eve")
+    names = ("ann", "ben", "cat", "dan", "eve", "fay", "gus")
     return shared_gateway(**SHIPPED, GATEWAY_API_KEYS=",".join(f"{name}=key-of-{name}-000" for name in names))
 
 
@@ -136,6 +136,41 @@ def test_a_list_has_pages_and_purposes(keyed: Gateway) -> None:
         refused = gateway.get(f"/v1/files?{query}", **key)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, field)
     assert gateway.get("/v1/files?after=file-unknown", **key).status_code == 404
+
+
+def test_anthropics_list_goes_on_behind_a_file_that_was_deleted(keyed: Gateway) -> None:
+    with anthropic.Anthropic(base_url=keyed.url, api_key="key-of-fay-000", max_retries=0) as client:
+        ids = [client.beta.files.upload(file=(f"{n}.txt", b"x", "text/plain")).id for n in range(5)]
+        assert [one.id for one in client.beta.files.list(limit=2)] == ids[::-1]
+        assert {one.id for one in client.beta.files.list(ids=[ids[0], "file-unknown", ids[3]])} == {ids[0], ids[3]}
+        # As older versions ask.
+        before = client.beta.files.list(limit=2, extra_query={"before_id": ids[1]})
+        assert [one.id for one in before.data] == [ids[3], ids[2]]
+        after = client.beta.files.list(limit=2, extra_query={"after_id": ids[3]})
+        assert [one.id for one in after.data] == [ids[2], ids[1]]
+        for wrong in ({"page": "page_x"}, {"limit": "1001"}, {"ids": ",".join(f"file-{n}" for n in range(101))}):
+            with pytest.raises(anthropic.BadRequestError, match=next(iter(wrong))):
+                client.beta.files.list(extra_query=wrong)
+        for one in client.beta.files.list(limit=2):
+            client.beta.files.delete(one.id)
+        assert client.beta.files.list().data == []
+        short = client.beta.files.upload(file=("a.txt", b"x", "text/plain"), expires_in_seconds=3600)
+        assert short.expires_at is not None and (short.expires_at - short.created_at).total_seconds() == 3600
+        with pytest.raises(anthropic.BadRequestError, match="expires_in_seconds"):
+            client.beta.files.upload(file=("a.txt", b"x", "text/plain"), expires_in_seconds=60)
+
+
+def test_fields_without_effect_are_named(keyed: Gateway, shared_gateway: Share) -> None:
+    made = upload(keyed, TEXT, "key-of-gus-000", colour="red")
+    assert made.ok and made.headers["x-ignored-params"] == "colour"
+    listed = keyed.get("/v1/files?scope_id=x", headers=bearer("key-of-gus-000"))
+    assert listed.ok and listed.headers["x-ignored-params"] == "scope_id"
+    refused = upload(keyed, TEXT, "key-of-gus-000", **{"expires_after[anchor]": "last_active_at"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "expires_after[anchor]")
+    strict = shared_gateway(**SHIPPED, STRICT_PARAMS="1")
+    before = strict.get("/v1/files").json()["data"]
+    assert upload(strict, TEXT, colour="red").status_code == 400
+    assert strict.get("/v1/files").json()["data"] == before
 
 
 def test_another_keys_file_does_not_exist_and_in_the_same_time(keyed: Gateway, simulator: Simulator) -> None:

@@ -23,6 +23,7 @@ from app.chat import (
 )
 from app.errors import InvalidRequest
 from app.web.accepted_request import AnswerParameters
+from app.web.file_fields import unused_fields, unused_sources
 from app.web.file_references import ATTACHED, ATTACHED_ZH, file_reference, image_reference
 from app.web.json_schema import schema_text
 from app.web.openai_shapes import Stop, StreamOptions, stop_sequences
@@ -88,6 +89,11 @@ class _ImagePart(Fields):
         url = self.image_url.get("url") if isinstance(self.image_url, dict) else self.image_url
         return image_reference(url, place, self.type)
 
+    def ignored(self, place: str) -> Iterator[str]:
+        yield from unused_fields(self.model_extra, place)
+        if isinstance(self.image_url, dict):
+            yield from unused_fields(self.image_url, f"{place}.image_url", "url")
+
 
 class _FilePart(Fields):
     type: Literal["file"]
@@ -96,6 +102,11 @@ class _FilePart(Fields):
     def to_part(self, place: str) -> Part:
         content = self.file.get("file_data")
         return file_reference(content, self.file.get("file_id"), place, self.type, self.file.get("filename"))
+
+    def ignored(self, place: str) -> Iterator[str]:
+        yield from unused_fields(self.model_extra, place)
+        yield from unused_fields(self.file, f"{place}.file", "file_data", "file_id", "filename")
+        yield from unused_sources(self.file, f"{place}.file")
 
 
 class _OtherPart(Fields):
@@ -584,6 +595,10 @@ class Body(AnswerParameters):
         yield from super()._ignored()
         if any(isinstance(message, _Message) and message.partial for message in self.messages[:-1]):
             yield "messages.partial"
+        for at, message in enumerate(self.messages):
+            for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
+                if isinstance(part, _ImagePart | _FilePart):
+                    yield from part.ignored(f"messages[{at}].content[{index}]")
         if not tools_are_on():
             if not all(map(_is_web_search, self.tools or ())):
                 yield "tools"

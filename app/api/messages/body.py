@@ -26,7 +26,8 @@ from app.chat import (
 )
 from app.errors import InvalidRequest
 from app.web.accepted_request import AnswerParameters
-from app.web.file_references import ATTACHED, ATTACHED_ZH, file_reference
+from app.web.file_fields import unused_fields
+from app.web.file_references import ATTACHED, ATTACHED_ZH, clean_line, file_reference
 from app.web.json_schema import schema_text
 from app.web.openai_shapes import StopText
 from app.web.parameters import ParameterRule, Parameters, unknown_fields
@@ -55,8 +56,8 @@ class _Text(Fields):
     type: Literal["text"]
     text: StrictStr
 
-    def to_part(self, _place: str) -> Part:
-        return TextPart(self.text)
+    def to_parts(self, _place: str) -> Iterator[Part]:
+        yield TextPart(self.text)
 
 
 class _Thinking(Fields):
@@ -76,17 +77,102 @@ class _Image(Fields):
     type: Literal["image"]
     source: dict[str, Any] = {}
 
-    def to_part(self, place: str) -> Part:
-        return _reference(self.source, place, self.type, is_image=True)
+    def to_parts(self, place: str) -> Iterator[Part]:
+        yield _reference(self.source, place, self.type, is_image=True)
+
+    def ignored(self, place: str) -> Iterator[str]:
+        yield from unused_fields(self.model_extra, place)
+
+
+class _Citations(Fields):
+    enabled: StrictBool | None = None
+
+
+class _SourceText(Fields):
+    type: Literal["text"]
+    text: StrictStr
+
+
+_SourceBlock = Annotated[_SourceText | _Image, Field(discriminator="type")]
+
+
+class _ContentSource(Fields):
+    """The text of a document in blocks, with its images. It stands in the message, because a file has one type."""
+
+    type: Literal["content"]
+    content: StrictStr | Many[_SourceBlock]
+
+    def to_parts(self, place: str) -> Iterator[Part]:
+        if isinstance(self.content, str):
+            yield TextPart(self.content)
+            return
+        for index, block in enumerate(self.content):
+            if isinstance(block, _SourceText):
+                yield TextPart(block.text)
+            else:
+                yield from block.to_parts(f"{place}.source.content[{index}]")
+
+    def ignored(self, place: str) -> Iterator[str]:
+        for index, block in enumerate(self.content if isinstance(self.content, list) else ()):
+            if isinstance(block, _Image):
+                yield from block.ignored(f"{place}.source.content[{index}]")
+
+
+def _source_tag(source: Any) -> str:
+    return "content" if isinstance(source, dict) and source.get("type") == "content" else "any"
+
+
+_DocumentSource = Annotated[
+    Annotated[_ContentSource, Tag("content")] | Annotated[dict[str, Any], Tag("any")], Discriminator(_source_tag)
+]
 
 
 class _Document(Fields):
-    type: Literal["document"]
-    source: dict[str, Any] = {}
-    title: StrictStr | None = None
+    """``context``: what the client says of the document beside its title."""
 
-    def to_part(self, place: str) -> Part:
-        return _reference(self.source, place, self.type, self.title)
+    type: Literal["document"]
+    source: _DocumentSource = {}
+    title: StrictStr | None = None
+    context: StrictStr | None = None
+    citations: _Citations | None = None
+
+    def to_parts(self, place: str) -> Iterator[Part]:
+        about = [TextPart(self.context)] if self.context else []
+        if isinstance(self.source, _ContentSource):
+            title = clean_line(self.title)
+            yield TextPart(f"[document: {title}]" if title else "[document]")
+            yield from (*about, *self.source.to_parts(place))
+            yield TextPart("[end of the document]")
+            return
+        yield _reference(self.source, place, self.type, self.title)
+        yield from about
+
+    def ignored(self, place: str) -> Iterator[str]:
+        if self.citations and self.citations.enabled:
+            yield f"{place}.citations"
+        yield from unused_fields(self.model_extra, place)
+        if isinstance(self.source, _ContentSource):
+            yield from self.source.ignored(place)
+
+
+class _SearchResult(Fields):
+    """A page or a text that the client has found. Kimi reads it as text."""
+
+    type: Literal["search_result"]
+    title: StrictStr
+    source: StrictStr
+    content: Many[_SourceText]
+    citations: _Citations | None = None
+
+    def to_parts(self, _place: str) -> Iterator[Part]:
+        yield TextPart(f"[search result: {clean_line(self.title)}, {clean_line(self.source)}]")
+        yield from (TextPart(block.text) for block in self.content)
+        yield TextPart("[end of the search result]")
+
+    def ignored(self, place: str) -> Iterator[str]:
+        if self.citations and self.citations.enabled:
+            yield f"{place}.citations"
+        yield from unused_fields(self.model_extra, place)
 
 
 class _OtherBlock(Fields):
@@ -97,16 +183,22 @@ class _OtherBlock(Fields):
     type: StrictStr = Field(max_length=64)
     text: StrictStr | None = None
 
-    def to_part(self, place: str) -> Part:
+    def to_parts(self, place: str) -> Iterator[Part]:
         """Raises InvalidRequest if it is of no type that Anthropic knows, and has no text."""
-        if self.text is not None:
-            return TextPart(self.text)
-        if self.type not in _KNOWN_TO_ANTHROPIC:
+        if self.text is None and self.type not in _KNOWN_TO_ANTHROPIC:
             raise InvalidRequest(f"{place}: a block of a type that is not known here, and without text", param=place)
-        return OtherPart(place, self.type)
+        yield OtherPart(place, self.type) if self.text is None else TextPart(self.text)
 
 
-_KNOWN_TO_ANTHROPIC = frozenset({"search_result", "server_tool_use", "web_search_tool_result", "tool_reference"})
+# Blocks of anthropic-python 2.12's requests that are not read here.
+_KNOWN_TO_ANTHROPIC = frozenset(
+    (
+        *("server_tool_use", "tool_reference", "container_upload", "mcp_tool_use", "mcp_tool_result"),
+        *("web_search_tool_result", "web_fetch_tool_result", "tool_search_tool_result", "browser_state"),
+        *("code_execution_tool_result", "bash_code_execution_tool_result"),
+        "text_editor_code_execution_tool_result",
+    )
+)
 
 
 def _reference(
@@ -118,15 +210,16 @@ def _reference(
         data = source.get("data")
         text = data if isinstance(data, str) else ""
         return FileReference(kind, text, place, sent_as, name or "", is_image)
-    if kind == "content":
-        # Its blocks are text and images: only text is taken here, because a part stands for one thing.
-        return OtherPart(place, f"{sent_as} with a source of type content")
     return file_reference(None, source.get("file_id"), place, sent_as, name, url=source.get("url"), is_image=is_image)
+
+
+# Blocks of which not everything may have an effect.
+_WITH_FILES = (_Image, _Document, _SearchResult)
 
 
 def _result_tag(block: Any) -> str:
     kind = block.get("type") if isinstance(block, dict) else None
-    return kind if kind in ("text", "image", "document") else "any"
+    return kind if kind in ("text", "image", "document", "search_result") else "any"
 
 
 # What a call returned may hold content of any type: an agent cannot choose what its functions return.
@@ -134,6 +227,7 @@ _ResultBlock = Annotated[
     Annotated[_Text, Tag("text")]
     | Annotated[_Image, Tag("image")]
     | Annotated[_Document, Tag("document")]
+    | Annotated[_SearchResult, Tag("search_result")]
     | Annotated[AnyPart, Tag("any")],
     Discriminator(_result_tag),
 ]
@@ -153,16 +247,24 @@ class _ToolResult(Fields):
         """The places of what cannot be shown to Kimi and is replaced by words."""
         yield from (part.place for part in self._parts(f"{place}.content") if isinstance(part, OtherPart))
 
+    def ignored(self, place: str) -> Iterator[str]:
+        for index, block in enumerate(self.content if isinstance(self.content, list) else ()):
+            if isinstance(block, _WITH_FILES):
+                yield from block.ignored(f"{place}.content[{index}]")
+
     def _parts(self, place: str) -> Iterator[Part]:
         if isinstance(self.content, str):
             yield TextPart(self.content)
             return
         for index, block in enumerate(self.content or ()):
-            yield block.to_part(f"{place}[{index}]")
+            if isinstance(block, AnyPart):
+                yield block.to_part(f"{place}[{index}]")
+            else:
+                yield from block.to_parts(f"{place}[{index}]")
 
 
 _TAGS = {"redacted_thinking": "thinking"} | {
-    kind: kind for kind in ("text", "image", "document", "thinking", "tool_use", "tool_result")
+    kind: kind for kind in ("text", "image", "document", "search_result", "thinking", "tool_use", "tool_result")
 }
 
 
@@ -175,6 +277,7 @@ _Block = Annotated[
     Annotated[_Text, Tag("text")]
     | Annotated[_Image, Tag("image")]
     | Annotated[_Document, Tag("document")]
+    | Annotated[_SearchResult, Tag("search_result")]
     | Annotated[_Thinking, Tag("thinking")]
     | Annotated[_ToolUse, Tag("tool_use")]
     | Annotated[_ToolResult, Tag("tool_result")]
@@ -208,7 +311,7 @@ class _Message(Fields):
                 case _ToolResult():
                     yield block.to_message(here)
                 case _:
-                    parts.append(block.to_part(here))
+                    parts.extend(block.to_parts(here))
         if parts or calls:
             yield Message(self.role, tuple(parts), tool_calls=tuple(calls))
 
@@ -455,6 +558,8 @@ class Body(_PromptFields, AnswerParameters):
             for index, block in enumerate(message.content if isinstance(message.content, list) else ()):
                 if isinstance(block, _OtherBlock) and block.text is None and message.role == "assistant":
                     yield f"messages[{at}].content[{index}]"
+                elif isinstance(block, (*_WITH_FILES, _ToolResult)):
+                    yield from block.ignored(f"messages[{at}].content[{index}]")
 
     def _unshown(self) -> Iterator[str]:
         for at, message in enumerate(self.messages):

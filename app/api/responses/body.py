@@ -29,6 +29,7 @@ from app.chat import (
 from app.errors import InvalidRequest
 from app.text.tools.names import Names
 from app.web.accepted_request import AnswerParameters
+from app.web.file_fields import unused_fields, unused_sources
 from app.web.file_references import ATTACHED, ATTACHED_ZH, file_reference, image_reference
 from app.web.json_schema import schema_text
 from app.web.parameters import ParameterRule, unknown_fields
@@ -83,6 +84,10 @@ class _Image(Fields):
             return file_reference(None, self.file_id, place, self.type, is_image=True)
         return image_reference(self.image_url, place, self.type)
 
+    def ignored(self, place: str) -> Iterator[str]:
+        yield from unused_fields(self.model_extra, place)
+        yield from unused_sources({"image_url": self.image_url, "file_id": self.file_id}, place)
+
 
 class _File(Fields):
     type: Literal["input_file"]
@@ -93,6 +98,11 @@ class _File(Fields):
 
     def to_part(self, place: str) -> Part:
         return file_reference(self.file_data, self.file_id, place, self.type, self.filename, url=self.file_url)
+
+    def ignored(self, place: str) -> Iterator[str]:
+        yield from unused_fields(self.model_extra, place)
+        sources = {"file_data": self.file_data, "file_url": self.file_url, "file_id": self.file_id}
+        yield from unused_sources(sources, place)
 
 
 class _OtherPart(Fields):
@@ -124,6 +134,13 @@ def _to_parts(content: str | _Parts | _ResultParts, place: str) -> tuple[Part, .
     if isinstance(content, str):
         return (TextPart(content),)
     return tuple(part.to_part(f"{place}[{index}]") for index, part in enumerate(content))
+
+
+def _ignored_in(content: Any, place: str) -> Iterator[str]:
+    """The fields of images and documents that have no effect."""
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(part, _Image | _File):
+            yield from part.ignored(f"{place}[{index}]")
 
 
 def _append(messages: list[Message], message: Message) -> None:
@@ -182,9 +199,15 @@ class _CallOutput(Fields):
         """The places of what cannot be shown to Kimi and is replaced by words."""
         yield from (part.place for part in self._parts(place) if isinstance(part, OtherPart))
 
+    def ignored(self, place: str) -> Iterator[str]:
+        yield from _ignored_in(self._content, f"{place}.output")
+
+    @property
+    def _content(self) -> StrictStr | _ResultParts | None:
+        return self.output.content if isinstance(self.output, _OldOutput) else self.output
+
     def _parts(self, place: str) -> tuple[Part, ...]:
-        content = self.output.content if isinstance(self.output, _OldOutput) else self.output
-        return () if content is None else _to_parts(content, f"{place}.output")
+        return () if self._content is None else _to_parts(self._content, f"{place}.output")
 
 
 class _Dropped(Fields):
@@ -643,6 +666,10 @@ class Body(AnswerParameters):
         for index, item in enumerate(self.input if isinstance(self.input, list) else ()):
             if isinstance(item, _OtherItem) and not item.said:
                 yield f"input[{index}]"
+            elif isinstance(item, _Message):
+                yield from _ignored_in(item.content, f"input[{index}].content")
+            elif isinstance(item, _CallOutput):
+                yield from item.ignored(f"input[{index}]")
         if self.text is not None and self.text.verbosity not in (None, "medium"):
             yield "text.verbosity"
 
