@@ -19,14 +19,13 @@ if str(_FOLDER) not in sys.path:
 
 from app import logs  # noqa: E402  # the folder must be known first
 from app.hosting import preflight  # noqa: E402
-from app.settings.config import ConfigError, load_config  # noqa: E402
+from app.hosting.reloading import Reloads  # noqa: E402
+from app.settings.config import Config, ConfigError, load_env_file  # noqa: E402
 
 try:
-    # An invalid setting stops the start here with one line, instead of in every worker. At a reload (HUP) it is told,
-    # and what runs goes on with the settings that it has.
-    _config, _not_reloaded = load_config()
-    if _not_reloaded:
-        sys.stderr.write(f"kimi-gateway: settings not reloaded: {_not_reloaded}; the earlier ones stay in use\n")
+    # An invalid setting stops the start here with one line, instead of in every worker.
+    load_env_file()
+    _config = Config.from_env(os.environ)
 except ConfigError as error:
     sys.exit(preflight.stop(error))
 
@@ -79,12 +78,20 @@ def on_starting(server):  # type: ignore[no-untyped-def]  # gunicorn's hook; its
         # The application is loaded, so the database has been opened. A process forked from its threads could wait for
         # ever for a lock that one of them held.
         return
+    Reloads(server, __file__, _config).install()
     # Forked, which is faster than a new interpreter.
     process = get_context("fork").Process(target=preflight.check, args=(_config,))
     process.start()
     process.join()
     if process.exitcode:
         sys.exit(process.exitcode)
+
+
+def on_reload(server):  # type: ignore[no-untyped-def]  # as above
+    """At a HUP, when this file has been read again: the master leaves nothing to our earlier modules."""
+    if not server.cfg.preload_app:
+        Reloads(server, __file__, _config).install()
+        server.log = server.cfg.logger_class(server.cfg)
 
 
 def post_fork(_server, _worker):  # type: ignore[no-untyped-def]  # as above

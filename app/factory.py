@@ -76,8 +76,11 @@ def create_app(
     config: Config,
     public_apis: Sequence[PublicApi] = PUBLIC_APIS,
     upstreams: Sequence[BuildUpstreams] = UPSTREAMS,
+    *,
+    starts: bool = True,
 ) -> Flask:
-    """The WSGI application. Opens the database; raises StoreUnusable where it cannot."""
+    """The WSGI application. Opens the database; raises StoreUnusable where it cannot. ``starts``: with its background
+    work."""
     logs.configure(config.log_level, config.secrets)
     store = Store(config.database_url, config.gateway_secret)
     store.seal()
@@ -91,7 +94,6 @@ def create_app(
     process_lease = ProcessLease(store, config.lease_s)
     process_lease.describe(state.as_json, lambda: bool(ledger.running))
     ledger.when_begun = process_lease.stop_resting
-    process_lease.start()
     watchdog = Watchdog()
     groups = [build(config, watchdog, None) for build in upstreams]
     router = Router(groups, config.model_aliases)
@@ -127,13 +129,16 @@ def create_app(
             name = api.blueprint.name + suffix
             app.register_blueprint(api.blueprint, name=name, url_prefix=prefix or None)
     openapi.install(app, [operation for api in (*public_apis, _HEALTH) for operation in api.OPERATIONS])
+    if config.console:
+        services = Services(config, store, gateway, accounts, ledger, app.extensions["account_manager"])
+        app.wsgi_app = ConsoleMount(app.wsgi_app, services)  # type: ignore[method-assign]  # as Flask's documentation says
+    if not starts:
+        return app
+    process_lease.start()
     state.start()
     ledger.start()
     # When the turns have ended, and while the database is open.
     at_exit(ledger.close)
-    if config.console:
-        services = Services(config, store, gateway, accounts, ledger, app.extensions["account_manager"])
-        app.wsgi_app = ConsoleMount(app.wsgi_app, services)  # type: ignore[method-assign]  # as Flask's documentation says
     keys.start()
     rate_limits.start_cleaning()
     accounts.start()

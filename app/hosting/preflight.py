@@ -1,4 +1,4 @@
-"""Looks for all packages, and opens the database once before the workers do.
+"""Whether the gateway can start. Looks for all packages, and opens the database once before the workers do.
 
 ``gunicorn.conf.py`` runs this in a child of gunicorn's master. So a package that is missing after an upgrade stops
 the start instead of a later request; the migrations run in one process; and a database or a GATEWAY_SECRET that
@@ -17,6 +17,8 @@ from app.settings.config import Config
 
 # EX_CONFIG of sysexits.h: starting again cannot help. ``deploy/kimi-gateway.service`` knows it.
 _CANNOT_START = 78
+# What ``rehearse`` says where the gateway could start.
+CAN_START = "can start"
 
 
 def stop(error: Exception) -> int:
@@ -51,6 +53,42 @@ def check(config: Config) -> None:
     except StoreUnusable as error:
         status = stop(error)
         sys.exit(1 if isinstance(error, StoreUnavailable) else status)
+
+
+def rehearse(conf: str, *hosts: str) -> None:
+    """Tries whether the gateway could start now, and says so on standard output; ends the process if not.
+
+    For a process of its own. It does all that a start does, except background work. ``conf``: the path of
+    ``gunicorn.conf.py``. ``hosts``: where gunicorn listens, if that is not HOST.
+    """
+    import importlib
+    import logging
+    import runpy
+
+    try:
+        config: Config = runpy.run_path(conf)["_config"]
+        config.check_bind(list(hosts))
+        check(config)
+        from app.factory import create_app
+
+        # What a start warns about was said at the start.
+        logging.disable(logging.WARNING)
+        create_app(config, starts=False)
+        for name in ("app.cli", "app.hosting.server_log", "app.hosting.worker"):
+            importlib.import_module(name)
+        sys.stdout.write(f"{CAN_START}\n")
+    except Exception as error:  # noqa: BLE001  # the border of the process
+        sys.exit(stop(RuntimeError(f"{type(error).__name__} in {_place_of(error)}: {error}")))
+
+
+def _place_of(error: Exception) -> str:
+    """The file and line that an error is about."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    return "?" if frames is None else f"{frames.tb_frame.f_code.co_filename}, line {frames.tb_lineno}"
 
 
 def _missing_packages() -> list[str]:

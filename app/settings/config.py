@@ -708,57 +708,44 @@ def is_loopback(host: str) -> bool:
 # The variables that were set from ``.env``, with their values, and the process that did it.
 _from_file: dict[str, str] = {}
 _loaded_in: int | None = None
-# What ``load_config`` has read last.
-_last: tuple[Config, dict[str, str]] | None = None
-
-
-def load_config(home: Path = parsers.HOME) -> tuple[Config, str | None]:
-    """Reads ``.env`` and all settings.
-
-    Called again in the same process (gunicorn reads its configuration again at a HUP), it takes what has changed. If
-    that cannot be used, the earlier settings stay in use, and the second value is the error. Raises ConfigError: if
-    there are no earlier ones.
-    """
-    global _last
-    try:
-        load_env_file(home)
-        config = Config.from_env(os.environ)
-    except ConfigError as e:
-        if _last is None:
-            raise
-        _apply(_last[1])
-        return _last[0], str(e)
-    _last = config, dict(_from_file)
-    return config, None
 
 
 def load_env_file(home: Path = parsers.HOME) -> None:
     """Sets the environment variables of ``.env`` that are not set otherwise. Raises ConfigError: if it is unreadable.
 
-    The file is searched for in ``home`` (the folder of the application) and in those above it. What an earlier call
-    has set, and the file no longer says, is removed. A process that was forked from one that has read the file keeps
-    what that has read: it would otherwise end where the file has become wrong meanwhile.
+    The file is searched for in ``home`` (the folder of the application) and in those above it. A process that was
+    forked from one that has read the file keeps what that has read: it would otherwise end where the file has become
+    wrong meanwhile.
     """
     global _loaded_in
     if _loaded_in not in (None, os.getpid()):
         return
-    values = _read_env_file(home)
-    _apply({name: value for name, value in values.items() if name not in os.environ or name in _still_from_file()})
+    forget_env_file()
+    _from_file.update({name: value for name, value in _read_env_file(home).items() if name not in os.environ})
+    os.environ.update(_from_file)
     _loaded_in = os.getpid()
 
 
-def _still_from_file() -> set[str]:
-    """The variables that have the values of the file, and were not changed by others since."""
-    return {name for name, value in _from_file.items() if os.environ.get(name) == value}
+def environment_without_file() -> dict[str, str]:
+    """The environment variables that were not set by ``load_env_file``, or were changed by others since."""
+    return {name: value for name, value in os.environ.items() if _from_file.get(name) != value}
 
 
-def _apply(values: Mapping[str, str]) -> None:
-    """These are the variables from the file, and no others."""
-    for name in _still_from_file():
+def forget_env_file() -> None:
+    """Removes what ``load_env_file`` has set."""
+    for name in set(os.environ) - set(environment_without_file()):
         del os.environ[name]
     _from_file.clear()
-    _from_file.update(values)
-    os.environ.update(values)
+
+
+def is_env_file_gone(home: Path = parsers.HOME) -> bool:
+    """Whether settings were read from a file that is not there any more."""
+    return bool(_from_file) and _env_file(home) is None
+
+
+def _env_file(home: Path) -> Path | None:
+    # dotenv's own search starts in the working directory if the server is not a Python program (mod_wsgi, uWSGI).
+    return next((file for folder in (home, *home.parents) if (file := folder / ".env").is_file()), None)
 
 
 def _read_env_file(home: Path) -> dict[str, str]:
@@ -766,12 +753,8 @@ def _read_env_file(home: Path) -> dict[str, str]:
     from dotenv import dotenv_values
     from dotenv.parser import parse_stream
 
-    # dotenv's own search starts in the working directory if the server is not a Python program (mod_wsgi, uWSGI).
-    folders = (home, *home.parents)
-    file = next((file for folder in folders if (file := folder / ".env").is_file()), None)
+    file = _env_file(home)
     if file is None:
-        if _from_file:
-            raise ConfigError(".env is gone; an empty one takes its settings back")
         return {}
     try:
         with file.open(encoding="utf-8") as lines:
