@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Protocol
 
 from app.accounts.pool import Renewals, renews_at
-from app.accounts.registry import DeclaredAccount, Registry
+from app.accounts.registry import DeclaredAccount, Registry, account_of
 from app.accounts.standings import SEALED_BY_ANOTHER, Standing, model_standing, standing_of
 from app.settings.credentials import Credential, describe_level, read_expiry
 from app.settings.parsers import proxy_url, without_password
@@ -264,7 +264,7 @@ class AccountManager:
                     in_settings=known is not None and known.in_settings,
                     same_token=known is not None and known.credential.source == c.source,
                     sealed=self._store.vault.seals,
-                    refused=self._kimi.refuses(_account(c, site, proxy)) if ask and c.access_token else None,
+                    refused=self._kimi.refuses(account_of(c, site, proxy)) if ask and c.access_token else None,
                 )
             )
         return checked
@@ -546,22 +546,6 @@ class AccountManager:
             pending_deletions=facts.pending_deletions,
             oldest_deletion_due_at=facts.oldest_deletion_due_at,
         )
-
-
-def _account(c: Credential, site: Site, proxy: str) -> Account:
-    return Account(
-        c.id,
-        c.label,
-        c.access_token or "",
-        c.expires_at,
-        False,
-        c.user_id,
-        c.device_id,
-        c.session_id,
-        site.name,
-        site.base_url,
-        proxy,
-    )
 
 
 def _in_settings(account: DeclaredAccount) -> InSettings:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.accounts.registry import DeclaredAccount, Registry
+from app.accounts.registry import DeclaredAccount, Registry, account_of
 from app.accounts.standings import (
     ENDING,
     NO_ACCOUNT,
@@ -338,21 +338,7 @@ class Accounts:
         return problem_of(account.credential, self._rows.get(account.id), self._unreadable.get(account.id))
 
     def _account(self, account: DeclaredAccount) -> Account:
-        c, row = account.credential, self._rows.get(account.id)
-        token, expires_at = (row.access_token, row.expires_at) if row else (c.access_token, c.expires_at)
-        return Account(
-            c.id,
-            c.label,
-            token or "",
-            expires_at,
-            row is not None,
-            c.user_id,
-            c.device_id,
-            c.session_id,
-            account.site.name,
-            account.site.base_url,
-            account.proxy,
-        )
+        return account_of(account.credential, account.site, account.proxy, self._rows.get(account.id))
 
     def _declared(self, account_id: str) -> DeclaredAccount:
         """Raises RenewalFailed: if the account was removed meanwhile."""

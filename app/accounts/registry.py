@@ -16,7 +16,8 @@ from app import logs
 from app.settings.credentials import Credential, credential_of
 from app.settings.parsers import passwords_in
 from app.settings.sites import Site, site_at
-from app.store import AccountEntryRow, Store, Transaction
+from app.store import AccountEntryRow, Store, TokenRow, Transaction
+from app.upstreams.account import Account
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,24 @@ class DeclaredAccount:
     @property
     def is_renewable(self) -> bool:
         return self.credential.refresh_token is not None
+
+
+def account_of(c: Credential, site: Site, proxy: str, row: TokenRow | None = None) -> Account:
+    """As it is used for a request. ``row``: its newest pair of tokens, if it has a refresh token."""
+    token, expires_at = (row.access_token, row.expires_at) if row is not None else (c.access_token, c.expires_at)
+    return Account(
+        c.id,
+        c.label,
+        token or "",
+        expires_at,
+        row is not None,
+        c.user_id,
+        c.device_id,
+        c.session_id,
+        site.name,
+        site.base_url,
+        proxy,
+    )
 
 
 class Registry:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from app.accounts.pool import Accounts
-from app.accounts.registry import DeclaredAccount, Registry
+from app.accounts.registry import DeclaredAccount, Registry, account_of
 from app.accounts.renewal import RenewalProcess
 from app.accounts.standings import ENDING, NEW_LOGIN, OUT_OF_USE, UNUSABLE, Standing, advice, standing_of, state
 from app.doctor import sites
@@ -365,19 +365,7 @@ class Doctor:
                 except GatewayError:
                     continue
             else:
-                account = Account(
-                    c.id,
-                    c.label,
-                    c.access_token or "",
-                    c.expires_at,
-                    False,
-                    c.user_id,
-                    c.device_id,
-                    c.session_id,
-                    declared.site.name,
-                    declared.site.base_url,
-                    declared.proxy,
-                )
+                account = account_of(c, declared.site, declared.proxy)
             if account.token and not account.has_expired():
                 yield account
 
