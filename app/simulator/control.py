@@ -69,7 +69,12 @@ def state(sim: Simulation) -> dict[str, Any]:
             for account in sim.world.accounts.values()
         },
         "uploads": [
-            {"owner": file.owner.name if file.owner else "", "digest": file.checksum, "file": file.described}
+            {
+                "id": file.id,
+                "owner": file.owner.name if file.owner else "",
+                "digest": file.checksum,
+                "file": file.described,
+            }
             for file in sim.world.files.values()
         ],
         "gates": sim.gates.counts(),
