@@ -7,16 +7,18 @@ failed, so an exercise cannot leave something out in silence.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Fact = Literal["text", "stream", "thinking", "usage", "error", "broken", "tools"]
+Fact = Literal["text", "stream", "thinking", "usage", "error", "broken", "tools", "images", "chat"]
 """
 text: the answer, exactly. stream: the same in several pieces, while they came. thinking: reasoning, apart from the
 text. usage: token counts. error: a failure as the class or message that the client has for it, asked for once.
 broken: a failure in mid-stream is one, and not an end. tools: functions are called and their results are used, over
-two questions of one conversation, for each way in ``told.WAYS``.
+two questions of one conversation, for each way in ``told.WAYS``. images: an image arrives at Kimi byte for byte.
+chat: in a window, a second question is asked, an answer is made again, and one is stopped, which ends it at Kimi too.
 """
 
 FACTS: tuple[Fact, ...] = get_args(Fact)
-_LIBRARY = frozenset(FACTS)
+_LIBRARY: frozenset[Fact] = frozenset(FACTS) - {"images", "chat"}
+_WINDOW: frozenset[Fact] = frozenset({"text", "stream", "thinking", "error", "images", "chat"})
 _AGENT: frozenset[Fact] = frozenset({"text", "tools"})
 
 
@@ -24,7 +26,9 @@ _AGENT: frozenset[Fact] = frozenset({"text", "tools"})
 class Client:
     """``title``: what people call it. ``heavy``: too much for CI. ``keeps_chats``: it uses conversations.
     ``settings``: those of the gateway that docs/clients.md advises, as name and value.
-    ``picture``: the name in docs/ of the picture that its exercise leaves in its home as picture.png."""
+    ``picture``: the name in docs/ of the picture that its exercise leaves in its home as picture.png.
+    ``needs``: the environment variables without which it is not run: the address of a program that already runs.
+    ``users``: whose Kimi accounts the gateway has, with commas."""
 
     name: str
     title: str
@@ -33,6 +37,8 @@ class Client:
     keeps_chats: bool = False
     picture: str = ""
     settings: tuple[tuple[str, str], ...] = ()
+    needs: tuple[str, ...] = ()
+    users: str = "alice,bob,carol"
 
 
 # In the order of the table. The heaviest are started first.
@@ -63,6 +69,15 @@ CLIENTS = (
         frozenset({"text", "stream", "thinking", "error", "tools"}),
         heavy=True,
         picture="open-webui.png",
+    ),
+    Client(
+        "nextchat",
+        "NextChat in Chromium",
+        _WINDOW,
+        picture="nextchat.png",
+        settings=(("MODEL_ALIASES", "k2-vl=k2"),),
+        needs=("NEXTCHAT_URL",),
+        users="alice",
     ),
 )
 # By the seconds that they take, so that the longest is not the last one left.

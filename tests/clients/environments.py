@@ -55,6 +55,7 @@ def prepare(name: str, timeout_s: float) -> Environment:
         if (description / "package.json").exists():
             _npm(description, folder, timeout_s)
         (folder / "made").write_text(f"{_digest(description)} {time.monotonic() - started:.1f}")
+    _link_modules(description, folder)
     install_s = float((folder / "made").read_text().split()[1])
     return Environment(folder, _command(description, folder), _path(folder), install_s)
 
@@ -91,12 +92,17 @@ def _pip(description: Path, folder: Path, timeout_s: float) -> None:
 def _npm(description: Path, folder: Path, timeout_s: float) -> None:
     for file in ("package.json", "package-lock.json"):
         shutil.copy(description / file, folder / file)
-    # Beside node_modules, because that is where Node looks for it from a module.
-    for module in [*description.glob("*.mjs"), EXERCISES / "told.mjs"]:
-        (folder / module.name).symlink_to(module)
+    _link_modules(description, folder)
     _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder, timeout_s)
     # What a package would do by an install script of its own, named where it is needed.
     _run(["npm", "run", "--if-present", "finish"], folder, timeout_s)
+
+
+def _link_modules(description: Path, folder: Path) -> None:
+    """Beside node_modules, because that is where Node looks for it from a module."""
+    for module in [*description.glob("*.mjs"), *EXERCISES.glob("*.mjs")]:
+        (folder / module.name).unlink(missing_ok=True)
+        (folder / module.name).symlink_to(module)
 
 
 def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:
@@ -134,6 +140,4 @@ def _digest(description: Path) -> str:
     digest = hashlib.sha256(f"{sys.version}\n".encode())
     for file in [description / name for name in _DESCRIPTIONS]:
         digest.update(file.name.encode() + (file.read_bytes() if file.exists() else b""))
-    # Modules are links: what matters is which there are.
-    digest.update(" ".join(sorted(module.name for module in description.glob("*.mjs"))).encode())
     return digest.hexdigest()

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ _HERE = "127.0.0.1,localhost"
 
 def exercise(client: Client, deadline: float) -> Outcome:
     outcome = Outcome(client)
+    missing = [name for name in client.needs if name not in os.environ]
+    if missing:
+        outcome.failure = f"{' and '.join(missing)} must be set: where the program already runs"
+        return outcome
     _say(client, "is being installed")
     try:
         environment = environments.prepare(
@@ -59,7 +64,10 @@ def _in_a_world(outcome: Outcome, environment: Environment, deadline: float) -> 
     shipped |= outcome.client.settings
     with tempfile.TemporaryDirectory(prefix="clients-") as folder:
         running = Running(Path(folder), Path(folder))
-        with running.simulator() as simulator, running.gateway(simulator.url, server="gevent", **shipped) as gateway:
+        with (
+            running.simulator() as simulator,
+            running.gateway(simulator.url, server="gevent", users=outcome.client.users, **shipped) as gateway,
+        ):
             told = {"GATEWAY_URL": gateway.url, "GATEWAY_KEY": key, "SIMULATOR_URL": simulator.url, "CANARY": CANARY}
             output = _run(outcome, environment, told, _left(deadline, _EXERCISE_S))
             _listen(outcome, output)
@@ -78,7 +86,7 @@ def _run(outcome: Outcome, environment: Environment, told: dict[str, str], timeo
         process = subprocess.Popen(
             environment.command,
             cwd=environment.home,
-            env=_environ(environment, told),
+            env=_environ(environment, told, outcome.client.needs),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=errors,
@@ -97,8 +105,8 @@ def _run(outcome: Outcome, environment: Environment, told: dict[str, str], timeo
     return output
 
 
-def _environ(environment: Environment, told: dict[str, str]) -> dict[str, str]:
-    ours = {name: os.environ[name] for name in ("CHROMIUM",) if name in os.environ}
+def _environ(environment: Environment, told: dict[str, str], needs: Sequence[str]) -> dict[str, str]:
+    ours = {name: os.environ[name] for name in ("CHROMIUM", *needs) if name in os.environ}
     proxies = {"HTTP_PROXY": _NOWHERE, "HTTPS_PROXY": _NOWHERE, "NO_PROXY": _HERE}
     return {
         "PATH": environment.path,
@@ -128,6 +136,8 @@ def _listen(outcome: Outcome, output: str) -> None:
             continue
         word = json.loads(line)
         outcome.version = word.get("version", outcome.version)
+        if "read" in word:
+            outcome.reads[word["read"]] = word["words"]
         match word.get("proved"):
             case None:
                 continue

@@ -24,17 +24,26 @@ settings and a simulated Kimi, and writes this table. A mark says that the test 
 - **tools**: functions are called and their results are used ([tool calls](tools.md)), in two questions of one
   conversation. The simulated Kimi makes one call, then two at once, then one that cannot be used and has to be asked
   for again
+- **images**: an attached image arrives at Kimi byte for byte as the program has sent it
+- **chat**: in the program's window, a second question is asked, an answer is made again, and one is stopped, which
+  ends it at Kimi too
 
 A dash means that the client has no such feature or does not show it, or that it was not tested. After each client the
 run checks that no stream is still open and that no chat is left except those of conversations. It also searches the
 gateway's log and database for keys, tokens and message text.
 
-The last client needs several gigabytes, so it has a command of its own: `make clients CLIENTS="--only open_webui"`.
-This is what it shows:
+[What a person reads](clients-failures.md) when something goes wrong is copied from the windows of these programs.
+
+Open WebUI needs several gigabytes, so it has a command of its own: `make clients CLIENTS="--only open_webui"`. The
+command does not install NextChat: set `NEXTCHAT_URL` to one that runs, for example
+`NEXTCHAT_URL=http://127.0.0.1:3000 make clients CLIENTS="--only nextchat"`. This is what they show:
 
 ![Open WebUI: a question, the thinking unfolded, and the answer](open-webui.png)
 
+![NextChat: a question about an attached image, and the answer](nextchat.png)
+
 """
+_COLUMNS = ["client", "version", *FACTS, "also", "install, s", "run, s"]
 
 
 def update(page: Path, outcomes: Sequence[Outcome]) -> None:
@@ -49,19 +58,20 @@ def rendered(outcomes: Sequence[Outcome]) -> str:
     return _table([_row(outcome) for outcome in outcomes])
 
 
-def _rows_of(page: str) -> dict[str, list[str]]:
-    """By the client, which is the first field."""
-    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
-    return {fields[0]: fields for fields in lines}
+def _rows_of(page: str) -> dict[str, dict[str, str]]:
+    """By the client, which is the first column. A column that the page does not have yet is a dash."""
+    header, _, *lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    rows = [dict(zip(header, fields, strict=True)) for fields in lines]
+    return {row["client"]: {name: row.get(name, "–") for name in _COLUMNS} for row in rows}
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    header = ["client", "version", *FACTS, "also", "install, s", "run, s"]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
+def _table(rows: Sequence[dict[str, str]]) -> str:
+    lines = [_COLUMNS, ["---"] * len(_COLUMNS), *(list(row.values()) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _row(outcome: Outcome) -> list[str]:
-    return [
+def _row(outcome: Outcome) -> dict[str, str]:
+    fields = [
         outcome.client.title,
         "**failed**" if outcome.failure else outcome.version,
         *("✓" if fact in outcome.proved else "–" for fact in FACTS),
@@ -69,3 +79,4 @@ def _row(outcome: Outcome) -> list[str]:
         f"{outcome.install_s:.0f}",
         f"{outcome.exercise_s:.0f}",
     ]
+    return dict(zip(_COLUMNS, fields, strict=True))

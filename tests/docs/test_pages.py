@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -13,7 +14,7 @@ from app.errors import GatewayError
 from app.settings.config import describe_settings
 from app.upstreams.kimi.model_table import CONNECT, SSE, KimiModels
 from bench import plot
-from tests.clients import table
+from tests.clients import failures_read, table
 from tests.docs.pages import pages, translated, with_generated_parts
 from tests.running import ROOT
 
@@ -28,7 +29,17 @@ _FILE = re.compile(r"\b(?:app|bench|deploy|docs|tests)/[A-Za-z0-9_./-]*[A-Za-z0-
 
 # Names in capitals that are not settings of the gateway.
 _OTHER_NAMES = {"GUNICORN_CMD_ARGS", "POSTGRES_PASSWORD", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"}
-_OF_OTHERS = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ANTHROPIC_", "CLAUDE_", "ENABLE_", "OPENAI_")
+_OF_OTHERS = (
+    "ALL_PROXY",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ANTHROPIC_",
+    "CLAUDE_",
+    "ENABLE_",
+    "OPENAI_",
+    "VISION_",
+)
 
 
 def name_of(page: Path) -> str:
@@ -65,12 +76,13 @@ def test_the_page_of_the_api_has_a_table_for_each_endpoint(page: Path) -> None:
     ]
 
 
-def test_the_page_of_tested_clients_begins_as_it_will_be_written(tmp_path: Path) -> None:
-    page = ROOT / "docs/clients-tested.md"
+@pytest.mark.parametrize(("name", "writer"), [("clients-tested", table), ("clients-failures", failures_read)])
+def test_the_pages_of_clients_are_as_they_will_be_written(tmp_path: Path, name: str, writer: ModuleType) -> None:
+    page = ROOT / f"docs/{name}.md"
     copy = tmp_path / page.name
     shutil.copy(page, copy)
-    table.update(copy, [])
-    assert copy.read_text() == page.read_text(), "tests/clients/table.py writes this page"
+    writer.update(copy, [])
+    assert copy.read_text() == page.read_text(), f"{writer.__name__} writes this page"
 
 
 @pytest.mark.parametrize("page", API_PAGES, ids=name_of)

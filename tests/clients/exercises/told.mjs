@@ -50,4 +50,6 @@ export async function asked(times, act) {
 }
 
 export const proved = (fact, words = '') => console.log(JSON.stringify({ proved: fact, words }));
+// What a person reads when something went wrong.
+export const read = (failure, words) => console.log(JSON.stringify({ read: failure, words }));
 export const version = (of) => console.log(JSON.stringify({ version: of }));

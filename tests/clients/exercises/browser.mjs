@@ -1,0 +1,147 @@
+// What the exercises in a window share: Chromium, a person's day in a chat, and nine failures to read.
+import { createHash } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { BASE, KEY, MODEL, TEXT, THOUGHT, assert, knobs, proved, read } from './told.mjs';
+
+// Without these Chromium would ask the internet for this and that all the time.
+const QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--proxy-server=direct://', '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost'];
+export const LAUNCH = { executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: QUIET };
+
+export const sleep = (ms) => new Promise((next) => setTimeout(next, ms));
+export async function until(what, come, patience_s = 60) {
+  const end = Date.now() + patience_s * 1000;
+  for (;;) {
+    const it = await come();
+    if (it) return it;
+    assert.ok(Date.now() < end, `did not come: ${what}`);
+    await sleep(100);
+  }
+}
+
+export const atKimi = async () => (await fetch(`${process.env.SIMULATOR_URL}/_sim/state`)).json();
+const idle = () => until('the end of every stream', async () => (await atKimi()).open_streams === 0);
+const digest = (bytes) => createHash('sha256').update(bytes).digest('hex');
+
+// An image that people know at a glance: a sun over the sea, drawn by Chromium itself.
+export async function drawn(browser, file) {
+  const page = await browser.newPage({ viewport: { width: 240, height: 160 } });
+  await page.setContent('<body style="margin:0;background:linear-gradient(#f7c873 60%,#2b6c8f 60%)"><div style="position:absolute;left:85px;top:40px;width:70px;height:70px;border-radius:50%;background:#e4572e">');
+  writeFileSync(file, await page.screenshot());
+  await page.close();
+  return digest(readFileSync(file));
+}
+
+// A person's day. `chat` knows one program:
+//   page, send(text), answer() the words of the last answer without its thinking, thinking(), stop(), again(),
+//   attach(file), choose(model), fresh() a new conversation, words() all that tells of a failure, setKey(key)
+// `sent`: the digests of the images that left the program; some draw an image anew before they send it.
+export async function live(chat, { thinker, seer, picture, sent }) {
+  const says = async (text) => until(`the answer ${text}`, async () => (await chat.answer()).includes(text));
+
+  await chat.choose(thinker);
+  await knobs({ say: TEXT, think: THOUGHT, delay_s: 0.25 });
+  await chat.send('How is the tea? 茶怎么样？');
+  const part = await until('the first words', async () => (await chat.answer()).includes('Tea') && chat.answer());
+  await says(TEXT);
+  assert.ok(!part.includes(TEXT), part);
+  proved('text');
+  proved('stream');
+  assert.ok((await chat.thinking()).includes(THOUGHT), await chat.thinking());
+  proved('thinking');
+  await idle();
+
+  await knobs({ say: 'I have not forgotten it.', think: '', delay_s: 0 });
+  const before = (await atKimi()).turns;
+  await chat.send('And the second cup?');
+  await says('I have not forgotten it.');
+  await until('the second turn', async () => (await atKimi()).turns > before);
+  await knobs({ say: 'Said once more.' });
+  await chat.again();
+  await says('Said once more.');
+  await idle();
+  await knobs({});
+  await knobs({ tokens: 600, delay_s: 0.1, think: '' });
+  await chat.send('Tell me a long story.');
+  await until('a stream', async () => (await atKimi()).open_streams > 0);
+  await sleep(2000);
+  // From here on Kimi answers at once, because some programs ask for a title now.
+  await knobs({});
+  const stopped = Date.now();
+  await chat.stop();
+  await until('the end at Kimi', async () => (await atKimi()).open_streams === 0, 10);
+  proved('chat');
+  proved('also', `Kimi's stream ends ${((Date.now() - stopped) / 1000).toFixed(1)} s after *stop*`);
+
+  await knobs({});
+  await knobs({ say: 'A red sun stands over the sea.', think: '' });
+  await chat.fresh();
+  await chat.choose(seer);
+  await chat.attach(picture);
+  await chat.send('What is in this picture?');
+  await says('A red sun stands over the sea.');
+  await idle();
+  const arrived = (await atKimi()).uploads.map((upload) => upload.digest);
+  const left = sent ? sent() : [digest(readFileSync(picture))];
+  assert.ok(left.length && left.every((each) => arrived.includes(each)), JSON.stringify({ left, arrived }));
+  proved('images');
+  // Once what was shown for a moment is gone.
+  await sleep(4000);
+  await chat.page.screenshot({ path: `${process.env.HOME}/picture.png` });
+}
+
+// What happens, and how Kimi does it.
+const FAILURES = [
+  ['Kimi declines before the first word (moderation)', { fail: 'moderated_before' }],
+  ['Kimi declines after some words', { fail: 'moderated', fail_after: 5, tokens: 30 }],
+  ['the answer breaks off after some words', { fail: 'drop', fail_after: 5, tokens: 30 }],
+  ['the conversation is too long for Kimi', { fail: 'too_long' }],
+  ['Kimi fails (500)', { fail: 'http_500' }],
+  ['Kimi is overloaded', { fail: 'overloaded' }],
+  ['Kimi limits the only account (429)', { fail: 'stream_pushing' }],
+  ['the token of the only account is dead', { fail: 'token_invalid' }],
+];
+
+// The account has had its rest, and a question is answered again.
+async function recovered() {
+  await knobs({});
+  const body = JSON.stringify({ model: MODEL, messages: [{ role: 'user', content: 'Are you there?' }] });
+  const headers = { 'Content-Type': 'application/json', Authorization: `Bearer ${KEY}` };
+  await until('the account', async () => (await fetch(`${BASE}/chat/completions`, { method: 'POST', headers, body })).ok, 200);
+}
+
+// Ends when the page has no POST under way, and what it shows has stayed the same for three seconds.
+export async function fail(chat, model) {
+  const running = new Set();
+  const over = (request) => running.delete(request);
+  chat.page.on('request', (request) => request.method() === 'POST' && running.add(request));
+  chat.page.on('requestfinished', over).on('requestfailed', over);
+  const shown = async () => {
+    let last = await chat.words();
+    for (let same = 0; same < 15; ) {
+      await sleep(200);
+      const now = await chat.words();
+      same = now === last && !running.size ? same + 1 : 0;
+      last = now;
+    }
+    return last;
+  };
+  const happens = async (name) => {
+    await chat.fresh();
+    await chat.choose(model);
+    await chat.send('Is the tea ready?');
+    await sleep(1000);
+    read(name, await shown());
+  };
+  for (const [name, way] of FAILURES) {
+    await recovered();
+    if (way.fail === 'token_invalid') {
+      // Before the account is dead, because afterwards nothing can be told apart.
+      await chat.setKey('sk-wrong');
+      await happens('a wrong key of the gateway');
+      await chat.setKey(KEY);
+    }
+    await knobs({ think: '', ...way });
+    await happens(name);
+  }
+  proved('error');
+}
