@@ -1,7 +1,9 @@
 """One simulator and, per protocol, one gateway for most tests; others start their own through ``running``."""
 
+import gc
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,6 +17,13 @@ from tests.running.postgres import Cluster, folder_of_a_run
 # Inherited by the processes of xdist: the folder of what they share.
 _FOLDER_OF_THE_RUN = "KIMI_GATEWAY_TESTS_FOLDER"
 _OWNED = pytest.StashKey[ExitStack]()
+
+# Each process of xdist imports all tests, which makes half a million objects that live until its end. No garbage
+# collection looks at them: not meanwhile, and none later.
+gc.disable()
+# Test modules with rewritten assertions are kept for the next run, also where PYTHONDONTWRITEBYTECODE is set:
+# rewriting them takes each process four seconds.
+sys.dont_write_bytecode = False
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,6 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         sorted_items += others[:rest]
         del others[:rest]
     items[:] = sorted_items + others
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
