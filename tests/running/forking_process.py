@@ -20,6 +20,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
+_OURS = ("app.hosting.preflight", "app.hosting.worker", "app.hosting.servers", "app.factory", "app.cli")
+# What is imported later than at the top of a module.
+_OTHERS = (
+    *("gunicorn.app.wsgiapp", "multiprocessing.popen_fork", "dotenv", "pydantic.type_adapter"),
+    *("gevent.resolver.thread", "gevent.signal", "gevent.threadpool", "gevent.util"),
+    *("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql", "psycopg", "sqlite3"),
+)
+
 
 def _serve(control: socket.socket) -> list[str] | None:
     """Returns None at the end; in a child the arguments of the command that it was forked for."""
@@ -59,15 +67,15 @@ def _patch_the_rest() -> None:
 
 def _import_all() -> None:
     """What a gateway imports, in the order in which a worker does."""
-    from gevent import monkey
+    from gevent import events, monkey
 
     # Not the functions by which gunicorn's master starts and ends processes. A worker patches them, and only them: if
     # everything were patched again, gevent would do twice what it does after a fork.
     monkey.patch_all(os=False, signal=False)
     monkey.patch_all = _patch_the_rest  # type: ignore[assignment]  # called without arguments
-    for module in ("gunicorn.app.wsgiapp", "app.hosting.preflight", "app.hosting.worker", "app.factory", "app.cli"):
-        importlib.import_module(module)
-    for module in ("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql", "psycopg"):
+    # Other packages may subscribe, and none does: looking for them reads the metadata of all packages at each start.
+    vars(events)["notify_and_call_entry_points"] = vars(events)["notify"]
+    for module in (*_OURS, *_OTHERS):
         importlib.import_module(module)
 
 
