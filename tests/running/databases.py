@@ -24,6 +24,9 @@ class Database(Protocol):
     def run(self, sql: str, *values: object) -> Rows:
         """What this statement gives; each ``?`` in it stands for one of the values."""
 
+    def run_all(self, *statements: str) -> None:
+        """One after the other, all of them or none."""
+
     def rows(self) -> Rows:
         """Those of all tables."""
 
@@ -51,6 +54,11 @@ class SqliteDatabase(os.PathLike[str]):
     def run(self, sql: str, *values: object) -> Rows:
         with closing(sqlite3.connect(self.path, timeout=10)) as db, db:
             return db.execute(sql, values).fetchall()
+
+    def run_all(self, *statements: str) -> None:
+        with closing(sqlite3.connect(self.path, timeout=10)) as db, db:
+            for sql in statements:
+                db.execute(sql)
 
     def rows(self) -> Rows:
         names = [name for (name,) in self.run("SELECT name FROM sqlite_master WHERE type = 'table'")]
@@ -84,6 +92,11 @@ class PostgresDatabase:
 
     def run(self, sql: str, *values: object) -> Rows:
         return self.cluster.execute(sql.replace("?", "%s"), self.name, values)
+
+    def run_all(self, *statements: str) -> None:
+        with self.cluster.connect(self.name) as db:
+            for sql in statements:
+                db.execute(sql.encode())
 
     def count(self, activity: str = "true") -> int:
         """The connections of the gateways of which this is true, in the words of pg_stat_activity."""

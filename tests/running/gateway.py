@@ -94,7 +94,6 @@ class Gateway:
 
     def as_if_new(self) -> "Gateway":
         """The same gateway without what earlier tests have brought upon its accounts, and with an empty log."""
-        self.wait_for_workers()
         self.wait_until_idle()
         self.tables.forget_what_accounts_did()
         return replace(self, log_begins_at=self.process.log.stat().st_size)
@@ -103,9 +102,7 @@ class Gateway:
         """Until no turn holds an account or waits for one."""
         # Its tables are there when a worker answers.
         self.get("/healthz")
-        wait_until(
-            "nothing runs and nobody waits", lambda: not self.tables.running_turns() + self.tables.waiting_turns()
-        )
+        wait_until("nothing runs and nobody waits", self.tables.nothing_runs_or_waits)
 
     def kill(self) -> None:
         """SIGKILL for all of it. The master first: it must not start new workers for the killed ones."""

@@ -68,6 +68,7 @@ class SharedGateways:
             all_settings: dict[str, Any] = {"KIMI_PROTOCOL": profile.protocol, **settings}
             gateway = self._running.gateway(self._upstream, users=users, server=server, **all_settings)
             self._started[key] = (gateway, gateway.__enter__())
+            self._started[key][1].wait_for_workers()
         self._started.move_to_end(key)
         return replace(self._started[key][1].as_if_new(), model=profile.model)
 

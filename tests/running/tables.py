@@ -61,9 +61,11 @@ class Tables:
 
     def forget_what_accounts_did(self) -> None:
         """As if all of them had just been added."""
-        self.database.run("DELETE FROM rests")
-        self.database.run("DELETE FROM uploads")
-        self.database.run("UPDATE accounts SET refused = NULL, next_at = 0")
+        self.database.run_all(
+            "DELETE FROM rests",
+            "DELETE FROM uploads",
+            "UPDATE accounts SET refused = NULL, next_at = 0 WHERE refused IS NOT NULL OR next_at != 0",
+        )
 
     def put_next_turns_off(self, seconds: float) -> None:
         """As if the last turn of every account had been so much later."""
@@ -76,6 +78,9 @@ class Tables:
     def waiting_turns(self) -> int:
         """How many requests wait for an account."""
         return self._count("SELECT count(*) FROM line")
+
+    def nothing_runs_or_waits(self) -> bool:
+        return not self._count("SELECT (SELECT count(*) FROM leases) + (SELECT count(*) FROM line)")
 
     def make_accounts_unwritable(self) -> None:
         """A view in the place of the table: file permissions would not stop a test that runs as root."""
