@@ -151,14 +151,14 @@ RESUMABLE = [
 EVERY_ANSWER = pytest.mark.parametrize("case", RESUMABLE, ids=lambda case: case.name)
 
 
-def cut_positions(body: bytes) -> Iterator[int]:
-    """Those at which the answer has been named: before that it cannot be asked for."""
+def broken_everywhere(body: bytes) -> Iterator[tuple[int, AnswerDecoder, Client]]:
+    """``broken_at`` each byte at which the answer has been named: before that it cannot be asked for."""
     for offset in range(len(body) + 1):
         try:
-            broken_at(body, offset)
+            decoder, client = broken_at(body, offset)
         except ConnectionLost:
             continue
-        yield offset
+        yield offset, decoder, client
 
 
 def test_there_are_recorded_answers_to_cut() -> None:
@@ -170,14 +170,14 @@ def test_cut_at_every_byte_and_resumed_it_is_whole(case: WireCase) -> None:
     """Also where Kimi repeats up to three frames that were there before."""
     body = case.streams[0]
     kept, whole = KeptAnswer.of(body), whole_answer(body)
-    cuts = list(cut_positions(body))
-    assert len(cuts) > 100
-    for offset in cuts:
-        decoder, client = broken_at(body, offset)
+    cuts = 0
+    for offset, decoder, client in broken_everywhere(body):
+        cuts += 1
         if client.finish_reason is None:
             decoder.resume()
             client.take(decoder.decode([kept.resumed(decoder.offset, overlap=offset % 4)]))
         assert client.answer == whole.answer, body[:offset]
+    assert cuts > 100
 
 
 def message_with(content: str, reasoning: str, status: object) -> bytes:
@@ -199,8 +199,7 @@ LOOKED_UP = [
 def test_cut_at_every_byte_and_looked_up_it_is_whole(case: WireCase) -> None:
     """By GetMessage: while the answer is still generated, maybe with less than was sent, and when it is complete."""
     body, (content, reasoning, _) = case.streams[0], whole_answer(case.streams[0]).answer
-    for offset in cut_positions(body):
-        decoder, client = broken_at(body, offset)
+    for offset, decoder, client in broken_everywhere(body):
         for part in (2, 1):
             held = content[: len(content) // part], reasoning[: len(reasoning) // part]
             if client.finish_reason is None:
@@ -216,8 +215,7 @@ def test_it_is_whole_however_often_it_breaks(case: WireCase) -> None:
     body = case.streams[0]
     kept, whole = KeptAnswer.of(body), whole_answer(body)
     for step in (7, 23, 61):
-        start = next(cut_positions(body))
-        decoder, client = broken_at(body, start)
+        _, decoder, client = next(broken_everywhere(body))
         for _ in range(len(body)):
             if client.finish_reason is not None:
                 break

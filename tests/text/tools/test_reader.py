@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Sequence
 
@@ -14,6 +15,9 @@ from app.text.prompt import compose
 from app.text.tools.foreign import ForeignCall
 from app.text.tools.names import Names
 from app.text.tools.reader import MAX_CALL_CHARS, Block, CallReader, Flaw, Item, Spent, Stop
+
+# As many made-up answers in a test that takes the most. TOOL_EXAMPLES=20000 is a thorough look.
+EXAMPLES = int(os.environ.get("TOOL_EXAMPLES", "500"))
 
 CODE = "3f09c2a1b87d"
 TOOLS = (Tool("read"), Tool("write"), Tool("patch", kind="text"))
@@ -96,7 +100,7 @@ _PARTS = st.sampled_from(
 _ANSWERS = st.lists(_PARTS, max_size=14).map("".join)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     text=_ANSWERS,
     data=st.data(),
@@ -111,7 +115,7 @@ def test_cuts_do_not_matter(text: str, data: st.DataObject, whole: bool, foreign
         assert read(text, cuts, whole=whole, foreign=foreign, thinking=thinking) == expected
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(text=_ANSWERS, foreign=st.booleans(), thinking=st.booleans())
 def test_the_code_never_leaves_and_nothing_is_made_up(text: str, foreign: bool, thinking: bool) -> None:
     items = read(text, foreign=foreign, thinking=thinking)
@@ -126,7 +130,7 @@ def test_the_code_never_leaves_and_nothing_is_made_up(text: str, foreign: bool, 
     assert all(character in left for character in shown(items).replace("…", ""))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=EXAMPLES // 2, deadline=None)
 @given(text=_ANSWERS.filter(lambda text: CODE[:-1] not in text))
 def test_without_a_code_the_text_is_as_it_was_written(text: str) -> None:
     items = read(text, foreign=False)
@@ -141,7 +145,7 @@ _WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES // 3, deadline=None)
 @given(
     text=st.one_of(st.just(""), _WORDS),
     calls=st.lists(
