@@ -25,6 +25,7 @@ from tests.running import (
     read_stream,
     wait_until,
 )
+from tests.running.processes import pause
 
 ACCOUNTS = ("alice", "bob", "carol")
 
@@ -211,6 +212,7 @@ def test_a_limited_account_rests_as_long_as_it_was_told_and_the_others_serve(
         back_at = back_at or (now if turns > 1 else None)
         assert ask(two_workers, stream=number % 2 == 0).finish_reason == "stop"
         number += 1
+        pause()
     assert limited_at is not None and back_at is not None and number > 10
     # What is measured here lags behind what happened by one request at most, at either end.
     assert back_at - limited_at > 2

@@ -28,6 +28,7 @@ from tests.running import (
 )
 from tests.running.commands import run_keys, start
 from tests.running.databases import SqliteDatabase
+from tests.running.processes import pause
 from tests.running.running import renewals
 from tests.running.tables import Tables
 
@@ -432,6 +433,8 @@ def traffic(gateway: Gateway, seconds: float, kill_every_s: float) -> tuple[list
     end = time.monotonic() + seconds
     next_kill = time.monotonic() + kill_every_s
     while time.monotonic() < end:
+        # Not as fast as possible: others test beside it.
+        pause()
         if time.monotonic() > next_kill:
             os.kill(gateway.process.children()[0], signal.SIGKILL)
             next_kill += kill_every_s

@@ -76,7 +76,7 @@ def test_one_that_fails_on_its_way_ends_the_others(gateway: Gateway, simulator: 
 @pytest.mark.parametrize(
     ("server", "stream", "how"),
     [
-        *(("gevent", stream, how) for stream in (True, False) for how in ("close", "reset")),
+        *(("forked", stream, how) for stream in (True, False) for how in ("close", "reset")),
         ("gthread", True, "close"),
         ("threads", False, "reset"),
     ],

@@ -479,7 +479,7 @@ def test_sdks_are_told_not_to_repeat_what_kimi_has_heard(quick: Gateway, simulat
     assert "x-should-retry" not in quick.say("hello").headers
 
 
-@pytest.mark.parametrize("server", ["gevent", "gthread"])
+@pytest.mark.parametrize("server", ["forked", "gthread"])
 def test_each_log_line_of_an_answer_has_the_id_of_its_request(
     shared_gateway: Share, simulator: Simulator, server: str
 ) -> None:
