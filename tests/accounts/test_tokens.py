@@ -300,9 +300,9 @@ def test_a_renewal_that_cannot_be_started_takes_neither_the_request_nor_the_thre
     with running.gateway(simulator.url, KIMI_TOKENS=tokens, PYTHONPATH=longest) as gateway:
         for _ in range(2):
             assert ask(gateway, True).finish_reason == "stop"
-        assert "the process that renews a token could not be started: Argument list too long" in gateway.log()
         edge = "renewal_failed account="
         wait_until("the thread has tried again", lambda: gateway.log().count(edge) >= 2)
+        assert "the process that renews a token could not be started: Argument list too long" in gateway.log()
     assert simulator.state()["refreshes"] == 0
 
 

@@ -232,6 +232,8 @@ def test_a_client_that_leaves_meanwhile_stops_it(shared_gateway: Share, simulato
         simulator.wait("gate:stay", at_least=1)
         wait_until("the stream is resumed", lambda: asked_for(simulator, "ResumeChat"))
     simulator.wait("open_streams", equals=0)
+    # Told in the background.
+    wait_until("Kimi is told to stop", lambda: asked_for(simulator, "CancelChat"))
     assert ask(gateway, True).finish_reason == "stop"
     assert asked_for(simulator, "CancelChat") == 1
 
