@@ -13,7 +13,6 @@ from app import errors
 from app.errors import GatewayError
 from app.settings.config import describe_settings
 from app.upstreams.kimi.model_table import CONNECT, SSE, KimiModels
-from bench import plot
 from tests.clients import failures_read, table
 from tests.docs.pages import pages, translated, with_generated_parts
 from tests.running import ROOT
@@ -126,6 +125,9 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
 
 
 def test_the_picture_of_the_readme_can_be_drawn_and_names_its_commit(tmp_path: Path) -> None:
+    # It imports matplotlib, which takes half a second.
+    from bench import plot
+
     run = json.loads((ROOT / "docs/bench.json").read_text())
     plot.draw_summary(plot.read(run), tmp_path / "bench.png")
     assert (tmp_path / "bench.png").stat().st_size > 10_000
