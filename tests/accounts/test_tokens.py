@@ -377,6 +377,7 @@ def test_a_refresh_killed_before_kimi_acted_is_done_again(running: Running, simu
     assert simulator.state()["stale_refreshes"] == 0
 
 
+@pytest.mark.long
 def test_a_renewed_pair_waits_for_a_database_that_is_away(running: Running, simulator: Simulator) -> None:
     """Kimi has given it once: nobody may ask with the old token meanwhile, and what it gave must not be lost."""
     simulator.knobs(refresh_delay_s=1)

@@ -209,8 +209,9 @@ def test_a_slow_reader_gets_everything(patient: Gateway, simulator: Simulator) -
     simulator.knobs(tokens=8_000, token_chars=4096)
     slow = RawClient(patient, True)
     simulator.wait("open_streams", at_least=1)
+    simulator.knobs(tokens=1_000)
     fast = RawClient(patient, True)
-    assert fast.read_until(b'"finish_reason":"stop"').count(b'"content":') == 8_001
+    assert fast.read_until(b'"finish_reason":"stop"').count(b'"content":') == 1_001
     fast.leave("close")
     # The one that came later has everything; Kimi still waits for the one that does not read.
     assert simulator.state()["open_streams"] == 1

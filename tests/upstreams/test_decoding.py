@@ -54,7 +54,8 @@ EVERY_BYTE = pytest.mark.parametrize(
 def test_a_stream_cut_at_any_byte_is_never_a_finished_answer(case: WireCase) -> None:
     """It is finished from the byte on that completes the frame that says so."""
     body, is_continued = case.streams[0], len(case.streams) > 1
-    cut_off = [Decoded.of(decode_of(case)([body[:offset]])) for offset in range(len(body) + 1)]
+    decode = decode_of(case)
+    cut_off = [Decoded.of(decode([body[:offset]])) for offset in range(len(body) + 1)]
     expected = case.expected
     # What is said although it is an error as a whole.
     said = expected.get("said", expected.get("as_sent", expected["content"]))
