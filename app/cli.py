@@ -5,6 +5,7 @@
     console-password  set a password for the console, or remove it
     doctor      find out why the gateway does not work, as lines or as JSON
     keys        add, list and revoke API keys in the database
+    notify-test send a test message to NOTIFY_URL
     parameters  print what the parameters of an endpoint do, as a table in Markdown
     requests    show the request log, and follow it
     settings    print all settings, as a page in Markdown
@@ -559,6 +560,21 @@ def console_password(remove: bool) -> None:
     Entry(store).change_password(password, None)
 
 
+@click.command("notify-test")
+def notify_test() -> None:
+    """Send a test message to NOTIFY_URL, and say whether it was taken."""
+    from app.factory import build_notifier
+
+    config, store = _store("NOTIFY_URL", "NOTIFY_FORM", "NOTIFY_LANGUAGE", "CONSOLE_URL")
+    notifier = build_notifier(config, store)
+    if notifier is None:
+        raise click.ClickException("NOTIFY_URL is not set")
+    outcome = notifier.send_test()
+    if outcome.code:
+        raise click.ClickException(f"not delivered: {outcome.reason('en')}")
+    _echo("taken")
+
+
 def _store(*more: str) -> tuple[Config, Store]:
     """The settings, of which those that keys need and ``more`` are right, and the database. Exits with the error if
     one of them cannot be used."""
@@ -601,6 +617,7 @@ COMMANDS: dict[str, click.Command] = {
     "console-password": console_password,
     "doctor": doctor,
     "keys": keys,
+    "notify-test": notify_test,
     "parameters": parameters,
     "requests": requests,
     "settings": settings,

@@ -35,6 +35,7 @@ from app.doctor.trial_turn import Generation
 from app.gateway import Gateway
 from app.ledger.ledger import Ledger, LedgerLimits
 from app.ledger.live import ProcessState
+from app.notifications.notifier import Notifier, Receiver
 from app.settings.config import Config
 from app.store import PendingDeletion, Store
 from app.store.conversations import Kind
@@ -129,8 +130,9 @@ def create_app(
             name = api.blueprint.name + suffix
             app.register_blueprint(api.blueprint, name=name, url_prefix=prefix or None)
     openapi.install(app, [operation for api in (*public_apis, _HEALTH) for operation in api.OPERATIONS])
+    notifier = build_notifier(config, store)
     if config.console:
-        services = Services(config, store, gateway, accounts, ledger, app.extensions["account_manager"])
+        services = Services(config, store, gateway, accounts, ledger, app.extensions["account_manager"], notifier)
         app.wsgi_app = ConsoleMount(app.wsgi_app, services)  # type: ignore[method-assign]  # as Flask's documentation says
     if not starts:
         return app
@@ -142,6 +144,8 @@ def create_app(
     keys.start()
     rate_limits.start_cleaning()
     accounts.start()
+    if notifier is not None:
+        notifier.start(accounts)
     gateway.start_background_work()
     for group in groups:
         group.start(store, accounts)
@@ -157,6 +161,14 @@ def build_router(config: Config, tap: Tap | None = None) -> Router:
 def build_registry(config: Config, store: Store, *, settles: bool = True) -> Registry:
     """See ``Registry``. Raises StoreError."""
     return Registry(config.credentials, config.site_of, store, proxy=config.kimi_proxy, settles=settles)
+
+
+def build_notifier(config: Config, store: Store) -> Notifier | None:
+    """None without NOTIFY_URL."""
+    if not config.notify_url:
+        return None
+    receiver = Receiver(config.notify_url, config.notify_form, config.notify_language, config.console_address)
+    return Notifier(store, receiver)
 
 
 def build_account_manager(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cryptography.fernet import Fernet
 
 from app.console import passwords
-from app.settings.config import Config, is_loopback
+from app.settings.config import Config
 from app.store import Store
 from app.store.console import FailureLimits, SessionLimits, SessionRow
 
@@ -150,9 +150,7 @@ class Entry:
 
 def link_of(config: Config, ticket: str) -> str:
     """The link into the console, as its owner opens it. The ticket stands behind a #, so that no server sees it."""
-    is_here = config.host in ("0.0.0.0", "::") or is_loopback(config.host)
-    host = "127.0.0.1" if is_here else f"[{config.host}]" if ":" in config.host else config.host
-    return f"{config.console_url or f'http://{host}:{config.port}/console'}/enter#{ticket}"
+    return f"{config.console_address}/enter#{ticket}"
 
 
 _BROWSERS = (("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))

@@ -13,6 +13,7 @@ from app import __version__
 from app.concurrency.helper_process import python_command, python_environment
 from app.console.page import common_values, console, language, page, say, store
 from app.console.show import bytes_of
+from app.notifications.notifier import last_outcome
 from app.settings.config import describe_settings
 
 blueprint = Blueprint("health", __name__)
@@ -35,9 +36,24 @@ class SettingView:
 
 @blueprint.get("/health")
 def show() -> BaseResponse:
+    return _page()
+
+
+@blueprint.post("/health/notify")
+def send_test_message() -> BaseResponse:
+    notifier = console().services.notifier
+    if notifier is None:
+        return _page(400)
+    return _page(502 if notifier.send_test().code else 200)
+
+
+def _page(status: int = 200) -> BaseResponse:
     services = console().services
     return page(
         "health.html",
+        status,
+        notifies=services.notifier is not None,
+        last_message=last_outcome(store()),
         readiness=services.gateway.readiness(1.0).in_language(language()),
         unknown=store().unrecognised.all(),
         database=_database(),

@@ -14,6 +14,7 @@ from app.accounts.management import AccountManager
 from app.accounts.pool import Accounts
 from app.gateway import Gateway
 from app.ledger.ledger import Ledger
+from app.notifications.notifier import Notifier
 from app.settings.config import Config, is_loopback
 from app.store import Store
 from app.web.local_requests import is_local
@@ -36,6 +37,8 @@ class Services:
     accounts: Accounts
     ledger: Ledger
     account_manager: AccountManager
+    notifier: Notifier | None
+    """None without NOTIFY_URL."""
 
 
 @dataclass(frozen=True, slots=True)

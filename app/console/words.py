@@ -628,6 +628,20 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
     "mark_warning": ("warning", "警告"),
     "mark_problem": ("problem", "问题"),
     "mark_skipped": ("skipped", "跳过"),
+    "messages": ("Messages to you", "给你的消息"),
+    "notify_on": (
+        "A message is sent to NOTIFY_URL when an account needs you, when none can answer, when Kimi sends something "
+        "unknown, and when that is over.",
+        "账号需要处理、没有账号可用、Kimi 发来不认识的数据时，以及这些情况结束时，网关会把消息发到 NOTIFY_URL。",
+    ),
+    "notify_off": (
+        "Nothing tells you when an account needs you. Set <code>NOTIFY_URL</code> to get a message.",
+        "账号需要处理时不会有消息通知你。设置 <code>NOTIFY_URL</code> 就能收到。",
+    ),
+    "notify_never": ("None was sent yet.", "还没有发送过。"),
+    "notify_taken": ("The last one was taken at {at}.", "最近一条已在 {at} 送达。"),
+    "notify_failed": ("The last one failed at {at}: {why}.", "最近一条在 {at} 发送失败：{why}。"),
+    "send_test": ("Send a test", "发送测试消息"),
     "unknown_frames": ("What Kimi sends that this gateway does not know", "网关不认识的 Kimi 数据"),
     "unknown_means": (
         "Kimi may have changed its protocol. Nothing is wrong as long as answers come; please open an issue with the "

@@ -36,6 +36,7 @@ from app.errors import (
     UpstreamProtocolError,
     UpstreamTimeout,
 )
+from app.notifications.notifier import last_outcome
 from app.settings.config import Examination
 from app.settings.credentials import Credential, describe_level
 from app.settings.sites import Site, is_at
@@ -127,6 +128,7 @@ class Doctor:
                 ("settings", self._check_settings),
                 ("store", self._check_store),
                 ("keys", self._check_keys),
+                ("messages", self._check_messages),
                 ("account", self._check_accounts),
                 ("site", self._check_sites),
                 ("refresh", self._check_refresh),
@@ -239,6 +241,25 @@ class Doctor:
             yield Finding(
                 "ok", "keys", "takes any API key, from this machine only; behind a proxy set GATEWAY_API_KEYS"
             )
+
+    # messages to the owner
+
+    def _check_messages(self) -> Iterator[Finding]:
+        if {"NOTIFY_URL", "NOTIFY_FORM"} & set(self._wrong):
+            yield Finding("skipped", "messages", "not checked: their settings are wrong")
+        elif not self._config.notify_url:
+            yield Finding("ok", "messages", "none are sent: NOTIFY_URL is not set")
+        elif self._store is None:
+            yield Finding("skipped", "messages", "not checked: it needs the store")
+        else:
+            last = last_outcome(self._store)
+            if last is None:
+                yield Finding("ok", "messages", "none was sent yet", "flask --app wsgi notify-test")
+            elif last.code:
+                found = f"the last one failed at {when(last.at)}: {last.reason('en')}"
+                yield Finding("warning", "messages", found, "correct NOTIFY_URL, then: flask --app wsgi notify-test")
+            else:
+                yield Finding("ok", "messages", f"the last one was taken at {when(last.at)}")
 
     # accounts
 

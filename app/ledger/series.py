@@ -73,7 +73,7 @@ SILENCE = Series(
     _SILENCE_S,
 )
 HEARTBEATS = Series("kimi_gateway_heartbeats", "Heartbeats sent to clients that waited", ("api",))
-# Counted where it happens, in a process of its own.
+# This one and that of notifications are counted where they happen.
 REFRESHES = Series(
     "kimi_gateway_refreshes", "Renewals of tokens; outcome: ok, failed, refused", ("account", "outcome")
 )
@@ -81,6 +81,11 @@ DROPPED = Series(
     "kimi_gateway_ledger_dropped",
     "Rows of the request log that were given up while the database was away, and label sets beyond the limit",
     ("kind",),
+)
+NOTIFICATIONS = Series(
+    "kimi_gateway_notifications",
+    "Tries to send a message to NOTIFY_URL; outcome: ok, failed",
+    ("event", "outcome"),
 )
 ALL = (
     FIRST,
@@ -96,6 +101,7 @@ ALL = (
     HEARTBEATS,
     REFRESHES,
     DROPPED,
+    NOTIFICATIONS,
 )
 
 # The names of a histogram's rows in the store, beside the labels: a bucket's has its upper bound as "le".

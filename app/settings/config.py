@@ -580,6 +580,32 @@ class Config:
         "Prometheus 读取 `/metrics` 时必须携带的 bearer token（至少 12 个字符）。不设置时，`/metrics` 只对本机开放。",
         secret=True,
     )
+    notify_url: str = _setting(
+        "NOTIFY_URL",
+        parsers.notify_url,
+        "",
+        "An address that gets a message (POST) when an account needs you, when none can answer for five minutes, "
+        "when Kimi sends something unknown, and when each is over (docs/accounts.md).",
+        "账号需要处理、五分钟没有账号可用、Kimi 发来不认识的数据时，以及这些情况结束时，网关会把消息 POST 到这个地址"
+        "（docs/accounts.zh-CN.md）。",
+        secret=True,
+    )
+    notify_form: str = _setting(
+        "NOTIFY_FORM",
+        parsers.choice("json", "text", "discord", "feishu", "dingtalk", "bark"),
+        "json",
+        "What `NOTIFY_URL` takes. `json`: an object with event, account, text and url, which Slack and Mattermost "
+        "take as well. `text`: the sentence alone, for ntfy. `dingtalk`: also for WeCom.",
+        "`NOTIFY_URL` 接受的格式。`json`：含 event、account、text、url 的对象，Slack 和 Mattermost 也能用。"
+        "`text`：只有一句话，用于 ntfy。`dingtalk`：钉钉，也用于企业微信。`feishu`：飞书。",
+    )
+    notify_language: Language = _setting(
+        "NOTIFY_LANGUAGE",
+        parsers.choice(*get_args(Language)),
+        "en",
+        "The language of these messages.",
+        "这些消息使用的语言。",
+    )
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS",
         parsers.origins,
@@ -613,6 +639,15 @@ class Config:
         return tuple(found.values()) or (self.site_of(Credential("", "")),)
 
     @property
+    def console_address(self) -> str:
+        """Where the owner opens the console."""
+        if self.console_url:
+            return self.console_url
+        is_here = self.host in ("0.0.0.0", "::") or is_loopback(self.host)
+        host = "127.0.0.1" if is_here else f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/console"
+
+    @property
     def files_folder(self) -> Path | None:
         """Where uploaded files are kept; None: in the database."""
         if self.files_dir:
@@ -625,6 +660,7 @@ class Config:
         """Every text that must never be shown."""
         tokens = [token for credential in self.credentials for token in credential.secrets]
         own = [secret for secret in (self.gateway_secret, self.metrics_key) if secret]
+        own += parsers.secrets_in_address(self.notify_url)
         passwords = [*parsers.passwords_in(self.database_url), *parsers.passwords_in(self.kimi_proxy)]
         return [*tokens, *(key.secret for key in self.api_keys), *own, *passwords]
 

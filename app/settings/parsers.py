@@ -131,6 +131,30 @@ def folder(text: str) -> str:
     return str(HOME / text)
 
 
+def notify_url(text: str) -> str:
+    """An address that messages are posted to. What follows its host may be a secret."""
+    if not text:
+        return ""
+    try:
+        parts = urlsplit(text)
+        # An invalid port raises ValueError when it is read.
+        complete = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        complete = False
+    if not complete or parts.fragment or not text.isascii() or re.search(r"\s", text):
+        raise HiddenValueError("expected an address such as https://ntfy.sh/some-topic")
+    return text
+
+
+def secrets_in_address(url: str) -> list[str]:
+    """The address, and what of it stands behind its host, where that is long enough to be a secret."""
+    if not url:
+        return []
+    parts = urlsplit(url)
+    rest = url.partition(parts.netloc)[2]
+    return [url, *([rest] if len(rest) >= 8 else []), *passwords_in(url)]
+
+
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
 # No proxy, whatever the environment says.

@@ -24,6 +24,7 @@ from app.store.leases import LeaseRow, LeaseRows
 from app.store.ledger import LedgerRows
 from app.store.login_tokens import TokenRow, TokenRows, TokenState, WantedRefresh
 from app.store.migrations import VERSION, migrate
+from app.store.notifications import NotificationRows
 from app.store.open_chats import OpenChatRows
 from app.store.processes import ProcessRows
 from app.store.roles import RoleRows
@@ -82,6 +83,7 @@ class Store:
             self.files = FileRows(self.database)
             self.facts = Facts(self.database)
             self.unrecognised = Unrecognised(self.database)
+            self.notifications = NotificationRows(self.database)
             salt = bytes.fromhex(self.facts.set_once("vault_salt", secrets.token_hex(16)))
             # Tells this database from others.
             self.name = self.facts.set_once("name", secrets.token_hex(8))

@@ -233,6 +233,11 @@ _MIGRATIONS = {
         "ALTER TABLE api_keys ADD COLUMN models TEXT",
         "ALTER TABLE api_keys ADD COLUMN tokens_per_day BIGINT",
     ),
+    "messages to the owner": (
+        """CREATE TABLE notifications (
+            name VARCHAR NOT NULL PRIMARY KEY, is_on BOOLEAN NOT NULL, since FLOAT NOT NULL, told BOOLEAN NOT NULL,
+            told_at FLOAT NOT NULL, tries INTEGER NOT NULL, try_at FLOAT NOT NULL)""",
+    ),
     "conversations that Responses opened": (
         # Those of older gateways keep the age that was promised when they began.
         "ALTER TABLE conversations ADD COLUMN kind VARCHAR NOT NULL DEFAULT 'named'",

@@ -478,3 +478,16 @@ ledger_steps = sa.Table(
     sa.Column("step", sa.BigInteger, nullable=False),
     sa.Column("written_at", sa.Float, nullable=False),
 )
+
+# What the owner is told of by messages.
+notifications = sa.Table(
+    "notifications",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("is_on", sa.Boolean, nullable=False),  # it is so now
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("told", sa.Boolean, nullable=False),  # the last value of ``is_on`` that the owner was told
+    sa.Column("told_at", sa.Float, nullable=False),  # 0: never
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("try_at", sa.Float, nullable=False),  # not earlier
+)

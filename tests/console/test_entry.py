@@ -20,7 +20,7 @@ FOREIGN = "http://evil.example"
 
 def rules() -> list[tuple[str, str, str]]:
     """Endpoint, method and path of everything that the console answers."""
-    app = site.create_site(Services(None, None, None, None, None, None), Reach(""))  # type: ignore[arg-type]
+    app = site.create_site(Services(None, None, None, None, None, None, None), Reach(""))  # type: ignore[arg-type]
     found = []
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<[^>]+>", "x", rule.rule)
