@@ -4,7 +4,7 @@
     console-link      print a link into the console
     console-password  set a password for the console, or remove it
     doctor      find out why the gateway does not work, as lines or as JSON
-    keys        add, list and revoke API keys in the database
+    keys        add, list, change and revoke API keys in the database
     notify-test send a test message to NOTIFY_URL
     parameters  print what the parameters of an endpoint do, as a table in Markdown
     requests    show the request log, and follow it
@@ -31,7 +31,7 @@ from flask import Flask
 
 from app import __version__, logs
 from app.settings.config import Config, Language
-from app.store import KeyRow, Store, StoreUnusable
+from app.store import KeyNameTaken, KeyRow, Store, StoreUnusable
 from app.web.api_keys import digest_of, is_key_name, is_model_list, key_names, make_key, seconds_of
 
 if TYPE_CHECKING:
@@ -205,21 +205,16 @@ def add(
     """Create a key called NAME and print it. It is not shown again."""
     if not is_key_name(name):
         raise click.BadParameter("expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", param_hint="NAME")
-    period_s = None if expires is None else seconds_of(expires)
-    if expires is not None and not period_s:
-        raise click.BadParameter("expected a period such as 45m, 12h, 30d or 2w", param_hint="--expires")
     config, store = _store()
-    now = store.database.now()
-    if period_s and now + period_s >= _END_OF_CALENDAR:
-        raise click.BadParameter("too long: omit it for a key that does not expire", param_hint="--expires")
+    expires_at = None if expires is None else _end_of(expires, store)
     if models is not None and not is_model_list(models):
         raise click.BadParameter("expected names such as k2*,kimi-k2.6, without spaces", param_hint="--models")
     key = make_key()
     row = KeyRow(
         digest_of(key),
         name,
-        now,
-        now + period_s if period_s else None,
+        store.database.now(),
+        expires_at,
         None,
         per_minute,
         at_once,
@@ -229,6 +224,70 @@ def add(
     if name in [given.name for given in config.api_keys] or not store.keys.add(row):
         raise click.ClickException(f"there is a key called '{name}' already")
     click.echo(key)
+
+
+class _OrNone(click.ParamType[Any]):
+    """A value, or ``none``, which is given on as an empty text."""
+
+    def __init__(self, kind: click.ParamType[Any]) -> None:
+        self._kind = kind
+        self.name = kind.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return "" if value in ("", "none") else self._kind.convert(value, param, ctx)
+
+
+@keys.command("change")
+@click.argument("name")
+@click.option("--name", "new_name", help="What to call it from now on.")
+@click.option("--expires", metavar="PERIOD", help="It expires after this time from now: 45m, 12h, 30d, 2w, or none.")
+@click.option("--per-minute", type=_OrNone(click.IntRange(1, 1_000_000)), help="Limit of requests in any minute.")
+@click.option("--at-once", type=_OrNone(click.IntRange(1, 1_000_000)), help="Limit of requests at the same time.")
+@click.option("--models", metavar="LIST", help="The models that it may use: k2*,kimi-k2.6, or none for all.")
+@click.option("--tokens-per-day", type=_OrNone(click.IntRange(1, 10**12)), help="Limit of tokens (estimated) a day.")
+def change_key(
+    name: str, new_name: str | None, expires: str | None, models: str | None, **limits: int | str | None
+) -> None:
+    """Change the key called NAME: what is not named stays as it is, and `none` takes a limit away.
+
+    The key itself stays the same.
+    """
+    if new_name is not None and not is_key_name(new_name):
+        raise click.BadParameter("expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", param_hint="--name")
+    config, store = _store()
+    values: dict[str, Any] = {field: limit or None for field, limit in limits.items() if limit is not None}
+    if expires is not None:
+        values["expires_at"] = None if expires == "none" else _end_of(expires, store)
+    if models is not None:
+        if models != "none" and not is_model_list(models):
+            raise click.BadParameter("expected names such as k2*,kimi-k2.6, without spaces", param_hint="--models")
+        values["models"] = None if models == "none" else models
+    in_settings = [given.name for given in config.api_keys]
+    if name in in_settings:
+        raise click.ClickException(f"'{name}' is in GATEWAY_API_KEYS: such a key has no limits; change it there")
+    row = next((row for row in store.keys.all() if row.name == name and row.revoked_at is None), None)
+    if new_name is not None:
+        values["name"] = new_name
+    try:
+        if new_name in in_settings:
+            raise KeyNameTaken
+        if row is None or not store.keys.change(row.digest, **values):
+            raise click.ClickException(f"there is no key called '{name}'")
+    except KeyNameTaken:
+        raise click.ClickException(f"there is a key called '{new_name}' already") from None
+    changed = next(one for one in store.keys.all() if one.digest == row.digest)
+    _echo(f"{changed.name}  {_state(changed, store.database.now())}  {_limits(changed)}".rstrip())
+
+
+def _end_of(period: str, store: Store) -> float:
+    """When a period from now ends, in Unix seconds."""
+    period_s = seconds_of(period)
+    if not period_s:
+        raise click.BadParameter("expected a period such as 45m, 12h, 30d or 2w", param_hint="--expires")
+    ends_at = store.database.now() + period_s
+    if ends_at >= _END_OF_CALENDAR:
+        raise click.BadParameter("too long: omit it for a key that does not expire", param_hint="--expires")
+    return ends_at
 
 
 @keys.command("list")
@@ -366,6 +425,18 @@ def resume(name: str) -> None:
     """Use the account called NAME again after `pause`."""
     with _account_errors():
         _echo_state(_account_manager().resume(name))
+
+
+@accounts.command()
+@click.argument("name")
+@click.argument("period")
+def rest(name: str, period: str) -> None:
+    """Give the account called NAME no more requests for a PERIOD: 45m, 12h, 3d. `wake` ends it."""
+    seconds = seconds_of(period)
+    if not seconds:
+        raise click.BadParameter("expected a period such as 45m, 12h or 3d", param_hint="PERIOD")
+    with _account_errors():
+        _echo_state(_account_manager().rest(name, seconds))
 
 
 @accounts.command()

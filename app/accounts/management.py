@@ -18,11 +18,12 @@ from app.settings.parsers import proxy_url, without_password
 from app.settings.pasted import Form, read_pasted
 from app.settings.sites import Site
 from app.store import AccountEntryRow, Store, TokenRow, TokenState, Transaction
-from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown
+from app.store.leases import BY_HAND, REJECTED, WHOLE_ACCOUNT, Cooldown
 from app.upstreams.account import Account
 
 log = logging.getLogger(__name__)
 
+_LONGEST_REST_S = 30 * 86_400.0
 _LABEL = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 
@@ -62,6 +63,10 @@ class SecretNeeded(AccountChangeError):
 
 class NotRenewable(AccountChangeError):
     code = "not_renewable"
+
+
+class RestInvalid(AccountChangeError):
+    code = "rest_invalid"
 
 
 class Unreadable(AccountChangeError):
@@ -330,12 +335,22 @@ class AccountManager:
         return self._statuses([account])[0]
 
     def rest(self, name: str, seconds: float) -> AccountStatus:
-        """The account gets no new turns for so long."""
+        """The account gets no new turns for so long, or until the end of a cooldown that lasts longer; ``wake`` ends
+        it. Turns that run go on. Raises RestInvalid: for less than a minute or more than 30 days."""
+        if not 60 <= seconds <= _LONGEST_REST_S:
+            raise RestInvalid("an account rests for one minute to 30 days")
         account = self._find(name)
-        cooldown = Cooldown(self._store.database.now() + seconds, 1)
-        self._store.database.in_exclusive_transaction(
-            lambda tx: self._store.leases.set_cooldown(tx, account.id, WHOLE_ACCOUNT, cooldown)
-        )
+
+        def work(tx: Transaction) -> None:
+            now = self._store.database.now()
+            before = self._store.leases.cooldown(tx, account.id, WHOLE_ACCOUNT) or Cooldown(0.0, 0)
+            if before.until < now + seconds and (before.cause != REJECTED or before.until <= now):
+                # What failed before still counts.
+                rest = Cooldown(now + seconds, before.failures, BY_HAND)
+                self._store.leases.set_cooldown(tx, account.id, WHOLE_ACCOUNT, rest)
+
+        self._store.database.in_exclusive_transaction(work)
+        log.info("account_rests account=%s label=%r seconds=%.0f", account.id, account.label, seconds)
         return self._statuses([account])[0]
 
     def renew(self, name: str) -> AccountStatus:

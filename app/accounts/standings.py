@@ -131,6 +131,11 @@ ROWS: Mapping[tuple[Kind, str], Row] = {
         Words("A failure stopped this account. It is used again from {until}, by itself."),
         Words("此账号刚刚出错，{until} 起会自动恢复使用。"),
     ),
+    ("cooling", "by hand"): Row(
+        "off",
+        Words("You gave this account a rest. It is used again from {until}, by itself."),
+        Words("你让此账号休息，{until} 起会自动恢复使用。"),
+    ),
     ("cooling", "limited"): Row(
         "wait",
         Words("Kimi limited this account until {until}. After that it is used again by itself."),

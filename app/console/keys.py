@@ -1,22 +1,32 @@
-"""The page Keys: API keys are made, shown once, and revoked."""
+"""The page Keys: API keys are made, shown once, changed and revoked; and what each has used."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
 
-from flask import Blueprint, abort, request
+from flask import Blueprint, Response, abort, request
 from markupsafe import Markup
+from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as BaseResponse
 
 from app.console.page import base_url, console, go, page, say, store
+from app.console.request_log import csv_of, labels_of_accounts
 from app.console.setup import clients
-from app.store import KeyRow
-from app.web.api_keys import digest_of, is_key_name, is_model_list, make_key, seconds_of
+from app.console.show import bars, count, day_of
+from app.store import KeyNameTaken, KeyRow
+from app.store.ledger import UsageRow
+from app.web.api_keys import digest_of, is_key_name, is_model_list, make_key, owner_of, seconds_of
 
 blueprint = Blueprint("keys", __name__)
 
 _MOST = {"per_minute": 1_000_000, "at_once": 1_000_000, "tokens_per_day": 10**12}
 # January 1 of the year 10000, which dates cannot show.
 _END_OF_CALENDAR = 253_402_300_800.0
+# How many days of use are shown.
+_DAYS = 30
+
+_K = TypeVar("_K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,7 @@ class KeyView:
 
     name: str
     row: KeyRow | None
+    owner: str
     is_expired: bool = False
 
     @property
@@ -53,50 +64,177 @@ def show() -> BaseResponse:
 
 def _page(problem: str = "", status: int = 200) -> BaseResponse:
     now = store().database.now()
-    rows = [KeyView(given.name or str(say("nameless_key")), None) for given in console().services.config.api_keys]
-    for row in sorted(store().keys.all(), key=lambda row: row.revoked_at is not None):
-        rows.append(KeyView(row.name, row, row.expires_at is not None and row.expires_at <= now))
-    return page("keys.html", status, keys=rows, problem=problem, form=request.form)
+    views = [
+        KeyView(given.name or str(say("nameless_key")), None, owner_of(digest_of(given.secret)))
+        for given in console().services.config.api_keys
+    ]
+    rows = sorted(store().keys.all(), key=lambda row: row.revoked_at is not None)
+    views += [_view(row, now) for row in rows]
+    return page("keys.html", status, keys=views, problem=problem, form=request.form)
+
+
+def _view(row: KeyRow, now: float) -> KeyView:
+    is_expired = row.expires_at is not None and row.expires_at <= now
+    return KeyView(row.name, row, owner_of(row.digest), is_expired)
+
+
+class _Wrong(Exception):
+    """A field that cannot be used. ``key``: of the sentence that says so."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _values(form: "MultiDict[str, str]", now: float) -> dict[str, Any]:
+    """The fields of a form as columns; without expires_at where its field is empty. Raises _Wrong."""
+    values: dict[str, Any] = {"name": form.get("name", "").strip()}
+    if not is_key_name(values["name"]):
+        raise _Wrong("key_name_wrong")
+    if expires := form.get("expires", "").strip():
+        period_s = seconds_of(expires)
+        if not period_s or now + period_s >= _END_OF_CALENDAR:
+            raise _Wrong("period_wrong")
+        values["expires_at"] = now + period_s
+    for field, most in _MOST.items():
+        text = form.get(field, "").strip()
+        if text and not (re.fullmatch(r"[0-9]{1,13}", text) and 1 <= int(text) <= most):
+            raise _Wrong("number_wrong")
+        values[field] = int(text) if text else None
+    models = form.get("models", "").replace(" ", "")
+    if models and not is_model_list(models):
+        raise _Wrong("models_wrong")
+    values["models"] = models or None
+    return values
+
+
+def _is_given(name: str) -> bool:
+    """Whether a key of GATEWAY_API_KEYS has this name."""
+    return name in [given.name for given in console().services.config.api_keys]
 
 
 @blueprint.post("/keys")
 def make() -> BaseResponse:
     """The answer to this request is the only page that ever shows the key."""
-    form = request.form
-    name, expires = form.get("name", "").strip(), form.get("expires", "").strip()
-    if not is_key_name(name):
-        return _page(say("key_name_wrong"), 400)
-    period_s = seconds_of(expires) if expires else None
     now = store().database.now()
-    if expires and (not period_s or now + period_s >= _END_OF_CALENDAR):
-        return _page(say("period_wrong"), 400)
-    limits: dict[str, int | None] = {}
-    for field, most in _MOST.items():
-        text = form.get(field, "").strip()
-        if text and not (re.fullmatch(r"[0-9]{1,13}", text) and 1 <= int(text) <= most):
-            return _page(say("number_wrong"), 400)
-        limits[field] = int(text) if text else None
-    models = form.get("models", "").replace(" ", "")
-    if models and not is_model_list(models):
-        return _page(say("models_wrong"), 400)
-    config = console().services.config
-    is_first = not config.api_keys and not store().keys.all()
-    key = make_key()
-    expires_at = now + period_s if period_s else None
-    row = KeyRow(
-        digest_of(key),
-        name,
-        now,
-        expires_at,
-        None,
-        limits["per_minute"],
-        limits["at_once"],
-        models=models or None,
-        tokens_per_day=limits["tokens_per_day"],
-    )
-    if name in [given.name for given in config.api_keys] or not store().keys.add(row):
+    try:
+        values = _values(request.form, now)
+    except _Wrong as e:
+        return _page(say(e.key), 400)
+    is_first = not console().services.config.api_keys and not store().keys.all()
+    key, name = make_key(), values["name"]
+    row = KeyRow(digest_of(key), created_at=now, revoked_at=None, **{"expires_at": None, **values})
+    if _is_given(name) or not store().keys.add(row):
         return _page(say("key_name_taken", name=name), 400)
     return page("key_made.html", key=key, name=name, is_first=is_first, clients=clients(base_url(), key))
+
+
+# One key, by its owner: the name under which everything of it is kept.
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What was used in a day, or with a model. ``name``: of the day or the model."""
+
+    name: str
+    requests: int
+    failures: int
+    tokens_in: int
+    tokens_out: int
+
+
+def _find(owner: str) -> KeyView:
+    """Ends the request with a 404 if there is no such key."""
+    for given in console().services.config.api_keys:
+        if owner_of(digest_of(given.secret)) == owner:
+            return KeyView(given.name or str(say("nameless_key")), None, owner)
+    now = store().database.now()
+    for row in store().keys.all():
+        if owner_of(row.digest) == owner:
+            return _view(row, now)
+    abort(404)
+
+
+@blueprint.get("/keys/<owner>")
+def show_one(owner: str) -> BaseResponse:
+    return _page_of(_find(owner))
+
+
+def _page_of(view: KeyView, problem: str = "", status: int = 200) -> BaseResponse:
+    rows = _usage(view.owner)
+    today = int(store().database.now() // 86_400)
+    days = _summed(rows, lambda row: row.day)
+    daily = [days.get(day, (0, 0, 0, 0)) for day in range(today - _DAYS + 1, today + 1)]
+    total = sum(sums[0] for sums in daily)
+    return page(
+        "key.html",
+        status,
+        key=view,
+        problem=problem,
+        form=request.form,
+        total=total,
+        chart=bars([sums[0] for sums in daily], str(say("chart_of_days", number=total))),
+        by_day=[Sums(day_of(day), *sums) for day, sums in sorted(days.items(), reverse=True)],
+        by_model=[
+            Sums(model or "–", *sums)
+            for model, sums in sorted(_summed(rows, lambda row: row.model).items(), key=lambda item: -item[1][0])
+        ],
+        count=count,
+    )
+
+
+def _usage(owner: str) -> Sequence[UsageRow]:
+    today = int(store().database.now() // 86_400)
+    return store().ledger.usage(today - _DAYS + 1, today, owner)
+
+
+def _summed(rows: Sequence[UsageRow], key: Callable[[UsageRow], _K]) -> dict[_K, tuple[int, int, int, int]]:
+    """Requests, failures, tokens in and out, by what ``key`` says."""
+    sums: dict[_K, tuple[int, int, int, int]] = {}
+    for row in rows:
+        n, failed, came, went = sums.get(key(row), (0, 0, 0, 0))
+        sums[key(row)] = (n + row.requests, failed + row.failures, came + row.tokens_in, went + row.tokens_out)
+    return sums
+
+
+@blueprint.get("/keys/<owner>/export")
+def export(owner: str) -> BaseResponse:
+    """Sums by day, model and account, as CSV."""
+    name, labels = _find(owner).name, labels_of_accounts()
+    values = [
+        {
+            **asdict(row),
+            "day": day_of(row.day),
+            "owner": name,
+            "account_id": labels.get(row.account_id, row.account_id),
+        }
+        for row in _usage(owner)
+    ]
+    response = Response(
+        csv_of(values, [field.name for field in fields(UsageRow)]), content_type="text/csv; charset=utf-8"
+    )
+    response.headers["Content-Disposition"] = 'attachment; filename="usage.csv"'
+    return response
+
+
+@blueprint.post("/keys/<owner>/change")
+def change(owner: str) -> BaseResponse:
+    view = _find(owner)
+    if view.row is None or view.row.revoked_at is not None:
+        abort(404)
+    try:
+        values = _values(request.form, store().database.now())
+        if request.form.get("never"):
+            values["expires_at"] = None
+        if _is_given(values["name"]):
+            raise KeyNameTaken
+        if store().keys.change(view.row.digest, **values) is None:
+            abort(404)
+    except _Wrong as e:
+        return _page_of(view, say(e.key), 400)
+    except KeyNameTaken:
+        return _page_of(view, say("key_name_taken", name=values["name"]), 400)
+    return go("keys.show")
 
 
 @blueprint.get("/keys/<name>/revoke")

@@ -110,7 +110,9 @@ def _exported(wanted: Filter, is_csv: bool) -> Iterator[str]:
     head = True
     for rows in pages(store(), wanted):
         values = [_named(row, names, labels) for row in rows]
-        yield _csv(values, head) if is_csv else "".join(f"{json.dumps(value)}\n" for value in values)
+        yield (
+            csv_of(values, list(values[0]), head) if is_csv else "".join(f"{json.dumps(value)}\n" for value in values)
+        )
         head, number = False, number + len(rows)
         if number >= _MOST_EXPORTED:
             return
@@ -125,9 +127,10 @@ def _named(row: RequestRow, names: dict[str, str], labels: dict[str, str]) -> di
     }
 
 
-def _csv(values: Sequence[dict[str, object]], head: bool) -> str:
+def csv_of(values: Sequence[dict[str, object]], names: Sequence[str], head: bool = True) -> str:
+    """Rows as CSV, for spreadsheets. ``head``: with the names."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(values[0]))
+    writer = csv.DictWriter(out, names)
     if head:
         writer.writeheader()
     for value in values:

@@ -14,6 +14,11 @@ def time_element(at: float) -> Markup:
     )
 
 
+def day_of(day: int) -> str:
+    """``2026-11-26``. ``day``: since 1970, of UTC."""
+    return f"{datetime.fromtimestamp(day * 86_400, UTC):%Y-%m-%d}"
+
+
 def seconds(value: float) -> str:
     """``0.4 s``, ``12 s``, ``3 min``, ``2 h``, ``4 d``"""
     if value < 10:

@@ -10,7 +10,7 @@ import secrets
 
 from app.store.account_entries import AccountEntryRow, AccountEntryRows
 from app.store.accounts import AccountRows
-from app.store.api_keys import KeyRow, KeyRows
+from app.store.api_keys import KeyNameTaken, KeyRow, KeyRows
 from app.store.chat_cleanup import PendingDeletion, PendingDeletionRows
 from app.store.console import ConsoleRows
 from app.store.conversations import ConversationRow, ConversationRows
@@ -38,6 +38,7 @@ __all__ = [
     "Database",
     "FileRow",
     "IdempotentAnswerRow",
+    "KeyNameTaken",
     "KeyRow",
     "LeaseRow",
     "PendingDeletion",

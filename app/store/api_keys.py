@@ -42,6 +42,10 @@ class KeyRow:
         return tuple(filter(None, (self.models or "").split(",")))
 
 
+class KeyNameTaken(Exception):
+    """Another key, which was not revoked, has this name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a key has done and is doing.
@@ -70,6 +74,14 @@ _REVOKE = (
     sa.update(api_keys)
     .where(api_keys.c.name == _P("of_name"), api_keys.c.revoked_at.is_(None))
     .values(revoked_at=_P("now"), version=_NEXT_VERSION)
+)
+
+_FIND_DIGEST = sa.select(*api_keys.c).where(api_keys.c.digest == _P("of_digest"), api_keys.c.revoked_at.is_(None))
+_CHANGEABLE = ("name", "expires_at", "per_minute", "at_once", "models", "tokens_per_day")
+_CHANGE = (
+    sa.update(api_keys)
+    .where(api_keys.c.digest == _P("of_digest"))
+    .values({**{name: _P(name) for name in _CHANGEABLE}, "version": _NEXT_VERSION})
 )
 
 # A second counts until its last request has left the window, so no minute has more requests than were allowed. One
@@ -150,6 +162,23 @@ class KeyRows:
     def revoke(self, name: str, now: float) -> bool:
         """False if there is no key of this name that has not been revoked."""
         return self._database.in_exclusive_transaction(lambda tx: tx.run(_REVOKE, of_name=name, now=now)) > 0
+
+    def change(self, digest: str, **values: str | float | None) -> KeyRow | None:
+        """Changes name, expires_at, per_minute, at_once, models or tokens_per_day. Returns the key before; None if it
+        is not there, or was revoked. Raises KeyNameTaken."""
+
+        def work(tx: Transaction) -> KeyRow | None:
+            found = tx.row(_FIND_DIGEST, of_digest=digest)
+            if found is None:
+                return None
+            row = KeyRow(**found)
+            named = tx.row(_FIND_NAME, of_name=values.get("name", row.name))
+            if named is not None and named["digest"] != digest:
+                raise KeyNameTaken
+            tx.run(_CHANGE, of_digest=digest, **{**{name: getattr(row, name) for name in _CHANGEABLE}, **values})
+            return row
+
+        return self._database.in_exclusive_transaction(work)
 
     def begin_use(
         self, key: KeyRow, use_id: str, *, window_s: float, process_id: str, now: float, ends_at: float

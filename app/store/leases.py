@@ -23,6 +23,8 @@ from app.store.tables import accounts, cooldowns, leases, queue, wishes
 WHOLE_ACCOUNT = ""
 # The cause of a cooldown that ends with another token: Kimi has rejected this one.
 REJECTED = "rejected"
+# The cause of a cooldown that the owner wanted.
+BY_HAND = "by hand"
 # The account id of a cooldown that concerns a model of all accounts.
 ALL_ACCOUNTS = ""
 

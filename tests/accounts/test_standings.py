@@ -23,7 +23,7 @@ from app.accounts.standings import (
 )
 from app.settings.credentials import Credential, parse_credentials
 from app.store import TokenRow
-from app.store.leases import REJECTED, Cooldown
+from app.store.leases import BY_HAND, REJECTED, Cooldown
 from app.upstreams.account import when
 from tests.running import mint
 
@@ -61,6 +61,7 @@ CASES: dict[tuple[Kind, str], Standing] = {
     ("serving", "retrying"): standing_of(REFRESH, row(REFRESH, last_error=SAID)),
     ("busy", ""): Standing("busy", "acc_1", "home"),
     ("cooling", ""): standing_of(REFRESH, row(REFRESH), cooldown("")),
+    ("cooling", "by hand"): standing_of(REFRESH, row(REFRESH), cooldown(BY_HAND)),
     ("cooling", "limited"): standing_of(REFRESH, row(REFRESH), cooldown(LIMITED)),
     ("cooling", "forbidden"): standing_of(REFRESH, row(REFRESH), cooldown(FORBIDDEN)),
     ("cooling", "renewal"): standing_of(REFRESH, row(REFRESH), cooldown(NOT_RENEWED)),

@@ -138,6 +138,12 @@ def test_the_first_key_closes_an_open_gateway_and_revoking_it_does_not_open_it(
         (["add", "ann", "--expires", "999999w"], "omit it for a key that does not expire"),
         (["add", "ann", "--per-minute", "0"], "is not in the range"),
         (["add", "ann", "--models", ","], "expected names such as"),
+        (["change", "nobody", "--per-minute", "5"], "there is no key called 'nobody'"),
+        (["change", "mine", "--per-minute", "5"], "change it there"),
+        (["change", "ann", "--per-minute", "0"], "is not in the range"),
+        (["change", "ann", "--name", "a b"], "expected 1 to 64 of the characters"),
+        (["change", "ann", "--expires", "soon"], "expected a period such as"),
+        (["change", "ann", "--models", ","], "expected names such as"),
         (["revoke", "nobody"], "there is no key called 'nobody'"),
         (["revoke", "mine"], "remove it there"),
     ],
@@ -145,6 +151,22 @@ def test_the_first_key_closes_an_open_gateway_and_revoking_it_does_not_open_it(
 def test_a_command_that_cannot_be_done_says_why(tmp_path: Path, arguments: list[str], says: str) -> None:
     code, said = run_keys(SqliteDatabase(tmp_path / "x.db"), *arguments, GATEWAY_API_KEYS=f"mine={OWN_KEY}")
     assert code != 0 and says in said and "Traceback" not in said
+
+
+def test_a_key_is_changed_and_what_is_not_named_stays(keyed: Gateway) -> None:
+    key = add(keyed, "changing", "--per-minute", "50", "--expires", "30d")
+    code, said = run_keys(keyed.database, "change", "changing", "--at-once", "7", "--per-minute", "1")
+    assert code == 0 and said.endswith("1 a minute, 7 at once") and "expires" in said
+    wait_until("its limit counts", lambda: say(keyed, key).status_code == 429)
+    options = ("--per-minute", "none", "--expires", "none", "--name", "changed", "--models", "k*")
+    code, said = run_keys(keyed.database, "change", "changing", *options)
+    assert code == 0 and said.startswith("changed  added ") and said.endswith("7 at once, models k*")
+    wait_until("it may ask again", lambda: say(keyed, key).status_code == 200)
+    add(keyed, "another")
+    code, said = run_keys(keyed.database, "change", "another", "--name", "changed")
+    assert code == 1 and "there is a key called 'changed' already" in said
+    run_keys(keyed.database, "revoke", "changed")
+    assert run_keys(keyed.database, "change", "changed", "--at-once", "1")[0] == 1
 
 
 def test_commands_need_no_token_but_a_database(tmp_path: Path) -> None:

@@ -298,3 +298,49 @@ def test_all_gateways_of_a_database_know_a_session(
         other = browser_at(second)
         other.session.cookies.update(browser.session.cookies)
         assert other.get("/", allow_redirects=False).status_code == 200
+
+
+def test_a_key_is_changed_and_shows_what_it_has_used(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, GATEWAY_API_KEYS="owner=sk-of-the-owner") as gateway:
+        browser = signed_in(gateway)
+        made = browser.post("/keys", {"name": "phone", "expires": "30d", "per_minute": "60"})
+        (key,) = set(re.findall(r"sk-[\w-]{40,}", made.text))
+        path = next(
+            str(a["href"]).removeprefix("/console")
+            for a in browser.page("/keys").named("a")
+            if re.fullmatch(r"/console/keys/key_\w+", str(a["href"]))
+            and "phone" in browser.get(str(a["href"]).removeprefix("/console")).text
+        )
+        said = {"model": gateway.model, "messages": [{"role": "user", "content": "hello"}]}
+        headers = {"Authorization": f"Bearer {key}"}
+        wait_until("it counts", lambda: gateway.get("/v1/models", headers=headers).ok)
+        assert gateway.chat(said, headers=headers).status_code == 200
+        wait_until(
+            "it is logged", lambda: "no_requests" not in browser.get(path).text and ">1<" in browser.get(path).text
+        )
+        page = browser.page(path)
+        assert "Last 30 days" in page.text and gateway.model in page.text and page.named("svg")
+        exported = browser.get(f"{path}/export")
+        assert (
+            exported.headers["Content-Type"].startswith("text/csv")
+            and exported.text.splitlines()[1].split(",")[1] == "phone"
+        )
+        # Fields are filled with what counts now; an empty one takes its limit away.
+        assert [field["value"] for field in page.named("input") if field.get("id") == "per_minute"] == ["60"]
+        changed = browser.post(
+            f"{path}/change", {"name": "tablet", "at_once": "3", "models": "no-such-model", "never": "1"}
+        )
+        assert changed.url.endswith("/keys") and "tablet" in changed.text and "3 at once" in changed.text
+        assert "60 a minute" not in changed.text and "expires" not in Page(changed.text).text.partition("New key")[0]
+        wait_until("its models count", lambda: gateway.chat(said, headers=headers).status_code == 403)
+        for fields, says in (
+            ({"name": "owner"}, "There is a key called owner already"),
+            ({"name": "tablet", "per_minute": "0"}, "A limit is a whole number"),
+            ({"name": "two words"}, "A name has 1 to 64"),
+        ):
+            refused = browser.post(f"{path}/change", fields)
+            assert refused.status_code == 400 and says in Page(refused.text).text
+        assert "3 at once" in browser.page(path).text
+        browser.post("/keys/tablet/revoke")
+        assert browser.post(f"{path}/change", {"name": "tablet"}).status_code == 404
+        assert browser.page(path) and browser.get("/keys/key_of_nobody").status_code == 404
