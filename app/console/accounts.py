@@ -1,16 +1,20 @@
-"""The page Accounts: add by pasting, test, pause, wake, renew, remove. ``accounts.management`` does the work."""
+"""The page Accounts: add by pasting, test, pause, rest, wake, renew, remove, as ``accounts.management`` does it."""
 
+import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from flask import Blueprint, Response, abort, render_template, request, stream_with_context
 from markupsafe import Markup
 from werkzeug.wrappers import Response as BaseResponse
 
 from app.accounts.management import AccountChangeError, AccountManager, AccountStatus, Checked, UnknownAccount
+from app.console.overview import newest_requests, results_by_account
 from app.console.page import common_values, console, go, page, say, session, store
 from app.console.words import SENTENCES
 from app.errors import GatewayError
 from app.settings.credentials import CredentialError
+from app.upstreams.kimi.quota import kept_quota
 
 blueprint = Blueprint("accounts", __name__)
 
@@ -29,7 +33,38 @@ def show() -> BaseResponse:
 
 def _page(problem: Markup | str = "", status: int = 200) -> BaseResponse:
     accounts = sorted(_manager().all(), key=lambda account: not account.standings[0].needs_owner)
-    return page("accounts.html", status, accounts=accounts, problem=problem)
+    results = results_by_account(newest_requests())
+    return page(
+        "accounts.html",
+        status,
+        accounts=accounts,
+        results={account.id: results.get(account.id, ()) for account in accounts},
+        quotas={account.id: kept_quota(store(), account.id) for account in accounts},
+        windows=_WINDOWS,
+        rest_minutes=_REST_MINUTES[0],
+        problem=problem,
+    )
+
+
+# How long an account may be given a rest. Minutes; the first one is offered beside each account.
+_REST_MINUTES = (30, 120, 720, 1440)
+# Periods of Kimi's limits, and their sentences.
+_WINDOWS = {"5 hours": "window_5h", "7 days": "window_7d"}
+
+
+@blueprint.post("/accounts/quota")
+def ask_quotas() -> BaseResponse:
+    """Asks Kimi what is left of the accounts that work, each at most every ten minutes."""
+    for account in _manager().all():
+        if account.standings[0].kind in _ASKED:
+            # What Kimi does not say now stands on the page as not told.
+            with suppress(GatewayError, AccountChangeError):
+                _manager().quota(account.id)
+    return go("accounts.show")
+
+
+# Kinds of an account whose token works.
+_ASKED = frozenset({"serving", "busy", "ending", "cooling"})
 
 
 # Adding
@@ -103,7 +138,11 @@ def _status(id_: str) -> AccountStatus:
 
 @blueprint.get("/accounts/<id_>")
 def show_one(id_: str) -> BaseResponse:
-    return page("account.html", account=_status(id_), problem="")
+    return _page_of(id_)
+
+
+def _page_of(id_: str, problem: Markup | str = "", status: int = 200) -> BaseResponse:
+    return page("account.html", status, account=_status(id_), rests=_REST_MINUTES, problem=problem)
 
 
 def _change(id_: str, change: Callable[[AccountManager], object]) -> BaseResponse:
@@ -112,7 +151,7 @@ def _change(id_: str, change: Callable[[AccountManager], object]) -> BaseRespons
     except UnknownAccount:
         abort(404)
     except AccountChangeError as e:
-        return page("account.html", 400, account=_status(id_), problem=_change_problem(e))
+        return _page_of(id_, _change_problem(e), 400)
     except GatewayError as e:
         return _page(e.message, e.status)
     return go("accounts.show")
@@ -131,6 +170,13 @@ def resume(id_: str) -> BaseResponse:
 @blueprint.post("/accounts/<id_>/wake")
 def wake(id_: str) -> BaseResponse:
     return _change(id_, lambda manager: manager.wake(id_))
+
+
+@blueprint.post("/accounts/<id_>/rest")
+def rest(id_: str) -> BaseResponse:
+    minutes = request.form.get("minutes", "")
+    seconds = 60.0 * int(minutes) if re.fullmatch("[0-9]{1,6}", minutes) else 0.0
+    return _change(id_, lambda manager: manager.rest(id_, seconds))
 
 
 @blueprint.post("/accounts/<id_>/renew")
@@ -169,9 +215,26 @@ def remove(id_: str) -> BaseResponse:
 def test(id_: str) -> BaseResponse:
     """A page whose lines come as the account is tried."""
     account = _status(id_)
-    head, foot = render_template("account_test.html", **common_values(), account=account).split("<!-- lines -->")
-    lines = stream_with_context(_tried(account))
-    return Response(_joined(head, lines, foot), content_type="text/html; charset=utf-8")
+    return _tests(say("test_of", name=account.label), lambda: _tried(account))
+
+
+@blueprint.post("/accounts/test")
+def test_all() -> BaseResponse:
+    """The same for all accounts but those that are paused, one after the other."""
+    accounts = [account for account in _manager().all() if account.paused_at is None]
+
+    def lines() -> Iterator[str]:
+        for account in accounts:
+            # One that was removed meanwhile ends nothing.
+            with suppress(UnknownAccount):
+                yield from _tried(account, account.label)
+
+    return _tests(say("test_all"), lines)
+
+
+def _tests(title: Markup, lines: Callable[[], Iterator[str]]) -> BaseResponse:
+    head, foot = render_template("account_test.html", **common_values(), title=title).split("<!-- lines -->")
+    return Response(stream_with_context(_joined(head, lines(), foot)), content_type="text/html; charset=utf-8")
 
 
 def _joined(head: str, lines: Iterator[str], foot: str) -> Iterator[str]:
@@ -180,13 +243,15 @@ def _joined(head: str, lines: Iterator[str], foot: str) -> Iterator[str]:
     yield foot
 
 
-def _tried(account: AccountStatus) -> Iterator[str]:
+def _tried(account: AccountStatus, label: str = "") -> Iterator[str]:
+    """``label``: of the account, where several are tried."""
     for step in _manager().test(account.id):
+        name = say(f"step_of_test_{step.name}")
         yield render_template(
             "doctor_line.html",
             mark=step.mark,
             mark_word=say(f"mark_{step.mark}"),
-            check=say(f"step_of_test_{step.name}"),
+            check=f"{label}: {name}" if label else name,
             found=step.found,
             advice="",
         )

@@ -73,7 +73,7 @@ class Today:
 def show() -> BaseResponse:
     services = console().services
     readiness = services.gateway.readiness(1.0).in_language(language())
-    newest = _newest()
+    newest = newest_requests()
     accounts = account_views(newest)
     names, labels = names_of_keys(), {view.whole.account_id: view.whole.label for view in accounts}
     limit = services.config.account_max_streams
@@ -106,15 +106,20 @@ def account_views(newest: Sequence[RequestRow]) -> list[AccountView]:
     for standing in services.accounts.standings():
         of_account.setdefault(standing.account_id, []).append(standing)
     streams = store().leases.streams()
+    results = results_by_account(newest)
+    views = [
+        AccountView(all_[0], all_[1:], streams.get(id_, 0), results.get(id_, ())) for id_, all_ in of_account.items()
+    ]
+    return sorted(views, key=lambda view: not view.needs_owner)
+
+
+def results_by_account(newest: Sequence[RequestRow]) -> dict[str, Sequence[bool]]:
+    """Account id → its last results, the oldest first; True for an answer. ``newest``: the newest request first."""
     results: dict[str, list[bool]] = {}
     for row in newest:
         if row.account_id and row.blame != "request":
             results.setdefault(row.account_id, []).append(row.blame == "")
-    views = [
-        AccountView(all_[0], all_[1:], streams.get(id_, 0), results.get(id_, [])[:_LAST][::-1])
-        for id_, all_ in of_account.items()
-    ]
-    return sorted(views, key=lambda view: not view.needs_owner)
+    return {id_: of_account[:_LAST][::-1] for id_, of_account in results.items()}
 
 
 def _able(accounts: Sequence[AccountView]) -> int:
@@ -145,7 +150,7 @@ def _speed(request: LiveRequest) -> str:
     return f"{chars / request.age_s:.0f}" if chars and request.age_s >= 1 else "–"
 
 
-def _newest() -> Sequence[RequestRow]:
+def newest_requests() -> Sequence[RequestRow]:
     """The last requests, as they were at most _RECENT_S ago: the page asks every five seconds."""
     cache = console().recent
     now = time.monotonic()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.running import Gateway, Running, Simulator, mint, wait_until
+from tests.running.commands import run_command
 from tests.running.console import Browser, Page, signed_in
 
 REFRESH = 7_776_000
@@ -114,3 +115,47 @@ def test_two_accounts_do_not_share_a_name(empty: Gateway) -> None:
     assert answer.status_code == 400 and "Another account has this name" in answer.text
     # It is still there to be saved under another one.
     assert browser.post("/accounts/save", {"label": "work"}).url.endswith("/accounts")
+
+
+def test_an_account_is_given_a_rest_and_woken(empty: Gateway) -> None:
+    browser = signed_in(empty)
+    path = path_of(add(browser, mint("alice", 9_000), "home"), "home")
+    wait_until("it answers", lambda: empty.say("hello").ok)
+    rested = Page(browser.post(f"{path}/rest", {"minutes": "30"}).text)
+    assert "You gave this account a rest. It is used again from" in rested.text
+    # A shorter rest does not end a longer one.
+    until = empty.database.run("SELECT until FROM rests")
+    browser.post(f"{path}/rest", {"minutes": "2"})
+    assert empty.database.run("SELECT until FROM rests") == until
+    assert "你让此账号休息" in signed_in(empty, "zh").page("/").text
+    for minutes in ("0", "", "-5", "1e3", "999999"):
+        refused = browser.post(f"{path}/rest", {"minutes": minutes})
+        assert refused.status_code == 400 and "one minute to 30 days" in Page(refused.text).text
+    assert "nothing renews its token" in Page(browser.post(f"{path}/wake").text).text
+    assert empty.say("hello").ok
+    code, said = run_command(empty.database, "accounts", "rest", "home", "2h")
+    assert code == 0 and "You gave this account a rest" in said
+    code, said = run_command(empty.database, "accounts", "rest", "home", "soon")
+    assert code == 2 and "expected a period" in said
+
+
+def test_all_accounts_are_tested_one_after_the_other(empty: Gateway) -> None:
+    browser = signed_in(empty)
+    for user, label in (("alice", "home"), ("bob", "lab"), ("carol", "old")):
+        page = add(browser, mint(user, 9_000), label)
+    browser.post(f"{path_of(page, 'old')}/pause")
+    text = Page(browser.post("/accounts/test").text).text
+    assert "home: answer" in text and "lab: chat" in text and "old:" not in text and "That was all" in text
+
+
+def test_what_kimi_says_is_left_is_shown_with_its_time(empty: Gateway, simulator: Simulator) -> None:
+    browser = signed_in(empty)
+    add(browser, mint("alice", 9_000), "home")
+    assert "Kimi says" not in browser.page("/accounts").text
+    asked = Page(browser.post("/accounts/quota").text)
+    assert re.search(r"Kimi says \(.*\): .*\d+ % left", asked.text) and asked.named("meter")
+    number = len(simulator.requests("GetSubscriptionStats"))
+    browser.post("/accounts/quota")
+    assert len(simulator.requests("GetSubscriptionStats")) == number, "it is asked every ten minutes at most"
+    empty.database.run("UPDATE kept SET value = '' WHERE name LIKE 'quota@%'")
+    assert "not told" in browser.page("/accounts").text

@@ -58,6 +58,24 @@ def parse_quota(stats: object) -> Quota:
     return Quota(None if used is None else _left(used), renews if isinstance(renews, str) else "", windows)
 
 
+@dataclass(frozen=True, slots=True)
+class KeptQuota:
+    """``quota``: None if Kimi did not say. ``asked_at``: Unix seconds."""
+
+    quota: Quota | None
+    asked_at: float
+
+
+def kept_quota(store: Store, account_id: str) -> KeptQuota | None:
+    """What Kimi said when it was last asked. None if it was not asked. Raises StoreError."""
+    kept = store.facts.get(_name(account_id))
+    return None if kept is None else KeptQuota(parse_quota(orjson.loads(kept[0])) if kept[0] else None, kept[1])
+
+
+def _name(account_id: str) -> str:
+    return f"quota@{account_id}"
+
+
 class Quotas:
     """The quotas of accounts, kept in the store between two questions."""
 
@@ -71,7 +89,7 @@ class Quotas:
         """None where Kimi was asked a short time ago and did not say. Raises UpstreamError."""
         if self._store is None:
             return parse_quota(self._ask(account))
-        name, now = f"quota@{account.id}", self._store.database.now()
+        name, now = _name(account.id), self._store.database.now()
         kept = self._store.facts.get(name)
         if kept is not None and 0 <= now - kept[1] < _EVERY_S:
             return parse_quota(orjson.loads(kept[0])) if kept[0] else None
