@@ -9,7 +9,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from app.accounts import scheduling
@@ -19,7 +19,7 @@ from app.concurrency.background import Cancellation
 from app.concurrency.periodic import Periodic, every
 from app.errors import AccountRejected, ModelUnavailable, NoAccountFree, QuotaSpent, RateLimit
 from app.store import Store, StoreError, Transaction
-from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown, FreeAccount, Grant, QueuedTicket, Ticket, Wish
+from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown, Grant, QueuedTicket, Ticket, Wish
 from app.store.process_lease import ProcessLease
 from app.upstreams.account import duration
 
@@ -120,15 +120,7 @@ class Leases:
     def lease_now(self, accounts: Mapping[str, str], scope: str, owner: str) -> Lease | None:
         """As ``lease``, but None where the request would have to wait, or to fail."""
         ticket = Ticket(secrets.token_hex(16), owner, Wish(scope, accounts))
-        runs = itertools.count()
-        try:
-            lease = self._store.database.in_exclusive_transaction(
-                lambda tx: self._grant_if_nobody_waits(tx, ticket, next(runs))
-            )
-        except Exception as e:
-            if next(runs) > 1 or (isinstance(e, StoreError) and e.may_have_run):
-                self._process_lease.retry_later(lambda: self._store.leases.withdraw(ticket.id))
-            raise
+        lease = self._decide(ticket, self._grant_if_nobody_waits)
         if lease is not None:
             self._held[lease.id] = lease
         return lease
@@ -170,11 +162,19 @@ class Leases:
 
     def _acquire_now(self, ticket: Ticket) -> Lease | None:
         """A lease at once, or None: then the ticket is in the queue. Raises NoAccountFree, AccountRejected."""
-        runs = itertools.count()
+        return self._decide(ticket, self._grant_or_enqueue)
+
+    def _decide(self, ticket: Ticket, decide: Callable[[Transaction, Ticket, int], Lease | None]) -> Lease | None:
+        """A lease at once, if that is certain; else what ``decide`` says in an exclusive transaction."""
+        tries, runs = itertools.count(), itertools.count()
         try:
-            return self._store.database.in_exclusive_transaction(
-                lambda tx: self._grant_or_enqueue(tx, ticket, next(runs))
-            )
+            lease = self._lease_at_once(ticket, tries)
+            if lease is not None:
+                return lease
+            if next(tries) > 1:
+                # An earlier try may still run in the database.
+                next(runs)
+            return self._store.database.in_exclusive_transaction(lambda tx: decide(tx, ticket, next(runs)))
         except Exception as e:
             # An earlier run may have been committed; so may this one, if the connection was lost before the result
             # came.
@@ -182,13 +182,25 @@ class Leases:
                 self._process_lease.retry_later(lambda: self._store.leases.withdraw(ticket.id))
             raise
 
+    def _lease_at_once(self, ticket: Ticket, tries: Iterator[int]) -> Lease | None:
+        now, wish = self._store.database.now(), ticket.wish
+        limits, next_at = scheduling.free_limits(self._limits, now), scheduling.next_start_at(self._limits, now)
+        grant = Grant("", wish.scope, False, now, next_at, now + self._longest_s)
+
+        def work(tx: Transaction) -> str | None:
+            next(tries)
+            return self._store.leases.lease_at_once(tx, ticket, self._process_lease.id, limits, grant)
+
+        account_id = self._store.leases.in_lease_transaction(work)
+        return None if account_id is None else Lease(ticket.id, account_id, wish.scope, is_probe=False)
+
     def _grant_if_nobody_waits(self, tx: Transaction, ticket: Ticket, run: int) -> Lease | None:
         store, now = self._store.leases, self._store.database.now()
         row = store.find(tx, ticket.id) if run else None
         if row is not None:
             # An earlier run was committed.
             return Lease(row.id, row.account_id, row.scope, row.is_probe)
-        if store.queue_state(tx, ticket.owner).head is not None:
+        if store.queue_state(tx, ticket.owner, scheduling.free_limits(self._limits, now)).head is not None:
             return None
         return self._grant(tx, ticket.id, self._process_lease.id, ticket.wish, now, waited=False)
 
@@ -203,16 +215,15 @@ class Leases:
             # … or with the ticket in the queue, which is decided anew.
             store.dequeue(tx, ticket.id)
         limits = scheduling.free_limits(self._limits, now)
-        account = scheduling.choose(store.free_at_once(tx, wish, limits), wish)
-        if account is not None:
-            return self._grant_account(tx, ticket.id, self._process_lease.id, wish, account, now, waited=False)
-        queue = store.queue_state(tx, ticket.owner)
+        queue = store.queue_state(tx, ticket.owner, limits)
         position = scheduling.next_position(queue.last_of_owner, queue.head)
-        # First those before it: an account may be free that nobody has noticed yet.
-        is_its_turn = queue.head is None or self._serve(tx, now, position) < _GRANTS_AT_ONCE
-        if is_its_turn and (lease := self._grant(tx, ticket.id, self._process_lease.id, wish, now, waited=False)):
-            return lease
-        earliest = scheduling.earliest_available(store.cooldowns_for(tx, wish.scope, now), wish)
+        if queue.some_may_start:
+            # First those before it: an account may be free that nobody has noticed yet.
+            is_its_turn = queue.head is None or self._serve(tx, now, position) < _GRANTS_AT_ONCE
+            if is_its_turn and (lease := self._grant(tx, ticket.id, self._process_lease.id, wish, now, waited=False)):
+                return lease
+        cooldowns = store.cooldowns_for(tx, wish.scope, now) if queue.some_cool_down else []
+        earliest = scheduling.earliest_available(cooldowns, wish)
         wait_s = earliest.until - now
         if wait_s > self._wait_s:
             if earliest.cause == REJECTED:
@@ -247,19 +258,6 @@ class Leases:
         account = scheduling.choose(free, wish)
         if account is None:
             return None
-        return self._grant_account(tx, ticket_id, process_id, wish, account, now, waited=waited)
-
-    def _grant_account(
-        self,
-        tx: Transaction,
-        ticket_id: str,
-        process_id: str,
-        wish: Wish,
-        account: FreeAccount,
-        now: float,
-        *,
-        waited: bool,
-    ) -> Lease:
         next_at = scheduling.next_start_at(self._limits, now)
         grant = Grant(account.id, wish.scope, account.is_probe, now, next_at, now + self._longest_s)
         self._store.leases.grant(tx, ticket_id, process_id, grant, waited=waited)
@@ -291,6 +289,8 @@ class Leases:
     def _can_serve(self, tx: Transaction) -> bool:
         """Whether a request in the queue could get an account. Locks nothing."""
         store, limits = self._store.leases, scheduling.free_limits(self._limits, self._store.database.now())
+        if not store.may_start(tx, limits):
+            return False
         wishes = (store.wish(tx, wish_id) for wish_id in store.servable_wishes(tx, limits, 1))
         return any(
             scheduling.choose(store.free_accounts(tx, wish, limits), wish) is not None
@@ -340,12 +340,12 @@ class Leases:
             granted = self._store.database.in_exclusive_transaction(
                 lambda tx: self._serve(tx, self._store.database.now())
             )
-        rows = self._store.leases.granted(self._process_lease.id)
+        rows, dropped = self._store.leases.decided(self._process_lease.id)
         for row in rows:
             self._deliver(row.id, Lease(row.id, row.account_id, row.scope, row.is_probe))
         if rows:
             self._store.leases.delivered([row.id for row in rows])
-        for ticket_id in self._store.leases.dropped(self._process_lease.id):
+        for ticket_id in dropped:
             self._deliver(ticket_id, None)
         return granted == _GRANTS_AT_ONCE
 
@@ -381,7 +381,7 @@ class Leases:
                     store.grant(tx, lease.id, process_id, grant, waited=False)
             for ticket in waiting:
                 if store.find(tx, ticket.id) is None:
-                    queue = store.queue_state(tx, ticket.owner)
+                    queue = store.queue_state(tx, ticket.owner, scheduling.free_limits(self._limits, now))
                     position = scheduling.next_position(queue.last_of_owner, queue.head)
                     store.enqueue(tx, ticket, position, process_id, now, now + self._wait_s + 60)
 

@@ -6,18 +6,19 @@ that wait. Whatever depends on what others do at the same time takes a Transacti
 """
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from app.store.database import Database, Row, Transaction
 from app.store.dialects import listed, one_of, per_dialect
 from app.store.tables import accounts, cooldowns, leases, queue, wishes
+
+T = TypeVar("T")
 
 # The scope of a cooldown that concerns the whole account. Other scopes are model ids.
 WHOLE_ACCOUNT = ""
@@ -69,8 +70,18 @@ class Wish:
         return json.dumps(dict(self.accounts), sort_keys=True)
 
     @cached_property
+    def ids(self) -> str:
+        """The ids, for ``one_of``."""
+        return listed(list(self.accounts))
+
+    @cached_property
     def id(self) -> str:
         return hashlib.sha256(f"{self.scope}\0{self.listed}".encode()).hexdigest()
+
+    @cached_property
+    def arrays(self) -> tuple[str, str]:
+        """The ids and the digests as literals of PostgreSQL's arrays."""
+        return _array(self.accounts), _array(self.accounts.values())
 
     @property
     def only_account(self) -> tuple[str | None, str | None]:
@@ -115,12 +126,15 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class QueueState:
     """``head``: the first position, None if the queue is empty. ``last_of_owner``: the last position of an API key,
-    None if it has none. ``waiting``: the number of tickets.
+    None if it has none. ``waiting``: the number of tickets. ``some_may_start``: False if no account has room for a
+    stream. ``some_cool_down``: False if nothing keeps an account from a model.
     """
 
     head: int | None
     last_of_owner: int | None
     waiting: int
+    some_may_start: bool
+    some_cool_down: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,21 +256,48 @@ _FREE = (
 )
 # The one with the fewest streams first; among equals the one whose latest stream is the longest ago.
 _BY_USE = (accounts.c.streams, accounts.c.last_turn, accounts.c.id)
-_FREE_IN_ORDER = _FREE.order_by(*_BY_USE).limit(_P("most")).offset(_P("skipped"))
+_FREE_FIRST = _FREE.order_by(*_BY_USE).limit(_P("most"))
 _FREE_ONE = _FREE.where(accounts.c.id == _P("of_id"))
-# What _FREE finds where nobody waits and nothing cools down, which is nearly always.
+_FREE_OF_WISH = _FREE.where(one_of(accounts.c.id.concat(""), "ids")).order_by(*_BY_USE)
+# What _FREE finds where nobody waits, without those that cool down. ``cools_down``: more must be known of it, because
+# a cooldown is over, or may be that of another token.
+_COOLDOWNS_NOW = sa.select(cooldowns.c.scope).where(
+    cooldowns.c.account_id == accounts.c.id,
+    sa.or_(cooldowns.c.scope == WHOLE_ACCOUNT, cooldowns.c.scope == _P("scope")),
+    cooldowns.c.until > _P("now"),
+)
 _FREE_AT_ONCE = sa.select(
     accounts.c.id,
     accounts.c.refused,
     sa.exists(sa.select(queue.c.id)).label("some_wait"),
+    sa.exists(_COOLDOWNS_NOW.where(cooldowns.c.cause == REJECTED)).label("may_be_rejected"),
     sa.exists(
         sa.select(cooldowns.c.scope).where(
-            sa.or_(cooldowns.c.account_id == accounts.c.id, cooldowns.c.account_id == ALL_ACCOUNTS)
+            sa.or_(cooldowns.c.account_id == accounts.c.id, cooldowns.c.account_id == ALL_ACCOUNTS),
+            sa.or_(cooldowns.c.scope == WHOLE_ACCOUNT, cooldowns.c.scope == _P("scope")),
         )
     ).label("cools_down"),
-).where(*_MAY_START)
+).where(*_MAY_START, sa.not_(sa.exists(_COOLDOWNS_NOW.where(cooldowns.c.cause != REJECTED))))
 _ONE_AT_ONCE = _FREE_AT_ONCE.where(accounts.c.id == _P("of_id"))
 _SOME_AT_ONCE = _FREE_AT_ONCE.order_by(*_BY_USE).limit(_P("most"))
+# Where the first ones are not those of the wish. Not the id itself, or the accounts would not be read in their order.
+_OF_WISH_AT_ONCE = _FREE_AT_ONCE.where(one_of(accounts.c.id.concat(""), "ids")).order_by(*_BY_USE).limit(_P("most"))
+# On a server: the same, with the lease, in one round trip (``migrations``).
+_LEASE_AT_ONCE = sa.select(
+    sa.func.lease_at_once(
+        _P("ticket"),
+        _P("process"),
+        _P("model"),
+        sa.cast(_P("ids"), sa.ARRAY(sa.String)),
+        sa.cast(_P("tokens"), sa.ARRAY(sa.String)),
+        _P("now"),
+        _P("max_streams"),
+        _P("latest_next_at"),
+        _P("next_at"),
+        _P("ends_at"),
+    ).label("account_id")
+)
+_END_LEASE = sa.select(sa.func.end_lease(_P("of_id")))
 # The cooldowns that keep accounts, or all of them, from a model.
 _COOLDOWNS_FOR = (
     sa.select(*cooldowns.c, accounts.c.refused)
@@ -274,7 +315,10 @@ _QUEUE_STATE = sa.select(
     .scalar_subquery()
     .label("last_of_owner"),
     sa.select(sa.func.count()).select_from(queue).where(_WAITS).scalar_subquery().label("waiting"),
+    sa.exists(sa.select(accounts.c.id).where(*_MAY_START)).label("some_may_start"),
+    sa.exists(sa.select(cooldowns.c.scope).where(cooldowns.c.until > _P("now"))).label("some_cool_down"),
 )
+_SOME_MAY_START = sa.select(accounts.c.id).where(*_MAY_START).limit(1)
 _TICKETS = sa.select(
     queue.c.id, queue.c.process_id, queue.c.owner, queue.c.place.label("position"), queue.c.joined_at
 ).where(_WAITS)
@@ -368,10 +412,15 @@ _LOAD = sa.select(
     sa.select(sa.func.min(queue.c.joined_at)).where(_WAITS).scalar_subquery().label("waiting_since"),
 )
 _STREAMS = sa.select(leases.c.account_id, sa.func.count().label("streams")).group_by(leases.c.account_id)
-_DROPPED = sa.select(queue.c.id).where(queue.c.process_id == _P("of_process"), queue.c.dropped == sa.true())
 _RELEASE = sa.delete(leases).where(leases.c.id == _P("of_id")).returning(leases.c.account_id)
 _LEASE_COLUMNS = (leases.c.id, leases.c.account_id, leases.c.scope, leases.c.is_probe)
-_GRANTED = sa.select(*_LEASE_COLUMNS).where(leases.c.process_id == _P("of_process"), leases.c.waited == sa.true())
+# What became of requests that wait: they have a lease, or (account_id: NULL) were dropped.
+_DECIDED = sa.union_all(
+    sa.select(*_LEASE_COLUMNS).where(leases.c.process_id == _P("of_process"), leases.c.waited == sa.true()),
+    sa.select(queue.c.id, sa.null(), sa.null(), sa.false()).where(
+        queue.c.process_id == _P("of_process"), queue.c.dropped == sa.true()
+    ),
+)
 _DELIVERED = sa.update(leases).where(one_of(leases.c.id, "ids")).values(waited=sa.false())
 _FIND = sa.select(*_LEASE_COLUMNS).where(leases.c.id == _P("of_id"))
 _FIND_COOLDOWN = sa.select(*cooldowns.c).where(
@@ -398,7 +447,6 @@ _CLEAR_COOLDOWNS = sa.delete(cooldowns).where(
 
 # How many free accounts are read at first: the first one suits nearly always.
 _FIRST_FREE = 8
-_ALL = 1_000_000
 # How many wishes are kept in memory: with 500 accounts each takes 100 KB.
 _MOST_WISHES = 100
 
@@ -416,33 +464,70 @@ class LeaseRows:
         """The accounts on which a stream of this model may begin now, the best one first. Others than those of the
         wish may be among them, and those with a rejected token.
         """
-        values = {
-            "scope": wish.scope,
-            "now": limits.now,
-            "max_streams": limits.max_streams,
-            "latest_next_at": limits.latest_next_at,
-        }
+        values = _values(wish, limits)
         only, _ = wish.only_account
         if only is not None:
             yield from map(_free, tx.rows(_FREE_ONE, of_id=only, **values))
             return
-        first = tx.rows(_FREE_IN_ORDER, most=_FIRST_FREE, skipped=0, **values)
+        first = tx.rows(_FREE_FIRST, most=_FIRST_FREE, **values)
         yield from map(_free, first)
         if len(first) == _FIRST_FREE:
-            yield from map(_free, tx.rows(_FREE_IN_ORDER, most=_ALL, skipped=_FIRST_FREE, **values))
+            yield from map(_free, tx.rows(_FREE_OF_WISH, ids=wish.ids, **values))
 
-    def free_at_once(self, tx: Transaction, wish: Wish, limits: FreeLimits) -> list[FreeAccount]:
-        """The first of ``free_accounts``, found in a third of the time. None if somebody is in the queue; and none
-        from the first account on that cools down, or has done so, because more must be known of it.
+    def lease_at_once(
+        self, tx: Transaction, ticket: Ticket, process_id: str, limits: FreeLimits, grant: Grant
+    ) -> str | None:
+        """Gives the ticket the first account of its wish that is free: the one that ``free_accounts`` and
+        ``scheduling`` would find, in a third of the time. ``grant``: without an account. Returns the account's id.
+        None where somebody is in the queue, or where more must be known of the account: it has cooled down, or its
+        token was rejected. Called in ``in_lease_transaction``. Safe to call again.
         """
-        values = {"now": limits.now, "max_streams": limits.max_streams, "latest_next_at": limits.latest_next_at}
+        if not self._database.is_server:
+            # There is no connection to lose, so no earlier call can have been committed.
+            account_id = self._first_free(tx, ticket.wish, limits)
+            if account_id is not None:
+                self.grant(tx, ticket.id, process_id, replace(grant, account_id=account_id), waited=False)
+            return account_id
+        ids, tokens = ticket.wish.arrays
+        row = tx.row(
+            _LEASE_AT_ONCE,
+            ticket=ticket.id,
+            process=process_id,
+            model=grant.scope,
+            ids=ids,
+            tokens=tokens,
+            now=limits.now,
+            max_streams=limits.max_streams,
+            latest_next_at=limits.latest_next_at,
+            next_at=grant.next_at,
+            ends_at=grant.ends_at,
+        )
+        return None if row is None else row["account_id"]
+
+    def in_lease_transaction(self, work: Callable[[Transaction], T]) -> T:
+        """For ``lease_at_once``, which takes the lock itself on a server: there it is one statement, and one round
+        trip.
+        """
+        if self._database.is_server:
+            return self._database.with_retries(work)
+        return self._database.in_exclusive_transaction(work)
+
+    def _first_free(self, tx: Transaction, wish: Wish, limits: FreeLimits) -> str | None:
+        values = _values(wish, limits)
         only, _ = wish.only_account
         if only is not None:
             rows = tx.rows(_ONE_AT_ONCE, of_id=only, **values)
         else:
             rows = tx.rows(_SOME_AT_ONCE, most=_FIRST_FREE, **values)
-        certain = itertools.takewhile(lambda row: not row["some_wait"] and not row["cools_down"], rows)
-        return [FreeAccount(row["id"], row["refused"], may_retry=True, is_probe=False) for row in certain]
+            if len(rows) == _FIRST_FREE and not any(row["id"] in wish.accounts for row in rows):
+                rows = tx.rows(_OF_WISH_AT_ONCE, ids=wish.ids, most=_FIRST_FREE, **values)
+        for row in rows:
+            token = wish.accounts.get(row["id"])
+            is_rejected = row["refused"] == token
+            if token is None or (is_rejected and row["may_be_rejected"]):
+                continue
+            return None if row["some_wait"] or row["cools_down"] or is_rejected else row["id"]
+        return None
 
     def cooldowns_for(self, tx: Transaction, scope: str, now: float) -> list[CooldownRow]:
         """The cooldowns that keep accounts from this model now, or all of them."""
@@ -476,7 +561,10 @@ class LeaseRows:
 
     def release(self, lease_id: str) -> None:
         """Safe to call again."""
-        self._database.in_exclusive_transaction(lambda tx: self._release(tx, lease_id))
+        if self._database.is_server:
+            self._database.row(_END_LEASE, of_id=lease_id)
+        else:
+            self._database.in_exclusive_transaction(lambda tx: self._release(tx, lease_id))
 
     @staticmethod
     def _release(tx: Transaction, lease_id: str) -> None:
@@ -496,9 +584,13 @@ class LeaseRows:
 
     # The queue
 
-    def queue_state(self, tx: Transaction, owner: str) -> QueueState:
-        (row,) = tx.rows(_QUEUE_STATE, of_owner=owner)
+    def queue_state(self, tx: Transaction, owner: str, limits: FreeLimits) -> QueueState:
+        (row,) = tx.rows(_QUEUE_STATE, of_owner=owner, **_start_values(limits))
         return QueueState(**row)
+
+    def may_start(self, tx: Transaction, limits: FreeLimits) -> bool:
+        """Whether any account has room for a stream."""
+        return tx.row(_SOME_MAY_START, **_start_values(limits)) is not None
 
     def enqueue(
         self, tx: Transaction, ticket: Ticket, position: int, process_id: str, now: float, ends_at: float
@@ -531,14 +623,16 @@ class LeaseRows:
             tx.run(_DEQUEUE, of_id=ticket_id)
             self._release(tx, ticket_id)
 
-        self._database.in_exclusive_transaction(work)
+        if self._database.is_server:
+            self._database.row(_END_LEASE, of_id=ticket_id)
+        else:
+            self._database.in_exclusive_transaction(work)
 
     def servable_wishes(self, tx: Transaction, limits: FreeLimits, most: int) -> list[str]:
         """Ids of what tickets in the queue want, the first in the queue first: of those for one account, at most so
         many whose account is free; and all others.
         """
-        values = {"now": limits.now, "max_streams": limits.max_streams, "latest_next_at": limits.latest_next_at}
-        own = tx.rows(_SERVABLE_WISHES, most=most, **values)
+        own = tx.rows(_SERVABLE_WISHES, most=most, **_start_values(limits))
         rows = sorted([*own, *tx.rows(_SHARED_WISHES)], key=lambda row: row["head"])
         return [row["id"] for row in rows]
 
@@ -565,19 +659,19 @@ class LeaseRows:
         return 0 if row is None else int(row["tickets"])
 
     def drop_last(self, tx: Transaction, owner: str) -> None:
-        """The last ticket of this API key is not served any more. Its process finds out with ``dropped``."""
+        """The last ticket of this API key is not served any more. Its process finds out with ``decided``."""
         tx.run(_DROP_LAST, of_owner=owner)
 
-    def granted(self, process_id: str) -> list[LeaseRow]:
-        """The leases that requests of this process have got by waiting in the queue, until ``delivered``."""
-        return [_lease(row) for row in self._database.rows(_GRANTED, of_process=process_id)]
+    def decided(self, process_id: str) -> tuple[list[LeaseRow], list[str]]:
+        """What became of requests of this process that wait in the queue: the leases that they have got, until
+        ``delivered``; and the tickets that are not served any more.
+        """
+        rows = self._database.rows(_DECIDED, of_process=process_id)
+        granted = [_lease(row) for row in rows if row["account_id"] is not None]
+        return granted, [row["id"] for row in rows if row["account_id"] is None]
 
     def delivered(self, lease_ids: Sequence[str]) -> None:
         self._database.run(_DELIVERED, ids=listed(lease_ids))
-
-    def dropped(self, process_id: str) -> list[str]:
-        """Tickets of this process that are not served any more."""
-        return [row["id"] for row in self._database.rows(_DROPPED, of_process=process_id)]
 
     # Cooldowns
 
@@ -608,6 +702,20 @@ class LeaseRows:
         too."""
         ids = listed((account_id, ALL_ACCOUNTS))
         self._database.run(_CLEAR_COOLDOWNS, accounts=ids, scopes=listed(scopes), now=now)
+
+
+def _start_values(limits: FreeLimits) -> Row:
+    return {"now": limits.now, "max_streams": limits.max_streams, "latest_next_at": limits.latest_next_at}
+
+
+def _values(wish: Wish, limits: FreeLimits) -> Row:
+    return {"scope": wish.scope, **_start_values(limits)}
+
+
+def _array(texts: Iterable[str]) -> str:
+    # For all at once: there may be hundreds, and few need it.
+    inner = "\0".join(texts).replace("\\", "\\\\").replace('"', '\\"').replace("\0", '","')
+    return f'{{"{inner}"}}' if inner else "{}"
 
 
 def _lease(row: Row) -> LeaseRow:

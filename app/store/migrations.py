@@ -1,7 +1,8 @@
 """Creates the tables and brings those of older gateways up to date: migrations are applied in order, each once.
 
-They are written in SQL that both databases understand, and not with the declarations in ``tables``: those change, but
-a migration that has been released is never edited. A change here needs the same change in ``tables``.
+They are written in SQL that both databases understand, or for a server only, and not with the declarations in
+``tables``: those change, but a migration that has been released is never edited. A change here needs the same change
+in ``tables``.
 """
 
 import logging
@@ -13,6 +14,11 @@ from app.store.errors import StoreUnusable
 from app.store.tables import schema_version
 
 log = logging.getLogger(__name__)
+
+
+class ServerOnly(str):
+    """A statement for a database that is a server."""
+
 
 _FIRST_TABLES = (
     "CREATE TABLE accounts (id VARCHAR NOT NULL PRIMARY KEY, last_turn BIGINT NOT NULL)",
@@ -208,6 +214,71 @@ _FILES = (
         PRIMARY KEY (file_id, number))""",
 )
 
+# What ``store.leases`` does in a transaction of several statements where the database is a file. On a server each of
+# them is a round trip. Their statements see what was committed before the lock was taken: each has a snapshot of its
+# own (https://www.postgresql.org/docs/current/xfunc-volatility.html). The lock is that of ``dialects.postgresql``.
+_LEASE_FUNCTIONS = (
+    ServerOnly(
+        """CREATE FUNCTION lease_at_once(
+            ticket VARCHAR, process VARCHAR, model VARCHAR, ids VARCHAR[], tokens VARCHAR[], began FLOAT,
+            max_streams INTEGER, latest_next_at FLOAT, next_start FLOAT, ends FLOAT)
+        RETURNS VARCHAR LANGUAGE plpgsql AS $$
+        DECLARE
+            chosen VARCHAR;
+            rejected VARCHAR;
+        BEGIN
+            PERFORM pg_advisory_xact_lock(5204613377);
+            SELECT account_id INTO chosen FROM leases WHERE id = ticket;
+            IF FOUND THEN
+                RETURN chosen;
+            END IF;
+            IF EXISTS (SELECT FROM line) THEN
+                RETURN NULL;
+            END IF;
+            -- The first account that has room and does not cool down.
+            IF cardinality(ids) = 1 THEN
+                SELECT id, refused INTO chosen, rejected FROM accounts
+                WHERE id = ids[1] AND streams < max_streams AND (next_at <= began OR next_at > latest_next_at);
+            ELSE
+                -- Not the id itself: the accounts are to be read in the order of their use.
+                SELECT id, refused INTO chosen, rejected FROM accounts
+                WHERE streams < max_streams AND (next_at <= began OR next_at > latest_next_at)
+                    AND id || '' = ANY (ids)
+                    AND NOT EXISTS (
+                        SELECT FROM rests
+                        WHERE account_id = accounts.id AND scope IN ('', model) AND rests.until > began
+                            AND (cause <> 'rejected' OR refused = tokens[array_position(ids, accounts.id)]))
+                ORDER BY streams, last_turn, id LIMIT 1;
+            END IF;
+            -- Of one whose cooldown is over, or whose token was rejected, more must be known.
+            IF chosen IS NULL OR rejected = tokens[array_position(ids, chosen)]
+                OR EXISTS (SELECT FROM rests WHERE account_id IN (chosen, '') AND scope IN ('', model)) THEN
+                RETURN NULL;
+            END IF;
+            INSERT INTO leases (id, process_id, account_id, scope, is_probe, waited, started_at, ends_at)
+            VALUES (ticket, process, chosen, model, FALSE, FALSE, began, ends);
+            UPDATE accounts
+            SET streams = streams + 1, last_turn = (SELECT max(last_turn) + 1 FROM accounts), next_at = next_start
+            WHERE id = chosen;
+            RETURN chosen;
+        END $$"""
+    ),
+    ServerOnly(
+        """CREATE FUNCTION end_lease(ticket VARCHAR)
+        RETURNS VOID LANGUAGE plpgsql AS $$
+        DECLARE
+            freed VARCHAR;
+        BEGIN
+            PERFORM pg_advisory_xact_lock(5204613377);
+            DELETE FROM line WHERE id = ticket;
+            DELETE FROM leases WHERE id = ticket RETURNING account_id INTO freed;
+            IF FOUND THEN
+                UPDATE accounts SET streams = streams - 1 WHERE id = freed AND streams > 0;
+            END IF;
+        END $$"""
+    ),
+)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -243,6 +314,7 @@ _MIGRATIONS = {
         "ALTER TABLE conversations ADD COLUMN kind VARCHAR NOT NULL DEFAULT 'named'",
         "CREATE INDEX conversations_by_kind ON conversations (kind, updated_at)",
     ),
+    "leases in one statement on a server": _LEASE_FUNCTIONS,
 }
 
 # How many migrations this gateway knows.
@@ -257,13 +329,13 @@ def migrate(database: Database) -> None:
 
     Raises StoreUnusable where a newer gateway has been there.
     """
-    applied = database.in_exclusive_transaction(lambda tx: _migrate(tx, database.bytes_type))
+    applied = database.in_exclusive_transaction(lambda tx: _migrate(tx, database))
     if applied:
         log.info("database_migrated version=%d applied=%r", VERSION, applied)
 
 
-def _migrate(tx: Transaction, bytes_type: str) -> list[str]:
-    """Returns the names of the migrations that were applied. ``bytes_type`` stands for ``{bytes}`` in them."""
+def _migrate(tx: Transaction, database: Database) -> list[str]:
+    """Returns the names of the migrations that were applied. In them ``{bytes}`` stands for the type of bytes."""
     tx.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
     row = tx.row(_FIND_VERSION)
     version = row["version"] or 0 if row else 0
@@ -272,6 +344,7 @@ def _migrate(tx: Transaction, bytes_type: str) -> list[str]:
     missing = list(_MIGRATIONS.items())[version:]
     for number, (_, statements) in enumerate(missing, start=version + 1):
         for sql in statements:
-            tx.execute(sql.replace("{bytes}", bytes_type))
+            if database.is_server or not isinstance(sql, ServerOnly):
+                tx.execute(sql.replace("{bytes}", database.bytes_type))
         tx.run(_ADD_VERSION, version=number)
     return [name for name, _ in missing]

@@ -1,8 +1,7 @@
-"""Two ways find a free account: one read that is certain of nearly all, and the one that knows everything."""
+"""Two ways find a free account: one step that is certain of nearly all, and the one that knows everything."""
 
 import random
 from contextlib import closing
-from functools import partial
 
 from app.accounts import scheduling
 from app.store import Store
@@ -18,7 +17,7 @@ from app.store.leases import (
     Ticket,
     Wish,
 )
-from tests.running import Running
+from tests.running import BOTH_DATABASES, Running
 
 NOW = 1000.0
 MODELS = ("k2", "k3")
@@ -52,25 +51,63 @@ def fill(store: Store, dice: random.Random) -> dict[str, str]:
     return tokens
 
 
-def test_the_account_that_is_found_at_once_is_the_one_that_is_chosen_with_all_that_is_known(
-    running: Running,
+@BOTH_DATABASES
+def test_the_account_that_is_leased_at_once_is_the_one_that_is_chosen_with_all_that_is_known(
+    running: Running, database: str
 ) -> None:
-    found: list[FreeAccount] = []
+    at_once = 0
     dice = random.Random(1)
     for _ in range(20):
         with closing(Store(running.new_database().url)) as store:
             tokens = fill(store, dice)
-            for _ in range(5):
+            for number in range(8):
                 limits = FreeLimits(NOW, dice.choice((1, 2, 100)), NOW + 100)
-                names = dice.sample(sorted(tokens), dice.randint(1, len(tokens)))
+                names = dice.sample(sorted(tokens), dice.choice((1, len(tokens), dice.randint(1, len(tokens)))))
                 wish = Wish(dice.choice(MODELS), {name: tokens[name] for name in names})
-                store.database.in_exclusive_transaction(partial(compare, store, wish, limits, found))
-    assert len(found) > 20
+                at_once += compare(store, Ticket(f"ticket-{number}", "key", wish), limits)
+    assert at_once > 30
 
 
-def compare(store: Store, wish: Wish, limits: FreeLimits, found: list[FreeAccount], tx: Transaction) -> None:
-    at_once = scheduling.choose(store.leases.free_at_once(tx, wish, limits), wish)
-    if at_once is not None:
-        assert at_once == scheduling.choose(store.leases.free_accounts(tx, wish, limits), wish)
-        assert store.leases.queue_state(tx, "key").head is None
-        found.append(at_once)
+def compare(store: Store, ticket: Ticket, limits: FreeLimits) -> bool:
+    """Leases, and gives back. Whether there was a lease at once."""
+    wish, rows = ticket.wish, store.leases
+
+    def choose(tx: Transaction) -> tuple[FreeAccount | None, bool]:
+        is_free = rows.queue_state(tx, "key", limits).head is None
+        return scheduling.choose(rows.free_accounts(tx, wish, limits), wish), is_free
+
+    def lease(tx: Transaction) -> str | None:
+        grant = Grant("", wish.scope, False, NOW, NOW, NOW + 1e4)
+        return rows.lease_at_once(tx, ticket, store.database.process_id, limits, grant)
+
+    chosen, nobody_waits = store.database.in_exclusive_transaction(choose)
+    streams = rows.streams()
+    account_id = rows.in_lease_transaction(lease)
+    if account_id is None:
+        assert rows.streams() == streams
+        return False
+    assert chosen is not None and nobody_waits
+    assert (chosen.id, chosen.is_probe) == (account_id, False)
+    assert rows.streams() == {**streams, account_id: streams.get(account_id, 0) + 1}
+    rows.release(ticket.id)
+    assert rows.streams() == streams
+    return True
+
+
+@BOTH_DATABASES
+def test_what_cools_down_for_sure_does_not_keep_others_from_a_lease_at_once(running: Running, database: str) -> None:
+    with closing(Store(running.new_database().url)) as store:
+        tokens = {'a "b\\c': "1", "x,{y}": "2"}
+        store.accounts.add(list(tokens), NOW)
+        first, second = sorted(tokens)
+
+        def cool(tx: Transaction) -> None:
+            store.leases.set_cooldown(tx, first, WHOLE_ACCOUNT, Cooldown(NOW + 60, 1))
+
+        store.database.in_exclusive_transaction(cool)
+        ticket, limits = Ticket("ticket", "key", Wish("k2", tokens)), FreeLimits(NOW, 5, NOW + 100)
+        grant = Grant("", "k2", False, NOW, NOW, NOW + 1e4)
+        leased = store.leases.in_lease_transaction(
+            lambda tx: store.leases.lease_at_once(tx, ticket, store.database.process_id, limits, grant)
+        )
+        assert leased == second
