@@ -485,10 +485,11 @@ def test_the_queue_is_served_again_after_it_could_not_be_read(
             second = pool.submit(one_stream.say, "second")
             wait_until("it waits", lambda: one_stream.tables.waiting_turns() == 1)
             one_stream.tables.spoil_the_queue()
-            wait_until("it fails", lambda: "background_work_failed work=account-queue" in one_stream.log())
-            one_stream.tables.mend_the_queue()
             simulator.open_gate("long")
             assert read_stream(first).finish_reason == "stop"
+            # What the second one wants is read when an account is free.
+            wait_until("it fails", lambda: "background_work_failed work=account-queue" in one_stream.log())
+            one_stream.tables.mend_the_queue()
         assert second.result().ok
 
 
