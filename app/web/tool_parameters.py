@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import orjson
 from flask import current_app
-from pydantic import Field, StrictStr
+from pydantic import StrictStr
 
-from app.chat import ChatRequest, OtherPart, TextPart, Tool, ToolChoice
+from app.chat import ChatRequest, Tool, ToolChoice
 from app.errors import InvalidRequest
 from app.text.tools.names import NAME, Names
 from app.web.parameters import ParameterRule
@@ -58,16 +58,6 @@ class TextFormat(Fields):
     def words(self) -> str:
         definition = self.definition or (self.grammar or {}).get("definition")
         return f"\nThe text must match this grammar:\n{definition}" if isinstance(definition, str) else ""
-
-
-class AnyPart(Fields):
-    """A part of the result of a call, of a type that cannot be shown."""
-
-    type: StrictStr = Field(max_length=64)
-
-    def to_part(self, place: str) -> TextPart | OtherPart:
-        text = (self.model_extra or {}).get("text")
-        return TextPart(text) if isinstance(text, str) else OtherPart(place, self.type)
 
 
 def tools_are_on() -> bool:

@@ -416,10 +416,55 @@ def test_the_text_of_an_unknown_item_is_read_and_the_rest_is_named(
     assert strict.ok if read else (strict.status_code == 400 and "input[1]" in error_of(strict)["message"])
 
 
+# The role of a message, a part of it, the status, and what is read of it.
+PARTS: dict[str, tuple[str, dict[str, Any], int, str | None]] = {
+    "thoughts": ("assistant", {"type": "thinking", "thinking": "hm hm"}, 200, None),
+    "thoughts as text": ("assistant", {"type": "reasoning", "text": "hm hm"}, 200, None),
+    "a call": ("assistant", {"type": "tool-call", "toolName": "a", "args": {}}, 200, None),
+    "words": ("assistant", {"type": "markdown", "text": "It was Paris"}, 200, "It was Paris"),
+    "words of a user": ("user", {"type": "quote", "text": "It was Paris"}, 200, "It was Paris"),
+    "words of a system": ("system", {"type": "memory", "text": "It was Paris"}, 200, "It was Paris"),
+    "a place": ("user", {"type": "location", "latitude": 1}, 400, None),
+    "a sound": ("user", {"type": "input_audio", "input_audio": {}}, 400, None),
+}
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+@pytest.mark.parametrize(("role", "part", "status", "read"), PARTS.values(), ids=list(PARTS))
+def test_an_unknown_part_is_refused_only_where_something_would_be_lost(
+    gateway: Gateway,
+    shared_gateway: Share,
+    simulator: Simulator,
+    path: str,
+    role: str,
+    part: dict[str, Any],
+    status: int,
+    read: str | None,
+) -> None:
+    field = "input" if path == "responses" else "messages"
+    text = {"type": "text", "text": "so"}
+    asked = {"role": "user", "content": "And now?"}
+    said = [asked, {"role": role, "content": [text, part]}, asked]
+    body: dict[str, Any] = {"model": gateway.model, field: said}
+    if path == "responses":
+        body["store"] = False
+    place = f"{field}[1].content[1]"
+    answer = gateway.post(f"/v1/{path}", json=body)
+    assert answer.status_code == status, answer.text
+    strict = shared_gateway(STRICT_PARAMS="1").post(f"/v1/{path}", json=body)
+    if status == 200:
+        assert answer.headers.get("x-ignored-params") == (None if read else place)
+        assert (read or "so") in simulator.prompts()[-1] and "hm hm" not in simulator.prompts()[-1]
+        assert strict.ok if read else (strict.status_code == 400 and place in error_of(strict)["message"])
+    else:
+        assert place in error_of(answer)["message"] and strict.status_code == 400
+
+
 BLOCKS: dict[str, tuple[str, dict[str, Any], int, str | None]] = {
     "a search": ("assistant", {"type": "server_tool_use", "id": "a", "name": "web_search", "input": {}}, 200, None),
     "its results": ("assistant", {"type": "web_search_tool_result", "tool_use_id": "a", "content": []}, 200, None),
     "a call of a server": ("assistant", {"type": "mcp_tool_use", "id": "a", "name": "b", "input": {}}, 200, None),
+    "thoughts of another": ("assistant", {"type": "reasoning", "text": "hm hm"}, 200, None),
     "words": ("assistant", {"type": "summary", "text": "It was Paris"}, 200, "It was Paris"),
     "a sound": ("user", {"type": "audio", "source": {}}, 400, None),
     "words of a user": ("user", {"type": "quote", "text": "It was Paris"}, 200, "It was Paris"),

@@ -23,6 +23,7 @@ from app.chat import (
 )
 from app.errors import InvalidRequest
 from app.web.accepted_request import AnswerParameters
+from app.web.any_part import AnyPart, left_out_parts
 from app.web.file_fields import unused_fields, unused_sources
 from app.web.file_references import ATTACHED, ATTACHED_ZH, file_reference, image_reference
 from app.web.json_schema import schema_text
@@ -50,7 +51,6 @@ from app.web.shared_parameters import (
 )
 from app.web.tool_parameters import (
     TOOLS,
-    AnyPart,
     TextFormat,
     arguments_schema,
     tool_choice_rule,
@@ -127,8 +127,9 @@ def _part_tag(part: Any) -> str:
     return "known" if isinstance(part, dict) and part.get("type") in _KNOWN_PARTS else "any"
 
 
-# What a call returned may hold content of any type: an agent cannot choose what its functions return.
-_ResultPart = Annotated[
+# A history may hold content of any type, as other programs made it, and so may what a call returned: an agent cannot
+# choose what its functions return.
+_AnyPart = Annotated[
     Annotated[_Part, Tag("known")] | Annotated[AnyPart, Tag("any")],
     Discriminator(_part_tag),
 ]
@@ -159,7 +160,7 @@ class _ToolCall(Fields):
 
 class _Message(Fields):
     role: Literal["system", "developer", "user", "assistant"]
-    content: StrictStr | Many[_Part] | None = None
+    content: StrictStr | Many[_AnyPart] | None = None
     refusal: StrictStr | None = None
     name: StrictStr | None = None
     tool_calls: Many[_ToolCall] | None = None
@@ -186,14 +187,18 @@ class _Message(Fields):
             yield TextPart(self.content)
             return
         for index, part in enumerate(self.content or ()):
-            yield part.to_part(f"{place}.content[{index}]")
+            here = f"{place}.content[{index}]"
+            if isinstance(part, AnyPart):
+                yield from part.in_message(self.role, here, _KNOWN_PARTS)
+            else:
+                yield part.to_part(here)
 
 
 class _Result(Fields):
     """What a call returned."""
 
     role: Literal["tool", "function"]
-    content: StrictStr | Many[_ResultPart] | None = None
+    content: StrictStr | Many[_AnyPart] | None = None
     name: StrictStr | None = None
     tool_call_id: StrictStr | None = None
 
@@ -599,6 +604,8 @@ class Body(AnswerParameters):
             for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
                 if isinstance(part, _ImagePart | _FilePart):
                     yield from part.ignored(f"messages[{at}].content[{index}]")
+            if isinstance(message, _Message):
+                yield from left_out_parts(message.content, message.role, f"messages[{at}].content")
         if not tools_are_on():
             if not all(map(_is_web_search, self.tools or ())):
                 yield "tools"

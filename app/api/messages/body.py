@@ -26,6 +26,7 @@ from app.chat import (
 )
 from app.errors import InvalidRequest
 from app.web.accepted_request import AnswerParameters
+from app.web.any_part import AnyPart, is_thought
 from app.web.file_fields import unused_fields
 from app.web.file_references import ATTACHED, ATTACHED_ZH, clean_line, file_reference
 from app.web.json_schema import schema_text
@@ -44,7 +45,6 @@ from app.web.shared_parameters import (
 )
 from app.web.tool_parameters import (
     TOOLS_WITH_SEARCH,
-    AnyPart,
     arguments_schema,
     tool_choice_rule,
     tools_are_on,
@@ -177,11 +177,14 @@ class _SearchResult(Fields):
 
 class _OtherBlock(Fields):
     """A block of a type that we do not know, such as what a server's tool did in an earlier answer. Its text is read.
-    Without text it is left out of what the assistant said; in another message something would be lost, so that it
-    keeps its place, and is refused by who cannot take it."""
+    Without text it is left out of what the assistant said, as what it thought is; in another message something would
+    be lost, so that it keeps its place, and is refused by who cannot take it."""
 
     type: StrictStr = Field(max_length=64)
     text: StrictStr | None = None
+
+    def is_left_out(self, role: str) -> bool:
+        return role == "assistant" and (self.text is None or is_thought(self.type))
 
     def to_parts(self, place: str) -> Iterator[Part]:
         """Raises InvalidRequest if it is of no type that Anthropic knows, and has no text."""
@@ -304,7 +307,7 @@ class _Message(Fields):
             match block:
                 case _Thinking():
                     pass
-                case _OtherBlock(text=None) if self.role == "assistant":
+                case _OtherBlock() if block.is_left_out(self.role):
                     pass
                 case _ToolUse():
                     calls.append(ToolCall(block.id, block.name, _json(block.input, f"{here}.input")))
@@ -556,7 +559,7 @@ class Body(_PromptFields, AnswerParameters):
             yield "thinking.budget_tokens"
         for at, message in enumerate(self.messages):
             for index, block in enumerate(message.content if isinstance(message.content, list) else ()):
-                if isinstance(block, _OtherBlock) and block.text is None and message.role == "assistant":
+                if isinstance(block, _OtherBlock) and block.is_left_out(message.role):
                     yield f"messages[{at}].content[{index}]"
                 elif isinstance(block, (*_WITH_FILES, _ToolResult)):
                     yield from block.ignored(f"messages[{at}].content[{index}]")

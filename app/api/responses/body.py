@@ -4,7 +4,6 @@ Source: OpenAI's API reference, and what Codex and the AI SDK were seen to send 
 Knows Kimi only in the sentences for people.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -29,6 +28,7 @@ from app.chat import (
 from app.errors import InvalidRequest
 from app.text.tools.names import Names
 from app.web.accepted_request import AnswerParameters
+from app.web.any_part import AnyPart, is_thought, left_out_parts
 from app.web.file_fields import unused_fields, unused_sources
 from app.web.file_references import ATTACHED, ATTACHED_ZH, file_reference, image_reference
 from app.web.json_schema import schema_text
@@ -49,7 +49,6 @@ from app.web.shared_parameters import (
 )
 from app.web.tool_parameters import (
     TOOLS_WITH_SEARCH,
-    AnyPart,
     TextFormat,
     arguments_schema,
     tool_choice_rule,
@@ -115,25 +114,33 @@ class _OtherPart(Fields):
 
 
 _Part = Annotated[_Text | _Refusal | _Image | _File | _OtherPart, Field(discriminator="type")]
-_Parts = Many[_Part]
 # No set: clients may put a list there, which has no hash.
-_KNOWN_PARTS = ("input_text", "output_text", "text", "refusal", "input_image", "input_file")
+_KNOWN_PARTS = (
+    *("input_text", "output_text", "text", "refusal", "input_image", "input_file"),
+    *("input_audio", "computer_screenshot"),
+)
 
 
 def _part_tag(part: Any) -> str:
     return "known" if isinstance(part, dict) and part.get("type") in _KNOWN_PARTS else "any"
 
 
-# What a call returned may hold content of any type: an agent cannot choose what its functions return.
-_ResultParts = Many[
-    Annotated[Annotated[_Part, Tag("known")] | Annotated[AnyPart, Tag("any")], Discriminator(_part_tag)]
-]
+# A history may hold content of any type, as other programs made it, and so may what a call returned: an agent cannot
+# choose what its functions return.
+_Parts = Many[Annotated[Annotated[_Part, Tag("known")] | Annotated[AnyPart, Tag("any")], Discriminator(_part_tag)]]
 
 
-def _to_parts(content: str | _Parts | _ResultParts, place: str) -> tuple[Part, ...]:
+def _to_parts(content: str | _Parts, place: str, role: str | None = None) -> Iterator[Part]:
+    """``role``: of the message; None for the result of a call."""
     if isinstance(content, str):
-        return (TextPart(content),)
-    return tuple(part.to_part(f"{place}[{index}]") for index, part in enumerate(content))
+        yield TextPart(content)
+        return
+    for index, part in enumerate(content):
+        here = f"{place}[{index}]"
+        if isinstance(part, AnyPart) and role is not None:
+            yield from part.in_message(role, here, _KNOWN_PARTS)
+        else:
+            yield part.to_part(here)
 
 
 def _ignored_in(content: Any, place: str) -> Iterator[str]:
@@ -158,7 +165,7 @@ class _Message(Fields):
     content: StrictStr | _Parts
 
     def to_message(self, place: str) -> Message:
-        return Message(self.role, _to_parts(self.content, f"{place}.content"))
+        return Message(self.role, tuple(_to_parts(self.content, f"{place}.content", self.role)))
 
 
 class _Call(Fields):
@@ -181,14 +188,14 @@ class _Call(Fields):
 class _OldOutput(Fields):
     """As older versions of Codex send it."""
 
-    content: StrictStr | _ResultParts | None = None
+    content: StrictStr | _Parts | None = None
     success: StrictBool | None = None
 
 
 class _CallOutput(Fields):
     type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: StrictStr
-    output: StrictStr | _ResultParts | _OldOutput | None = None
+    output: StrictStr | _Parts | _OldOutput | None = None
 
     def to_message(self, place: str) -> Message:
         old = self.output if isinstance(self.output, _OldOutput) else None
@@ -203,11 +210,11 @@ class _CallOutput(Fields):
         yield from _ignored_in(self._content, f"{place}.output")
 
     @property
-    def _content(self) -> StrictStr | _ResultParts | None:
+    def _content(self) -> StrictStr | _Parts | None:
         return self.output.content if isinstance(self.output, _OldOutput) else self.output
 
     def _parts(self, place: str) -> tuple[Part, ...]:
-        return () if self._content is None else _to_parts(self._content, f"{place}.output")
+        return () if self._content is None else tuple(_to_parts(self._content, f"{place}.output"))
 
 
 class _Dropped(Fields):
@@ -237,7 +244,7 @@ class _OtherItem(Fields):
 
     @property
     def said(self) -> str:
-        if re.search("reason|think", self.type):
+        if is_thought(self.type):
             return ""
         extra = self.model_extra or {}
         found = next((extra[name] for name in ("text", "content", "message", "output") if extra.get(name)), None)
@@ -668,6 +675,7 @@ class Body(AnswerParameters):
                 yield f"input[{index}]"
             elif isinstance(item, _Message):
                 yield from _ignored_in(item.content, f"input[{index}].content")
+                yield from left_out_parts(item.content, item.role, f"input[{index}].content")
             elif isinstance(item, _CallOutput):
                 yield from item.ignored(f"input[{index}]")
         if self.text is not None and self.text.verbosity not in (None, "medium"):
