@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,19 @@ def test_no_request_is_too_odd(running: Running, simulator: Simulator, tmp_path:
         document = tmp_path / "openapi.json"
         document.write_text(json.dumps(_focused(gateway.get("/openapi.json").json())))
         done = _fuzz(gateway, document, tmp_path, EXAMPLES or 14)
-        print(done.stdout[-6000:])  # noqa: T201  # pytest shows it where it fails
+        print(done.stdout[-6000:], _refusals(gateway), sep="\n")  # noqa: T201  # pytest shows it where it fails
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         made = re.search(r"(\d+) generated", done.stdout)
         assert made is not None and int(made[1]) >= AT_LEAST, done.stdout[-2000:]
         assert "Traceback" not in gateway.log()
         simulator.wait("open_streams", equals=0)
         wait_until("nothing is held any more", lambda: gateway.get("/readyz").ok)
+
+
+def _refusals(gateway: Gateway) -> str:
+    """How often requests were refused, by status and code."""
+    found = Counter(re.findall(r"request_refused status=(\d+) code=(\S+)", gateway.log()))
+    return "\n".join(f"{times:6} {status} {code}" for (status, code), times in found.most_common())
 
 
 # What a request about functions is made of; the rest would make nearly all of them a 400.
