@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
+from app.concurrency.at_exit import at_exit
 from app.concurrency.periodic import every
 from app.errors import GatewayError
 from app.store import PendingDeletion, Store, StoreError
@@ -66,6 +67,8 @@ class ChatCleanup:
         # them all a little later.
         self._deleted: list[tuple[str, str]] = []
         self._lock = threading.Lock()
+        # Deletions that wait or run: upstream and id of the chat.
+        self._begun: set[tuple[str, str]] = set()
         # Set when a deletion has ended.
         self._ended = threading.Event()
 
@@ -91,6 +94,19 @@ class ChatCleanup:
     def start(self) -> None:
         """Starts to look for notes that are due."""
         every(_SWEEP_EVERY_S, self._delete_due, "chat-cleanup")
+        at_exit(self.leave_to_others)
+
+    def leave_to_others(self) -> None:
+        """What waits or runs becomes due, because the process ends: otherwise it would be found when the longest
+        answer must have ended. Never raises."""
+        with self._lock:
+            begun = list(self._begun)
+        if begun:
+            try:
+                with self._store.database.retrying_for(_NOTE_FOR_S):
+                    self._store.pending_deletions.make_due(begun, self._store.database.now())
+            except StoreError as e:
+                log.warning("deletions_not_left chats=%d error=%s", len(begun), e)
 
     def _delete_due(self) -> None:
         now = self._store.database.now()
@@ -119,6 +135,7 @@ class ChatCleanup:
             waiting = self._queues.setdefault(row.account_id, deque(maxlen=_MOST_WAITING))
             if len(waiting) < _MOST_WAITING:
                 waiting.append(row)
+                self._begun.add((row.upstream, row.chat_id))
             started = self._next(row.account_id)
         if started is not None:
             # Not a threading.Thread, whose start() waits until it runs: the caller is at the end of an answer.
@@ -155,6 +172,7 @@ class ChatCleanup:
                     self._deleted.append((row.upstream, row.chat_id))
                     if len(self._deleted) == 1:
                         _thread.start_new_thread(self._remove_notes, ())
+                self._begun.discard((row.upstream, row.chat_id))
                 self._running[row.account_id] -= 1
                 self._ended.set()
                 row = self._next(row.account_id) or self._next()

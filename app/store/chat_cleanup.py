@@ -68,6 +68,10 @@ _OF_CHAT = (
     pending_deletions.c.chat_id == _P("of_chat_id"),
 )
 
+_MAKE_DUE = (
+    sa.update(pending_deletions).where(*_OF_CHAT, pending_deletions.c.due_at > _P("now")).values(due_at=_P("now"))
+)
+
 _BY_ACCOUNT = sa.select(
     pending_deletions.c.account_id,
     sa.func.count().label("chats"),
@@ -90,6 +94,15 @@ class PendingDeletionRows:
     def add_in(self, tx: Transaction, upstream: str, chat_id: str, account_id: str, due_at: float) -> None:
         """``add`` as a part of a transaction."""
         tx.run(_ADD, upstream=upstream, chat_id=chat_id, account_id=account_id, due_at=due_at, tries=0)
+
+    def make_due(self, chats: Sequence[tuple[str, str]], now: float) -> None:
+        """These chats, each (upstream, id), are to be deleted now by whoever finds them."""
+
+        def make_due(tx: Transaction) -> None:
+            for upstream, chat_id in chats:
+                tx.run(_MAKE_DUE, of_upstream=upstream, of_chat_id=chat_id, now=now)
+
+        self._database.in_exclusive_transaction(make_due)
 
     def claim(
         self, upstreams: Sequence[str], account_ids: Sequence[str], now: float, again_at: float

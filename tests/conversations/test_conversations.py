@@ -418,6 +418,22 @@ def test_chats_of_killed_workers_are_deleted_later(running: Running, simulator: 
         simulator.wait("deleted_chats", equals=1)
 
 
+def test_a_chat_whose_deletion_a_stop_cuts_is_deleted_by_the_next_process(
+    running: Running, simulator: Simulator
+) -> None:
+    """And not when the longest answer must have ended, half an hour later."""
+    match = "DeleteChat" if simulator.profile.speaks_connect else "/api/chat/"
+    with running.gateway(simulator.url, CONTINUE_CHATS="0") as gateway:
+        assert gateway.say("hello", conversation="cut").ok
+        simulator.script(b"{}", match=match, headers=JSON, wait_for="deletion")
+        assert gateway.delete("/v1/chat/completions/cut").ok
+        simulator.wait("gate_waiting:deletion", equals=1)
+        gateway.tables.put_deletions_off()
+        kept = gateway.database
+    with running.gateway(simulator.url, database=kept):
+        simulator.wait("deleted_chats", equals=1)
+
+
 def test_the_chat_of_a_running_answer_is_left_alone(running: Running, simulator: Simulator) -> None:
     """Whoever starts beside it deletes what is due, and that has been noted for later."""
     simulator.knobs(fail="http_503", fail_at="delete")
