@@ -32,7 +32,7 @@ from flask import Flask
 from app import __version__, logs
 from app.settings.config import Config, Language
 from app.store import KeyNameTaken, KeyRow, Store, StoreUnusable
-from app.web.api_keys import digest_of, is_key_name, is_model_list, key_names, make_key, seconds_of
+from app.web.api_keys import digest_of, is_key_name, is_model_list, key_names, make_key, owner_of, seconds_of
 
 if TYPE_CHECKING:
     from app.accounts.management import AccountManager, AccountStatus
@@ -312,7 +312,7 @@ def revoke(name: str) -> None:
     config, store = _store()
     if name in [given.name for given in config.api_keys]:
         raise click.ClickException(f"'{name}' is in GATEWAY_API_KEYS: remove it there and restart")
-    if not store.keys.revoke(name, store.database.now()):
+    if not store.keys.revoke(name, store.database.now(), owner_of):
         raise click.ClickException(f"there is no key called '{name}'")
     _echo(f"revoked '{name}'")
 

@@ -254,6 +254,6 @@ def ask_to_revoke(name: str) -> BaseResponse:
 
 @blueprint.post("/keys/<name>/revoke")
 def revoke(name: str) -> BaseResponse:
-    if not store().keys.revoke(name, store().database.now()):
+    if not store().keys.revoke(name, store().database.now(), owner_of):
         abort(404)
     return go("keys.show")

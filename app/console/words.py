@@ -534,8 +534,9 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
     "revoke": ("Revoke", "吊销"),
     "revoke_key": ("Revoke the key {name}?", "吊销 key {name}？"),
     "revoke_key_means": (
-        "Programs that use it are refused within two seconds. That cannot be undone. Its conversations stay.",
-        "使用它的程序会在两秒内被拒绝。此操作无法撤销。它的对话会保留。",
+        "Programs that use it are refused within two seconds. That cannot be undone. Its conversations stay; "
+        "the files that it has uploaded are deleted.",
+        "使用它的程序会在两秒内被拒绝。此操作无法撤销。它的对话会保留；它上传的文件会被删除。",
     ),
     # Conversations
     "id_begins": ("id begins with", "id 开头是"),

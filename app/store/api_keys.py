@@ -5,7 +5,7 @@ not depend on how many keys there are, nor on how many requests a key has made.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from app.store.database import Database, Transaction
 from app.store.dialects import per_dialect
 from app.store.processes import is_alive
-from app.store.tables import api_key_seconds, api_key_uses, api_keys
+from app.store.tables import api_key_seconds, api_key_uses, api_keys, files
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ _REVOKE = (
     .values(revoked_at=_P("now"), version=_NEXT_VERSION)
 )
 
+_EXPIRE_FILES = sa.update(files).where(files.c.owner == _P("of_owner")).values(expires_at=_P("now"))
 _FIND_DIGEST = sa.select(*api_keys.c).where(api_keys.c.digest == _P("of_digest"), api_keys.c.revoked_at.is_(None))
 _CHANGEABLE = ("name", "expires_at", "per_minute", "at_once", "models", "tokens_per_day")
 _CHANGE = (
@@ -159,9 +160,19 @@ class KeyRows:
 
         return self._database.in_exclusive_transaction(work)
 
-    def revoke(self, name: str, now: float) -> bool:
-        """False if there is no key of this name that has not been revoked."""
-        return self._database.in_exclusive_transaction(lambda tx: tx.run(_REVOKE, of_name=name, now=now)) > 0
+    def revoke(self, name: str, now: float, owner_of: Callable[[str], str]) -> bool:
+        """False if there is no key of this name that has not been revoked. Its files expire now. ``owner_of``: the
+        name under which they are kept, from the digest of the key."""
+
+        def work(tx: Transaction) -> bool:
+            found = tx.row(_FIND_NAME, of_name=name)
+            if found is None:
+                return False
+            tx.run(_REVOKE, of_name=name, now=now)
+            tx.run(_EXPIRE_FILES, of_owner=owner_of(found["digest"]), now=now)
+            return True
+
+        return self._database.in_exclusive_transaction(work)
 
     def change(self, digest: str, **values: str | float | None) -> KeyRow | None:
         """Changes name, expires_at, per_minute, at_once, models or tokens_per_day. Returns the key before; None if it

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import shutil
 import socket
 import sqlite3
 import statistics
@@ -18,10 +19,10 @@ import openai
 import pytest
 import requests
 
-from app.attachments import AboutFile, FileLimits, Files
-from app.errors import TooManyFiles
-from app.store import Store
-from tests.attachments.samples import DIALECTS, MESSAGES, PDF, PNG, TEXT, WORD, Dialect, Sample, archive, seen
+from app.attachments import AboutFile, FileLimits, Files, Folder
+from app.errors import FileLost, TooManyFiles, UnknownFile
+from app.store import KeyRow, Store
+from tests.attachments.samples import CHAT, DIALECTS, MESSAGES, PDF, PNG, TEXT, WORD, Dialect, Sample, archive, seen
 from tests.attachments.test_attachments import text_of
 from tests.running import (
     BOTH_DATABASES,
@@ -192,7 +193,17 @@ def test_another_keys_file_does_not_exist_and_in_the_same_time(keyed: Gateway, s
             refused = gateway.post(f"/v1/{dialect.path}", json=body, headers=ben)
             said.append((refused.status_code, refused.json()["error"]))
         assert said[0] == said[1] and said[0][0] == 404
-    assert gateway.delete(f"/v1/files/{foreign}", headers=ben).status_code == 404
+    for more in ({}, {"anthropic-version": "2023-06-01"}):
+        for method, path in (("GET", ""), ("GET", "/content"), ("DELETE", "")):
+            bodies = []
+            for file_id in times:
+                url = f"{gateway.url}/v1/files/{file_id}{path}"
+                refused = requests.request(method, url, headers=ben | more, timeout=60)
+                assert refused.status_code == 404 and file_id not in refused.text
+                bodies.append({name: value for name, value in refused.json().items() if name != "request_id"})
+            assert bodies[0] == bodies[1]
+        listed = requests.get(f"{gateway.url}/v1/files?ids={foreign}", headers=ben | more, timeout=60)
+        assert listed.json()["data"] == []
     assert gateway.get("/v1/files", headers=ben).json()["data"] == []
     assert gateway.get(f"/v1/files/{foreign}", headers=bearer("key-of-ann-000")).ok
     medians = [statistics.median(spent) for spent in times.values()]
@@ -419,3 +430,99 @@ def test_a_file_that_comes_slowly_is_not_taken_for_a_lost_one(running: Running) 
         row = files.receive("me", "a.txt", slow(), lambda: AboutFile("user_data"), "file")
         with files.open(row) as file:
             assert file.read() == b"x" * 300_001
+
+
+@pytest.mark.parametrize("in_database", [False, True], ids=["folder", "database"])
+def test_a_revoked_key_takes_its_files_with_it(running: Running, tmp_path: Path, in_database: bool) -> None:
+    database = running.new_database()
+    with closing(Store(database.url)) as store:
+        # Kept for ever: nothing else would delete them.
+        files = Files(store, None if in_database else Folder(tmp_path), FileLimits(1000, 10, 1000, None))
+        now = store.database.now()
+        for name in ("ann", "ben"):
+            store.keys.add(KeyRow(f"digest-of-{name}", name, now, None, None, None, None))
+        rows = {
+            name: files.receive(
+                f"owner of digest-of-{name}", "a.txt", iter([b"x"]), lambda: AboutFile("user_data"), "file"
+            )
+            for name in ("ann", "ben")
+        }
+        assert store.keys.revoke("ann", now, lambda digest: f"owner of {digest}")
+        with pytest.raises(UnknownFile):
+            files.find(rows["ann"].owner, rows["ann"].id)
+        files.clean()
+        with pytest.raises(FileLost), files.open(rows["ann"]) as file:
+            file.read()
+        with files.open(files.find(rows["ben"].owner, rows["ben"].id)) as file:
+            assert file.read() == b"x"
+
+
+def test_a_file_that_is_deleted_while_a_chat_sends_it_arrives_whole_or_is_a_404(
+    gateway: Gateway, simulator: Simulator
+) -> None:
+    for in_time in (True, False):
+        sample = Sample("log.txt", "text/plain", os.urandom(100_000).hex().encode())
+        file_id = upload(gateway, sample).json()["id"]
+        if not in_time:
+            gateway.delete(f"/v1/files/{file_id}")
+        simulator.knobs(parse_answers=3)
+        answers: list[requests.Response] = []
+        body = CHAT.ask(gateway.model, by_id(CHAT, sample, file_id))
+        asking = threading.Thread(target=_ask_into, args=(answers, gateway, body))
+        asking.start()
+        if in_time:
+            # Its bytes have arrived, and Kimi reads them.
+            simulator.wait("files", at_least=1)
+            assert gateway.delete(f"/v1/files/{file_id}").ok
+        asking.join()
+        (answer,) = answers
+        assert answer.status_code == (200 if in_time else 404), answer.text
+        assert not in_time or sample.digest in text_of(answer, CHAT)
+
+
+def _ask_into(answers: list[requests.Response], gateway: Gateway, body: dict[str, Any]) -> None:
+    answers.append(gateway.chat(body))
+
+
+@pytest.mark.parametrize("in_database", [False, True], ids=["folder", "database"])
+def test_a_file_that_is_deleted_in_the_middle_of_being_read_is_never_shorter(
+    running: Running, tmp_path: Path, in_database: bool
+) -> None:
+    with closing(Store(running.new_database().url)) as store:
+        files = Files(store, None if in_database else Folder(tmp_path), FileLimits(1 << 20, 10, 1 << 20, None))
+        data = b"x" * 900_000
+        row = files.receive("me", "a.txt", iter([data]), lambda: AboutFile("user_data"), "file")
+        with files.open(row) as file:
+            read = file.read(300_000)
+            files.delete("me", row.id)
+            try:
+                read += file.read()
+            except FileLost:
+                assert in_database
+            else:
+                assert read == data
+
+
+def test_a_folder_that_is_removed_is_a_clear_404_and_is_made_anew(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, **_settings()) as gateway:
+        lost = upload(gateway, PDF).json()["id"]
+        shutil.rmtree(folder_of(gateway))
+        missing = gateway.get(f"/v1/files/{lost}/content")
+        assert (missing.status_code, missing.json()["error"]["code"]) == (404, "file_lost")
+        again = upload(gateway, TEXT).json()["id"]
+        assert gateway.get(f"/v1/files/{again}/content").content == TEXT.data
+
+
+def test_two_machines_share_files_in_the_database(running: Running, simulator: Simulator) -> None:
+    settings: dict[str, Any] = {**SHIPPED, "FILES_DIR": "database"}
+    with (
+        running.gateway(simulator.url, **settings) as first,
+        running.gateway(simulator.url, database=first.database, **settings) as second,
+    ):
+        sample = Sample("log.txt", "text/plain", os.urandom(400_000).hex().encode())
+        file_id = upload(first, sample).json()["id"]
+        assert second.get(f"/v1/files/{file_id}/content").content == sample.data
+        said = text_of(second.chat(CHAT.ask(second.model, by_id(CHAT, sample, file_id))), CHAT)
+        assert seen(said) == [sample.arrived()]
+        assert second.delete(f"/v1/files/{file_id}").ok
+        assert first.get(f"/v1/files/{file_id}").status_code == 404

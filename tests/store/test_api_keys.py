@@ -75,7 +75,7 @@ def test_changes_are_found_by_their_number(store: Store, database: str) -> None:
     assert [row.name for row in store.keys.changed_since(-1)] == ["ann", "bob"]
     (newest,) = store.keys.changed_since(1)
     assert newest.name == "bob" and store.keys.changed_since(newest.version) == []
-    assert store.keys.revoke("ann", 5.0) and not store.keys.revoke("ann", 6.0)
+    assert store.keys.revoke("ann", 5.0, str) and not store.keys.revoke("ann", 6.0, str)
     (changed,) = store.keys.changed_since(newest.version)
     assert (changed.name, changed.revoked_at) == ("ann", 5.0)
     assert [row.name for row in store.keys.after("", 1)] == ["ann"]
