@@ -2,6 +2,7 @@
 
 import binascii
 import hashlib
+import io
 import re
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -76,14 +77,15 @@ def from_base64(text: str, most: int, begin: int = 0) -> bytes:
 
 
 def _unquoted(url: str, begin: int) -> bytes:
-    decoded, rest = [], ""
+    decoded, rest = io.BytesIO(), ""
     for part in _parts(url, begin):
         part = rest + part
         # An escape that is cut belongs to the next part.
         cut = part.find("%", -2)
         part, rest = (part, "") if cut < 0 else (part[:cut], part[cut:])
-        decoded.append(unquote_to_bytes(part))
-    return b"".join([*decoded, unquote_to_bytes(rest)])
+        decoded.write(unquote_to_bytes(part))
+    decoded.write(unquote_to_bytes(rest))
+    return decoded.getvalue()
 
 
 def _parts(text: str, begin: int) -> Iterator[str]:
@@ -93,11 +95,12 @@ def _parts(text: str, begin: int) -> Iterator[str]:
 
 def _decoded(text: str, begin: int) -> bytes:
     """Raises ValueError."""
-    decoded = []
+    # Not a list of parts: to join them would take the memory of the content twice.
+    decoded = io.BytesIO()
     at = begin
     for part in _parts(text, begin):
         at += len(part)
         if part.endswith("=") and at < len(text):
             raise ValueError("padding in the middle")
-        decoded.append(binascii.a2b_base64(part, strict_mode=True))
-    return decoded[0] if len(decoded) == 1 else b"".join(decoded)
+        decoded.write(binascii.a2b_base64(part, strict_mode=True))
+    return decoded.getvalue()

@@ -4,6 +4,7 @@ Bodies have a limit of bytes and one of values, so that no step holds the worker
 JSON and pydantic's errors. Must never know the fields of any one API.
 """
 
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeVar, cast
@@ -73,16 +74,20 @@ def _read(caller: Caller) -> tuple[bytes, Reservation]:
         if len(start) <= _LONG:
             return start, short
         short.end()
-    pieces, came, size = [start], len(start), length or 2 * _LONG
+    came, size = len(start), length or 2 * _LONG
+    # Not a list of pieces: to join them would take the memory of the body twice.
+    gathered = io.BytesIO()
+    gathered.write(start)
     body = memory.bodies.reserve(caller, size)
     try:
         for piece in read_pieces(stream):
-            pieces.append(piece)
+            gathered.write(piece)
             came += len(piece)
             if came > size:
                 size *= 2
                 body.resize(size)
-        data = b"".join(pieces)
+        data = gathered.getvalue()
+        del gathered
         running = g.reservation = memory.running.reserve(caller, _estimate(data))
     finally:
         body.end()

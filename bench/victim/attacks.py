@@ -4,6 +4,7 @@ Runs until it is killed: an attack that has ended begins again. Some need an API
 """
 
 import argparse
+import base64
 import contextlib
 import itertools
 import os
@@ -418,6 +419,83 @@ def ask_ten_and_read_nothing(target: Target) -> None:
         sock.close()
 
 
+# Files of 50 MB, 20 at once. Each chat gives its file a name of its own, so that it is sent on to Kimi.
+
+_FILE_BYTES, _FILES_AT_ONCE = 50 * _MB, 20
+# Of the site that files are fetched from.
+FILES_PORT = 18_093
+
+
+def _text_file() -> bytes:
+    return b"0123456789abcde\n" * (_FILE_BYTES // 16)
+
+
+def _ask_with_files(target: Target, part: Callable[[str], dict[str, Any]], path: str = _CHAT) -> None:
+    """``part``: with a file, under a name."""
+    numbers = itertools.count()
+
+    def one(target: Target) -> None:
+        while True:
+            content = [part(f"file-{next(numbers)}.txt")]
+            body = {"model": target.model, "stream": True, "messages": [{"role": "user", "content": content}]}
+            target.ask(path, orjson.dumps(body))
+
+    _at_once(_FILES_AT_ONCE, one, target)
+
+
+def files_by_id(target: Target) -> None:
+    with target.connect() as sock:
+        form = b'--b\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n'
+        body = form % (b"purpose", b"") + b"user_data\r\n" + form % (b"file", b'; filename="a.txt"') + _text_file()
+        body += b"\r\n--b--\r\n"
+        head = target.head("/v1/files", "Connection: close", length=len(body))
+        sock.sendall(head.replace(b"application/json", b"multipart/form-data; boundary=b") + body)
+        answer = b""
+        while piece := sock.recv(_MB):
+            answer += piece
+    file_id = orjson.loads(answer.partition(b"\r\n\r\n")[2])["id"]
+    _ask_with_files(target, lambda name: {"type": "file", "file": {"file_id": file_id, "filename": name}})
+
+
+def files_by_address(target: Target) -> None:
+    body = _text_file()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+
+    def answer(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError), sock:
+            sock.recv(65_536)
+            sock.sendall(head.encode() + body)
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            sock, _ = listener.accept()
+            threading.Thread(target=answer, args=(sock,), daemon=True).start()
+
+    listener = socket.create_server((HOST, FILES_PORT), backlog=64)
+    threading.Thread(target=serve, args=(listener,), daemon=True).start()
+    address = f"http://{HOST}:{FILES_PORT}"
+    _ask_with_files(target, lambda name: {"type": "image_url", "image_url": {"url": f"{address}/{name}"}})
+
+
+def files_in_bodies(target: Target) -> None:
+    """In base64."""
+    content = base64.b64encode(_text_file())
+    numbers = itertools.count()
+    before = b'{"model":"%b","stream":true,"messages":[{"role":"user","content":[{"type":"file","file":{"filename":"'
+
+    def one(target: Target) -> None:
+        while True:
+            first = before % target.model.encode() + b'file-%d.txt","file_data":"' % next(numbers)
+            body = b"".join((first, content, b'"}}]}]}'))
+            with target.connect() as sock:
+                sock.sendall(target.head(_CHAT, "Connection: close", length=len(body)))
+                sock.sendall(body)
+                while sock.recv(_MB):
+                    pass
+
+    _at_once(_FILES_AT_ONCE, one, target)
+
+
 def nothing(target: Target) -> None:
     """One request, and no more."""
     _at_once(1, lambda target: target.ask(_CHAT, b""), target)
@@ -533,6 +611,9 @@ ATTACKS: dict[str, Attack] = {
     "pattern": _post(_CHAT, _schema({"type": "string", "pattern": "^(a+)+$"})),
     "nested references": _post(_CHAT, _schema(_nested_references(40))),
     "schemas, 20 at once": _post(_CHAT, _schema(_nested_references(40)), threads=20),
+    "files by id": files_by_id,
+    "files by address": files_by_address,
+    "files in bodies": files_in_bodies,
     # The upstream's doing
     "ask again": ask_again,
     "ask for a whole answer": ask_for_whole,

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from bench.servers import HOST
+from bench.victim.attacks import FILES_PORT
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -105,6 +108,13 @@ _SSE = (
     ("SSE: a body without HTTP chunks", "sse_close_delimited"),
 )
 
+_FILES = {
+    "files by id": {},
+    "files by address": {"FETCH_URLS": "1", "FETCH_HOSTS": f"{HOST}:{FILES_PORT}"},
+    # 50 MB and a third.
+    "files in bodies": {"MAX_BODY_BYTES": "73400320"},
+}
+
 _SHORT = {
     "endless tiny chunks, wrong key",
     "half heads",
@@ -158,6 +168,8 @@ def _cases() -> Iterator[Case]:
     for group, names in (("without a key", _NO_KEY), ("bodies", _BODIES), ("requests", _REQUESTS)):
         yield from (Case(group, name, name, is_short=name in _SHORT) for name in names)
     yield Case("bodies", "40 requests of 16 MB that wait", "waiting requests", "slow_answer")
+    for title, settings in _FILES.items():
+        yield Case("files of 50 MB, 20 at once", title, title, settings=settings)
     yield Case("requests", "unique objects", "unique objects", "objects_answer")
     yield Case("requests", "pattern", "pattern", "letters_answer")
     yield Case("requests", "a million stop sequences", "stop sequences", "same_letter")

@@ -21,8 +21,12 @@ from bench.dialects import GENERATIONS, envelope, recorded_answer
 Write = Callable[[bytes], None]
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+_UPLOAD = b"/apiv2-files/file/upload"
+_PROGRESS = b"/apiv2-files/kimi.gateway.file.v1.FileService/GetFileParseProgress"
 _TYPES = {generation.name: generation.stream_type for generation in GENERATIONS}
 _MB = 1 << 20
+# Of the body of a request.
+_KEPT_BYTES = 65_536
 
 
 # The framing of what is written
@@ -314,22 +318,33 @@ class Handler(socketserver.BaseRequestHandler):
                         return
                 head, _, rest = data.partition(b"\r\n\r\n")
                 length = _LENGTH.search(head + b"\r\n")
-                left = (int(length[1]) if length else 0) - len(rest)
+                size = int(length[1]) if length else 0
+                left = size - len(rest)
                 data = rest[left:] if left < 0 else b""
+                sent = rest[:size]
                 while left > 0:
                     piece = self.request.recv(min(left, _MB))
                     if not piece:
                         return
                     left -= len(piece)
-                self._answer(head.split(b" ", 2)[1])
+                    if len(sent) < _KEPT_BYTES:
+                        sent += piece
+                self._answer(head.split(b" ", 2)[1], sent)
         except OSError:
             return
 
-    def _answer(self, path: bytes) -> None:
+    def _answer(self, path: bytes, sent: bytes) -> None:
+        """``sent``: the beginning of the body."""
         if path.endswith((b"/Chat", b"/completion/stream")):
             self.__class__.behaviour(self.request.sendall)
             return
-        body = orjson.dumps({"id": f"chat{time.monotonic_ns()}"}) if path == b"/api/chat" else b"{}"
+        # It has read a file at once: it names none that it is still reading.
+        new_id = f"{time.monotonic_ns()}"
+        answers: dict[bytes, object] = {b"/api/chat": {"id": f"chat{new_id}"}, _UPLOAD: {"file": {"id": new_id}}}
+        if path == _PROGRESS:
+            ids = orjson.loads(sent).get("file_ids", [])
+            answers[_PROGRESS] = {"progresses": [{"fileId": one, "status": "PROCESS_STATUS_SUCCESS"} for one in ids]}
+        body = orjson.dumps(answers.get(path, {}))
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         self.request.sendall(head.encode() + body)
 

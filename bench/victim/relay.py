@@ -12,7 +12,7 @@ from typing import cast
 import uvloop
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
-_PATHS = {"sse": b"/api/", "connect": b"/apiv2/"}
+_PATHS = {"sse": b"/api/", "connect": b"/apiv2"}
 
 
 class _Site(asyncio.Protocol):

@@ -28,6 +28,7 @@ from tests.attachments.test_uploads import UPLOADS
 from tests.running import CANARY, EACH_GENERATION, SHIPPED, Gateway, Running, Simulator, mint, wait_until
 
 ALL = os.environ.get("DIGESTS") == "all"
+pytestmark = [pytest.mark.timeout(3600)] if ALL else []
 
 Mode = Literal["whole", "stream"]
 Event = Literal["nothing", "the turn fails", "the upload fails", "the token is renewed"]
@@ -250,7 +251,9 @@ def test_kimi_gets_what_was_sent_although_workers_end_in_the_middle_of_an_upload
     running: Running, simulator: Simulator, sites: Sites
 ) -> None:
     simulator.knobs(parse_answers=0)
-    settings = settings_for(sites, simulator, WEB_CONCURRENCY="2")
+    # An upload is held until new workers run.
+    patient = {"FIRST_EVENT_TIMEOUT_S": "30", "IDLE_TIMEOUT_S": "30", "WEB_CONCURRENCY": "2"}
+    settings = settings_for(sites, simulator, **patient)
     taken = 0
     with running.gateway(simulator.url, server="gevent", **settings) as gateway:
         place = Place(gateway, sites)
