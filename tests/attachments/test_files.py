@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -472,12 +473,16 @@ def test_a_file_that_is_deleted_while_a_chat_sends_it_arrives_whole_or_is_a_404(
         asking.start()
         if in_time:
             # Its bytes have arrived, and Kimi reads them.
-            simulator.wait("files", at_least=1)
+            wait_until("they arrived", partial(_has_arrived, simulator, sample))
             assert gateway.delete(f"/v1/files/{file_id}").ok
         asking.join()
         (answer,) = answers
         assert answer.status_code == (200 if in_time else 404), answer.text
         assert not in_time or sample.digest in text_of(answer, CHAT)
+
+
+def _has_arrived(simulator: Simulator, sample: Sample) -> bool:
+    return any(one["digest"] == sample.digest for one in simulator.state()["uploads"])
 
 
 def _ask_into(answers: list[requests.Response], gateway: Gateway, body: dict[str, Any]) -> None:
