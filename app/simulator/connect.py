@@ -97,7 +97,7 @@ def _prepare(exchange: Exchange) -> tuple[Turn, ConnectVoice]:
     fault = _fault(exchange, demand, knobs, words)
     _refuse_on_purpose(fault, knobs, exchange.request.path)
     known = _find_chat(exchange, demand.chat_id, knobs)
-    if known and sim.is_busy(sim.slot(known, knobs)):
+    if known and sim.refuses(known, knobs):
         raise _error_at_the_end("stream_pushing", knobs)
     return _answered(exchange, known, demand, knobs, fault)
 

@@ -54,6 +54,7 @@ def state(sim: Simulation) -> dict[str, Any]:
                 "generation": chat.generation,
                 "name": chat.name,
                 "streaming": chat.streaming,
+                "collisions": chat.collisions,
             }
             for chat in sim.world.chats.values()
         },

@@ -110,8 +110,12 @@ class Simulation:
         """The name of the place that a stream of this chat takes; empty where streams are not limited."""
         return {"chat": f"chat {chat.id}", "user": f"user {chat.owner.sub}", "none": ""}[knobs.slot_scope]
 
-    def is_busy(self, slot: str) -> bool:
-        return slot in self._busy
+    def refuses(self, chat: Chat, knobs: Knobs) -> bool:
+        """Whether another stream takes the chat's place now."""
+        if self.slot(chat, knobs) not in self._busy:
+            return False
+        chat.collisions += chat.listening
+        return True
 
     @contextmanager
     def streaming(self, account: Account | None) -> Iterator[None]:

@@ -69,7 +69,7 @@ def _prepare(exchange: Exchange, chat_id: str) -> tuple[Turn, SSEVoice]:
     if knobs.unknown_file == "refuse" and not all(_is_own_file(exchange, ref) for ref in demand.refs):
         # Invented: it was never recorded.
         raise _Refused(json_reply({"error_type": "file.not_found", "message": "文件不存在"}, 400))
-    if sim.is_busy(sim.slot(chat, knobs)):
+    if sim.refuses(chat, knobs):
         raise _Refused(refuse("stream_pushing"))
     if demand.segment_id:
         if leftover is None:

@@ -78,11 +78,12 @@ async def perform(exchange: Exchange, turn: Turn, voice: Voice) -> None:
         asked = chat.messages[turn.message.parent_id]
         sim.records.add_turn(chat.id, turn.account.name, asked.id, asked.text)
     with sim.streaming(turn.account), sim.occupying(slot, turn.knobs.slot_free_delay_s):
-        chat.streaming, chat.cancel = True, performance.cancel
+        chat.streaming, chat.listening, chat.cancel = True, True, performance.cancel
         exchange.connection.watch()
         try:
             await performance.run()
         finally:
+            chat.listening = False
             exchange.connection.unwatch()
             if performance.goes_on:
                 _go_on(performance, turn)

@@ -81,6 +81,10 @@ class Chat:
     deleted: bool = False
     moderated: bool = False
     streaming: bool = False
+    listening: bool = False
+    """Somebody reads the answer that is being streamed now."""
+    collisions: int = 0
+    """Questions that were refused because somebody still read the answer to another one."""
     cancel: Callable[[], None] | None = None
     """Ends the answer that is being streamed now."""
     created_at: float = field(default_factory=time.time)

@@ -100,6 +100,19 @@ class Tables:
         sql = " ".join(("SELECT 'turn',", lives, "FROM leases UNION ALL SELECT 'waiting',", lives, "FROM line"))
         return [(kind, bool(alive)) for kind, alive in self.database.run(sql, time.time(), time.time())]
 
+    def leftovers(self) -> dict[str, int]:
+        """Rows that belong to nothing, by their kind. For a gateway on which nothing runs."""
+        wrong = {
+            "wishes that no request has": "wishes WHERE id NOT IN (SELECT wish_id FROM line)",
+            "uses of API keys": "api_key_uses",
+            "turns of no open chat": "open_chat_turns WHERE chat_id NOT IN (SELECT chat_id FROM open_chats)",
+            "accounts with a wrong number of streams": (
+                "accounts WHERE streams <> (SELECT count(*) FROM leases WHERE account_id = accounts.id)"
+            ),
+        }
+        counts = {kind: self._count(" ".join(("SELECT count(*) FROM", rows))) for kind, rows in wrong.items()}
+        return {kind: number for kind, number in counts.items() if number}
+
     # Processes
 
     def living_processes(self) -> int:
