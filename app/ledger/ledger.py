@@ -114,6 +114,7 @@ class Ledger:
         if self._thread is not None:
             self._thread.stop()
         if not self._writing.acquire(timeout=_LAST_STEP_S):
+            log.warning("ledger_not_written requests=%d error=another step still runs", len(self._done))
             return
         try:
             with self._store.database.retrying_for(_LAST_STEP_S):
