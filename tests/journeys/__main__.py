@@ -144,6 +144,12 @@ def an_account_is_paused_tested_and_removed(world: World) -> None:
     expect(section).to_contain_text("You paused this account on")
     section.get_by_role("button", name="Resume").click()
     expect(section).to_contain_text("Ready.")
+    section.get_by_role("button", name="Rest 30 min").click()
+    expect(section).to_contain_text("You gave this account a rest.")
+    section.get_by_role("button", name="Wake").click()
+    expect(section).to_contain_text("Ready.")
+    page.get_by_role("button", name="Ask Kimi what is left").click()
+    expect(section).to_contain_text("% left")
     section.get_by_role("button", name="Test").click()
     expect(page.locator("main")).to_contain_text("its chat is deleted")
     world.at(page, "accounts")
@@ -361,6 +367,18 @@ def pictures(world: World) -> None:
     add(world, page, mint("carol", 7_776_000, "refresh"), "old")
     page.get_by_role("region", name="old").get_by_role("button", name="Pause").click()
     traffic(gateway)
+    page.get_by_role("button", name="Ask Kimi what is left").click()
+    account = str(page.get_by_role("link", name="home", exact=True).get_attribute("href")).partition("/console/")[2]
+    world.at(page, "keys")
+    page.get_by_label("Name").fill("phone")
+    page.get_by_role("button", name="Make a key").click()
+    key_text = page.locator("pre").first.inner_text()
+    wait(lambda: a_key_works(gateway, key_text))
+    said = {"model": gateway.model, "messages": [{"role": "user", "content": "hello"}]}
+    assert gateway.chat(said, headers={"Authorization": f"Bearer {key_text}"}).ok
+    world.at(page, "keys")
+    key = str(page.get_by_role("link", name="phone", exact=True).get_attribute("href")).partition("/console/")[2]
+    more = {account: "account", key: "key"}
     for language in ("en", "zh-CN"):
         for scheme in ("light", "dark"):
             for width in (1280, 390):
@@ -368,9 +386,11 @@ def pictures(world: World) -> None:
                     locale=language, color_scheme=scheme, viewport={"width": width, "height": 844}
                 )
                 page = world.enter(gateway, context)
-                for path in ("enter", *PAGES):
+                for path in ("enter", *PAGES, *more):
                     world.at(page, path)
-                    name = f"{path.replace('/', '-') or 'overview'}-{language[:2]}-{scheme}-{width}.png"
+                    name = (
+                        f"{more.get(path, path).replace('/', '-') or 'overview'}-{language[:2]}-{scheme}-{width}.png"
+                    )
                     page.screenshot(path=world.shots / name, full_page=True)
 
 
