@@ -255,6 +255,9 @@ def test_a_failure_after_the_first_token_is_an_error_event(
     assert "one two three".startswith(answer.content) and (answer.content or end == "reset")
     whole = quick.say("hello")
     assert whole.status_code == status and whole.json()["error"]["code"] == code
+    if fault == "drop":
+        assert "answer broke off" in answer.error["message"]
+        assert "answer broke off" in whole.json()["error"]["message"]
 
 
 @EACH_GENERATION

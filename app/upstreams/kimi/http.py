@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -88,7 +88,8 @@ class Timeouts:
 
 
 # While a body is read, which is done with urllib3's response.
-_CUT = (ProtocolError, requests.exceptions.ChunkedEncodingError)
+# The last two come from our own reader of chunks (http_chunks), after the headers.
+_CUT = (ProtocolError, requests.exceptions.ChunkedEncodingError, IncompleteRead, ConnectionResetError)
 _TIMEOUTS = (requests.Timeout, ConnectTimeoutError, ReadTimeoutError, TimeoutError)
 
 
