@@ -18,6 +18,7 @@ chat: in a window, a second question is asked, an answer is made again, and one 
 
 FACTS: tuple[Fact, ...] = get_args(Fact)
 _LIBRARY: frozenset[Fact] = frozenset(FACTS) - {"images", "chat"}
+_LAYER: frozenset[Fact] = frozenset({"text", "stream", "thinking", "usage", "error", "images"})
 _WINDOW: frozenset[Fact] = frozenset({"text", "stream", "thinking", "error", "images", "chat"})
 _AGENT: frozenset[Fact] = frozenset({"text", "tools"})
 
@@ -79,6 +80,8 @@ CLIENTS = (
         needs=("NEXTCHAT_URL",),
         users="alice",
     ),
+    Client("continue_dev", "Continue (its provider layer)", _LAYER, users="alice"),
+    Client("cherry", "Cherry Studio (its provider layer)", _LAYER, keeps_chats=True, users="alice"),
 )
 # By the seconds that they take, so that the longest is not the last one left.
 FIRST = ("aider", "cline", "litellm", "llama_index", "langchain", "opencode", "codex", "claude_code")

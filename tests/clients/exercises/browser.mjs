@@ -1,7 +1,8 @@
-// What the exercises in a window share: Chromium, a person's day in a chat, and nine failures to read.
+// What the exercises in a window share: Chromium, a person's day in a chat, and the failures of failures.mjs read off the screen.
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { BASE, KEY, MODEL, TEXT, THOUGHT, assert, knobs, proved, read } from './told.mjs';
+import { fail } from './failures.mjs';
+import { KEY, TEXT, THOUGHT, assert, knobs, proved } from './told.mjs';
 
 // Without these Chromium would ask the internet for this and that all the time.
 const QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--proxy-server=direct://', '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost'];
@@ -89,33 +90,20 @@ export async function live(chat, { thinker, seer, picture, sent }) {
   await chat.page.screenshot({ path: `${process.env.HOME}/picture.png` });
 }
 
-// What happens, and how Kimi does it.
-const FAILURES = [
-  ['Kimi declines before the first word (moderation)', { fail: 'moderated_before' }],
-  ['Kimi declines after some words', { fail: 'moderated', fail_after: 5, tokens: 30 }],
-  ['the answer breaks off after some words', { fail: 'drop', fail_after: 5, tokens: 30 }],
-  ['the conversation is too long for Kimi', { fail: 'too_long' }],
-  ['Kimi fails (500)', { fail: 'http_500' }],
-  ['Kimi is overloaded', { fail: 'overloaded' }],
-  ['Kimi limits the only account (429)', { fail: 'stream_pushing' }],
-  ['the token of the only account is dead', { fail: 'token_invalid' }],
-];
-
-// The account has had its rest, and a question is answered again.
-async function recovered() {
-  await knobs({});
-  const body = JSON.stringify({ model: MODEL, messages: [{ role: 'user', content: 'Are you there?' }] });
-  const headers = { 'Content-Type': 'application/json', Authorization: `Bearer ${KEY}` };
-  await until('the account', async () => (await fetch(`${BASE}/chat/completions`, { method: 'POST', headers, body })).ok, 200);
-}
-
 // Ends when the page has no POST under way, and what it shows has stayed the same for three seconds.
-export async function fail(chat, model) {
+export async function failInWindow(chat, model) {
   const running = new Set();
   const over = (request) => running.delete(request);
   chat.page.on('request', (request) => request.method() === 'POST' && running.add(request));
   chat.page.on('requestfinished', over).on('requestfailed', over);
-  const shown = async () => {
+  let key = KEY;
+  await fail(async (wanted) => {
+    if (wanted !== key) await chat.setKey(wanted);
+    key = wanted;
+    await chat.fresh();
+    await chat.choose(model);
+    await chat.send('Is the tea ready?');
+    await sleep(1000);
     let last = await chat.words();
     for (let same = 0; same < 15; ) {
       await sleep(200);
@@ -124,24 +112,5 @@ export async function fail(chat, model) {
       last = now;
     }
     return last;
-  };
-  const happens = async (name) => {
-    await chat.fresh();
-    await chat.choose(model);
-    await chat.send('Is the tea ready?');
-    await sleep(1000);
-    read(name, await shown());
-  };
-  for (const [name, way] of FAILURES) {
-    await recovered();
-    if (way.fail === 'token_invalid') {
-      // Before the account is dead, because afterwards nothing can be told apart.
-      await chat.setKey('sk-wrong');
-      await happens('a wrong key of the gateway');
-      await chat.setKey(KEY);
-    }
-    await knobs({ think: '', ...way });
-    await happens(name);
-  }
-  proved('error');
+  });
 }
