@@ -40,6 +40,9 @@ from app.upstreams.routing import Router
 
 log = logging.getLogger(__name__)
 
+# How long ``/readyz`` waits for the database. Seconds.
+_READY_WITHIN_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
@@ -283,8 +286,8 @@ class Gateway:
 
     def _look(self) -> Readiness:
         try:
-            # What cannot be done now is a problem now.
-            with self._store.database.retrying_for(0):
+            # Longer than another process writes into a healthy SQLite file; shorter than who asks waits.
+            with self._store.database.retrying_for(_READY_WITHIN_S):
                 self._accounts.reload()
                 self._store.check_writable()
                 accounts = self._accounts

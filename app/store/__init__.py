@@ -54,6 +54,9 @@ __all__ = [
     "WrongSecret",
 ]
 
+# How long a check whether something can be written waits. Seconds.
+_CHECK_FOR_S = 1.0
+
 
 class Store:
     """All tables of one database, opened once per process.
@@ -118,9 +121,10 @@ class Store:
         self.database.close()
 
     def check_writable(self) -> None:
-        """Raises StoreError if nothing can be written. Does not wait for a database that is unavailable.
+        """Raises StoreError if nothing can be written. Waits a second for a database that another one uses or that
+        is unavailable, and no longer.
 
         It writes: a statement that changes no row succeeds on a full disk.
         """
-        with self.database.retrying_for(0):
+        with self.database.retrying_for(_CHECK_FOR_S):
             self.facts.put("written_at", str(self.database.now()), self.database.now())

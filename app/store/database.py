@@ -269,7 +269,7 @@ class Database:
         except SQLAlchemyError as e:
             # All connections of the pool were in use for too long.
             name = type(e).__name__
-            raise StoreError(f"{name}: {_first_line(e)}", driver_error=name) from e
+            raise StoreError(f"{name}: {_first_line(e)}", driver_error=name, is_transient=True) from e
         tx = Transaction(connection, self._statements)
         try:
             return work(tx)

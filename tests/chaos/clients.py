@@ -291,8 +291,11 @@ class Client:
         elif status == 200:
             self._ledger.count("conversations deleted")
             for gateway in self._chatter.gateways:
-                if self._call("GET", conversation, self._key, gateway) not in (404, None):
+                status = self._call("GET", conversation, self._key, gateway)
+                if status == 200:
                     self._ledger.wrong(f"{conversation.id}: deleted, and still known")
+                elif status not in (404, 503, None):
+                    self._ledger.wrong(f"{conversation.id}: GET after DELETE was answered {status}")
         elif status not in (200, 404, 409, None):
             self._ledger.wrong(f"{conversation.id}: DELETE was answered {status}")
 

@@ -1,8 +1,11 @@
 """A database that can be opened and read, and not written."""
 
 import resource
+import sqlite3
+import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,16 @@ def test_a_full_disk_is_a_503_and_no_traceback_until_there_is_room(running: Runn
         for pid, limit in zip(workers, before, strict=True):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
         assert gateway.get("/readyz").ok and gateway.say("hello").ok
+
+
+def test_a_file_that_another_process_writes_for_a_moment_is_ready(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        assert isinstance(gateway.database, SqliteDatabase)
+        assert gateway.say("hello").ok
+        with closing(sqlite3.connect(gateway.database.path, check_same_thread=False)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            ends = threading.Timer(0.3, other.rollback)
+            ends.start()
+            ready = gateway.get("/readyz")
+            ends.join()
+        assert ready.status_code == 200, ready.text
