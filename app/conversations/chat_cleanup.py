@@ -101,12 +101,13 @@ class ChatCleanup:
         answer must have ended. Never raises."""
         with self._lock:
             begun = list(self._begun)
-        if begun:
-            try:
-                with self._store.database.retrying_for(_NOTE_FOR_S):
+        with self._store.database.retrying_for(_NOTE_FOR_S):
+            self._remove_notes()
+            if begun:
+                try:
                     self._store.pending_deletions.make_due(begun, self._store.database.now())
-            except StoreError as e:
-                log.warning("deletions_not_left chats=%d error=%s", len(begun), e)
+                except StoreError as e:
+                    log.warning("deletions_not_left chats=%d error=%s", len(begun), e)
 
     def _delete_due(self) -> None:
         now = self._store.database.now()
@@ -171,17 +172,23 @@ class ChatCleanup:
                 if is_deleted:
                     self._deleted.append((row.upstream, row.chat_id))
                     if len(self._deleted) == 1:
-                        _thread.start_new_thread(self._remove_notes, ())
+                        _thread.start_new_thread(self._remove_notes_soon, ())
                 self._begun.discard((row.upstream, row.chat_id))
                 self._running[row.account_id] -= 1
                 self._ended.set()
                 row = self._next(row.account_id) or self._next()
 
-    def _remove_notes(self) -> None:
-        """In a thread of its own: removes the notes of the chats that were deleted."""
+    def _remove_notes_soon(self) -> None:
+        """In a thread of its own."""
         time.sleep(_COLLECT_FOR_S)
+        self._remove_notes()
+
+    def _remove_notes(self) -> None:
+        """Removes the notes of the chats that were deleted. Never raises."""
         with self._lock:
             deleted, self._deleted = self._deleted, []
+        if not deleted:
+            return
         try:
             self._store.pending_deletions.delete_all(deleted)
         except StoreError as e:

@@ -150,7 +150,7 @@ def test_a_failure_has_its_status_and_in_mid_stream_its_place(
         client.completions.create(model="k2", prompt=CANARY)
     simulator.knobs(fail="drop", fail_after=2, say="one two three", token_chars=4)
     got = ""
-    with pytest.raises(openai.APIError, match="before the end|connection"):
+    with pytest.raises(openai.APIError, match="broke off"):
         for chunk in client.completions.create(model="k2", prompt=CANARY, stream=True):
             got += chunk.choices[0].text
     assert got == "one two "

@@ -96,7 +96,7 @@ def test_errors_have_their_class(
 def test_an_error_in_mid_stream_is_raised(client: openai.OpenAI, simulator: Simulator) -> None:
     simulator.knobs(fail="drop", fail_after=2, say="one two three", token_chars=4)
     got = ""
-    with pytest.raises(openai.APIError, match="before the end|connection"):
+    with pytest.raises(openai.APIError, match="broke off"):
         for chunk in client.chat.completions.create(model="k2", messages=HELLO, stream=True):
             got += chunk.choices[0].delta.content or ""
             assert chunk.choices[0].finish_reason is None

@@ -110,7 +110,7 @@ def test_an_edited_message_is_answered_without_what_came_after_it(
         assert simulator.prompts()[4] == f"water {CANARY}" and client.rebuilt is None
         assert chats(simulator)[4] == chats(simulator)[3] != chats(simulator)[2]
     assert gateway.get(f"/v1/chat/completions/{name}").json()["turns"] == 5
-    assert gateway.tables.chats_to_delete() == []
+    wait_until("no chat is left to be deleted", lambda: not gateway.tables.chats_to_delete())
     assert CANARY.encode() not in gateway.database.content()
 
 

@@ -86,13 +86,16 @@ def test_due_chats_are_deleted_in_one_pass_although_some_of_them_fail(store: Sto
 
     for number, chat_id in enumerate(["bad-1", "good", "bad-2"]):
         store.pending_deletions.add("kimi", chat_id, "alice", due_at=number)
-    ChatCleanup(store, ["kimi"], lambda: ["alice"], delete, keep_s=60).start()
+    accounts = ["alice"]
+    ChatCleanup(store, ["kimi"], lambda: accounts, delete, keep_s=60).start()
     wait_until("all were tried", lambda: len(tried) == 3)
     wait_until("the note of the good one is removed", lambda: store.pending_deletions.summary()[0] == 2)
     now = store.database.now()
     wait_until("nothing is due now", lambda: claim(store, now) is None)
     postponed = [claim(store, now + 61 + number) for number in range(3)]
     assert {row.chat_id for row in postponed if row} == {"bad-1", "bad-2"}
+    # Its thread goes on in this process, and finds nothing to do: its log would be that of another test.
+    accounts.clear()
 
 
 @KINDS
