@@ -4,7 +4,6 @@ Under gevent a thread is a greenlet; this works with and without. Knows nothing 
 """
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,9 +14,6 @@ log = logging.getLogger(__name__)
 _PAUSE_BETWEEN_STEPS_S = 0.02
 # The shortest pause after work that failed: a failure that lasts must neither fill the log nor use a core. Seconds.
 _PAUSE_AFTER_FAILURE_S = 0.1
-# Pauses of at least this length end at a whole second of the monotonic clock, up to a second early, so that the
-# threads of an idle process wake it together. Seconds.
-_LONG_PAUSE_S = 2.0
 # Not 0: after that gevent looks at its sockets and timers only every fifty times (gevent 26.9, CALLBACK_CHECK_COUNT).
 _SHORTEST_PAUSE_S = 1e-6
 
@@ -25,10 +21,10 @@ _SHORTEST_PAUSE_S = 1e-6
 class Periodic:
     """A daemon thread that calls ``work`` until ``stop`` or the end of the process.
 
-    After each call it pauses for ``seconds``, or for as many seconds as ``work`` returned; a pause of two seconds or
-    more may be up to one second shorter. An exception is logged, with its traceback unless it has an attribute
-    ``is_transient`` that is true, and ``work`` is called again after the pause. ``first_after_s``: the pause before
-    the first call.
+    After each call it pauses for ``seconds``, or for as many seconds as ``work`` returned. An exception is logged,
+    with its traceback unless it has an attribute ``is_transient`` that is true, and ``work`` is called again after
+    the pause. ``first_after_s``: the pause before the first
+    call.
     """
 
     def __init__(self, seconds: float, work: Callable[[], float | None], name: str, first_after_s: float) -> None:
@@ -58,7 +54,7 @@ class Periodic:
         pause_s = self._first_after_s
         while True:
             # Never without a pause: under gevent, work that does not block would let nothing else run.
-            self._woken.wait(max(_aligned(pause_s), _SHORTEST_PAUSE_S))
+            self._woken.wait(max(pause_s, _SHORTEST_PAUSE_S))
             self._woken.clear()
             # Looked at after the flag was cleared: a stop in between has set it again, or is seen here.
             if self._stopped:
@@ -77,13 +73,6 @@ class Periodic:
                 log.exception("background_work_failed work=%s retry_in_s=%.1f", self._name, pause_s)
             return pause_s
         return self._seconds if wanted_s is None else wanted_s
-
-
-def _aligned(pause_s: float) -> float:
-    if pause_s < _LONG_PAUSE_S:
-        return pause_s
-    now = time.monotonic()
-    return math.floor(now + pause_s) - now
 
 
 def every(seconds: float, work: Callable[[], float | None], name: str, *, first_after_s: float = 0.0) -> Periodic:
