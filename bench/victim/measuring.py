@@ -219,7 +219,7 @@ class _Run:
             connection.close()
 
     async def _until_all_run(self, streams: Sequence["asyncio.Future[None]"]) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while sum(len(raw) > 10 for raw in self._raw) < _STREAMS:
             for stream in streams:
                 if stream.done():
