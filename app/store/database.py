@@ -137,6 +137,7 @@ class Database:
         # A module of PEP 249. Its exceptions have no base class that all drivers share.
         self._driver: Any = self._engine.dialect.loaded_dbapi
         self._statements = _Statements(self._engine.dialect, self._kind, self.process_id)
+        self._is_closed = False
         self._unavailable_since: float | None = None
         # All processes that share a SQLite file use the clock of this machine, so when it is set, it is set for all
         # of them at once. Processes that share a server run on several machines: when the clock of one is set, that
@@ -162,6 +163,8 @@ class Database:
         return self._kind.bytes_type
 
     def close(self) -> None:
+        """Closes all connections; one that is in use, or that a thread still opens, after its use."""
+        self._is_closed = True
         self._engine.dispose()
 
     def run(self, statement: Statement, **values: Any) -> int:
@@ -259,6 +262,7 @@ class Database:
 
     def _try_once(self, work: Callable[[Transaction], T]) -> T:
         """Calls ``work`` with a connection. Raises StoreError."""
+        pool = self._engine.pool
         try:
             connection = self._engine.raw_connection()
         except DBAPIError as e:
@@ -280,7 +284,9 @@ class Database:
             tx.is_tainted = tx.is_tainted or not isinstance(e, Exception)
             raise
         finally:
-            if tx.is_tainted and connection.is_valid:
+            # ``dispose`` puts a new pool in the place of the old one, and does not close what is in use.
+            is_last_use = tx.is_tainted or self._is_closed or self._engine.pool is not pool
+            if is_last_use and connection.is_valid:
                 connection.invalidate()
             connection.close()
 

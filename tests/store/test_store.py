@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from app.store import Store, StoreError, StoreUnavailable, StoreUnusable
-from app.store.database import Database
+from app.store.database import Database, Transaction
 from app.store.tables import METADATA
-from tests.running import BOTH_DATABASES, ON_POSTGRESQL, Running
+from tests.running import BOTH_DATABASES, ON_POSTGRESQL, PostgresDatabase, Running, wait_until
 from tests.running import Database as AnyDatabase
 
 _NO_SUCH_TABLE = sa.text("SELECT 1 FROM no_such_table")
@@ -68,6 +68,21 @@ def test_a_lost_connection_is_a_transient_error_of_work_that_may_have_run(
         opened.row(_ONE)
     assert (caught.value.is_transient, caught.value.is_unreachable, caught.value.may_have_run) == (True, True, True)
     assert opened.row(_ONE) == {"one": 1}
+
+
+@ON_POSTGRESQL
+def test_no_connection_is_left_when_a_database_is_closed_while_it_is_used(
+    opened: Database, fresh: AnyDatabase, database: str
+) -> None:
+    def work(tx: Transaction) -> None:
+        opened.close()
+        assert tx.row(_ONE) == {"one": 1}
+
+    opened.with_retries(work)
+    # A thread in the background that has not noticed it.
+    assert opened.row(_ONE) == {"one": 1}
+    assert isinstance(fresh, PostgresDatabase)
+    wait_until("all are closed", lambda: fresh.count() == 0)
 
 
 @ON_POSTGRESQL
