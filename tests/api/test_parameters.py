@@ -244,7 +244,8 @@ def test_a_schema_nested_without_end_is_a_400(gateway: Gateway, simulator: Simul
 
 
 _HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
-_MANY = 200_000
+# As many as MAX_MESSAGES lets pass: more are refused before their fields are read.
+_MANY = 10_000
 
 
 @pytest.mark.parametrize(
@@ -272,4 +273,5 @@ def test_many_faults_take_no_longer_than_one(gateway: Gateway, path: str, body: 
         return response.elapsed.total_seconds()
 
     gateway.wait_for_workers()
-    assert took_s(body) < 5 * took_s({"unknown_thing": body})
+    # The shortest of several: a busy machine makes any one of them longer.
+    assert min(took_s(body) for _ in range(5)) < 5 * min(took_s({"unknown_thing": body}) for _ in range(5))
