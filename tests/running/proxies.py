@@ -85,7 +85,7 @@ def _http(client: socket.socket, one: Proxy) -> None:
 
 def _socks(client: socket.socket, one: Proxy) -> None:
     """RFC 1928, with a password by RFC 1929."""
-    count = client.recv(2)[1]
+    count = _exactly(client, 2)[1]
     methods = _exactly(client, count)
     if 2 not in methods:
         one.refused += 1
@@ -95,9 +95,10 @@ def _socks(client: socket.socket, one: Proxy) -> None:
     user = _exactly(client, _exactly(client, 2)[1])
     password = _exactly(client, _exactly(client, 1)[0])
     good = (user.decode(), password.decode()) == (one.user, one.password)
+    # Counted before the answer: the caller reads the count as soon as it has it.
+    one.refused += not good
     client.sendall(b"\x01\x00" if good else b"\x01\x01")
     if not good:
-        one.refused += 1
         return
     kind = _exactly(client, 4)[3]
     host = socket.inet_ntoa(_exactly(client, 4)) if kind == 1 else _exactly(client, _exactly(client, 1)[0]).decode()
