@@ -94,7 +94,7 @@ def create_app(
     accounts = Accounts(registry, store, renewals)
     process_lease = ProcessLease(store, config.lease_s)
     process_lease.describe(state.as_json, lambda: bool(ledger.running))
-    ledger.when_begun = process_lease.stop_resting
+    ledger.when_begun = (process_lease.stop_resting, state.stop_resting)
     watchdog = Watchdog()
     groups = [build(config, watchdog, None) for build in upstreams]
     router = Router(groups, config.model_aliases)

@@ -1,9 +1,14 @@
 """Background threads that do the same work again and again, whatever it raises.
 
 Under gevent a thread is a greenlet; this works with and without. Knows nothing of the work.
+
+Where something wakes the process every second anyway (gunicorn's heartbeat), long pauses end together with it, so
+that an idle process is not woken for each of them. Each process has a beat of its own: if all processes of a machine
+woke at the same moment, they would wait for each other's writes.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,17 +19,56 @@ log = logging.getLogger(__name__)
 _PAUSE_BETWEEN_STEPS_S = 0.02
 # The shortest pause after work that failed: a failure that lasts must neither fill the log nor use a core. Seconds.
 _PAUSE_AFTER_FAILURE_S = 0.1
+# Pauses of at least this length end with a beat, where there is one. Seconds.
+_LONG_PAUSE_S = 2.0
+# From one beat to the next, and how late a long pause may end. Seconds.
+_BEAT_S = 1.0
+_LATE_S = 0.1
 # Not 0: after that gevent looks at its sockets and timers only every fifty times (gevent 26.9, CALLBACK_CHECK_COUNT).
 _SHORTEST_PAUSE_S = 1e-6
+
+
+class Beat:
+    """Ends long pauses when it is called, once a second, by whatever wakes the process then."""
+
+    def __init__(self) -> None:
+        # Event of a pause → when the pause ends, in monotonic time.
+        self._pauses: dict[threading.Event, float] = {}
+        self._last = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<Beat of {len(self._pauses)} pauses>"
+
+    def __call__(self, now: float) -> None:
+        """``now``: the monotonic time. Ends the pauses that would end before the next beat."""
+        self._last = now
+        for event, until in list(self._pauses.items()):
+            if until <= now + _BEAT_S - _LATE_S:
+                event.set()
+
+    def wait(self, event: threading.Event, seconds: float) -> None:
+        """Until ``event`` is set, for ``seconds`` at most. A long pause ends at a beat, up to 0.9 s early and up to
+        0.1 s late; without beats in time."""
+        now = time.monotonic()
+        if seconds < _LONG_PAUSE_S or now - self._last > 2 * _BEAT_S:
+            event.wait(seconds)
+            return
+        self._pauses[event] = now + seconds
+        # The beats may end meanwhile.
+        event.wait(seconds + _BEAT_S)
+        del self._pauses[event]
+
+
+# Of this process. The worker of gunicorn calls it.
+beat = Beat()
 
 
 class Periodic:
     """A daemon thread that calls ``work`` until ``stop`` or the end of the process.
 
-    After each call it pauses for ``seconds``, or for as many seconds as ``work`` returned. An exception is logged,
-    with its traceback unless it has an attribute ``is_transient`` that is true, and ``work`` is called again after
-    the pause. ``first_after_s``: the pause before the first
-    call.
+    After each call it pauses for ``seconds``, or for as many seconds as ``work`` returned; see ``Beat.wait``. An
+    exception is logged, with its traceback unless it has an attribute ``is_transient`` that is true, and ``work`` is
+    called again after the pause. ``first_after_s``: the pause before the first call.
     """
 
     def __init__(self, seconds: float, work: Callable[[], float | None], name: str, first_after_s: float) -> None:
@@ -54,7 +98,7 @@ class Periodic:
         pause_s = self._first_after_s
         while True:
             # Never without a pause: under gevent, work that does not block would let nothing else run.
-            self._woken.wait(max(pause_s, _SHORTEST_PAUSE_S))
+            beat.wait(self._woken, max(pause_s, _SHORTEST_PAUSE_S))
             self._woken.clear()
             # Looked at after the flag was cleared: a stop in between has set it again, or is seen here.
             if self._stopped:

@@ -5,6 +5,7 @@
   without a pause and without a limit. If much of it is left, the answer says ``Connection: close``.
 - If nearly all connections are taken, a new one takes the place of one that waits for a request, or else of one whose
   client does not read. So nobody can lock others out by opening connections.
+- The pauses of background work end with gunicorn's heartbeat, so that an idle worker is woken once a second.
 - At a graceful stop the gateway learns how much time is left, so that streams end with an error in time.
 - At a graceful stop idle keep-alive connections are closed. gunicorn would wait for them.
 - A request that gunicorn cannot read is answered in JSON, without a part of it.
@@ -32,6 +33,7 @@ from gunicorn.http.errors import (
 )
 from gunicorn.workers.ggevent import GeventWorker
 
+from app.concurrency.periodic import beat
 from app.concurrency.yielding import pause
 from app.hosting.client_socket import ClientConnection, Heads, Limits, client_socket, cut_off
 from app.hosting.server_log import describe
@@ -101,6 +103,7 @@ class Worker(GeventWorker):
     def notify(self) -> None:
         """Called every second."""
         super().notify()
+        beat(time.monotonic())
         _in_loop(self._close_slow)
         if len(self._connections) > self._most:
             # A client that stopped reading only now may be the one to go.

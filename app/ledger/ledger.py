@@ -88,7 +88,7 @@ class Ledger:
         # It does so while no request runs and none is to be written.
         self._sleeps = False
         # Called at the beginning of each request.
-        self.when_begun: Callable[[], None] = lambda: None
+        self.when_begun: Sequence[Callable[[], None]] = ()
         # How long the last write took. Seconds.
         self.last_write_s = 0.0
 
@@ -106,7 +106,8 @@ class Ledger:
         if self._sleeps and self._thread is not None:
             self._sleeps = False
             self._thread.wake()
-        self.when_begun()
+        for call in self.when_begun:
+            call()
         return record
 
     def close(self) -> None:

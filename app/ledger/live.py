@@ -4,6 +4,7 @@ A process writes its state whenever it renews its lease, which it does anyway: n
 """
 
 import json
+import math
 import os
 import socket
 import sys
@@ -15,15 +16,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from app import __version__
-from app.concurrency.periodic import every
+from app.concurrency.periodic import Periodic, every
 from app.request_record import RequestRecord
 
 # Requests of a process that are shown, the oldest first.
 _MOST_REQUESTS = 50
-# How often it is looked how late a thread runs that wanted to run. Seconds.
+# How often it is looked how late a thread runs that wanted to run, while there is a request. Seconds.
 _LOOK_EVERY_S = 0.25
-# The same while no request runs, which could be late.
-_LOOK_IDLE_EVERY_S = 2.0
+# The pause while there is none. Seconds.
+_REST_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,8 @@ class LiveRequest:
 @dataclass(frozen=True, slots=True)
 class LiveProcess:
     """A process as it was at ``at`` in Unix seconds. ``loop_pause_s``: the longest time since its state before in
-    which nothing ran that wanted to. ``write_s``: how long the last write of its request log took. ``phases``: of all
-    its requests. ``requests``: the oldest of them."""
+    which nothing ran that wanted to, while there were requests. ``write_s``: how long the last write of its request
+    log took. ``phases``: of all its requests. ``requests``: the oldest of them."""
 
     process_id: str
     at: float
@@ -72,22 +73,32 @@ class ProcessState:
         self._host = socket.gethostname()
         self._started_at: float | None = None
         self._longest_pause_s = 0.0
-        self._looked_at = time.monotonic()
-        self._wait_s = _LOOK_EVERY_S
+        # When the next look is due, in monotonic time; infinity while no request runs.
+        self._due = math.inf
+        self._rests = False
         self._lock = threading.Lock()
+        self._looks: Periodic | None = None
 
     def start(self) -> None:
-        self._looked_at = time.monotonic()
-        every(_LOOK_EVERY_S, self._look, "loop-pauses", first_after_s=_LOOK_EVERY_S)
+        self._looks = every(_LOOK_EVERY_S, self._look, "loop-pauses", first_after_s=_LOOK_EVERY_S)
+
+    def stop_resting(self) -> None:
+        """A request has begun."""
+        if self._rests and self._looks is not None:
+            self._rests = False
+            self._looks.wake()
 
     def _look(self) -> float:
         """Returns the seconds until the next look."""
+        # Set before the look at the requests: one that begins in between wakes this thread.
+        self._rests = True
+        if any(True for _ in self._running):
+            self._rests = False
         now = time.monotonic()
         with self._lock:
-            self._longest_pause_s = max(self._longest_pause_s, now - self._looked_at - self._wait_s)
-            self._looked_at = now
-            self._wait_s = _LOOK_EVERY_S if any(True for _ in self._running) else _LOOK_IDLE_EVERY_S
-            return self._wait_s
+            self._longest_pause_s = max(self._longest_pause_s, now - self._due)
+            self._due = math.inf if self._rests else now + _LOOK_EVERY_S
+        return _REST_S if self._rests else _LOOK_EVERY_S
 
     def as_json(self, at: float) -> str:
         """``at``: now, in Unix seconds."""

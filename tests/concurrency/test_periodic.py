@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import cast
 
 import pytest
 
-from app.concurrency.periodic import every
+from app.concurrency.periodic import Beat, every
 from app.store import Store
 from app.store.process_lease import ProcessLease
 from tests.running import SqliteDatabase, wait_until
@@ -82,6 +83,45 @@ def test_work_chooses_its_next_pause_which_wake_ends_and_stop_makes_the_last() -
     periodic.stop()
     wait_until("its thread ends", lambda: "slow-work" not in [thread.name for thread in threading.enumerate()])
     assert not calls.acquire(blocking=False)
+
+
+def _pausing(beat: Beat, seconds: float) -> tuple[threading.Thread, threading.Event]:
+    """A thread that pauses, and what wakes it."""
+    woken = threading.Event()
+    thread = threading.Thread(target=beat.wait, args=(woken, seconds), daemon=True)
+    thread.start()
+    wait_until("it pauses", lambda: "1 pauses" in repr(beat))
+    return thread, woken
+
+
+def test_a_long_pause_ends_with_the_last_beat_before_its_end() -> None:
+    beat, began = Beat(), time.monotonic()
+    beat(began)
+    thread, woken = _pausing(beat, 600)
+    for early_s in (600, 300, 2):
+        beat(began + 600 - early_s)
+        assert not woken.is_set()
+    beat(began + 600 - 0.5)
+    thread.join(30)
+    assert not thread.is_alive() and "0 pauses" in repr(beat)
+
+
+def test_a_pause_that_is_woken_is_over_at_once() -> None:
+    beat = Beat()
+    beat(time.monotonic())
+    thread, woken = _pausing(beat, 600)
+    woken.set()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(("seconds", "has_beats"), [(0.1, True), (0.1, False), (2.0, True), (2.0, False)])
+def test_every_pause_ends_also_if_no_beat_comes_any_more(seconds: float, has_beats: bool) -> None:
+    beat, began = Beat(), time.monotonic()
+    if has_beats:
+        beat(began)
+    beat.wait(threading.Event(), seconds)
+    assert time.monotonic() - began >= seconds
 
 
 def test_a_process_stays_alive_whatever_it_fails_to_give_back(store: Store, tmp_path: Path) -> None:

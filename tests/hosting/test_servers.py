@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import requests
 
 from tests.running import ROOT, Running, Simulator, mint
 from tests.running.commands import start
-from tests.running.processes import Process
+from tests.running.processes import Process, wait_until
 
 
 @pytest.fixture
@@ -133,3 +134,24 @@ def test_the_document_says_where_it_is_served(simulator: Simulator, running: Run
     with running.gateway(simulator.url, SCRIPT_NAME="/kimi") as gateway:
         document = requests.get(f"{gateway.url}/kimi/openapi.json", timeout=30).json()
         assert document["servers"] == [{"url": "/kimi"}]
+
+
+def _waits_of(pid: int) -> int:
+    """How often a thread of the process has waited for something."""
+    texts = [status.read_text() for status in Path(f"/proc/{pid}/task").glob("*/status")]
+    return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts in /proc")
+def test_an_idle_worker_is_woken_once_a_second(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, server="gevent", WEB_CONCURRENCY="1") as gateway:
+        gateway.wait_for_workers()
+        [worker] = gateway.process.children()
+
+        def is_quiet() -> bool:
+            """Its start may have left something to be done, and a busy disk may make it wait."""
+            before = _waits_of(worker)
+            time.sleep(6)
+            return _waits_of(worker) - before <= 9
+
+        wait_until("it is woken seldom", is_quiet, 60)

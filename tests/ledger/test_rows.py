@@ -96,7 +96,7 @@ def test_each_request_that_begins_is_announced_also_while_others_run(store: Stor
     """So the process stops resting, whatever the thread that writes does."""
     ledger = Ledger(store, LedgerLimits(14))
     begun: list[int] = []
-    ledger.when_begun = lambda: begun.append(len(ledger.running))
+    ledger.when_begun = (lambda: begun.append(len(ledger.running)),)
     done(ledger)
     ledger.begin("chat", "req", "curl 8.5.0", "")
     done(ledger)
