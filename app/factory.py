@@ -29,6 +29,7 @@ from app.concurrency.watchdog import Watchdog
 from app.console.mount import ConsoleMount, Services
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import ConversationLimits, Conversations
+from app.conversations.lost_chats import LostChats
 from app.conversations.open_chats import ContinueLimits, OpenChats
 from app.doctor.account_trial import AccountTrials
 from app.doctor.trial_turn import Generation
@@ -269,8 +270,25 @@ def _build_gateway(
         keeps_chats=config.keep_chats,
     )
     checker = JsonChecker()
+    lost_chats = LostChats(
+        store,
+        router.upstreams,
+        lambda: accounts.ids,
+        lambda id_: accounts.fresh(accounts.get(id_)),
+        cleanup,
+        keeps_chats=config.keep_chats,
+    )
+    process_lease.when_other_dies(lost_chats.search_soon)
     services = AttemptServices(
-        router, accounts, leases, cleanup, checker, config.keep_chats, config.citations, config.limits_thinking
+        router,
+        accounts,
+        leases,
+        cleanup,
+        lost_chats,
+        checker,
+        config.keep_chats,
+        config.citations,
+        config.limits_thinking,
     )
     policy = RetryPolicy(config.failover_s, config.retry_backoff_s)
     turns = Turns(Planner(router, accounts), services, conversations, store, policy)
@@ -301,6 +319,7 @@ def _build_gateway(
         conversations,
         open_chats,
         cleanup,
+        lost_chats,
         idempotent,
         checker,
         store,

@@ -27,6 +27,7 @@ from app.concurrency.watchdog import Watchdog
 from app.concurrency.yielding import pause
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import Conversations
+from app.conversations.lost_chats import LostChats
 from app.conversations.open_chats import OpenChats, Thread
 from app.errors import ModelNotAllowed, UnknownModel
 from app.ledger import live
@@ -69,6 +70,7 @@ class Gateway:
         conversations: Conversations,
         open_chats: OpenChats,
         cleanup: ChatCleanup,
+        lost_chats: LostChats,
         idempotent: IdempotentAnswers,
         json_checker: JsonChecker,
         store: Store,
@@ -88,6 +90,7 @@ class Gateway:
         self._conversations = conversations
         self._open_chats = open_chats
         self._cleanup = cleanup
+        self._lost_chats = lost_chats
         self._idempotent = idempotent
         self._store = store
         self._timeouts = timeouts
@@ -311,6 +314,7 @@ class Gateway:
         """Deletes chats that a killed worker left, chats and conversations that were not used for too long, and kept
         answers that are too old."""
         self._cleanup.start()
+        self._lost_chats.start()
         self._open_chats.start_expiry()
         self._idempotent.start_expiry()
         self.files.start()

@@ -85,9 +85,16 @@ class Leases:
         self._server: Periodic | None = None
         process_lease.when_lost(self._process_lease_lost)
 
-    def lease(self, accounts: Mapping[str, str], scope: str, owner: str, cancellation: Cancellation) -> Lease:
+    def lease(
+        self,
+        accounts: Mapping[str, str],
+        scope: str,
+        owner: str,
+        cancellation: Cancellation,
+        question: str | None = None,
+    ) -> Lease:
         """The right to one stream on one of ``accounts`` (id → digest of its token), at once or after waiting in the
-        queue. ``scope``: the model, because some cooldowns concern one model only.
+        queue. ``scope``: the model, because some cooldowns concern one model only. ``question``: see ``Ticket``.
 
         Raises NoAccountFree: if the queue is full, or no account was free in time, or none will be.
         Raises AccountRejected: if Kimi has rejected the tokens of all of them.
@@ -95,7 +102,7 @@ class Leases:
         Raises Cancelled.
         """
         deadline = time.monotonic() + self._wait_s
-        ticket = Ticket(secrets.token_hex(16), owner, Wish(scope, accounts))
+        ticket = Ticket(secrets.token_hex(16), owner, Wish(scope, accounts), question)
         lease = self._acquire_now(ticket)
         if lease is not None:
             self._held[lease.id] = lease
@@ -202,7 +209,7 @@ class Leases:
             return Lease(row.id, row.account_id, row.scope, row.is_probe)
         if store.queue_state(tx, ticket.owner, scheduling.free_limits(self._limits, now)).head is not None:
             return None
-        return self._grant(tx, ticket.id, self._process_lease.id, ticket.wish, now, waited=False)
+        return self._grant(tx, ticket, self._process_lease.id, ticket.wish, now, waited=False)
 
     def _grant_or_enqueue(self, tx: Transaction, ticket: Ticket, run: int) -> Lease | None:
         store, now = self._store.leases, self._store.database.now()
@@ -220,7 +227,7 @@ class Leases:
         if queue.some_may_start:
             # First those before it: an account may be free that nobody has noticed yet.
             is_its_turn = queue.head is None or self._serve(tx, now, position) < _GRANTS_AT_ONCE
-            if is_its_turn and (lease := self._grant(tx, ticket.id, self._process_lease.id, wish, now, waited=False)):
+            if is_its_turn and (lease := self._grant(tx, ticket, self._process_lease.id, wish, now, waited=False)):
                 return lease
         cooldowns = store.cooldowns_for(tx, wish.scope, now) if queue.some_cool_down else []
         earliest = scheduling.earliest_available(cooldowns, wish)
@@ -251,7 +258,7 @@ class Leases:
         return None
 
     def _grant(
-        self, tx: Transaction, ticket_id: str, process_id: str, wish: Wish, now: float, *, waited: bool
+        self, tx: Transaction, ticket: Ticket | QueuedTicket, process_id: str, wish: Wish, now: float, *, waited: bool
     ) -> Lease | None:
         """Gives the ticket an account, if one is free. ``waited``: it is in the queue."""
         free = self._store.leases.free_accounts(tx, wish, scheduling.free_limits(self._limits, now))
@@ -260,8 +267,8 @@ class Leases:
             return None
         next_at = scheduling.next_start_at(self._limits, now)
         grant = Grant(account.id, wish.scope, account.is_probe, now, next_at, now + self._longest_s)
-        self._store.leases.grant(tx, ticket_id, process_id, grant, waited=waited)
-        return Lease(ticket_id, account.id, wish.scope, account.is_probe)
+        self._store.leases.grant(tx, ticket, process_id, grant, waited=waited)
+        return Lease(ticket.id, account.id, wish.scope, account.is_probe)
 
     def _serve(self, tx: Transaction, now: float, last_position: int | None = None) -> int:
         """Gives accounts to requests in the queue, in its order, up to ``last_position``, but not to all at once.
@@ -280,7 +287,7 @@ class Leases:
                 break
             if wish.id in exhausted:
                 continue
-            if self._grant(tx, ticket.id, ticket.process_id, wish, now, waited=True) is None:
+            if self._grant(tx, ticket, ticket.process_id, wish, now, waited=True) is None:
                 exhausted.add(wish.id)
             else:
                 granted += 1
@@ -378,7 +385,8 @@ class Leases:
             for lease in held:
                 if lease.id in self._held:
                     grant = Grant(lease.account_id, lease.scope, lease.is_probe, now, now, now + self._longest_s)
-                    store.grant(tx, lease.id, process_id, grant, waited=False)
+                    ticket = Ticket(lease.id, "", Wish(lease.scope, {}))
+                    store.grant(tx, ticket, process_id, grant, waited=False)
             for ticket in waiting:
                 if store.find(tx, ticket.id) is None:
                     queue = store.queue_state(tx, ticket.owner, scheduling.free_limits(self._limits, now))

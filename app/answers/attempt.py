@@ -38,6 +38,7 @@ from app.concurrency.background import Cancellation
 from app.concurrency.yielding import pause
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.conversations import CompletedTurn, ConversationChat, ConversationLease
+from app.conversations.lost_chats import LostChats
 from app.conversations.open_chats import AnsweredIn
 from app.errors import (
     AccountRejected,
@@ -81,6 +82,7 @@ class AttemptServices:
     accounts: Accounts
     leases: Leases
     cleanup: ChatCleanup
+    lost_chats: LostChats
     checker: JsonChecker
     # The chats of stateless requests stay in the account's list.
     keep_chats: bool
@@ -126,7 +128,10 @@ class Attempt:
         # The chat stays open.
         self._is_open = False
         self._starts = 0
+        self._began_at = 0.0
         self.chat_id: str | None = None
+        # What was asked, as digests, while Kimi may have opened a chat for it and has not named it.
+        self._asked: str | None = None
         self._message_id: str | None = None
         # A part of the answer has been emitted.
         self.answered = False
@@ -160,11 +165,15 @@ class Attempt:
 
     def keep_chat(self) -> None:
         """``clean_up`` leaves the chat alone."""
-        self.chat_id = self._message_id = None
+        self.chat_id = self._message_id = self._asked = None
 
     def clean_up(self) -> None:
         """Has the attempt's chat deleted, where it is not needed any more."""
         if self.chat_id is None:
+            if self._asked is not None:
+                lease = self._lease
+                self._services.lost_chats.note(lease.id, lease.account_id, self._asked, self._began_at)
+                self._asked = None
             return
         name, account_id, cleanup = self._upstream.name, self._account.id, self._services.cleanup
         if self._is_open:
@@ -210,6 +219,9 @@ class Attempt:
             self._conversation.check()
         if self._thread is not None:
             self._thread.sending()
+        if self._resume is None:
+            lost_chats = self._services.lost_chats
+            self._asked, self._began_at = lost_chats.question_of(upstream, prepared), lost_chats.now()
         events = upstream.open(prepared, self._account, self._resume, self._cancellation, self._renewed)
         shape = self._shaper(prepared)
         remember, emit = self._remember, self._emit
@@ -240,7 +252,9 @@ class Attempt:
                     if self.finished and not isinstance(event, Finished):
                         # Over before Kimi has said everything: closing its stream tells it to stop.
                         return
-            except UpstreamError:
+            except UpstreamError as e:
+                if not e.reached_upstream:
+                    self._asked = None
                 for shaped in shape.flush() if shape is not None else ():
                     remember(shaped)
                     emit(shaped)
@@ -314,7 +328,7 @@ class Attempt:
         if self._starts > _MAX_STARTS:
             raise UpstreamProtocolError(f"{self._account.label}: Kimi named more than {_MAX_STARTS} chats or answers")
         is_new = event.chat_id != self.chat_id
-        self.chat_id, self._message_id = event.chat_id, event.message_id
+        self.chat_id, self._message_id, self._asked = event.chat_id, event.message_id, None
         self._turn.reached_upstream = True
         if self._conversation is not None and self._conversation.is_new:
             self._conversation.save_chat(self._chat())

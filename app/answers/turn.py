@@ -191,17 +191,20 @@ class _Run:
 
     def _lease(self, plan: Plan) -> Lease:
         """Raises NoAccountFree; AccountRejected where no account is left that could serve this."""
-        turn = self._turn
-        usable = plan.accounts or self._services.accounts.usable(plan.sites)
+        turn, services = self._turn, self._services
+        usable = plan.accounts or services.accounts.usable(plan.sites)
         accounts = _without(usable, self._excluded)
         if not accounts:
             raise AccountRejected("every Kimi account that could serve this has refused")
         # Prefer one that has not failed in this turn.
         others = _without(accounts, self._failed)
+        question = None
+        if plan.resume is None:
+            question = services.lost_chats.question_of(plan.upstreams[0], plan.prepared)
         began = time.monotonic()
         try:
-            return self._services.leases.lease(
-                others or accounts, turn.request.model, turn.caller.owner, self._cancellation
+            return services.leases.lease(
+                others or accounts, turn.request.model, turn.caller.owner, self._cancellation, question
             )
         finally:
             turn.caller.record.waited_s += time.monotonic() - began

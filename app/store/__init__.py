@@ -23,6 +23,7 @@ from app.store.idempotency import IdempotentAnswerRow, IdempotentAnswerRows
 from app.store.leases import LeaseRow, LeaseRows
 from app.store.ledger import LedgerRows
 from app.store.login_tokens import TokenRow, TokenRows, TokenState, WantedRefresh
+from app.store.lost_chats import LostChatRows
 from app.store.migrations import VERSION, migrate
 from app.store.notifications import NotificationRows
 from app.store.open_chats import OpenChatRows
@@ -83,6 +84,7 @@ class Store:
             self.open_chats = OpenChatRows(self.database)
             self.keys = KeyRows(self.database)
             self.pending_deletions = PendingDeletionRows(self.database)
+            self.lost_chats = LostChatRows(self.database)
             self.uploads = UploadRows(self.database)
             self.files = FileRows(self.database)
             self.facts = Facts(self.database)

@@ -91,11 +91,13 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A request that wants an account. ``owner``: its API key."""
+    """A request that wants an account. ``owner``: its API key. ``question``: digests of what it will ask in a new
+    chat (see ``lost_chats``); None if it opens none."""
 
     id: str
     owner: str
     wish: Wish
+    question: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class QueuedTicket:
     owner: str
     position: int
     joined_at: float
+    question: str | None
 
     @property
     def order(self) -> tuple[int, float, str]:
@@ -295,6 +298,7 @@ _LEASE_AT_ONCE = sa.select(
         _P("latest_next_at"),
         _P("next_at"),
         _P("ends_at"),
+        sa.cast(_P("question"), sa.String),
     ).label("account_id")
 )
 _END_LEASE = sa.select(sa.func.end_lease(_P("of_id")))
@@ -320,7 +324,12 @@ _QUEUE_STATE = sa.select(
 )
 _SOME_MAY_START = sa.select(accounts.c.id).where(*_MAY_START).limit(1)
 _TICKETS = sa.select(
-    queue.c.id, queue.c.process_id, queue.c.owner, queue.c.place.label("position"), queue.c.joined_at
+    queue.c.id,
+    queue.c.process_id,
+    queue.c.owner,
+    queue.c.place.label("position"),
+    queue.c.joined_at,
+    queue.c.question,
 ).where(_WAITS)
 _ORDER = (queue.c.place, queue.c.joined_at, queue.c.id)
 _TICKETS_OF_WISH = _TICKETS.where(queue.c.wish_id == _P("of_wish")).order_by(*_ORDER).limit(_P("most"))
@@ -486,7 +495,7 @@ class LeaseRows:
             # There is no connection to lose, so no earlier call can have been committed.
             account_id = self._first_free(tx, ticket.wish, limits)
             if account_id is not None:
-                self.grant(tx, ticket.id, process_id, replace(grant, account_id=account_id), waited=False)
+                self.grant(tx, ticket, process_id, replace(grant, account_id=account_id), waited=False)
             return account_id
         ids, tokens = ticket.wish.arrays
         row = tx.row(
@@ -501,6 +510,7 @@ class LeaseRows:
             latest_next_at=limits.latest_next_at,
             next_at=grant.next_at,
             ends_at=grant.ends_at,
+            question=ticket.question,
         )
         return None if row is None else row["account_id"]
 
@@ -536,13 +546,15 @@ class LeaseRows:
             for row in tx.rows(_COOLDOWNS_FOR, scope=scope, now=now)
         ]
 
-    def grant(self, tx: Transaction, ticket_id: str, process_id: str, grant: Grant, *, waited: bool) -> None:
+    def grant(
+        self, tx: Transaction, ticket: Ticket | QueuedTicket, process_id: str, grant: Grant, *, waited: bool
+    ) -> None:
         """Makes a ticket a lease. ``waited``: it is in the queue."""
         if waited:
-            tx.run(_DEQUEUE, of_id=ticket_id)
+            tx.run(_DEQUEUE, of_id=ticket.id)
         added = tx.run(
             _GRANT,
-            id=ticket_id,
+            id=ticket.id,
             process_id=process_id,
             account_id=grant.account_id,
             scope=grant.scope,
@@ -550,6 +562,7 @@ class LeaseRows:
             waited=waited,
             started_at=grant.now,
             ends_at=grant.ends_at,
+            question=ticket.question,
         )
         if added:
             tx.run(_ONE_MORE_STREAM, of_id=grant.account_id, next_at=grant.next_at)
@@ -610,6 +623,7 @@ class LeaseRows:
             joined_at=now,
             ends_at=ends_at,
             dropped=False,
+            question=ticket.question,
         )
 
     def dequeue(self, tx: Transaction, ticket_id: str) -> None:

@@ -279,6 +279,62 @@ _LEASE_FUNCTIONS = (
     ),
 )
 
+_LOST_CHATS = (
+    "ALTER TABLE leases ADD COLUMN question VARCHAR",
+    "ALTER TABLE line ADD COLUMN question VARCHAR",
+    """CREATE TABLE lost_chats (
+        id VARCHAR NOT NULL PRIMARY KEY, account_id VARCHAR NOT NULL, question VARCHAR NOT NULL,
+        began_at FLOAT NOT NULL, lost_at FLOAT NOT NULL, due_at FLOAT NOT NULL, tries INTEGER NOT NULL)""",
+    "CREATE INDEX lost_chats_by_due_time ON lost_chats (due_at)",
+    # The function of before stays, for older gateways beside this one.
+    ServerOnly(
+        """CREATE FUNCTION lease_at_once(
+            ticket VARCHAR, process VARCHAR, model VARCHAR, ids VARCHAR[], tokens VARCHAR[], began FLOAT,
+            max_streams INTEGER, latest_next_at FLOAT, next_start FLOAT, ends FLOAT,
+            asks VARCHAR)
+        RETURNS VARCHAR LANGUAGE plpgsql AS $$
+        DECLARE
+            chosen VARCHAR;
+            rejected VARCHAR;
+        BEGIN
+            PERFORM pg_advisory_xact_lock(5204613377);
+            SELECT account_id INTO chosen FROM leases WHERE id = ticket;
+            IF FOUND THEN
+                RETURN chosen;
+            END IF;
+            IF EXISTS (SELECT FROM line) THEN
+                RETURN NULL;
+            END IF;
+            -- The first account that has room and does not cool down.
+            IF cardinality(ids) = 1 THEN
+                SELECT id, refused INTO chosen, rejected FROM accounts
+                WHERE id = ids[1] AND streams < max_streams AND (next_at <= began OR next_at > latest_next_at);
+            ELSE
+                -- Not the id itself: the accounts are to be read in the order of their use.
+                SELECT id, refused INTO chosen, rejected FROM accounts
+                WHERE streams < max_streams AND (next_at <= began OR next_at > latest_next_at)
+                    AND id || '' = ANY (ids)
+                    AND NOT EXISTS (
+                        SELECT FROM rests
+                        WHERE account_id = accounts.id AND scope IN ('', model) AND rests.until > began
+                            AND (cause <> 'rejected' OR refused = tokens[array_position(ids, accounts.id)]))
+                ORDER BY streams, last_turn, id LIMIT 1;
+            END IF;
+            -- Of one whose cooldown is over, or whose token was rejected, more must be known.
+            IF chosen IS NULL OR rejected = tokens[array_position(ids, chosen)]
+                OR EXISTS (SELECT FROM rests WHERE account_id IN (chosen, '') AND scope IN ('', model)) THEN
+                RETURN NULL;
+            END IF;
+            INSERT INTO leases (id, process_id, account_id, scope, is_probe, waited, started_at, ends_at, question)
+            VALUES (ticket, process, chosen, model, FALSE, FALSE, began, ends, asks);
+            UPDATE accounts
+            SET streams = streams + 1, last_turn = (SELECT max(last_turn) + 1 FROM accounts), next_at = next_start
+            WHERE id = chosen;
+            RETURN chosen;
+        END $$"""
+    ),
+)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -315,6 +371,7 @@ _MIGRATIONS = {
         "CREATE INDEX conversations_by_kind ON conversations (kind, updated_at)",
     ),
     "leases in one statement on a server": _LEASE_FUNCTIONS,
+    "chats that were opened and never named": _LOST_CHATS,
 }
 
 # How many migrations this gateway knows.

@@ -72,6 +72,7 @@ class ProcessLease:
         self._when_lost: list[Callable[[bool], None]] = []
         # What is written beside the lease, for people who look; ``describe`` sets it.
         self._describe: Callable[[float], str] | None = None
+        self._when_other_dies: Callable[[], object] = lambda: None
         self._is_busy: Callable[[], bool] = lambda: True
         self._written_at = 0.0
         self._to_retry: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
@@ -111,6 +112,11 @@ class ProcessLease:
         the database is back, and others have taken something meanwhile, ``work(True)`` follows.
         """
         self._when_lost.append(work)
+
+    def when_other_dies(self, work: Callable[[], object]) -> None:
+        """``work`` is called after this process has found another one dead and has freed what it held. It must
+        neither raise nor block."""
+        self._when_other_dies = work
 
     def is_valid(self) -> bool:
         """Whether nobody can have taken what this process holds. Asks the database only where it is not certain."""
@@ -324,6 +330,7 @@ class ProcessLease:
             until, _ = others.pop(process_id)
             if self._store.processes.delete_unchanged(process_id, until):
                 log.warning("process_dead process=%s", process_id)
+                self._when_other_dies()
         pause_s = self._lease_s * _RENEW_EVERY
         due_in_s = min((since + self._length_s(value) - now for value, since in others.values()), default=pause_s)
         return max(self._lease_s * _RETRY_EVERY, min(pause_s, due_in_s))

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from app.store.database import OWN_PROCESS_ID, Database, Transaction
 from app.store.dialects import per_dialect
+from app.store.lost_chats import DELETE_OLD, add_leases
 from app.store.tables import accounts, api_key_uses, leases, processes, queue, wishes
 
 _P = sa.bindparam
@@ -40,6 +41,12 @@ _DELETE_UNKNOWN = [
     for table in _LEFTOVERS
 ]
 _DELETE_ENDED = [sa.delete(table).where(table.c.ends_at <= _P("now")) for table in (leases, queue)]
+# The chats that their streams may have opened.
+_LOSE = add_leases(leases.c.process_id == _P("of_process"))
+_LOSE_UNKNOWN = add_leases(
+    leases.c.process_id.not_in(sa.select(processes.c.id)), leases.c.process_id != OWN_PROCESS_ID
+)
+_LOSE_ENDED = add_leases(leases.c.ends_at <= _P("now"))
 _DELETE_WISHES = sa.delete(wishes).where(wishes.c.id.not_in(sa.select(queue.c.wish_id)))
 # After leases were deleted, and not released one by one.
 _streams = (
@@ -93,17 +100,20 @@ class ProcessRows:
         """
 
         def work(tx: Transaction) -> None:
+            tx.run(_LOSE_UNKNOWN, now=now)
+            tx.run(_LOSE_ENDED, now=now)
             for statement in _DELETE_UNKNOWN:
                 tx.run(statement)
             for statement in _DELETE_ENDED:
                 tx.run(statement, now=now)
             tx.run(_DELETE_WISHES)
+            tx.run(DELETE_OLD, now=now)
             tx.run(_COUNT_STREAMS)
 
         self._database.in_exclusive_transaction(work)
 
-    @staticmethod
-    def _delete(tx: Transaction, process_id: str) -> None:
+    def _delete(self, tx: Transaction, process_id: str) -> None:
+        tx.run(_LOSE, of_process=process_id, now=self._database.now())
         if sum(tx.run(statement, of_process=process_id) for statement in _DELETE_LEFTOVERS):
             tx.run(_COUNT_STREAMS)
         tx.run(_DELETE, of_id=process_id)

@@ -99,6 +99,7 @@ leases = sa.Table(
     sa.Column("waited", sa.Boolean, nullable=False),  # its request waits in the queue and does not know yet
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("ends_at", sa.Float, nullable=False),
+    sa.Column("question", sa.String),  # digests of what it asks in a new chat; NULL: it opens none
     sa.Index("leases_of_an_account", "account_id", "scope", "started_at"),
     sa.Index("leases_of_a_process", "process_id", "waited"),
     sa.Index("leases_of_a_model", "scope", "started_at"),
@@ -117,6 +118,7 @@ queue = sa.Table(
     sa.Column("joined_at", sa.Float, nullable=False),
     sa.Column("ends_at", sa.Float, nullable=False),
     sa.Column("dropped", sa.Boolean, nullable=False),  # others needed its place; its request does not know yet
+    sa.Column("question", sa.String),  # see leases
     sa.Index("line_in_order", "place", "joined_at", "id"),
     sa.Index("line_of_an_owner", "owner", "place"),
     sa.Index("line_of_a_wish", "wish_id", "place", "joined_at", "id"),
@@ -226,6 +228,20 @@ pending_deletions = sa.Table(
     sa.Column("tries", sa.Integer, nullable=False),
     sa.Index("litter_by_due_time", "due_at"),
     sa.Index("litter_by_chat", "chat_id"),
+)
+
+# Streams that have ended before Kimi named the chat which they may have opened.
+lost_chats = sa.Table(
+    "lost_chats",
+    METADATA,
+    sa.Column("id", sa.String, primary_key=True),  # of the lease
+    sa.Column("account_id", sa.String, nullable=False),
+    sa.Column("question", sa.String, nullable=False),  # digests of what was asked
+    sa.Column("began_at", sa.Float, nullable=False),  # the stream
+    sa.Column("lost_at", sa.Float, nullable=False),
+    sa.Column("due_at", sa.Float, nullable=False),  # when the chat is looked for
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Index("lost_chats_by_due_time", "due_at"),
 )
 
 # Answers to requests with an Idempotency-Key.

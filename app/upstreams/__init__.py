@@ -41,6 +41,16 @@ class Supports:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedChat:
+    """A chat of an account, as the upstream lists it. Times are those of its clock."""
+
+    chat_id: str
+    # When it was opened, where that is known, and when it changed last.
+    begun_at: float | None
+    changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedTurn:
     """One turn, ready to be sent by the upstream that prepared it."""
 
@@ -128,6 +138,19 @@ class Upstream(Protocol):
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
         """Deletes a chat. One that is already gone is no error. Raises UpstreamError."""
+        ...
+
+    def asks(self, turn: PreparedTurn) -> Sequence[str]:
+        """The texts one of which a new chat of this turn begins with."""
+        ...
+
+    def latest_chats(self, account: Account) -> Iterator[ListedChat]:
+        """The chats of the account, also those that its owner opened, the one that changed last first. Nothing, if
+        the upstream has no such list. Raises UpstreamError."""
+        ...
+
+    def questions(self, account: Account, chat_id: str) -> Sequence[str]:
+        """What was asked in a chat, oldest first. Raises UpstreamError, also where that cannot be read."""
         ...
 
 

@@ -32,9 +32,8 @@ from tests.running import secrets_in, wait_until
 # How often the gateway sweeps up what the dead have left is a minute at most.
 _SWEPT_IN_S = 90.0
 _STOPS_IN_S = 25.0
-# A kill between Kimi's opening of a chat and the gateway's note of it leaves the chat over. That is a millisecond or
-# two of a turn; more is a fault. Share of all chats.
-_MOST_LEFT_OVER = 0.02
+# How long lost chats are looked for at most, where Kimi serves its lists.
+_SEARCHED_IN_S = 240.0
 _JUDGE = 9999
 _TURN_LINE = re.compile(r"turn model=\S+ upstream=\S+ account=\S+ attempts=(\d+) .* end=(\S+)")
 
@@ -149,14 +148,15 @@ class Verdict:
         )
 
     def check_litter(self) -> None:
-        """Chats that nobody needs are gone; what is left over was lost by a kill between Kimi and the store."""
+        """Chats that nobody needs are gone, also those whose ids were lost by a kill between Kimi and the store."""
+        self._within("no lost chat is looked for", lambda: not self._tables.lost_chats(), _SEARCHED_IN_S)
         self._within("no chat is left to be deleted", lambda: not self._tables.chats_to_delete(), _SWEPT_IN_S)
         chats = self._site.simulator.state()["chats"]
         left = {name for name, chat in chats.items() if not chat["deleted"]}
         kept = self._tables.chats_of_conversations()
         self._ledger.counts["chats opened"] = len(chats)
         self._ledger.counts["chats left over"] = orphans = len(left - kept)
-        if orphans > max(3, len(chats) * _MOST_LEFT_OVER):
+        if orphans:
             self._ledger.wrong(f"{orphans} of {len(chats)} chats are left over at Kimi, and nobody knows them")
 
     def check_end(self) -> None:

@@ -64,6 +64,8 @@ class Tables:
         self.database.run_all(
             "DELETE FROM rests",
             "DELETE FROM uploads",
+            # A later test would see the search.
+            "DELETE FROM lost_chats",
             "UPDATE accounts SET refused = NULL, next_at = 0 WHERE refused IS NOT NULL OR next_at != 0",
         )
 
@@ -207,6 +209,9 @@ class Tables:
         """The most urgent first."""
         rows = self.database.run("SELECT chat_id, upstream, tries, due_at FROM litter ORDER BY due_at")
         return [ChatToDelete(chat, upstream, tries, due - time.time()) for chat, upstream, tries, due in rows]
+
+    def lost_chats(self) -> int:
+        return self._count("SELECT count(*) FROM lost_chats")
 
     def conversations_whose_chat_is_to_be_deleted(self) -> int:
         return self._count("SELECT count(*) FROM litter WHERE chat_id IN (SELECT chat_id FROM conversations)")

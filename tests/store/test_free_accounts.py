@@ -33,7 +33,8 @@ def fill(store: Store, dice: random.Random) -> dict[str, str]:
             for stream in range(dice.choice((0, 0, 1, 2))):
                 at = NOW - dice.choice((5, 50))
                 grant = Grant(id_, dice.choice(MODELS), False, at, NOW + dice.choice((-1, 0, 1, 1e6)), NOW + 1e4)
-                store.leases.grant(tx, f"{number}-{stream}", store.database.process_id, grant, waited=False)
+                ticket = Ticket(f"{number}-{stream}", "key", Wish("k2", {}))
+                store.leases.grant(tx, ticket, store.database.process_id, grant, waited=False)
             if dice.random() < 0.2:
                 cause = dice.choice(("", REJECTED))
                 until = NOW + dice.choice((-20, 20))

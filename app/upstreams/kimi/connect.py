@@ -7,7 +7,7 @@ other accounts or the other generation.
 
 import contextlib
 import logging
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,11 +34,12 @@ from app.errors import (
     ProtocolUnavailable,
     RequestRefused,
     UpstreamError,
+    UpstreamProtocolError,
 )
 from app.text.prompt import all_instructions, compose, split_instructions
-from app.upstreams import PreparedTurn, Renew, Resume, Supports, attachments_of
+from app.upstreams import ListedChat, PreparedTurn, Renew, Resume, Supports, attachments_of
 from app.upstreams.account import Account
-from app.upstreams.kimi import envelope
+from app.upstreams.kimi import chat_lists, envelope
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.clients import KimiClients
 from app.upstreams.kimi.connect_files import ConnectFiles
@@ -57,6 +58,8 @@ log = logging.getLogger(__name__)
 _CHAT = "/apiv2/kimi.gateway.chat.v1.ChatService/Chat"
 _CANCEL_CHAT = "/apiv2/kimi.gateway.chat.v1.ChatService/CancelChat"
 _DELETE_CHAT = "/apiv2/kimi.chat.v1.ChatService/DeleteChat"
+_LIST_CHATS = "/apiv2/kimi.chat.v1.ChatService/ListChats"
+_LIST_MESSAGES = "/apiv2/kimi.gateway.chat.v1.ChatService/ListMessages"
 _STATS = "/apiv2/kimi.gateway.membership.v2.MembershipService/GetSubscriptionStats"
 _MODELS = "/apiv2/kimi.gateway.config.v1.ConfigService/GetAvailableModels"
 
@@ -244,6 +247,36 @@ class KimiConnect:
             if not isinstance(error, ChatUnknown):
                 raise error
 
+    def asks(self, turn: PreparedTurn) -> Sequence[str]:
+        """See ``Upstream.asks``: it depends on the form whether instructions are sent apart."""
+        return (turn.rest, turn.text) if turn.system else (turn.text,)
+
+    def latest_chats(self, account: Account) -> Iterator[ListedChat]:
+        pages = self._pages(_LIST_CHATS, {"project_id": "", "query": ""}, "chats", account)
+        return chat_lists.chats_of(pages, "createTime", "updateTime")
+
+    def questions(self, account: Account, chat_id: str) -> Sequence[str]:
+        pages = self._pages(_LIST_MESSAGES, {"chat_id": chat_id}, "messages", account)
+        # Of one page: whoever looks for a new chat need not read a long one.
+        asked = [message for message in next(pages, ()) if message.get("role") == "user"]
+        if not asked:
+            # No chat is without a question here: this is a list that is not understood.
+            raise UpstreamProtocolError(f"{account.label}: Kimi sent no messages of a chat")
+        return [_text_of(message) for message in reversed(asked)]
+
+    def _pages(
+        self, path: str, body: dict[str, Any], name: str, account: Account
+    ) -> Iterator[Sequence[chat_lists.Fields]]:
+        token = ""
+        while True:
+            sent = orjson.dumps({**body, "page_size": chat_lists.PAGE_SIZE, "page_token": token})
+            reply = self._clients.of(account).call("POST", path, account, sent)
+            fields = chat_lists.fields_of(reply, account, self._refusal)
+            yield chat_lists.items_of(fields, name, account)
+            token = fields.get("nextPageToken") or ""
+            if not token:
+                return
+
     def listing(self, account: Account) -> Listing:
         """The list of models of the account's site, which is public: the account may be nobody's, without a token.
         Raises UpstreamError."""
@@ -281,6 +314,13 @@ class KimiConnect:
                 self._clients.of(account).call(
                     "POST", _CANCEL_CHAT, account, ids, Cancellation(), timeout_s=_CANCEL_S
                 )
+
+
+def _text_of(message: chat_lists.Fields) -> str:
+    """The text of a message that was asked (5.8); what is no text in it is left out."""
+    blocks = message.get("blocks")
+    texts = [block.get("text") for block in blocks if isinstance(block, dict)] if isinstance(blocks, list) else []
+    return "".join(chat_lists.whole_text(text.get("content")) for text in texts if isinstance(text, dict))
 
 
 def build_turn(

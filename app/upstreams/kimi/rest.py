@@ -7,7 +7,7 @@ accounts or the other generation.
 import logging
 import re
 import threading
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 
 import orjson
 
@@ -23,10 +23,11 @@ from app.chat import (
 )
 from app.concurrency.background import Cancellation
 from app.concurrency.yielding import pause
-from app.errors import ChatUnknown, ProtocolUnavailable, UpstreamError
+from app.errors import ChatUnknown, ProtocolUnavailable, UpstreamError, UpstreamProtocolError
 from app.text.prompt import compose
-from app.upstreams import PreparedTurn, Renew, Resume, Supports, attachments_of
+from app.upstreams import ListedChat, PreparedTurn, Renew, Resume, Supports, attachments_of
 from app.upstreams.account import Account
+from app.upstreams.kimi import chat_lists
 from app.upstreams.kimi import errors as kimi_errors
 from app.upstreams.kimi.clients import KimiClients
 from app.upstreams.kimi.http import Reply
@@ -117,7 +118,7 @@ class KimiRest:
                     path, account, body, "application/json", cancellation
                 ) as stream:
                     if not stream.ok or not stream.is_stream:
-                        raise kimi_errors.refusal(stream.whole(), account, self._clients.of(account).base_url)
+                        raise self._refusal(stream.whole(), account)
                     yield from answer.decode(stream.lines(), is_last=left == 0)
                     stream.drain()
             except UpstreamError as e:
@@ -143,10 +144,40 @@ class KimiRest:
     def delete_chat(self, account: Account, chat_id: str) -> None:
         reply = self._clients.of(account).call("DELETE", f"/api/chat/{chat_id}", account)
         if not kimi_errors.succeeded(reply):
-            error = kimi_errors.refusal(reply, account, self._clients.of(account).base_url)
+            error = self._refusal(reply, account)
             # The path names the chat: a 404 without a word says that it is gone. A page may be a bot wall's.
             if not isinstance(error, ChatUnknown) or (reply.is_page and not kimi_errors.is_known_error(reply)):
                 raise error
+
+    def asks(self, turn: PreparedTurn) -> Sequence[str]:
+        return (turn.text,)
+
+    def latest_chats(self, account: Account) -> Iterator[ListedChat]:
+        return chat_lists.chats_of(self._list(account), "created_at", "updated_at")
+
+    def questions(self, account: Account, chat_id: str) -> Sequence[str]:
+        """See ``Upstream.questions``. Nothing for a chat that was opened and not used."""
+        path = f"/api/chat/{chat_id}/segment/scroll"
+        reply = self._clients.of(account).call("POST", path, account, orjson.dumps({"last": chat_lists.PAGE_SIZE}))
+        items = chat_lists.items_of(chat_lists.fields_of(reply, account, self._refusal), "items", account)
+        asked = [item for item in items if item.get("role") == "user"]
+        if items and not asked:
+            raise UpstreamProtocolError(f"{account.label}: Kimi sent no messages of a chat")
+        return [chat_lists.whole_text(item.get("content")) for item in asked]
+
+    def _list(self, account: Account) -> Iterator[Sequence[chat_lists.Fields]]:
+        offset = 0
+        while True:
+            sent = orjson.dumps({"kimiplus_id": "", "offset": offset, "size": chat_lists.PAGE_SIZE})
+            reply = self._clients.of(account).call("POST", "/api/chat/list", account, sent)
+            items = chat_lists.items_of(chat_lists.fields_of(reply, account, self._refusal), "items", account)
+            yield items
+            offset += len(items)
+            if len(items) < chat_lists.PAGE_SIZE:
+                return
+
+    def _refusal(self, reply: Reply, account: Account) -> UpstreamError:
+        return kimi_errors.refusal(reply, account, self._clients.of(account).base_url)
 
     def _create_chat(self, account: Account, cancellation: Cancellation) -> str:
         # Whoever leaves now leaves a chat behind, of which nobody would ever know if its id were not waited for.
@@ -165,7 +196,7 @@ class KimiRest:
                 f"{account.label}: {base_url} does not serve Kimi's SSE protocol (status {reply.status}); "
                 "check KIMI_BASE_URL and KIMI_PROTOCOL"
             )
-        raise kimi_errors.refusal(reply, account, self._clients.of(account).base_url)
+        raise self._refusal(reply, account)
 
 
 def _cancel_later(opening: Cancellation) -> None:

@@ -1,13 +1,13 @@
 """An upstream that repeats what it is sent, with pictures as their types and sizes."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from app.chat import Attachment, ChatRequest, Event, Finished, Message, Model, Options, Started, TextDelta
 from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
 from app.settings.config import Config
 from app.text.prompt import Prompt
-from app.upstreams import PreparedTurn, Renew, Resume, Supports, Tap, UpstreamGroup
+from app.upstreams import ListedChat, PreparedTurn, Renew, Resume, Supports, Tap, UpstreamGroup
 from app.upstreams.account import Account
 
 _MODEL = Model("parrot-1", "Parrot")
@@ -53,6 +53,15 @@ class Parrot:
 
     def delete_chat(self, account: Account, chat_id: str) -> None:
         pass
+
+    def asks(self, turn: PreparedTurn) -> Sequence[str]:
+        return [turn.text]
+
+    def latest_chats(self, account: Account) -> Iterator[ListedChat]:
+        return iter(())
+
+    def questions(self, account: Account, chat_id: str) -> Sequence[str]:
+        return []
 
 
 def build(_config: Config, _watchdog: Watchdog, _tap: Tap | None) -> UpstreamGroup:

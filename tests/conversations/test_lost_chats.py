@@ -1,0 +1,263 @@
+"""Chats that Kimi has opened and whose ids never came: each is found in the account's list and deleted, and nothing
+else is.
+
+Over HTTP, with workers that are killed and clients that leave; and the rules by themselves, over a real store and a
+list of chats that the test writes.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.conversations.chat_cleanup import ChatCleanup
+from app.conversations.lost_chats import LostChats, digest_of
+from app.errors import GatewayError, ProtocolUnavailable, UpstreamUnavailable
+from app.store import PendingDeletion, Store
+from app.store.leases import Grant, Ticket, Wish
+from app.store.lost_chats import FIRST_SEARCH_AFTER_S, MAX_AGE_S
+from app.upstreams import ListedChat
+from app.upstreams.account import Account
+from tests.running import (
+    CANARY,
+    EACH_GENERATION,
+    EACH_GENERATION_AND_POSTGRESQL,
+    Profile,
+    RawClient,
+    Running,
+    Simulator,
+    wait_until,
+)
+
+FOUND_IN_S = FIRST_SEARCH_AFTER_S + 30
+
+
+def chats(simulator: Simulator) -> list[bool]:
+    """Of each chat of Kimi, in the order in which they were opened, whether it is deleted."""
+    return [chat["deleted"] for chat in simulator.state()["chats"].values()]
+
+
+def hold_before_the_id(simulator: Simulator, profile: Profile) -> None:
+    """The next chat is opened, and nothing is said of it."""
+    gate = {"gate": "opened", "gate_after": -1} if profile.speaks_connect else {"create_gate": "opened"}
+    simulator.knobs(**gate)
+
+
+@EACH_GENERATION_AND_POSTGRESQL
+@pytest.mark.parametrize("conversation", [None, "mine"], ids=["stateless", "conversation"])
+def test_a_chat_whose_worker_is_killed_before_its_id_comes_is_deleted(
+    running: Running, simulator: Simulator, profile: Profile, database: str, conversation: str | None
+) -> None:
+    shared, others = running.new_database(), running.new_database()
+    with running.gateway(simulator.url, users="alice", database=others) as other:
+        # Another program of the same account: its chats are none of ours.
+        assert other.say("something else", "first").ok
+        for text in (CANARY, "and then?"):
+            assert other.say(text, "second").ok
+        hold_before_the_id(simulator, profile)
+        with running.gateway(simulator.url, users="alice", database=shared, LEASE_S="1") as gateway:
+            path = "/v1/chat/completions" + (f"/{conversation}" if conversation else "")
+            client = RawClient(gateway, True, path)
+            simulator.wait("gate_waiting:opened", equals=1)
+            gateway.kill()
+            client.leave("close")
+        simulator.knobs(gate="", create_gate="")
+        with running.gateway(simulator.url, users="alice", database=shared, LEASE_S="1") as gateway:
+            if conversation:
+                # The same is asked again meanwhile; that chat belongs to the conversation.
+                assert gateway.say(CANARY, conversation).ok
+            expected = [False, False, True, *([False] if conversation else [])]
+            wait_until("it is deleted, and nothing else", lambda: chats(simulator) == expected, FOUND_IN_S)
+            wait_until("it is not looked for any more", lambda: not gateway.tables.lost_chats())
+            assert "lost_chats_searched account=" in gateway.log()
+
+
+@EACH_GENERATION
+def test_a_chat_whose_client_leaves_before_its_id_comes_is_deleted(
+    running: Running, simulator: Simulator, profile: Profile
+) -> None:
+    hold_before_the_id(simulator, profile)
+    with running.gateway(simulator.url, users="alice") as gateway:
+        client = RawClient(gateway, True)
+        simulator.wait("gate_waiting:opened", equals=1)
+        client.leave("close")
+        gateway.wait_until_idle()
+        simulator.open_gate("opened")
+        wait_until("it is deleted", lambda: chats(simulator) == [True], FOUND_IN_S)
+
+
+def test_with_keep_chats_no_chat_is_looked_for(running: Running, simulator: Simulator, profile: Profile) -> None:
+    hold_before_the_id(simulator, profile)
+    with running.gateway(simulator.url, users="alice", KIMI_KEEP_CHATS="1") as gateway:
+        client = RawClient(gateway, True)
+        simulator.wait("gate_waiting:opened", equals=1)
+        client.leave("close")
+        gateway.wait_until_idle()
+        assert not gateway.tables.lost_chats()
+
+
+def test_a_request_that_kimi_refuses_is_not_looked_for(
+    running: Running, simulator: Simulator, profile: Profile
+) -> None:
+    with running.gateway(simulator.url, users="alice") as gateway:
+        simulator.knobs(fail="http_429", fail_at="any")
+        assert not gateway.say("hello").ok
+        assert not gateway.tables.lost_chats()
+
+
+# The rules
+
+ALICE = Account("acc", "alice", "", None, False, None, None, None, "kimi.com")
+
+
+@dataclass
+class ListOfChats:
+    """An upstream that only lists chats: id → when it was opened, in seconds after the store's clock, and what was
+    asked in it."""
+
+    chats: dict[str, tuple[float | None, Sequence[str]]]
+    now: float
+    error: GatewayError | None = None
+    reads: list[str] = field(default_factory=list)
+
+    def latest_chats(self, _account: Account) -> Iterator[ListedChat]:
+        if self.error is not None:
+            raise self.error
+        for chat_id, (begun, _) in self.chats.items():
+            yield ListedChat(chat_id, None if begun is None else self.now + begun, self.now)
+
+    def questions(self, _account: Account, chat_id: str) -> Sequence[str]:
+        self.reads.append(chat_id)
+        return self.chats[chat_id][1]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(f"sqlite:///{tmp_path}/x.db")) as store:
+        yield store
+
+
+def search(store: Store, *upstreams: ListOfChats) -> list[str]:
+    """The chats that are deleted in one search for all that were lost."""
+    by_name: dict[str, Any] = {f"upstream-{number}": upstream for number, upstream in enumerate(upstreams)}
+    deleted: list[PendingDeletion] = []
+    cleanup = ChatCleanup(store, list(by_name), lambda: [ALICE.id], deleted.append, keep_s=60)
+    lost = LostChats(store, by_name, lambda: [ALICE.id], lambda _id: ALICE, cleanup, keeps_chats=False)
+    before = store.pending_deletions.summary()[0]
+    lost.search_for(store.lost_chats.claim([ALICE.id], store.database.now() + 1e6, again_at=0))
+    wait_until("all are deleted", lambda: store.pending_deletions.summary()[0] == before)
+    return sorted(row.chat_id for row in deleted)
+
+
+def lose(store: Store, question: str = "ours", lease_id: str = "lease") -> None:
+    store.lost_chats.add(lease_id, ALICE.id, digest_of(store.digest_key, question), store.database.now())
+
+
+def are_left(store: Store) -> bool:
+    return store.lost_chats.first_due_at([ALICE.id]) is not None
+
+
+@pytest.mark.parametrize(
+    ("chat", "is_ours"),
+    [
+        pytest.param((0.0, ["ours"]), True, id="the same question"),
+        pytest.param((0.0, ["  ours\n"]), True, id="with space at its ends"),
+        pytest.param((None, ["ours"]), True, id="it is not said when it was opened"),
+        pytest.param((0.0, []), True, id="opened and not used"),
+        pytest.param((55.0, ["ours"]), True, id="clocks that differ by a minute"),
+        pytest.param((-55.0, ["ours"]), True, id="in the other direction"),
+        pytest.param((0.0, ["theirs"]), False, id="another question"),
+        pytest.param((0.0, ["ours and more"]), False, id="a question that begins like it"),
+        pytest.param((0.0, ["ours", "and then?"]), False, id="its owner went on in it"),
+        pytest.param((-70.0, ["ours"]), False, id="opened earlier"),
+        pytest.param((70.0, ["ours"]), False, id="opened later"),
+    ],
+)
+def test_a_chat_is_deleted_only_if_it_is_certainly_ours(
+    store: Store, chat: tuple[float | None, Sequence[str]], is_ours: bool
+) -> None:
+    lose(store)
+    assert search(store, ListOfChats({"x": chat}, store.database.now())) == (["x"] if is_ours else [])
+    assert are_left(store) is not is_ours
+
+
+def test_there_are_never_more_deletions_than_lost_streams(store: Store) -> None:
+    alike: dict[str, tuple[float | None, Sequence[str]]] = {"x": (0.0, ["ours"]), "y": (0.0, ["ours"])}
+    lose(store)
+    assert search(store, ListOfChats(alike, store.database.now())) == []
+    lose(store, lease_id="another")
+    assert search(store, ListOfChats(alike, store.database.now())) == ["x", "y"]
+    assert not are_left(store)
+
+
+def test_a_chat_that_is_known_stays_whatever_knows_it(store: Store) -> None:
+    now = store.database.now()
+    store.pending_deletions.add("upstream-1", "noted", ALICE.id, now + 1000)
+    lose(store)
+    seen = ListOfChats({"noted": (0.0, ["ours"])}, now)
+    assert search(store, seen, ListOfChats({}, now)) == []
+    assert not seen.reads, "it need not be read"
+
+
+def test_a_chat_stays_while_a_running_stream_that_asks_the_same_may_have_opened_it(store: Store) -> None:
+    lose(store)
+    run_a_stream(store, digest_of(store.digest_key, "ours"))
+    mine = ListOfChats({"x": (0.0, ["ours"])}, store.database.now())
+    assert search(store, mine) == [] and are_left(store)
+    store.leases.release("running")
+    assert search(store, mine) == ["x"]
+
+
+def run_a_stream(store: Store, question: str) -> None:
+    now = store.database.now()
+    grant = Grant(ALICE.id, "k2", False, now, now, now + 1000)
+    ticket = Ticket("running", "key", Wish("k2", {}), question)
+    store.database.in_exclusive_transaction(
+        lambda tx: store.leases.grant(tx, ticket, store.database.process_id, grant, waited=False)
+    )
+
+
+def test_streams_of_a_dead_process_are_lost_unless_they_open_no_chat(store: Store) -> None:
+    run_a_stream(store, "digest")
+    store.processes.delete(store.database.process_id)
+    (lost,) = store.lost_chats.claim([ALICE.id], store.database.now() + 1e6, again_at=0)
+    assert (lost.id, lost.question, lost.tries) == ("running", "digest", 1)
+
+
+def test_only_the_ends_of_a_long_question_are_compared(store: Store) -> None:
+    key = store.digest_key
+    long = "first" + "b" * 1_000_000 + "last"
+    assert digest_of(key, long) == digest_of(key, long.replace("b" * 1_000_000, "c".join(["b" * 500_000] * 2)))
+    others = (long[1:], long[:-1], f"{long}.", "first", "last", "", "\ud800")
+    assert len({digest_of(key, text) for text in (long, *others)}) == 8
+
+
+def test_an_upstream_that_its_site_does_not_serve_is_passed_over(store: Store) -> None:
+    now = store.database.now()
+    lose(store)
+    gone = ListOfChats({}, now, ProtocolUnavailable("not served"))
+    assert search(store, gone, ListOfChats({"x": (0.0, ["ours"])}, now)) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("error", "searches"), [(None, 3), (UpstreamUnavailable("Kimi is down"), 10)], ids=["not found", "failed"]
+)
+def test_a_chat_is_given_up_after_some_searches(store: Store, error: GatewayError | None, searches: int) -> None:
+    lose(store)
+    left = []
+    for _ in range(searches):
+        assert search(store, ListOfChats({}, store.database.now(), error)) == []
+        left.append(are_left(store))
+    assert left == [True] * (searches - 1) + [False]
+
+
+def test_what_is_looked_for_in_vain_is_forgotten_after_a_week(store: Store) -> None:
+    lose(store)
+    now = store.database.now()
+    store.processes.delete_leftovers(now + MAX_AGE_S - 60)
+    assert are_left(store)
+    store.processes.delete_leftovers(now + MAX_AGE_S + 60)
+    assert not are_left(store)
