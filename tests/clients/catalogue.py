@@ -7,17 +7,19 @@ failed, so an exercise cannot leave something out in silence.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Fact = Literal["text", "stream", "thinking", "usage", "error", "broken", "tools", "images", "chat"]
+Fact = Literal["text", "stream", "thinking", "usage", "error", "broken", "tools", "images", "documents", "chat"]
 """
 text: the answer, exactly. stream: the same in several pieces, while they came. thinking: reasoning, apart from the
 text. usage: token counts. error: a failure as the class or message that the client has for it, asked for once.
 broken: a failure in mid-stream is one, and not an end. tools: functions are called and their results are used, over
-two questions of one conversation, for each way in ``told.WAYS``. images: an image arrives at Kimi byte for byte.
+two questions of one conversation, for each way in ``told.WAYS``. images, documents: one arrives at Kimi byte for
+byte, by each form that the client has for it: inside the request, by an address, by an id, in the result of a call.
 chat: in a window, a second question is asked, an answer is made again, and one is stopped, which ends it at Kimi too.
 """
 
 FACTS: tuple[Fact, ...] = get_args(Fact)
-_LIBRARY: frozenset[Fact] = frozenset(FACTS) - {"images", "chat"}
+_LIBRARY: frozenset[Fact] = frozenset(FACTS) - {"images", "documents", "chat"}
+_FILES: frozenset[Fact] = frozenset({"images", "documents"})
 _LAYER: frozenset[Fact] = frozenset({"text", "stream", "thinking", "usage", "error", "images"})
 _WINDOW: frozenset[Fact] = frozenset({"text", "stream", "thinking", "error", "images", "chat"})
 _AGENT: frozenset[Fact] = frozenset({"text", "tools"})
@@ -28,6 +30,7 @@ class Client:
     """``title``: what people call it. ``heavy``: too much for CI. ``keeps_chats``: it uses conversations.
     ``settings``: those of the gateway that docs/clients.md advises, as name and value.
     ``picture``: the name in docs/ of the picture that its exercise leaves in its home as picture.png.
+    ``fetches``: the gateway fetches addresses, from the site of the runner.
     ``needs``: the environment variables without which it is not run: the address of a program that already runs.
     ``users``: whose Kimi accounts the gateway has, with commas."""
 
@@ -40,17 +43,19 @@ class Client:
     settings: tuple[tuple[str, str], ...] = ()
     needs: tuple[str, ...] = ()
     users: str = "alice,bob,carol"
+    fetches: bool = False
 
 
 # In the order of the table. The heaviest are started first.
 CLIENTS = (
-    Client("openai_python", "openai-python", _LIBRARY, keeps_chats=True),
-    Client("openai_node", "openai-node", _LIBRARY, keeps_chats=True),
-    Client("ai_sdk", "AI SDK", _LIBRARY, keeps_chats=True),
-    Client("langchain", "LangChain", _LIBRARY - {"thinking"}, keeps_chats=True),
-    Client("pydantic_ai", "pydantic-ai", _LIBRARY, keeps_chats=True),
+    Client("openai_python", "openai-python", _LIBRARY | _FILES, keeps_chats=True, fetches=True),
+    Client("openai_node", "openai-node", _LIBRARY | _FILES, keeps_chats=True, fetches=True),
+    Client("anthropic_python", "anthropic (Python)", _LIBRARY | _FILES, keeps_chats=True, fetches=True),
+    Client("ai_sdk", "AI SDK", _LIBRARY | _FILES, keeps_chats=True, fetches=True),
+    Client("langchain", "LangChain", (_LIBRARY | _FILES) - {"thinking"}, keeps_chats=True, fetches=True),
+    Client("pydantic_ai", "pydantic-ai", _LIBRARY | _FILES, keeps_chats=True, fetches=True),
     Client("litellm", "LiteLLM", _LIBRARY),
-    Client("llama_index", "LlamaIndex", _LIBRARY - {"thinking"}),
+    Client("llama_index", "LlamaIndex", (_LIBRARY | _FILES) - {"thinking"}, fetches=True),
     Client("llm", "llm", frozenset({"text", "stream", "usage", "error"})),
     Client("agents_sdk", "OpenAI Agents SDK", _AGENT, keeps_chats=True),
     Client("aider", "aider", frozenset({"text", "error"})),

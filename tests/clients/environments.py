@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.running import ROOT
 
 EXERCISES = Path(__file__).parent / "exercises"
+SAMPLES = EXERCISES / "samples"
 FOLDER = ROOT / ".clients"
 
 # The clients in JavaScript of today do not start with less.

@@ -21,6 +21,7 @@ from tests.clients import environments
 from tests.clients.catalogue import FACTS, Client
 from tests.clients.environments import Environment, NotInstalled
 from tests.clients.outcome import Outcome
+from tests.clients.site import serving
 from tests.running import CANARY, Gateway, Running, Simulator
 
 # Seconds; an exercise takes some ten, on a machine that is busy a few times that.
@@ -62,13 +63,16 @@ def _in_a_world(outcome: Outcome, environment: Environment, deadline: float) -> 
     key = f"sk-{secrets.token_hex(16)}"
     shipped: dict[str, Any] = {"WEB_CONCURRENCY": "2", "LOG_LEVEL": "INFO", "GATEWAY_API_KEYS": f"clients={key}"}
     shipped |= outcome.client.settings
-    with tempfile.TemporaryDirectory(prefix="clients-") as folder:
+    with tempfile.TemporaryDirectory(prefix="clients-") as folder, serving(environments.SAMPLES) as site:
+        if outcome.client.fetches:
+            shipped |= {"FETCH_URLS": "1", "FETCH_HOSTS": site.removeprefix("http://")}
         running = Running(Path(folder), Path(folder))
         with (
             running.simulator() as simulator,
             running.gateway(simulator.url, server="gevent", users=outcome.client.users, **shipped) as gateway,
         ):
-            told = {"GATEWAY_URL": gateway.url, "GATEWAY_KEY": key, "SIMULATOR_URL": simulator.url, "CANARY": CANARY}
+            told = {"GATEWAY_URL": gateway.url, "GATEWAY_KEY": key, "SIMULATOR_URL": simulator.url}
+            told |= {"SITE_URL": site, "CANARY": CANARY}
             output = _run(outcome, environment, told, _left(deadline, _EXERCISE_S))
             _listen(outcome, output)
             if not outcome.failure:

@@ -24,7 +24,9 @@ settings and a simulated Kimi, and writes this table. A mark says that the test 
 - **tools**: functions are called and their results are used ([tool calls](tools.md)), in two questions of one
   conversation. The simulated Kimi makes one call, then two at once, then one that cannot be used and has to be asked
   for again
-- **images**: an attached image arrives at Kimi byte for byte as the program has sent it
+- **images**, **documents**: one arrives at Kimi byte for byte as the program has sent it, in each form that the
+  program has for it: inside the request, by an address, by the id of an uploaded file, in the result of a function.
+  For the addresses the gateway has `FETCH_URLS=1`
 - **chat**: in the program's window, a second question is asked, an answer is made again, and one is stopped, which
   ends it at Kimi too
 

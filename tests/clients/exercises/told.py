@@ -46,7 +46,7 @@ def refused() -> str:
 
 def knobs(**values: object) -> None:
     """For clients whose questions are not ours to write."""
-    _control("knobs", values)
+    ask_simulator("knobs", values)
 
 
 # What Kimi does when it is first to call a function, and how many calls that makes.
@@ -70,12 +70,12 @@ def steps(*plan: object) -> None:
 
 def turns() -> int:
     """How often Kimi has been asked."""
-    return int(_control("state")["turns"])
+    return int(ask_simulator("state")["turns"])
 
 
 def chats() -> int:
     """How many chats were opened at Kimi."""
-    return int(_control("state")["total_chats"])
+    return int(ask_simulator("state")["total_chats"])
 
 
 @contextlib.contextmanager
@@ -117,9 +117,9 @@ def version(of: str) -> None:
     print(json.dumps({"version": of}), flush=True)
 
 
-def _control(path: str, values: object = None) -> dict[str, object]:
+def ask_simulator(path: str, values: object = None) -> Any:
+    """Raises HTTPError: if it is no path of the simulator's control."""
     data = None if values is None else json.dumps(values).encode()
     request = urllib.request.Request(f"{SIMULATOR}/_sim/{path}", data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as reply:
-        state: dict[str, object] = json.load(reply)
-    return state
+        return json.load(reply)

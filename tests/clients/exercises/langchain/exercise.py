@@ -8,6 +8,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from attached import PDF, PNG, arrives
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -16,11 +17,13 @@ from told import (
     KEY,
     MODEL,
     TEXT,
+    THINKING,
     WAYS,
     asked,
     calls,
     cut_short,
     fails,
+    knobs,
     prompt,
     proved,
     refused,
@@ -85,6 +88,19 @@ for way, times in WAYS:
 proved("tools")
 
 
+knobs()
+for url in (PNG.url, PNG.address):
+    with arrives(PNG):
+        model.invoke([HumanMessage([{"type": "text", "text": "What is it?"}, {"type": "image", "url": url}])])
+by_responses = ChatOpenAI(model=THINKING, base_url=BASE, api_key=KEY, use_responses_api=True)
+file = {"type": "file", "mime_type": PDF.media_type, "filename": PDF.name}
+for asked_model, source in ((model, {"base64": PDF.base64}), (by_responses, {"url": PDF.address})):
+    with arrives(PDF):
+        asked_model.invoke([HumanMessage([{"type": "text", "text": "What is it?"}, {**file, **source}])])
+proved("images")
+proved("documents")
+
+
 class Counts:
     """How the cases of the suite ended."""
 
@@ -108,5 +124,5 @@ assert status == 0, status
 proved(
     "also",
     f"langchain-tests, by chat completions and by Responses: {counts.passed} passed, {counts.skipped} skipped, which "
-    "need images or other files, another model's features, or recordings",
+    "need audio, another model's features, or recordings",
 )

@@ -1,5 +1,8 @@
 """langchain-tests for chat models (https://pypi.org/project/langchain-tests), with the gateway as the model.
 
+The images and documents of the suite stand in the web; here they are read from a folder, and each case that sends
+them must bring them to Kimi.
+
 What Kimi does not offer is declared by the suite's own properties. The suite asks questions of its own, so the
 simulator is told beforehand what to answer to them.
 """
@@ -7,7 +10,9 @@ simulator is told beforehand what to answer to them.
 import json
 from collections.abc import Iterator
 
+import httpx
 import pytest
+from attached import PDF, PNG, Sample, digests_of_turns, last_request
 from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
@@ -46,6 +51,24 @@ class TestGateway(ChatModelIntegrationTests):
         knobs(profile="all", **_answer(request.node.name, by_calls=self.by_calls))
         yield
 
+    @pytest.fixture(autouse=True)
+    def _files(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        fetched: list[Sample] = []
+
+        def fetch(url: str, **_: object) -> httpx.Response:
+            fetched.append(PDF if url.endswith(".pdf") else PNG)
+            return httpx.Response(200, content=fetched[-1].data)
+
+        monkeypatch.setattr(httpx, "get", fetch)
+        before = last_request()
+        yield
+        if not fetched:
+            return
+        turns = digests_of_turns(before)
+        assert turns and {tuple(turn) for turn in turns if turn} == {(fetched[0].digest,)}, turns
+        # One of these asks two questions without files, too.
+        assert all(turns) or "anthropic" in request.node.name
+
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
         return ChatOpenAI
@@ -72,6 +95,26 @@ class TestGateway(ChatModelIntegrationTests):
 
     @property
     def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_image_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_image_tool_message(self) -> bool:
+        return True
+
+    @property
+    def supports_pdf_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_pdf_tool_message(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
         return True
 
 

@@ -4,8 +4,9 @@ import asyncio
 import importlib.metadata
 
 import openai
+from attached import PDF, PNG, arrives
 from llama_index.core.agent.workflow import FunctionAgent
-from llama_index.core.llms import ChatMessage
+from llama_index.core.llms import ChatMessage, DocumentBlock, ImageBlock, TextBlock
 from llama_index.core.workflow import Context
 from llama_index.llms.openai_like import OpenAILike
 from told import (
@@ -18,6 +19,7 @@ from told import (
     calls,
     cut_short,
     fails,
+    knobs,
     prompt,
     proved,
     refused,
@@ -81,3 +83,32 @@ async def ask_agent() -> None:
 asyncio.run(ask_agent())
 proved("tools")
 proved("also", "`FunctionAgent`")
+
+knobs()
+chat = OpenAILike(model=MODEL, api_base=BASE, api_key=KEY, is_chat_model=True, context_window=128_000)
+for fact, sample, blocks in (
+    (
+        "images",
+        PNG,
+        (
+            ImageBlock(image=PNG.data, image_mimetype=PNG.media_type),
+            ImageBlock(path=PNG.path, detail="high"),
+            ImageBlock(url=PNG.url),
+            ImageBlock(url=PNG.address),
+        ),
+    ),
+    (
+        "documents",
+        PDF,
+        (
+            DocumentBlock(data=PDF.data, title=PDF.name, document_mimetype=PDF.media_type),
+            DocumentBlock(path=PDF.path),
+            # It is LlamaIndex itself that fetches this one.
+            DocumentBlock(url=PDF.address, title=PDF.name, document_mimetype=PDF.media_type),
+        ),
+    ),
+):
+    for block in blocks:
+        with arrives(sample):
+            chat.chat([ChatMessage(role="user", blocks=[block, TextBlock(text="What is it?")])])
+    proved(fact)

@@ -1,7 +1,8 @@
 // OpenAI's SDK for Node: chat completions by hand and by its helper, Responses, errors.
-import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import OpenAI from 'openai';
 import { VERSION } from 'openai/version';
+import { PDF, PNG, arrives } from './attached.mjs';
 import { BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, WAYS, asked, assert, calls, cutShort, prompt, proved, refused, slowly, version } from './told.mjs';
 
 const client = new OpenAI({ baseURL: BASE, apiKey: KEY });
@@ -72,16 +73,24 @@ const events = client.responses.stream({ model: MODEL, input: slowly() });
 assert.equal((await events.finalResponse()).output_text, TEXT);
 proved('also', 'Responses with `previous_response_id`');
 
-const png = Buffer.from('iVBORw0KGgoAAAANSUhEUgAAAAMAAAACCAIAAAASFvFNAAAAEElEQVR4nGNgZ/gBQQxwFgA2MgX7lQWi7AAAAABJRU5ErkJggg==', 'base64');
-const digest = createHash('sha256').update(png).digest('hex');
-const picture = { type: 'image_url', image_url: { url: `data:image/png;base64,${png.toString('base64')}` } };
-const seen = await client.chat.completions.create({ model: MODEL, messages: messages([{ type: 'text', text: 'What is it?' }, picture]) });
-assert.ok(seen.choices[0].message.content.includes(digest));
-const file = await client.files.create({ file: await OpenAI.toFile(png, 'chart.png'), purpose: 'user_data' });
-const content = [{ type: 'input_image', file_id: file.id, detail: 'auto' }, { type: 'input_text', text: 'And this?' }];
-assert.ok((await client.responses.create({ model: MODEL, input: [{ role: 'user', content }], store: false })).output_text.includes(digest));
-assert.ok((await client.files.delete(file.id)).deleted);
-proved('also', 'images, `files`');
+const byContent = (...parts) => client.chat.completions.create({ model: MODEL, messages: messages([{ type: 'text', text: 'What is it?' }, ...parts]) });
+const byInput = (...parts) => client.responses.create({ model: THINKING, input: [{ role: 'user', content: [{ type: 'input_text', text: 'What is it?' }, ...parts] }], store: false });
+const picture = await client.files.create({ file: await OpenAI.toFile(PNG.bytes, PNG.name), purpose: 'vision' });
+const report = await client.files.create({ file: createReadStream(PDF.path), purpose: 'user_data' });
+for (const url of [PNG.url, PNG.address]) {
+  await arrives([[PNG]], () => byContent({ type: 'image_url', image_url: { url, detail: 'high' } }));
+  await arrives([[PNG]], () => byInput({ type: 'input_image', image_url: url, detail: 'auto' }));
+}
+await arrives([[PNG]], () => byInput({ type: 'input_image', file_id: picture.id, detail: 'auto' }));
+proved('images');
+for (const file of [{ file_data: PDF.url, filename: PDF.name }, { file_id: report.id }]) {
+  await arrives([[PDF]], () => byContent({ type: 'file', file }));
+  await arrives([[PDF]], () => byInput({ type: 'input_file', ...file }));
+}
+await arrives([[PDF]], () => byInput({ type: 'input_file', file_url: PDF.address }));
+proved('documents');
+for (const { id } of [picture, report]) assert.ok((await client.files.delete(id)).deleted);
+proved('also', '`files`');
 
 const parameters = { type: 'object', properties: { city: { type: 'string' } } };
 const asFunction = { name: 'weather', description: 'The weather', parameters, parse: JSON.parse, function: ({ city }) => `sunny in ${city}` };

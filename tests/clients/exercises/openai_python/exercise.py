@@ -1,8 +1,10 @@
-"""OpenAI's SDK for Python: chat completions by hand and by helpers, strictly validated; Responses; the legacy API."""
+"""OpenAI's SDK for Python: chat completions by hand and by helpers, strictly validated; Responses; files; the legacy
+API."""
 
 import json
 
 import openai
+from attached import PDF, PNG, arrives
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response
 from pydantic import BaseModel
@@ -18,6 +20,7 @@ from told import (
     calls,
     cut_short,
     fails,
+    knobs,
     prompt,
     proved,
     refused,
@@ -158,3 +161,50 @@ for ask in (by_chat, by_responses):
         assert ask(conversation, "Is it warm?") == "It returned: " + "\n".join(["sunny in Ulm"] * times)
         assert ask(conversation, "And now?") == "It returned: sunny in Ulm"
 proved("tools")
+
+knobs()
+
+
+def function_result(output: list) -> list:
+    call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+    asked = {"role": "user", "content": "What do you see?"}
+    return [asked, call, {"type": "function_call_output", "call_id": "c", "output": output}]
+
+
+def by_content(*parts: dict) -> None:
+    content = [{"type": "text", "text": "What is in this?"}, *parts]
+    client.chat.completions.create(model=THINKING, messages=[{"role": "user", "content": content}])
+
+
+def by_input(*parts: dict, items: list | None = None) -> None:
+    content = [{"type": "input_text", "text": "What is in this?"}, *parts]
+    client.responses.create(model=THINKING, input=items or [{"role": "user", "content": content}])
+
+
+with open(PNG.path, "rb") as picture, open(PDF.path, "rb") as document:
+    picture_id = client.files.create(file=picture, purpose="vision").id
+    document_id = client.files.create(file=document, purpose="user_data").id
+assert client.files.content(document_id).read() == PDF.data
+for url in (PNG.url, PNG.address):
+    with arrives(PNG):
+        by_content({"type": "image_url", "image_url": {"url": url, "detail": "high"}})
+    with arrives(PNG):
+        by_input({"type": "input_image", "image_url": url, "detail": "auto"})
+with arrives(PNG):
+    by_input({"type": "input_image", "file_id": picture_id, "detail": "low"})
+with arrives(PNG):
+    by_input(items=function_result([{"type": "input_image", "image_url": PNG.url, "detail": "auto"}]))
+proved("images")
+for file in ({"file_data": PDF.url, "filename": PDF.name}, {"file_id": document_id}):
+    with arrives(PDF):
+        by_content({"type": "file", "file": file})
+    with arrives(PDF):
+        by_input({"type": "input_file", **file})
+with arrives(PDF):
+    by_input({"type": "input_file", "file_url": PDF.address})
+with arrives(PDF):
+    by_input(items=function_result([{"type": "input_file", "file_data": PDF.url, "filename": PDF.name}]))
+proved("documents")
+for file_id in (picture_id, document_id):
+    assert client.files.delete(file_id).deleted
+proved("also", "`files`")

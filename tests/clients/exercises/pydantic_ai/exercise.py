@@ -3,10 +3,12 @@
 import asyncio
 import importlib.metadata
 
+from attached import PDF, PNG, Sample, arrives, digests_of_turns, last_request
 from pydantic import BaseModel
-from pydantic_ai import Agent, NativeOutput
+from pydantic_ai import Agent, BinaryContent, DocumentUrl, ImageUrl, NativeOutput, UploadedFile
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ThinkingPart
+from pydantic_ai.models import Model
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from told import (
@@ -105,6 +107,49 @@ async def main() -> None:
         assert (await Agent(model, output_type=Tea).run("How many?")).output == Tea(leaves=3)
     proved("tools")
     proved("also", "tools as output")
+    knobs()
+    await show_files()
+
+
+async def show_files() -> None:
+    """An address of a document is fetched by pydantic-ai itself for chat completions, and by us for Responses."""
+    picture = BinaryContent(PNG.data, media_type=PNG.media_type)
+    document = BinaryContent(PDF.data, media_type=PDF.media_type)
+    for model, force in (
+        (OpenAIChatModel(MODEL, provider=provider), "allow-local"),
+        (OpenAIResponsesModel(THINKING, provider=provider), False),
+    ):
+        for content, sample in (
+            (picture, PNG),
+            (ImageUrl(PNG.address, vendor_metadata={"detail": "high"}), PNG),
+            (document, PDF),
+            (DocumentUrl(PDF.address, force_download=force), PDF),
+        ):
+            with arrives(sample):
+                await Agent(model).run(["What is it?", content])
+        for content, sample in ((picture, PNG), (document, PDF)):
+            await look_at(model, content, sample)
+    uploaded = await provider.client.files.create(file=(PDF.name, PDF.data), purpose="user_data")
+    with arrives(PDF):
+        await Agent(model).run(["What is it?", UploadedFile(uploaded.id, provider_name="openai")])
+    proved("images")
+    proved("documents")
+
+
+async def look_at(model: Model, content: BinaryContent, sample: Sample) -> None:
+    """A function returns it."""
+    looker = Agent(model)
+
+    @looker.tool_plain
+    def look() -> BinaryContent:
+        return content
+
+    # In chat completions its file is a message of the user, behind the result.
+    calls("obey", "look", {}, then="I have seen it.")
+    before = last_request()
+    await looker.run("What do you see?")
+    assert digests_of_turns(before) == [[], [sample.digest]]
+    knobs()
 
 
 asyncio.run(main())
