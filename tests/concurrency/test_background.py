@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -113,3 +114,25 @@ def test_the_pause_follows_the_shortest_limit_in_both_directions() -> None:
     watchdog.forget(impatient)
     wait_until("it is slow again", lambda: "pause 0.25 s" in repr(watchdog))
     watchdog.forget(patient)
+
+
+class _Noting:
+    """Notes the time that each check is given, in a list that many share."""
+
+    def __init__(self, times: list[float]) -> None:
+        self._times = times
+
+    def check(self, now: float) -> None:
+        self._times.append(now)
+
+
+def test_thousands_of_objects_are_checked_in_small_steps() -> None:
+    watchdog, times = Watchdog(), list[float]()
+    objects = [_Noting(times) for _ in range(2_000)]
+    for one in objects:
+        watchdog.watch(one)
+    wait_until("each has been checked twice", lambda: len(times) >= 2 * len(objects))
+    for one in objects:
+        watchdog.forget(one)
+    # All checks of one step are given the same time.
+    assert max(Counter(times).values()) <= 250
