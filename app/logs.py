@@ -9,10 +9,13 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
@@ -104,6 +107,18 @@ def _chain(error: BaseException) -> list[BaseException]:
         chain.append(earlier)
         following = earlier
     return chain[::-1]
+
+
+def with_request_id(work: Callable[P, T]) -> Callable[P, T]:
+    """``work`` for another thread, where its lines have the id of the present request. The context of the request
+    must not be copied for that: it holds all that the server and Flask know of it."""
+    id_ = request_id.get()
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        request_id.set(id_)
+        return work(*args, **kwargs)
+
+    return run
 
 
 # For servers that have loggers of their own, see ``app.hosting.server_log``. Replaced by ``configure``.

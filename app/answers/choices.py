@@ -5,13 +5,13 @@ any wire format.
 """
 
 import contextlib
-import contextvars
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from app import logs
 from app.answers.answer import Answer, AnswerInfo, merged
 from app.chat import HEARTBEAT, Caller, Event
 from app.errors import ClientGone
@@ -46,9 +46,8 @@ class Choices(Answer):
         self._running = count
         try:
             for index in range(count):
-                # With the context of the request, for its id in the log.
-                run = contextvars.copy_context().run
-                threading.Thread(target=run, args=(self._run, index, open_one), daemon=True).start()
+                run = logs.with_request_id(self._run)
+                threading.Thread(target=run, args=(index, open_one), daemon=True).start()
             while len(self._answers) < count:
                 self._early += self._take()
         except BaseException as e:

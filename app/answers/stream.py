@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from app import logs
 from app.answers.answer import Answer, AnswerInfo
 from app.answers.turn import Turns
 from app.answers.turn_state import TurnState
@@ -94,8 +95,8 @@ class ChatStream(Answer):
         self._calls = 0
         self._closed = False
         within_s = min(timeouts.tick_s, timeouts.commit_after_s) / 4
-        self._background = Background[Event](
-            lambda cancellation, emit: turns.run(turn, cancellation, emit),
+        self._background: Background[Event] = Background(
+            logs.with_request_id(lambda cancellation, emit: turns.run(turn, cancellation, emit)),
             watchdog,
             longest_s=timeouts.total_s,
             within_s=within_s,

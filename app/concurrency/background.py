@@ -5,7 +5,6 @@ gets an empty list if none came in time. Works with and without gevent, because 
 """
 
 import _thread
-import contextvars
 import math
 import threading
 import time
@@ -133,9 +132,9 @@ class Background(Generic[T]):
         self._room: threading.Event | None = None
         self._end: _End | None = None
         watchdog.watch(self, within_s)
-        # Not a threading.Thread: its name and its end are not needed, and there may be thousands of streams. In the
-        # context of the caller, so that the log lines of the source have the id of its request.
-        _thread.start_new_thread(contextvars.copy_context().run, (self._run,))
+        # Not a threading.Thread: its name and its end are not needed, and there may be thousands of streams. Not in
+        # the context of the caller, which would keep its whole request for as long as the source runs.
+        _thread.start_new_thread(self._run, ())
 
     def __repr__(self) -> str:
         state = "running" if self._end is None else f"ended by {self._end.error!r}" if self._end.error else "ended"

@@ -1,10 +1,13 @@
 """Work in the background and the watchdog of its time limits, by themselves."""
 
+import gc
 import logging
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 
 import pytest
 
@@ -136,3 +139,32 @@ def test_thousands_of_objects_are_checked_in_small_steps() -> None:
         watchdog.forget(one)
     # All checks of one step are given the same time.
     assert max(Counter(times).values()) <= 250
+
+
+class _Request:
+    """What the context of a caller holds."""
+
+
+_request: ContextVar[_Request] = ContextVar("request")
+
+
+def test_a_source_that_runs_does_not_keep_the_context_of_its_caller(watchdog: Watchdog) -> None:
+    running, ended = threading.Event(), threading.Event()
+
+    def source(_: Cancellation, emit: Emit) -> None:
+        running.set()
+        ended.wait(30)
+
+    def begin() -> tuple[Background[int], weakref.ref[_Request]]:
+        request = _Request()
+        _request.set(request)
+        return Background(source, watchdog, longest_s=30), weakref.ref(request)
+
+    background, request = copy_context().run(begin)
+    try:
+        assert running.wait(30)
+        gc.collect()
+        assert request() is None
+    finally:
+        ended.set()
+        background.cancel()
