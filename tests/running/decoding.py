@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-import requests
-
 from app.chat import Event, Finished, Heartbeat, ReasoningDelta, Started, TextDelta
 from app.errors import GatewayError
 from app.upstreams.account import Account
@@ -16,21 +14,9 @@ ACCOUNT = Account("id", "alice", "a token", None, False, None, None, None, "kimi
 SCENARIO = "SCENARIO_K2D5"
 
 
-class Body:
-    """What ``requests.Response.iter_lines`` reads."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = pieces
-
-    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
-        return sse.whole_lines(self._pieces)
-
-
 def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """As a stream reads them, whatever its pieces are."""
-    response = requests.Response()
-    response.raw = Body(pieces)
-    return response.iter_lines(chunk_size=None)
+    return sse.lines(pieces)
 
 
 def decode_sse(*streams: Iterable[bytes]) -> Iterator[Event]:

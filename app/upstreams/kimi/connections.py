@@ -9,6 +9,7 @@ version of those changes them. Must never know what a request means.
 """
 
 import contextlib
+import functools
 import io
 import os
 import queue
@@ -320,11 +321,10 @@ def body_in_chunks(response: BaseHTTPResponse) -> Iterator[bytes] | None:
     original = response._original_response
     if original is None or original.fp is None or "Content-Encoding" in response.headers:
         return None
-    return _body_in_chunks(response, original)
+    return http_chunks.pieces(original.fp, functools.partial(_release, response, original))
 
 
-def _body_in_chunks(response: BaseHTTPResponse, original: HTTPResponse) -> Iterator[bytes]:
-    yield from http_chunks.pieces(original.fp)
+def _release(response: BaseHTTPResponse, original: HTTPResponse) -> None:
     original.close()
     response.release_conn()
 

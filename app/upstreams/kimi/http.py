@@ -318,9 +318,7 @@ class Stream:
 
     def lines(self) -> Iterator[bytes]:
         """Lines without their ends, each as soon as its end has come."""
-        response = self._response
-        response.raw = _WholeLines(response.raw, self.chunks())
-        return response.iter_lines(chunk_size=None)
+        return sse.lines(self.chunks())
 
     def drain(self) -> None:
         """Reads what may follow the last event, for a moment, so that the connection can be used again."""
@@ -342,20 +340,6 @@ def _body_in_chunks(raw: Any) -> Iterator[bytes] | None:
         return body_in_chunks(raw)
     pieces = body_in_chunks(raw.raw)
     return None if pieces is None else map(raw.show, pieces)
-
-
-class _WholeLines:
-    """The body of a response, as ``iter_lines`` is to read it."""
-
-    def __init__(self, raw: Any, pieces: Iterator[bytes]) -> None:
-        self._raw = raw
-        self._pieces = pieces
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._raw, name)
-
-    def stream(self, *_: Any, **__: Any) -> Iterator[bytes]:
-        return sse.whole_lines(self._pieces)
 
 
 class _Tapped:

@@ -7,13 +7,12 @@ or what is in a body.
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPException, IncompleteRead
 
-from app.upstreams.kimi.socket_reader import TooLarge
+from app.upstreams.kimi.socket_reader import READ_AHEAD_BYTES, TooLarge
 
-# Read at first, and again after a read that was full. A waiting stream holds the first.
-_FEW_BYTES = 1024
+# The most that is read at once.
 _MANY_BYTES = 16_384
 
 # Sizes, their extensions, and trailers: one line, and all trailers.
@@ -27,8 +26,8 @@ class ChunkError(HTTPException):
     """What came is no HTTP chunk."""
 
 
-def pieces(file: io.BufferedReader) -> Iterator[bytes]:
-    """The body, cut anywhere. Returns when its end and its trailers have been read.
+def pieces(file: io.BufferedReader, at_end: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+    """The body, cut anywhere. Calls ``at_end`` and returns when its end and its trailers have been read.
 
     Raises ChunkError, TooLarge; IncompleteRead: if the connection was closed before the end; OSError.
     """
@@ -36,12 +35,15 @@ def pieces(file: io.BufferedReader) -> Iterator[bytes]:
     rest = b""
     # What is missing of a chunk: bytes of it, and the end of its line.
     left, is_line_open = 0, False
-    count = _FEW_BYTES
+    is_full = False
     while True:
-        data = file.read1(count)
+        if not is_full:
+            # Waits, and takes no more memory than the file has anyway.
+            file.peek()
+        data = file.read1(_MANY_BYTES)
         if not data:
             raise IncompleteRead(b"")
-        count = _FEW_BYTES if len(data) < count else _MANY_BYTES
+        is_full = len(data) >= READ_AHEAD_BYTES
         if rest:
             data = rest + data
         found: list[bytes] = []
@@ -73,6 +75,7 @@ def pieces(file: io.BufferedReader) -> Iterator[bytes]:
                 if found:
                     yield b"".join(found)
                 _read_trailers(file, data[at:])
+                at_end()
                 return
             end = at + left
             if data[end : end + 2] == b"\r\n":
@@ -92,7 +95,7 @@ def _read_trailers(file: io.BufferedReader, data: bytes) -> None:
     while True:
         line, newline, data = data.partition(b"\n")
         if not newline:
-            more = file.read1(_FEW_BYTES)
+            more = file.read1(READ_AHEAD_BYTES)
             if not more:
                 # Some servers close the connection without that line.
                 return

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from app.concurrency.yielding import pause
 
 # Read at once: some ten tokens. http.client's own 8 KB would be kept for as long as a stream is open.
-_READ_AHEAD_BYTES = 2048
+READ_AHEAD_BYTES = 2048
 
 # Header fields of a response and of those that came before it, and its trailers.
 _MAX_FIELDS = 1000
@@ -33,7 +33,9 @@ class ReadSide:
         self._sock = sock
 
     def makefile(self, mode: Literal["rb"]) -> io.BufferedReader:
-        return _Reader(_Source(self._sock, self._sock.makefile(mode, 0)), _READ_AHEAD_BYTES)
+        reader = _Reader(_Source(self._sock, self._sock.makefile(mode, 0)), READ_AHEAD_BYTES)
+        reader.fields = 0
+        return reader
 
 
 class TooLarge(HTTPException):
@@ -44,9 +46,12 @@ _read_line = io.BufferedReader.readline
 
 
 class _Reader(io.BufferedReader):
-    """http.client and urllib3 ask for lines of a limited length, but for any number of trailers."""
+    """http.client and urllib3 ask for lines of a limited length, but for any number of trailers. ``fields``: those
+    that have come."""
 
-    _fields = 0
+    # Without a dictionary: there is one object for each stream.
+    __slots__ = ("fields",)
+    fields: int
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = _read_line(self, size)
@@ -58,13 +63,15 @@ class _Reader(io.BufferedReader):
         if len(line) == size:
             raise TooLarge(f"a line of more than {size - 1} bytes between HTTP chunks")
         if b":" in line:
-            self._fields += 1
-            if self._fields > _MAX_FIELDS:
+            self.fields += 1
+            if self.fields > _MAX_FIELDS:
                 raise TooLarge(f"more than {_MAX_FIELDS} header fields and trailers")
 
 
 class _Source(io.RawIOBase):
     """``file``: the socket's own file, which keeps the socket open while this object lives."""
+
+    __slots__ = ("_file", "_hub", "_is_drained", "_sock", "_was_full", "_watch")
 
     def __init__(self, sock: socket.socket, file: io.RawIOBase) -> None:
         self._sock = sock

@@ -1,8 +1,7 @@
-"""Server-sent events as Kimi sends them: bytes → whole lines, and lines → the data of each event.
+"""Server-sent events as Kimi sends them: bytes → lines, and lines → the data of each event.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation (read 2026-11).
-Knows the framing, never what is inside a message; does no reading of its own. Between the two functions stands
-requests' ``iter_lines``, which takes the ends off the lines.
+Knows the framing, never what is inside a message; does no reading of its own.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,12 +14,12 @@ _BOM = b"\xef\xbb\xbf"
 MAX_BYTES = 8 << 20
 
 
-def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces that end where a line ends (LF, CRLF or CR), each as soon as its line has ended; the
-    last one may end anywhere. Raises UpstreamProtocolError: if a line has more than ``MAX_BYTES``.
+def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines in these bytes without their ends (LF, CRLF or CR), each as soon as it has ended; the last one may
+    lack its end. Raises UpstreamProtocolError: if a line has more than ``MAX_BYTES``.
 
-    For ``iter_lines``, which joins and splits an unfinished line anew with each piece, and reports a line too many
-    where a CRLF is cut in two.
+    Not requests' ``iter_lines``, which joins and splits an unfinished line anew with each piece, and reports a line
+    too many where a CRLF is cut in two.
     """
     unfinished: list[bytes] = []
     size = 0
@@ -31,7 +30,7 @@ def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
             piece = piece.removeprefix(b"\n")
             after_cr = False
         if piece.endswith(b"\n") and not unfinished:
-            yield piece
+            yield from piece.splitlines()
             continue
         end = max(piece.rfind(b"\n"), piece.rfind(b"\r")) + 1
         if end:
@@ -41,7 +40,7 @@ def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
             unfinished.clear()
             size = 0
             after_cr = piece.endswith(b"\r")
-            yield whole
+            yield from whole.splitlines()
         if end < len(piece):
             unfinished.append(piece[end:])
             size += len(piece) - end
