@@ -284,7 +284,7 @@ class Attempt:
             case Source():
                 self._turn.caller.record.flags |= SEARCHED
             case Unrecognised(kind) if len(self._turn.unrecognised) < _MAX_UNRECOGNISED:
-                self._turn.unrecognised.add(kind)
+                self._turn.unrecognised |= {kind}
 
     def _pass_on(self, event: Event, shape: Shaper | None, weight: int = 1) -> None:
         shaped_events: Sequence[Event] = (event,)

@@ -51,7 +51,7 @@ class Shaper:
         self._calls = calls
         self._called = False
         # The citations that were passed on before a call.
-        self._cited: set[Citation] = set()
+        self._cited: frozenset[Citation] = frozenset()
         self._citations = None if style == "off" else Citations(style)
         self._stops = StopSequences(options.stop) if options.stop else None
         most = options.max_tokens
@@ -209,7 +209,7 @@ class Shaper:
         if self._cited:
             found = [citation for citation in found if citation not in self._cited]
         if self._called:
-            self._cited.update(found)
+            self._cited |= frozenset(found)
         return found
 
 

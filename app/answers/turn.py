@@ -126,10 +126,10 @@ class _Run:
         self._emit = emit
         self._deadline = time.monotonic() + self._policy.failover_s
         # Accounts that have failed in this turn, and those of them for which waiting does not help.
-        self._failed: set[str] = set()
-        self._excluded: set[str] = set()
+        self._failed: frozenset[str] = frozenset()
+        self._excluded: frozenset[str] = frozenset()
         # Accounts that have turned out not to serve the model.
-        self._not_serving: set[str] = set()
+        self._not_serving: frozenset[str] = frozenset()
         self._was_repeated = False
         self._last_error: UpstreamError | None = None
         # How long the account of the attempt cools down because of it.
@@ -274,9 +274,9 @@ class _Run:
         """Charges the account for the failure. Raises ``error`` where the turn is over."""
         turn = self._turn
         self._last_error = error
-        self._failed.add(lease.account_id)
+        self._failed |= {lease.account_id}
         if failover.excludes_account(error):
-            self._excluded.add(lease.account_id)
+            self._excluded |= {lease.account_id}
         no_account_serves = isinstance(error, ModelUnavailable) and self._is_served_by_none(lease, plan)
         self._charge(error, lease, no_account_serves)
         step = failover.next_step(
@@ -307,7 +307,7 @@ class _Run:
 
     def _is_served_by_none(self, lease: Lease, plan: Plan) -> bool:
         """Whether the model has failed on so many accounts that it will on all. Not where only one may be asked."""
-        self._not_serving.add(lease.account_id)
+        self._not_serving |= {lease.account_id}
         if plan.accounts:
             return False
         usable = self._services.accounts.usable(plan.sites)
@@ -350,7 +350,7 @@ class _Run:
         return failover.Cooldown(failover.LIMITED_COOLDOWN_S)
 
 
-def _without(accounts: Mapping[str, str], ids: set[str]) -> Mapping[str, str]:
+def _without(accounts: Mapping[str, str], ids: frozenset[str]) -> Mapping[str, str]:
     """The same mapping where none is to go, as nearly always: there may be hundreds."""
     return {id_: token for id_, token in accounts.items() if id_ not in ids} if ids else accounts
 

@@ -26,7 +26,7 @@ class TurnState:
     # The message may have reached the upstream's chat.
     reached_upstream: bool = False
     # Kinds of frames from the upstream that the gateway does not know.
-    unrecognised: set[str] = field(default_factory=set)
+    unrecognised: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
