@@ -14,7 +14,7 @@ interpreter, and nothing here does anything.
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 # The time for work that pauses, in each round of the event loop. Seconds.
@@ -42,6 +42,15 @@ def in_slices(items: Iterable[_T], count: int = 1) -> Iterator[_T]:
         yield item
         if number % count == 0:
             pause()
+
+
+def in_rounds(items: Sequence[_T], count: int) -> Iterator[Sequence[_T]]:
+    """The items in parts of ``count``, with a round of the event loop between two parts, however little time they
+    take: for work that no client waits for."""
+    for at in range(0, len(items), count):
+        if at:
+            time.sleep(_NEXT_ROUND_S)
+        yield items[at : at + count]
 
 
 class _GeventWorker:

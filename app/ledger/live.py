@@ -12,15 +12,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from app import __version__
 from app.concurrency.periodic import Periodic, every
+from app.concurrency.yielding import in_rounds
 from app.request_record import RequestRecord
 
 # Requests of a process that are shown, the oldest first.
 _MOST_REQUESTS = 50
+# How many are counted at once: of thousands, some are always waiting to pass on a token.
+_PER_STEP = 250
 # How often it is looked how late a thread runs that wanted to run, while there is a request. Seconds.
 _LOOK_EVERY_S = 0.25
 # The pause while there is none. Seconds.
@@ -107,6 +110,12 @@ class ProcessState:
         with self._lock:
             pause_s, self._longest_pause_s = self._longest_pause_s, 0.0
         records = [record for record in list(self._running) if record.is_answer]
+        streams = Counter[tuple[str, str]]()
+        for some in in_rounds(records, _PER_STEP):
+            streams.update([(record.account_id, record.phase) for record in some])
+        phases = Counter[str]()
+        for (_, phase), n in streams.items():
+            phases[phase] += n
         now = time.monotonic()
         state = {
             "at": at,
@@ -118,9 +127,9 @@ class ProcessState:
             "open_files": _open_files(),
             "loop_pause_s": round(pause_s, 4),
             "write_s": round(self._write_s(), 5),
-            "phases": dict(Counter(record.phase for record in records)),
-            "streams": [(*key, n) for key, n in Counter((r.account_id, r.phase) for r in records).items()],
-            "requests": [asdict(_live(record, now)) for record in records[:_MOST_REQUESTS]],
+            "phases": phases,
+            "streams": [(*key, n) for key, n in streams.items()],
+            "requests": [_live(record, now) for record in records[:_MOST_REQUESTS]],
         }
         return json.dumps(state)
 
@@ -137,18 +146,19 @@ def parse(process_id: str, state: str | None) -> LiveProcess | None:
         return None
 
 
-def _live(record: RequestRecord, now: float) -> LiveRequest:
-    return LiveRequest(
-        record.request_id,
-        record.api,
-        record.owner,
-        record.model,
-        record.account_id,
-        record.phase,
-        round(now - record.began, 1),
-        record.chars_out,
-        record.chars_thought,
-    )
+def _live(record: RequestRecord, now: float) -> dict[str, str | float]:
+    """The fields of a LiveRequest."""
+    return {
+        "request_id": record.request_id,
+        "api": record.api,
+        "owner": record.owner,
+        "model": record.model,
+        "account_id": record.account_id,
+        "phase": record.phase,
+        "age_s": round(now - record.began, 1),
+        "chars": record.chars_out,
+        "chars_thought": record.chars_thought,
+    }
 
 
 def _memory_bytes() -> int:
@@ -171,6 +181,12 @@ def _most_memory_bytes() -> int:
 
 def _open_files() -> int:
     """0 where the system does not say."""
+    try:
+        # Linux 6.2 and newer say how many there are, without a list of thousands.
+        if count := os.stat("/proc/self/fd").st_size:
+            return count
+    except OSError:
+        pass
     for folder in ("/proc/self/fd", "/dev/fd"):
         try:
             return len(os.listdir(folder))

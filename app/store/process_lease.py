@@ -100,7 +100,8 @@ class ProcessLease:
 
     def describe(self, state: Callable[[float], str], is_busy: Callable[[], bool]) -> None:
         """``state(now)`` is called when the row is written; its text is kept beside the lease. ``is_busy``: whether
-        the process does anything, so that it must not rest. Neither must block."""
+        the process does anything, so that it must not rest. Neither must wait for anything, beyond some rounds of the
+        event loop."""
         self._describe, self._is_busy = state, is_busy
 
     def when_lost(self, work: Callable[[bool], None]) -> None:
