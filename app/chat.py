@@ -366,6 +366,19 @@ class Unrecognised:
 
     kind: str
 
+    @classmethod
+    def of_refused_form(cls, form: str) -> "Unrecognised":
+        """The upstream refused the form of a request, and the next form of the same model was taken."""
+        return cls(f"{_REFUSED_FORM}{form}")
+
+
+_REFUSED_FORM = "refused form "
+
+
+def refused_form_of(kind: str) -> str:
+    """The form, if ``kind`` is one of ``Unrecognised.of_refused_form``; else an empty text."""
+    return kind.removeprefix(_REFUSED_FORM) if kind.startswith(_REFUSED_FORM) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:

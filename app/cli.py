@@ -36,7 +36,7 @@ from app.web.api_keys import digest_of, is_key_name, is_model_list, key_names, m
 
 if TYPE_CHECKING:
     from app.accounts.management import AccountManager, AccountStatus
-    from app.doctor.findings import Finding
+    from app.doctor.findings import Finding, Line
     from app.doctor.trial_turn import Generation
     from app.doctor.wire_transcript import Recorder
     from app.store.ledger import RequestRow
@@ -61,12 +61,13 @@ def register(app: Flask) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document that contains nothing private.")
 @click.option("--refresh", is_flag=True, help="Renew the tokens, also if they are still valid for long.")
 @click.option("--tools", is_flag=True, help="Try how well Kimi calls functions: some 12 more turns per protocol.")
+@click.option("--language", type=click.Choice(["en", "zh"]), default="en", help="Of the lines; --json is English.")
 @click.option(
     "--record",
     type=click.Path(dir_okay=False),
     help="Write what was sent and received in the test turns to a file, redacted.",
 )
-def doctor(as_json: bool, refresh: bool, record: str | None, tools: bool) -> None:
+def doctor(as_json: bool, refresh: bool, record: str | None, tools: bool, language: "Language") -> None:
     """Find out why the gateway does not work, and what to do.
 
     Asks one short question per protocol with your account and deletes its chat. The exit code is 1 if there is a
@@ -76,6 +77,7 @@ def doctor(as_json: bool, refresh: bool, record: str | None, tools: bool) -> Non
     from app.doctor.findings import Privacy
     from app.doctor.trial_turn import Generation
     from app.doctor.wire_transcript import Recorder
+    from app.doctor.wording import say, written
     from app.factory import build_router
 
     settings = Config.examine(os.environ)
@@ -83,47 +85,48 @@ def doctor(as_json: bool, refresh: bool, record: str | None, tools: bool) -> Non
     # The findings report what is wrong; only our own errors are logged.
     logs.configure("ERROR", config.secrets)
     privacy = Privacy(config, anonymous=as_json)
+    language = "en" if as_json else language
 
     def upstreams(recorder: Recorder | None) -> "Sequence[Generation]":
         router = build_router(config, recorder.tap if recorder else None)
         return [Generation(upstream, router.home_models(upstream)) for upstream in router.upstreams.values()]
 
     recorder = Recorder() if record is not None else None
+    options = DoctorOptions(upstreams, refresh, recorder, tools, language)
     findings = []
-    for finding in Doctor(settings, privacy, DoctorOptions(upstreams, refresh, recorder, tools)).findings():
+    for finding in Doctor(settings, privacy, options).findings():
         findings.append(finding)
         if not as_json:
             _say(finding)
     if record is not None and recorder is not None:
-        findings.append(privacy.clean(_write(recorder, Path(record), privacy.private)))
+        findings.append(privacy.line(_write(recorder, Path(record), privacy.private), language))
         if not as_json:
             _say(findings[-1])
     problems, warnings = (sum(f.mark == mark for f in findings) for mark in ("problem", "warning"))
     if as_json:
         _echo(json.dumps(_document(findings), ensure_ascii=False, indent=1))
     else:
-        _echo(f"{problems} problem(s), {warnings} warning(s)")
+        _echo(written(say("in_all", problems=problems, warnings=warnings), language))
     sys.exit(1 if problems else 0)
 
 
 def _write(recorder: "Recorder", path: Path, private: Sequence[str]) -> "Finding":
     from app.doctor.findings import Finding
     from app.doctor.wire_transcript import LeakFound
+    from app.doctor.wording import say
 
     if not recorder.turns:
-        return Finding("skipped", "record", "not written: no turn was tried")
+        return Finding("skipped", "record", say("record_no_turn"))
     try:
         recorder.write(path, private)
     except LeakFound:
-        return Finding(
-            "problem", "record", "not written: it would contain something private", "please report this, without it"
-        )
+        return Finding("problem", "record", say("record_leak"), say("report_without_record"))
     except OSError as e:
-        return Finding("problem", "record", f"not written ({e.strerror})", "name a file that can be written")
-    return Finding("ok", "record", f"written to {path.name}: texts and ids are replaced, tokens are removed")
+        return Finding("problem", "record", say("record_unwritable", error=e.strerror or ""), say("name_a_file"))
+    return Finding("ok", "record", say("record_written", name=path.name))
 
 
-def _say(finding: "Finding") -> None:
+def _say(finding: "Line") -> None:
     advice = f" -> {finding.advice}" if finding.advice else ""
     _echo(f"{finding.mark:<8} {finding.check:<9} {finding.found}{advice}")
 
@@ -134,7 +137,7 @@ def _echo(line: str) -> None:
     click.echo(line.encode(encoding, "replace").decode(encoding))
 
 
-def _document(findings: Sequence["Finding"]) -> dict[str, Any]:
+def _document(findings: Sequence["Line"]) -> dict[str, Any]:
     return {
         "doctor": 1,
         "python": platform.python_version(),

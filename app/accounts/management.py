@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Protocol
 
 from app.accounts.pool import Renewals, renews_at
 from app.accounts.registry import DeclaredAccount, Registry, account_of
-from app.accounts.standings import SEALED_BY_ANOTHER, Standing, model_standing, standing_of
+from app.accounts.standings import SEALED_BY_ANOTHER, Language, Standing, model_standing, standing_of
 from app.settings.credentials import Credential, describe_level, read_expiry
 from app.settings.parsers import proxy_url, without_password
 from app.settings.pasted import Form, read_pasted
@@ -164,11 +164,14 @@ class Checked:
     """Whether Kimi refuses the access token; None if it was not asked, or did not say."""
 
 
+StepName = Literal["token", "models", "quota", "answer", "chat"]
+
+
 @dataclass(frozen=True, slots=True)
 class TrialStep:
-    """A step of ``AccountManager.test``. ``code``: of our error, empty if it was none."""
+    """A step of ``AccountManager.test``. ``found``: a sentence. ``code``: of our error, empty if it was none."""
 
-    name: Literal["token", "models", "quota", "answer", "chat"]
+    name: StepName
     mark: Literal["ok", "warning", "problem", "skipped"]
     found: str
     code: str = ""
@@ -182,7 +185,7 @@ class Kimi(Protocol):
         """Whether Kimi refuses the access token; None if it cannot be reached, or does not say."""
         ...
 
-    def try_out(self, account_id: str) -> Iterator[TrialStep]: ...
+    def try_out(self, account_id: str, language: Language) -> Iterator[TrialStep]: ...
 
     def quota(self, account_id: str) -> object | None:
         """See ``AccountManager.quota``."""
@@ -274,10 +277,10 @@ class AccountManager:
             )
         return checked
 
-    def test(self, name: str) -> Iterator[TrialStep]:
+    def test(self, name: str, language: Language = "en") -> Iterator[TrialStep]:
         """Tries the account as a turn would use it, step by step. Takes one short turn and deletes its chat. A token
         that is due is renewed first."""
-        return self._kimi.try_out(self._find(name).id)
+        return self._kimi.try_out(self._find(name).id, language)
 
     def quota(self, name: str) -> object | None:
         """What Kimi says of the account's credits, an ``app.upstreams.kimi.quota.Quota``; None if it does not say. It

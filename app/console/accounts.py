@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from app.accounts.management import AccountChangeError, AccountManager, AccountStatus, Checked, UnknownAccount
 from app.console.overview import newest_requests, results_by_account
-from app.console.page import common_values, console, go, page, say, session, store
+from app.console.page import common_values, console, go, language, page, say, session, store
 from app.console.words import SENTENCES
 from app.errors import GatewayError
 from app.settings.credentials import CredentialError
@@ -245,7 +245,7 @@ def _joined(head: str, lines: Iterator[str], foot: str) -> Iterator[str]:
 
 def _tried(account: AccountStatus, label: str = "") -> Iterator[str]:
     """``label``: of the account, where several are tried."""
-    for step in _manager().test(account.id):
+    for step in _manager().test(account.id, language()):
         name = say(f"step_of_test_{step.name}")
         yield render_template(
             "doctor_line.html",

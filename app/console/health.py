@@ -13,6 +13,7 @@ from app import __version__
 from app.concurrency.helper_process import python_command, python_environment
 from app.console.page import common_values, console, language, page, say, store
 from app.console.show import bytes_of
+from app.console.words import Language
 from app.notifications.notifier import last_outcome
 from app.settings.config import describe_settings
 
@@ -49,13 +50,15 @@ def send_test_message() -> BaseResponse:
 
 def _page(status: int = 200) -> BaseResponse:
     services = console().services
+    rows = store().unrecognised.all()
     return page(
         "health.html",
         status,
         notifies=services.notifier is not None,
         last_message=last_outcome(store()),
         readiness=services.gateway.readiness(1.0).in_language(language()),
-        unknown=store().unrecognised.all(),
+        unknown=[row for row in rows if not row.refused_form],
+        refused_forms=[row for row in rows if row.refused_form],
         database=_database(),
         settings=_settings(),
         version=__version__,
@@ -94,7 +97,7 @@ def _settings() -> list[SettingView]:
 def run_doctor() -> BaseResponse:
     """A page whose lines come as the doctor finds them."""
     head, foot = render_template("doctor.html", **common_values()).split("<!-- lines -->")
-    lines = stream_with_context(_doctor_lines())
+    lines = stream_with_context(_doctor_lines(language()))
     return Response(_joined(head, lines, foot), content_type="text/html; charset=utf-8")
 
 
@@ -104,10 +107,10 @@ def _joined(head: str, lines: Iterator[str], foot: str) -> Iterator[str]:
     yield foot
 
 
-def _doctor_lines() -> Iterator[str]:
+def _doctor_lines(language: Language) -> Iterator[str]:
     """The doctor runs in a process of its own: it opens the database and Kimi's site anew, as a start would."""
     process = subprocess.Popen(
-        python_command("flask", "--app", "wsgi", "doctor"),
+        python_command("flask", "--app", "wsgi", "doctor", "--language", language),
         env=python_environment(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -125,7 +128,7 @@ def _doctor_lines() -> Iterator[str]:
                     "doctor_line.html",
                     mark=mark,
                     mark_word=say(f"mark_{mark}"),
-                    check=check,
+                    check=say(f"check_{check}"),
                     found=found,
                     advice=advice,
                 )

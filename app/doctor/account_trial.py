@@ -3,17 +3,32 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from app.accounts.management import TrialStep
+from app.accounts.management import StepName, TrialStep
 from app.accounts.pool import Accounts
+from app.accounts.standings import Language
+from app.doctor.findings import Mark
 from app.doctor.trial_turn import Generation, take_turn
+from app.doctor.wording import Span, Value, say, written
 from app.errors import AccountRejected, GatewayError, UpstreamError
 from app.store import Store
-from app.upstreams.account import Account, duration
+from app.upstreams.account import Account
 from app.upstreams.kimi.connect import KimiConnect
 from app.upstreams.kimi.quota import Quota, Quotas
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A ``TrialStep`` whose ``found`` is not written yet."""
+
+    name: StepName
+    mark: Mark
+    found: Value
+    code: str = ""
+    seconds: float | None = None
 
 
 class AccountTrials:
@@ -48,46 +63,55 @@ class AccountTrials:
         account = self._accounts.fresh(self._accounts.get(account_id))
         return Quotas(self._store, connect.subscription).of(account)
 
-    def try_out(self, account_id: str) -> Iterator[TrialStep]:
+    def try_out(self, account_id: str, language: Language) -> Iterator[TrialStep]:
         """See ``management.AccountManager.test``."""
+        for step in self._steps(account_id):
+            found = written(step.found, language)
+            yield TrialStep(step.name, step.mark, found, step.code, step.seconds)
+
+    def _steps(self, account_id: str) -> Iterator["_Step"]:
         began = time.monotonic()
         try:
             account = self._accounts.fresh(self._accounts.get(account_id))
         except GatewayError as e:
-            yield TrialStep("token", "problem", e.message, e.code or "", time.monotonic() - began)
+            yield _Step("token", "problem", e, e.code or "", time.monotonic() - began)
             for name in ("models", "quota", "answer"):
-                yield TrialStep(name, "skipped", "not tried: there is no token that works")
+                yield _Step(name, "skipped", say("no_token_that_works"))
             return
-        left = "" if account.expires_at is None else f" for {duration(account.expires_at - time.time())}"
-        yield TrialStep("token", "ok", f"the access token works{left}", seconds=time.monotonic() - began)
+        works = say("token_works_now")
+        if account.expires_at is not None:
+            works = say("token_works_for", left=Span(account.expires_at - time.time()))
+        yield _Step("token", "ok", works, seconds=time.monotonic() - began)
         yield self._models(account)
         yield self._quota(account)
         yield from self._turn(account)
 
-    def _models(self, account: Account) -> TrialStep:
+    def _models(self, account: Account) -> "_Step":
         connect = self._connect()
         if connect is None:
-            return TrialStep("models", "skipped", "not asked: KIMI_PROTOCOL leaves that protocol out")
+            return _Step("models", "skipped", say("protocol_left_out"))
         began = time.monotonic()
         try:
             listing = connect.listing(account)
         except UpstreamError as e:
-            return TrialStep("models", "warning", e.message, e.code or "", time.monotonic() - began)
-        return TrialStep("models", "ok", f"{len(listing.offers)} models", seconds=time.monotonic() - began)
+            return _Step("models", "warning", e, e.code or "", time.monotonic() - began)
+        return _Step(
+            "models", "ok", say("number_of_models", number=len(listing.offers)), seconds=time.monotonic() - began
+        )
 
-    def _quota(self, account: Account) -> TrialStep:
+    def _quota(self, account: Account) -> "_Step":
         connect = self._connect()
         if connect is None:
-            return TrialStep("quota", "skipped", "not asked: KIMI_PROTOCOL leaves that protocol out")
+            return _Step("quota", "skipped", say("protocol_left_out"))
         try:
             quota = Quotas(self._store, connect.subscription).of(account)
         except UpstreamError as e:
-            return TrialStep("quota", "skipped", "Kimi does not say what is left", e.code or "")
+            return _Step("quota", "skipped", say("left_unknown"), e.code or "")
         if quota is None:
-            return TrialStep("quota", "skipped", "Kimi did not say what is left some minutes ago")
-        return TrialStep("quota", "warning" if quota.is_spent else "ok", str(quota))
+            return _Step("quota", "skipped", say("left_not_told"))
+        return _Step("quota", "warning" if quota.is_spent else "ok", quota)
 
-    def _turn(self, account: Account) -> Iterator[TrialStep]:
+    def _turn(self, account: Account) -> Iterator["_Step"]:
         """The first protocol that answers is enough: an account works with both or with none."""
         outcome = None
         for generation in self._generations():
@@ -95,19 +119,19 @@ class AccountTrials:
             if outcome.content or isinstance(outcome.error, AccountRejected):
                 break
         if outcome is None:
-            yield TrialStep("answer", "skipped", "no protocol is switched on")
+            yield _Step("answer", "skipped", say("no_protocol"))
             return
         if outcome.error is not None:
-            yield TrialStep("answer", "problem", outcome.error.message, outcome.error.code or "", outcome.total_s)
+            yield _Step("answer", "problem", outcome.error, outcome.error.code or "", outcome.total_s)
         elif not outcome.content:
-            yield TrialStep("answer", "problem", "Kimi ended the answer without any text", "", outcome.total_s)
+            yield _Step("answer", "problem", say("ended_without_text"), "", outcome.total_s)
         else:
-            found = f"answered; first token after {outcome.first_s or 0:.1f} s"
-            yield TrialStep("answer", "ok", found, seconds=outcome.total_s)
+            found = say("answered_after", first_s=outcome.first_s or 0)
+            yield _Step("answer", "ok", found, seconds=outcome.total_s)
         if outcome.undeleted is not None:
-            yield TrialStep("chat", "warning", f"its chat could not be deleted: {outcome.undeleted}")
+            yield _Step("chat", "warning", say("its_chat_remains", error=outcome.undeleted))
         elif outcome.chats:
-            yield TrialStep("chat", "ok", "its chat is deleted")
+            yield _Step("chat", "ok", say("its_chat_is_deleted"))
 
     def _connect(self) -> KimiConnect | None:
         return next((g.upstream for g in self._generations() if isinstance(g.upstream, KimiConnect)), None)

@@ -18,13 +18,14 @@ from typing import Protocol, runtime_checkable
 from app.accounts.pool import Accounts
 from app.accounts.registry import DeclaredAccount, Registry, account_of
 from app.accounts.renewal import RenewalProcess
-from app.accounts.standings import ENDING, NEW_LOGIN, OUT_OF_USE, UNUSABLE, Standing, advice, standing_of, state
+from app.accounts.standings import ENDING, OUT_OF_USE, UNUSABLE, Language, Standing, standing_of
 from app.doctor import sites
-from app.doctor.findings import Finding, Mark, Privacy, database_name, database_path
+from app.doctor.findings import Finding, Line, Mark, Privacy, database_name, database_path
 from app.doctor.sites import Probe
 from app.doctor.tool_trials import TRIALS, model_for_agents, run_trials
 from app.doctor.trial_turn import Generation, Outcome, take_turn
 from app.doctor.wire_transcript import Recorder
+from app.doctor.wording import Advice, Said, Span, State, Value, say
 from app.errors import (
     AccountForbidden,
     AccountLimited,
@@ -41,8 +42,7 @@ from app.settings.config import Examination
 from app.settings.credentials import Credential, describe_level
 from app.settings.sites import Site, is_at
 from app.store import Store, StoreError, StoreUnusable, TokenRow
-from app.upstreams.account import Account, duration, when
-from app.upstreams.kimi.connect import REFUSED_FORM
+from app.upstreams.account import Account, when
 from app.upstreams.kimi.http import KimiHttp, Timeouts
 from app.upstreams.kimi.listing import Listing
 from app.upstreams.kimi.quota import Quotas
@@ -58,22 +58,16 @@ _TURN_S = 60.0
 
 _OTHER_SITE = {"kimi.ai": "kimi.com", "kimi.com": "kimi.ai"}
 
-# What to do about a turn that failed, beyond what the error says itself.
+# The sentences on what to do about a turn that failed, beyond what the error says itself.
 _ADVICE: list[tuple[type[UpstreamError], str]] = [
-    (AccountRejected, NEW_LOGIN),
-    (
-        AccountForbidden,
-        "open the site in a browser with this account and do what it asks; against a bot wall, try another network",
-    ),
-    (AccountLimited, "wait some minutes and let fewer programs use this account, or add another account"),
-    (UpstreamOverloaded, "nothing is wrong on this side: try again later"),
-    (UpstreamTimeout, "try again; if it stays so, the network loses packets or Kimi is overloaded"),
-    (
-        UpstreamProtocolError,
-        "a bot wall, or Kimi has changed its protocol: update the gateway, or open an issue with --json and --record",
-    ),
-    (AnswerEmpty, "the account may be limited: try later, or with another account"),
-    (UpstreamError, "see the line on the site; if that is ok, update the gateway or open an issue with --json"),
+    (AccountRejected, "new_login"),
+    (AccountForbidden, "answer_bot_check"),
+    (AccountLimited, "use_less"),
+    (UpstreamOverloaded, "not_here"),
+    (UpstreamTimeout, "slow_network"),
+    (UpstreamProtocolError, "new_protocol"),
+    (AnswerEmpty, "may_be_limited"),
+    (UpstreamError, "see_site"),
 ]
 
 
@@ -94,12 +88,14 @@ class _Metered(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DoctorOptions:
-    """``upstreams`` makes the upstreams, with a recorder that sees their wire, or None. Called once."""
+    """``upstreams`` makes the upstreams, with a recorder that sees their wire, or None. Called once. ``language``: of
+    the findings."""
 
     upstreams: Callable[[Recorder | None], Sequence[Generation]]
     refresh: bool = False
     recorder: Recorder | None = None
     tools: bool = False
+    language: Language = "en"
 
 
 class Doctor:
@@ -122,7 +118,7 @@ class Doctor:
         self._probes: dict[str, Probe] = {}
         self._usable: list[Account] = []
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[Line]:
         try:
             for check, findings in (
                 ("settings", self._check_settings),
@@ -137,7 +133,7 @@ class Doctor:
                 ("unknown", self._check_unrecognised),
             ):
                 for finding in _guarded(check, findings()):
-                    yield self._privacy.clean(finding)
+                    yield self._privacy.line(finding, self._options.language)
         finally:
             if self._store is not None:
                 self._store.close()
@@ -145,50 +141,46 @@ class Doctor:
     # settings
 
     def _check_settings(self) -> Iterator[Finding]:
-        for sentence in self._wrong.values():
-            yield Finding("problem", "settings", sentence, "correct it in .env or in the environment")
+        for problem in self._wrong.values():
+            yield Finding("problem", "settings", say("wrong_setting", problem=problem), say("correct_setting"))
         for name in self._settings.unknown:
-            yield Finding("warning", "settings", f"{name} is set, but there is no such setting", "is it misspelt?")
+            yield Finding("warning", "settings", say("unknown_setting", name=name), say("is_it_misspelt"))
         for site, (name, other) in itertools.product(self._sites, _OTHER_SITE.items()):
             if is_at(site.base_url, name) and is_at(site.auth_url, other):
                 yield Finding(
                     "warning",
                     "settings",
-                    f"accounts of {name} are used, but KIMI_AUTH_URL is on {other}",
-                    f"unset KIMI_AUTH_URL, or set KIMI_AUTH_URL=https://auth.{name}",
+                    say("auth_of_other_site", site=name, other=other),
+                    say("mend_auth_url", site=name),
                 )
         if not self._wrong:
             accounts = len(self._declared)
-            found = f"{accounts} account(s) in KIMI_TOKENS; listens on {self._config.host}:{self._config.port}"
+            found = say("settings_are_right", number=accounts, host=self._config.host, port=self._config.port)
             yield Finding("ok", "settings", found)
 
     # store
 
     def _check_store(self) -> Iterator[Finding]:
         if {"DATABASE_URL", "GATEWAY_SECRET"} & set(self._wrong):
-            yield Finding("skipped", "store", "not checked: its settings are wrong")
+            yield Finding("skipped", "store", say("store_settings_wrong"))
             return
         path, name = database_path(self._config), database_name(self._config)
         try:
             store = Store(self._config.database_url, self._config.gateway_secret)
         except StoreUnusable as e:
-            yield Finding("problem", "store", str(e), _store_advice(path, str(e)))
+            yield Finding("problem", "store", say("store_unusable", error=str(e)), _store_advice(path, str(e)))
             return
         try:
             store.check_writable()
             self._learn_accounts(store)
         except StoreError as e:
             store.close()
-            found = f"{name} cannot be written ({e})"
+            found = say("store_unwritable", name=name, error=str(e))
             yield Finding("problem", "store", found, _store_advice(path))
             return
         self._store = store
-        sealed = (
-            "tokens encrypted with GATEWAY_SECRET"
-            if store.tokens.sealed
-            else "tokens not encrypted (GATEWAY_SECRET unset)"
-        )
-        yield Finding("ok", "store", f"{name}: opens, can be written, version {store.version}, {sealed}")
+        tokens = say("tokens_sealed" if store.tokens.sealed else "tokens_readable")
+        yield Finding("ok", "store", say("store_is_right", name=name, version=store.version, tokens=tokens))
         if path is not None:
             yield from self._check_file(path)
 
@@ -209,66 +201,57 @@ class Doctor:
     def _check_file(self, path: Path) -> Iterator[Finding]:
         status = path.stat()
         if stat.S_IMODE(status.st_mode) & 0o077:
-            found = f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: other users of this machine may use it"
-            yield Finding("warning", "store", found, f"chmod 600 {path}")
+            found = say("file_mode", path=str(path), mode=f"{stat.S_IMODE(status.st_mode):04o}")
+            yield Finding("warning", "store", found, say("change_mode", path=str(path)))
         if status.st_uid != os.getuid():
-            yield Finding(
-                "warning",
-                "store",
-                f"{path} belongs to another user than the one who runs the doctor",
-                "run the doctor as the user that the gateway runs as",
-            )
+            yield Finding("warning", "store", say("file_owner", path=str(path)), say("run_as_gateway"))
 
     # our own keys
 
     def _check_keys(self) -> Iterator[Finding]:
         if "GATEWAY_API_KEYS" in self._wrong:
-            yield Finding("skipped", "keys", "not checked: GATEWAY_API_KEYS is wrong")
+            yield Finding("skipped", "keys", say("setting_is_wrong", name="GATEWAY_API_KEYS"))
             return
         if self._store is None:
-            yield Finding("skipped", "keys", "not checked: it needs the store")
+            yield Finding("skipped", "keys", say("needs_store"))
             return
         added, now = self._store.keys.all(), self._store.database.now()
         good = [row for row in added if row.revoked_at is None and (row.expires_at is None or row.expires_at > now)]
         count = len(self._config.api_keys) + len(good)
         if count:
-            yield Finding("ok", "keys", f"takes {count} API key(s)")
+            yield Finding("ok", "keys", say("takes_keys", number=count))
         elif added:
             # A key that was ever added counts: revoking the last one does not open the gateway.
-            found = "takes no request: every key was revoked or has expired"
-            yield Finding("problem", "keys", found, "flask --app wsgi keys add NAME")
+            yield Finding("problem", "keys", say("takes_none"), say("add_key"))
         else:
-            yield Finding(
-                "ok", "keys", "takes any API key, from this machine only; behind a proxy set GATEWAY_API_KEYS"
-            )
+            yield Finding("ok", "keys", say("takes_any"))
 
     # messages to the owner
 
     def _check_messages(self) -> Iterator[Finding]:
         if {"NOTIFY_URL", "NOTIFY_FORM"} & set(self._wrong):
-            yield Finding("skipped", "messages", "not checked: their settings are wrong")
+            yield Finding("skipped", "messages", say("messages_wrong"))
         elif not self._config.notify_url:
-            yield Finding("ok", "messages", "none are sent: NOTIFY_URL is not set")
+            yield Finding("ok", "messages", say("messages_off"))
         elif self._store is None:
-            yield Finding("skipped", "messages", "not checked: it needs the store")
+            yield Finding("skipped", "messages", say("needs_store"))
         else:
             last = last_outcome(self._store)
             if last is None:
-                yield Finding("ok", "messages", "none was sent yet", "flask --app wsgi notify-test")
+                yield Finding("ok", "messages", say("messages_none"), say("test_messages"))
             elif last.code:
-                found = f"the last one failed at {when(last.at)}: {last.reason('en')}"
-                yield Finding("warning", "messages", found, "correct NOTIFY_URL, then: flask --app wsgi notify-test")
+                found = say("message_failed", at=when(last.at), reason=last.reason(self._options.language))
+                yield Finding("warning", "messages", found, say("correct_notify_url"))
             else:
-                yield Finding("ok", "messages", f"the last one was taken at {when(last.at)}")
+                yield Finding("ok", "messages", say("message_taken", at=when(last.at)))
 
     # accounts
 
     def _check_accounts(self) -> Iterator[Finding]:
         if "KIMI_TOKENS" in self._wrong:
-            yield Finding("skipped", "account", "not checked: KIMI_TOKENS is wrong")
+            yield Finding("skipped", "account", say("setting_is_wrong", name="KIMI_TOKENS"))
         elif not self._declared:
-            advice = "flask --app wsgi accounts add, or set KIMI_TOKENS and restart (README, 'Get a token')"
-            yield Finding("problem", "account", "there is no Kimi account yet", advice)
+            yield Finding("problem", "account", say("no_account"), say("add_account"))
         for account in self._declared:
             yield self._describe_account(account, self._row(account.credential))
 
@@ -278,8 +261,7 @@ class Doctor:
     def _describe_account(self, account: DeclaredAccount, row: TokenRow | None) -> Finding:
         c = account.credential
         hint = self._privacy.hint(c)
-        if level := describe_level((row.access_token if row else c.access_token) or c.refresh_token):
-            hint += f", {level}"
+        level = describe_level((row.access_token if row else c.access_token) or c.refresh_token)
         if account.paused_at is not None:
             standing = Standing("paused", account.id, account.label, since=account.paused_at)
         else:
@@ -291,7 +273,11 @@ class Doctor:
             if standing.kind in OUT_OF_USE | ENDING or standing.said
             else "ok"
         )
-        return Finding(mark, "account", f"{hint}: {state(standing)}", advice(standing))
+        if level:
+            found = say("account_of_level", name=hint, level=level, state=State(standing))
+        else:
+            found = say("account_is", name=hint, state=State(standing))
+        return Finding(mark, "account", found, Advice(standing))
 
     # sites and the clock
 
@@ -303,7 +289,7 @@ class Doctor:
                 ("auth", "KIMI_AUTH_URL", site.auth_url, sites.AUTH_CALL),
             ):
                 if setting in self._wrong:
-                    yield Finding("skipped", check, f"not checked: {setting} is wrong")
+                    yield Finding("skipped", check, say("setting_is_wrong", name=setting))
                     continue
                 http = KimiHttp(url, Timeouts(self._config.connect_timeout_s, 15.0, 15.0), proxy=proxy)
                 probe = sites.probe(http, call)
@@ -336,13 +322,12 @@ class Doctor:
 
     def _check_clock(self, ahead: list[float]) -> Iterator[Finding]:
         if not ahead:
-            yield Finding("skipped", "clock", "not checked: no answer said what time it is")
+            yield Finding("skipped", "clock", say("no_time"))
         elif abs(ahead[0]) > _SKEW_S:
-            way = "behind" if ahead[0] > 0 else "ahead of"
-            found = f"this machine's clock is {abs(ahead[0]):.0f} s {way} Kimi's"
-            yield Finding("warning", "clock", found, "set it (NTP): whether a token has expired is judged by it")
+            found = say("clock_behind" if ahead[0] > 0 else "clock_ahead", seconds=abs(ahead[0]))
+            yield Finding("warning", "clock", found, say("set_clock"))
         else:
-            yield Finding("ok", "clock", f"within {max(1.0, abs(ahead[0])):.0f} s of Kimi's")
+            yield Finding("ok", "clock", say("clock_is_right", seconds=max(1.0, abs(ahead[0]))))
 
     # refresh
 
@@ -356,23 +341,25 @@ class Doctor:
         row = self._row(c)
         if self._accounts is None or row is None:
             # Without the store the rotated token would be lost.
-            return Finding("skipped", "refresh", f"{c.label}: not tried: it needs the store")
+            return Finding("skipped", "refresh", say("renewal_needs_store", label=c.label))
         if self._wrong:
-            return Finding("skipped", "refresh", f"{c.label}: not tried: the settings must be right first")
+            return Finding("skipped", "refresh", say("renewal_needs_settings", label=c.label))
         if row.revoked:
-            return Finding("skipped", "refresh", f"{c.label}: not tried: Kimi has refused this token already")
+            return Finding("skipped", "refresh", say("renewal_refused_before", label=c.label))
         due = row.access_token is None or (row.expires_at is not None and row.expires_at <= time.time() + 1)
         if not due and not self._options.refresh:
-            until = "" if row.expires_at is None else f" until {when(row.expires_at)}"
-            return Finding("ok", "refresh", f"{c.label}: not due{until} (--refresh does it all the same)")
+            if row.expires_at is None:
+                return Finding("ok", "refresh", say("not_due", label=c.label))
+            return Finding("ok", "refresh", say("not_due_until", label=c.label, at=when(row.expires_at)))
         try:
             account = self._accounts.get(c.id)
             account = self._accounts.fresh(account) if due else self._accounts.after_rejection(account)
         except AccountRejected as e:
-            return Finding("problem", "refresh", e.message)
+            return Finding("problem", "refresh", say("renewal_failed", error=e))
         except UpstreamError as e:
-            return Finding("problem", "refresh", e.message, "see the lines on auth and on site")
-        return Finding("ok", "refresh", f"{c.label}: renewed; {_access('-', account.expires_at, time.time())}")
+            return Finding("problem", "refresh", say("renewal_failed", error=e), say("see_auth"))
+        token = _access(account.expires_at, time.time())
+        return Finding("ok", "refresh", say("renewed", label=c.label, token=token))
 
     def _find_usable(self) -> Iterator[Account]:
         """The accounts whose token works now, as the gateway would use them."""
@@ -403,7 +390,7 @@ class Doctor:
         reason = self._why_no_turn(site, accounts)
         if reason is not None:
             for generation in generations:
-                yield Finding("skipped", "turn", f"{self._name(generation, site)}: not tried: {reason}")
+                yield Finding("skipped", "turn", say("turn_not_tried", name=self._name(generation, site), why=reason))
             return
         account = accounts[0]
         for generation in generations:
@@ -431,54 +418,56 @@ class Doctor:
             accounts = [account for account in self._usable if account.site == site.name]
             reason = self._why_no_turn(site, accounts)
             if reason is not None or self._store is None:
-                yield Finding("skipped", "tools", f"not tried: {reason or 'it needs the store'}")
+                yield Finding("skipped", "tools", say("not_tried", why=reason or say("it_needs_the_store")))
                 continue
             for generation in self._options.upstreams(None):
                 yield from self._try_tools(generation, site, accounts[0], self._store)
 
     def _try_tools(self, generation: Generation, site: Site, account: Account, store: Store) -> Iterator[Finding]:
         model = model_for_agents(generation)
-        name = f"{self._name(generation, site)}, {model.id}"
-        yield Finding("ok", "tools", f"{name}: {len(TRIALS)} short turns follow; each counts against the account")
+        name: dict[str, Value] = {"name": self._name(generation, site), "model": model.id}
+        yield Finding("ok", "tools", say("trials_follow", **name, number=len(TRIALS)))
         tried, right, odd = 0, 0, Counter[str]()
         limit_s = min(_TURN_S, self._config.first_event_timeout_s)
         for result in run_trials(generation, model, account, self._accounts, store, limit_s):
             tried += 1
             right += not result.wrong
             odd.update(kind for kind in result.outcome.unrecognised if kind.startswith("tools:"))
-            found = f"{name}: {result.trial.about}: {result.wrong or 'right'}"
+            found = say("trial", **name, about=say(result.trial.about), result=result.wrong or say("right"))
             yield Finding("warning" if result.wrong else "ok", "tools", found)
-        counted = "".join(f"; {kind} {times} times" for kind, times in sorted(odd.items()))
+        counted = "".join(f"; {kind} ({times})" for kind, times in sorted(odd.items()))
         mark: Mark = "ok" if right == len(TRIALS) else "warning"
-        advice = "" if mark == "ok" else "docs/tools.md says which model to take and what can go wrong"
-        yield Finding(mark, "tools", f"{name}: {right} of {tried} right{counted}", advice)
+        advice = None if mark == "ok" else say("see_tools_page")
+        yield Finding(mark, "tools", say("trials_done", **name, right=right, tried=tried, odd=counted), advice)
 
-    def _why_no_turn(self, site: Site, accounts: Sequence[Account]) -> str | None:
+    def _why_no_turn(self, site: Site, accounts: Sequence[Account]) -> Said | None:
         if "KIMI_BASE_URL" in self._wrong:
-            return "KIMI_BASE_URL is wrong"
+            return say("base_url_wrong")
         if site.name not in self._probes or self._probes[site.name].reply is None:
-            return "the site cannot be reached"
+            return say("site_unreachable")
         if not accounts:
-            return "no account has a token that works now"
+            return say("no_working_token")
         return None
 
-    def _name(self, generation: Generation, site: Site) -> str:
+    def _name(self, generation: Generation, site: Site) -> str | Said:
         """The protocol, and the site where there are several."""
-        return generation.upstream.name + (f" at {site.name}" if len(self._sites) > 1 else "")
+        protocol = generation.upstream.name
+        return say("protocol_at", protocol=protocol, site=site.name) if len(self._sites) > 1 else protocol
 
     def _check_models(self, generation: Generation, site: Site, account: Account) -> Finding:
-        name, ids = self._name(generation, site), ", ".join(model.id for model in generation.models)
+        name, ids = self._name(generation, site), [model.id for model in generation.models]
         if isinstance(generation.upstream, _Catalogued):
             try:
                 listing = generation.upstream.listing(account)
             except UpstreamError as e:
-                advice = "the models that the gateway knows itself are served all the same"
-                return Finding("warning", "models", f"{name}: {ids}; Kimi's own list: {e.message}", advice)
+                found = say("models_without_list", name=name, ids=ids, error=e)
+                return Finding("warning", "models", found, say("models_served_anyway"))
             generation.upstream.learn(site.name, listing)
-            offered = ", ".join(offer.id or offer.key for offer in listing.offers)
+            offered = [offer.id or offer.key for offer in listing.offers]
             count = len(listing.offers)
-            return Finding("ok", "models", f"{name}: {ids}; Kimi's own list names {count}: {offered or 'none'}")
-        return Finding("ok", "models", f"{name}: {ids}")
+            found = say("models_of_kimi", name=name, ids=ids, number=count, offered=offered or say("none"))
+            return Finding("ok", "models", found)
+        return Finding("ok", "models", say("models", name=name, ids=ids))
 
     def _check_quotas(self, upstream: _Metered, accounts: Sequence[Account]) -> Iterator[Finding]:
         quotas = Quotas(self._store, upstream.subscription)
@@ -486,80 +475,65 @@ class Doctor:
             try:
                 quota = quotas.of(account)
             except UpstreamError as e:
-                yield Finding("skipped", "quota", f"{account.label}: Kimi does not say what is left ({e.message})")
+                yield Finding("skipped", "quota", say("quota_fails", label=account.label, error=e))
                 continue
             if quota is None:
-                yield Finding("skipped", "quota", f"{account.label}: Kimi did not say what is left some minutes ago")
+                yield Finding("skipped", "quota", say("quota_not_told", label=account.label))
             elif quota.is_spent:
-                found = f"{account.label}: {quota}; agents (K3, K2.8) need credits, plain chat does not"
-                yield Finding("warning", "quota", found, "wait until they are renewed, or use another account")
+                found = say("quota_spent", label=account.label, quota=quota)
+                yield Finding("warning", "quota", found, say("wait_for_credits"))
             else:
-                yield Finding("ok", "quota", f"{account.label}: {quota}")
+                yield Finding("ok", "quota", say("quota", label=account.label, quota=quota))
 
     def _describe_turn(
         self, generation: Generation, site: Site, account: Account, outcome: Outcome, some_answered: bool
     ) -> Iterator[Finding]:
-        name, model = self._name(generation, site), generation.models[0].id
-        renewed = " after its token was rejected and renewed" if outcome.renewed else ""
+        turn: dict[str, Value] = {"name": self._name(generation, site), "model": generation.models[0].id}
+        renewed = "_renewed" if outcome.renewed else ""
         # If another protocol answers, its models can be used, and this one is no problem.
         failed: Mark = "warning" if some_answered else "problem"
         if outcome.error is not None:
-            advice = next((text for kind, text in _ADVICE if isinstance(outcome.error, kind)), "")
+            advice = next((say(key) for kind, key in _ADVICE if isinstance(outcome.error, kind)), None)
             if isinstance(outcome.error, AccountRejected):
                 advice = self._advice_on_site(account) or advice
-            yield Finding(failed, "turn", f"{name}, {model}: {outcome.error.message}{renewed}", advice)
+            yield Finding(failed, "turn", say(f"turn_failed{renewed}", **turn, error=outcome.error), advice)
         elif not outcome.content:
-            found = f"{name}, {model}: Kimi ended the answer without any text{renewed}"
-            yield Finding(failed, "turn", found, "the account may be limited: try later, or with another account")
+            yield Finding(failed, "turn", say(f"turn_empty{renewed}", **turn), say("may_be_limited"))
         else:
-            found = (
-                f"{name}, {model}: answered{renewed}; first token after {outcome.first_s or 0:.1f} s, complete after "
-                f"{outcome.total_s:.1f} s"
-            )
-            yield Finding("ok", "turn", found)
+            times: dict[str, Value] = {"first_s": outcome.first_s or 0, "total_s": outcome.total_s}
+            yield Finding("ok", "turn", say(f"turn_answered{renewed}", **turn, **times))
         if outcome.undeleted is not None:
-            advice = "the gateway tries again when it runs; see whether the chat is in your list at the Kimi site"
-            yield Finding("warning", "turn", f"{name}: its chat could not be deleted: {outcome.undeleted}", advice)
+            found = say("chat_remains", name=turn["name"], error=outcome.undeleted)
+            yield Finding("warning", "turn", found, say("chat_remains_advice"))
         if self._store is not None:
             for kind in sorted(outcome.unrecognised):
                 self._store.unrecognised.count(generation.upstream.name, kind, time.time())
 
-    def _advice_on_site(self, account: Account) -> str:
-        """What to do if a token may be used at the wrong site; empty if there is no sign of that."""
+    def _advice_on_site(self, account: Account) -> Said | None:
+        """What to do if a token may be used at the wrong site; None if there is no sign of that."""
         declared = next((one for one in self._declared if one.id == account.id), None)
         home = None if declared is None else declared.credential.home
         if declared is None or home is None or is_at(declared.site.base_url, home.name):
-            return ""
-        return (
-            f"{home.name} has issued this token, and tokens of one site are worth nothing at the other: unset "
-            f"KIMI_BASE_URL, or write token@{home.name} in KIMI_TOKENS"
-        )
+            return None
+        return say("token_of_other_site", site=home.name)
 
     # what was not understood
 
     def _check_unrecognised(self) -> Iterator[Finding]:
         if self._store is None:
-            yield Finding("skipped", "unknown", "not checked: it needs the store")
+            yield Finding("skipped", "unknown", say("needs_store"))
             return
         rows = self._store.unrecognised.all()[:_SHOWN_KINDS]
         for row in rows:
-            if row.kind.startswith(REFUSED_FORM):
-                form = row.kind.removeprefix(REFUSED_FORM)
-                found = (
-                    f"{row.upstream}: Kimi refused the form '{form}' {row.times} times, last at "
-                    f"{when(row.last_seen_at)}; the next form of the same model was taken"
-                )
-                yield Finding("warning", "unknown", found, "nothing: the gateway remembers it, and tries it again")
-                continue
-            yield Finding(
-                "warning",
-                "unknown",
-                f"{row.upstream} sent something unknown, '{row.kind}', {row.times} times, "
-                f"last at {when(row.last_seen_at)}",
-                "Kimi may have changed its protocol: update the gateway, or open an issue with --json and --record",
-            )
+            values: dict[str, Value] = {"upstream": row.upstream, "times": row.times, "at": when(row.last_seen_at)}
+            if row.refused_form:
+                found = say("refused_form", **values, form=row.refused_form)
+                yield Finding("warning", "unknown", found, say("form_is_remembered"))
+            else:
+                found = say("unknown_kind", **values, kind=row.kind)
+                yield Finding("warning", "unknown", found, say("protocol_changed"))
         if not rows:
-            yield Finding("ok", "unknown", "Kimi has sent nothing that this gateway does not know")
+            yield Finding("ok", "unknown", say("all_is_known"))
 
 
 def _guarded(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -567,29 +541,22 @@ def _guarded(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     try:
         yield from findings
     except StoreError as e:
-        found = f"the database fails in the middle of this ({e})"
-        yield Finding("problem", check, found, "see what its log says, and try again")
+        yield Finding("problem", check, say("database_fails", error=str(e)), say("see_database_log"))
     except Exception as e:  # a fault of ours or of an upstream: the log has the traceback
         log.exception("doctor_check_failed check=%s", check)
-        yield Finding("problem", check, f"the doctor itself failed here ({type(e).__name__})", "please report this")
+        yield Finding("problem", check, say("doctor_failed", error=type(e).__name__), say("report_this"))
 
 
-def _store_advice(path: Path | None, message: str = "") -> str:
+def _store_advice(path: Path | None, message: str = "") -> Said:
     if "GATEWAY_SECRET" in message:
-        return (
-            "set the GATEWAY_SECRET that it was made with; if that is lost, move the database away and paste new "
-            "refresh tokens"
-        )
-    if path is None:
-        return "see that its server runs and can be reached from here, and that user, password and name are right"
-    return "see that its folder exists, has room, and belongs to the user that the gateway runs as"
+        return say("store_secret")
+    return say("store_server" if path is None else "store_folder")
 
 
-def _access(token: str | None, expires_at: float | None, now: float) -> str:
-    if token is None:
-        return "no access token yet"
+def _access(expires_at: float | None, now: float) -> Said:
+    """What a new access token says of itself."""
     if expires_at is None:
-        return "an access token that does not say when it expires"
+        return say("token_timeless")
     if expires_at <= now:
-        return f"the access token expired at {when(expires_at)}"
-    return f"the access token works until {when(expires_at)} ({duration(expires_at - now)} more)"
+        return say("token_expired", at=when(expires_at))
+    return say("token_works", at=when(expires_at), left=Span(expires_at - now))

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from app.accounts.standings import Language
+from app.doctor.wording import Sentence, written
 from app.settings.config import Config
 from app.settings.credentials import Credential
 
@@ -24,12 +26,22 @@ _USER_INFO = re.compile(r"//[^/@\s]*@")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: ``found`` is what was found, ``advice`` is what to do about it."""
+    """What was found, and what to do about it: sentences with their values."""
+
+    mark: Mark
+    check: str
+    found: Sentence
+    advice: Sentence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A finding in one language, without secrets. ``advice``: empty if nothing has to be done."""
 
     mark: Mark
     check: str
     found: str
-    advice: str = ""
+    advice: str
 
 
 class Privacy:
@@ -83,8 +95,10 @@ class Privacy:
         """A name of the account: its label and, unless ``anonymous``, the end of its token."""
         return credential.label if self.anonymous else credential.hint
 
-    def clean(self, finding: Finding) -> Finding:
-        return replace(finding, found=self.clean_text(finding.found), advice=self.clean_text(finding.advice))
+    def line(self, finding: Finding, language: Language) -> Line:
+        advice = "" if finding.advice is None else written(finding.advice, language)
+        found = written(finding.found, language)
+        return Line(finding.mark, finding.check, self.clean_text(found), self.clean_text(advice))
 
     def clean_text(self, text: str) -> str:
         for secret in self._secrets:

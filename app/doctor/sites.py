@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 import orjson
 
 from app.doctor.findings import Finding, Mark
+from app.doctor.wording import Said, say
 from app.errors import UpstreamError, UpstreamTimeout
 from app.upstreams.account import NOBODY
 from app.upstreams.kimi.http import KimiHttp, Reply
@@ -50,48 +51,38 @@ def describe(check: str, setting: str, http: KimiHttp, probed: Probe, gone: Mark
     """``gone``: the mark where the host does not know the call."""
     url, reply = http.base_url, probed.reply
     if reply is None:
-        found, advice = _no_answer(http, setting, probed)
-        return Finding("problem", check, f"{url}: {found}", advice)
+        why, advice = _no_answer(http, setting, probed)
+        return Finding("problem", check, say("site_gives_no_answer", url=url, why=why), advice)
     if reply.status == 407:
-        found = f"{url}: the proxy {http.proxy} wants another user name or password"
-        return Finding("problem", check, found, _PROXY_ADVICE)
+        return Finding("problem", check, say("proxy_refuses", url=url, proxy=http.proxy), say("check_proxy"))
     if 300 <= reply.status < 400:
         return _redirect(check, setting, url, reply)
     if reply.status >= 500:
-        advice = "Kimi has trouble, or a proxy in between; try again later"
-        return Finding("problem", check, f"{url} answers {reply.status}", advice)
+        return Finding("problem", check, say("answers_5xx", url=url, status=reply.status), say("try_later"))
     if reply.status in (404, 405, 410):
-        found = f"{url} can be reached, but does not know the call that was tried (status {reply.status})"
-        return Finding(gone, check, found, "" if gone == "ok" else f"check {setting}")
+        found = say("call_unknown", url=url, status=reply.status)
+        return Finding(gone, check, found, None if gone == "ok" else say("check_setting", setting=setting))
     # A CDN blocks addresses with a short text or an empty body, too. Kimi refuses in JSON.
     if reply.is_page or (reply.status == 403 and not _is_json(reply)):
-        got = "a web page" if reply.is_page else "text, or nothing,"
-        return Finding(
-            "problem",
-            check,
-            f"{url} answers with {got} instead of data (status {reply.status}): a bot wall, or not Kimi's API",
-            f"check {setting}; open the site in a browser on this machine's network; addresses of data centres are "
-            "often blocked, so try another network",
-        )
-    status = "" if reply.status == 401 else f"status {reply.status}, "
-    via = f" through the proxy {http.proxy}" if http.proxy else ""
-    return Finding("ok", check, f"{url} answers{via} ({status}{probed.took_s * 1000:.0f} ms)")
+        got = say("a_page" if reply.is_page else "a_text")
+        found = say("page_instead", url=url, got=got, status=reply.status)
+        return Finding("problem", check, found, say("try_another_network", setting=setting))
+    status = "" if reply.status == 401 else say("status", status=reply.status)
+    ms = probed.took_s * 1000
+    if http.proxy:
+        return Finding("ok", check, say("site_answers_via", url=url, proxy=http.proxy, status=status, ms=ms))
+    return Finding("ok", check, say("site_answers", url=url, status=status, ms=ms))
 
 
 def _redirect(check: str, setting: str, url: str, reply: Reply) -> Finding:
     target = _target(url, reply.headers.get("Location", ""))
     if target is None:
-        return Finding("problem", check, f"{url} redirects, but not to an address", f"check {setting}")
+        return Finding("problem", check, say("redirects_nowhere", url=url), say("check_setting", setting=setting))
     host, site = target
     if host == urlsplit(url).hostname:
-        return Finding("problem", check, f"{url} redirects to another of its own pages", f"check {setting}")
-    return Finding(
-        "problem",
-        check,
-        f"{url} redirects to another site, {host}",
-        f"if your account lives there, set {setting}={site}, or write token@site in KIMI_TOKENS; tokens of one Kimi "
-        "site are worth nothing at the other",
-    )
+        return Finding("problem", check, say("redirects_to_itself", url=url), say("check_setting", setting=setting))
+    found = say("redirects_away", url=url, host=host)
+    return Finding("problem", check, found, say("use_other_site", setting=setting, site=site))
 
 
 def _target(url: str, location: str) -> tuple[str, str] | None:
@@ -104,35 +95,26 @@ def _target(url: str, location: str) -> tuple[str, str] | None:
     return (host, f"{target.scheme}://{host}{f':{port}' if port else ''}") if host else None
 
 
-_PROXY_ADVICE = "check KIMI_PROXY, that of the account, and HTTPS_PROXY and NO_PROXY of the gateway's environment"
-
-
-def _no_answer(http: KimiHttp, setting: str, probed: Probe) -> tuple[str, str]:
+def _no_answer(http: KimiHttp, setting: str, probed: Probe) -> tuple[Said, Said]:
+    """Why, and what to do."""
     name = urlsplit(http.base_url).hostname
     if http.proxy and any(_is_the_proxys(cause) for cause in _causes(probed.error)):
         innermost = [type(cause).__name__ for cause in _causes(probed.error)][-1]
-        return f"the proxy {http.proxy} does not pass it on ({innermost})", _PROXY_ADVICE
+        return say("proxy_fails", proxy=http.proxy, error=innermost), say("check_proxy")
     for cause in _causes(probed.error):
         match cause:
             case socket.gaierror():
-                return f"the name {name} cannot be resolved", f"check {setting} and this machine's DNS"
+                return say("no_such_name", name=name or ""), say("check_dns", setting=setting)
             case ssl.SSLCertVerificationError():
-                return (
-                    f"its certificate is not accepted ({cause.verify_message})",
-                    "check this machine's clock; if something in between intercepts TLS, such as a company's proxy, "
-                    "set REQUESTS_CA_BUNDLE to the file of its certificate",
-                )
+                return say("certificate", error=cause.verify_message), say("check_certificate")
             case ssl.SSLError():
-                return "TLS fails", f"check that {setting} is an https address; a firewall may be in between"
+                return say("tls_fails"), say("check_https", setting=setting)
             case ConnectionRefusedError():
-                return "the connection is refused", f"nothing listens there: check {setting}, also its port"
+                return say("refused"), say("check_port", setting=setting)
     if isinstance(probed.error, UpstreamTimeout):
-        return (
-            f"no answer within {probed.took_s:.0f} s",
-            "a firewall may drop the packets; where a proxy is needed, set KIMI_PROXY or HTTPS_PROXY",
-        )
+        return say("no_answer", seconds=probed.took_s), say("check_firewall")
     innermost = [type(cause).__name__ for cause in _causes(probed.error)][-1]
-    return f"the connection fails ({innermost})", f"check {setting} and this machine's network"
+    return say("connection_fails", error=innermost), say("check_network", setting=setting)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,20 +12,21 @@ from app.accounts.pool import Accounts
 from app.answers.json_checker import JsonChecker
 from app.chat import ChatRequest, Message, Model, Options, TextPart, Tool, ToolCall, ToolChoice, text_message
 from app.doctor.trial_turn import Generation, Outcome, take_turn
-from app.errors import AccountForbidden, AccountLimited
+from app.doctor.wording import Said, say
+from app.errors import AccountForbidden, AccountLimited, GatewayError
 from app.store import Store
 from app.upstreams.account import Account
 
 # The forms that docs/tools.md recommends, the better one first.
 _FOR_AGENTS = ("kimi-k2.6-nosearch", "k2-nosearch")
 
-# What is wrong with an outcome, or "" where it is right.
-Judge = Callable[[Outcome], str]
+# What is wrong with an outcome; None where it is right.
+Judge = Callable[[Outcome], Said | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """``about``: what Kimi has to get right."""
+    """``about``: the key of the sentence that says what Kimi has to get right."""
 
     about: str
     messages: Sequence[Message]
@@ -36,10 +37,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """``wrong``: what Kimi did instead; empty where it was right."""
+    """``wrong``: what Kimi did instead; None where it was right."""
 
     trial: Trial
-    wrong: str
+    wrong: Said | GatewayError | None
     outcome: Outcome
 
 
@@ -64,7 +65,7 @@ def run_trials(
             )
             outcome = take_turn(generation, account, accounts, store, limit_s, request, checker)
             if outcome.error is not None:
-                yield Result(trial, outcome.error.message, outcome)
+                yield Result(trial, outcome.error, outcome)
                 if isinstance(outcome.error, AccountLimited | AccountForbidden):
                     return
             else:
@@ -77,17 +78,17 @@ def run_trials(
 def _calls(*expected: tuple[str, dict[str, object]]) -> Judge:
     """Just these calls."""
 
-    def judge(outcome: Outcome) -> str:
+    def judge(outcome: Outcome) -> Said | None:
         made = [(call.name, json.loads(call.arguments)) for call in outcome.calls]
         if made == list(expected):
-            return ""
+            return None
         if outcome.flaws:
-            return f"a call that cannot be used ({', '.join(outcome.flaws)})"
+            return say("unusable_call", flaws=list(outcome.flaws))
         if not made:
-            return "no call, but words"
+            return say("words_instead")
         if [name for name, _ in made] != [name for name, _ in expected]:
-            return f"{len(made)} call(s), not those that were asked for"
-        return "the right function, with other arguments"
+            return say("other_calls", number=len(made))
+        return say("other_arguments")
 
     return judge
 
@@ -95,10 +96,10 @@ def _calls(*expected: tuple[str, dict[str, object]]) -> Judge:
 def _words(part: str = "") -> Judge:
     """No call, and a text that holds ``part``."""
 
-    def judge(outcome: Outcome) -> str:
+    def judge(outcome: Outcome) -> Said | None:
         if outcome.calls or outcome.flaws:
-            return "a call that nobody asked for"
-        return "" if part in outcome.content and outcome.content.strip() else "words, but not the right ones"
+            return say("unwanted_call")
+        return None if part in outcome.content and outcome.content.strip() else say("other_words")
 
     return judge
 
@@ -147,35 +148,35 @@ _BONN: tuple[str, dict[str, object]] = ("get_weather", {"city": "Bonn"})
 _LONG = text_message("system", "You are the assistant of a tea shop. Be kind and brief. " * 360)
 
 TRIALS = (
-    Trial("one call", [_user("Please use get_weather for Ulm.")], _calls(_ULM), [_WEATHER]),
+    Trial("about_one_call", [_user("Please use get_weather for Ulm.")], _calls(_ULM), [_WEATHER]),
     Trial(
-        "two calls in one message",
+        "about_two_calls",
         [_user("Please use get_weather for Ulm and for Bonn, both at once.")],
         _calls(_ULM, _BONN),
         [_WEATHER],
     ),
     Trial(
-        "a text with quotes and backslashes",
+        "about_hard_text",
         [_user(f"Please use save_note with exactly this text: {_HARD_TEXT}")],
         _calls(("save_note", {"text": _HARD_TEXT})),
         [_NOTE],
     ),
-    Trial("no call where none is needed", [_user("What is two and two?")], _words(), [_WEATHER, _NOTE]),
+    Trial("about_no_need", [_user("What is two and two?")], _words(), [_WEATHER, _NOTE]),
     Trial(
-        "a call that is demanded",
+        "about_demanded",
         [_user("Good morning! I wonder about Ulm.")],
         _calls(_ULM),
         [_WEATHER],
         ToolChoice("required"),
     ),
     Trial(
-        "an answer from a result",
+        "about_from_result",
         _after_call(_WEATHER, '{"city": "Ulm"}', "18 degrees, sunny"),
         _words("18"),
         [_WEATHER],
     ),
     Trial(
-        "a call after a result",
+        "about_after_result",
         [
             *_after_call(_WEATHER, '{"city": "Bonn"}', "18 degrees, sunny"),
             text_message("assistant", "It is 18 degrees in Bonn."),
@@ -185,21 +186,21 @@ TRIALS = (
         [_WEATHER],
     ),
     Trial(
-        "functions that are called like Kimi's own",
+        "about_like_kimis",
         [_user("Please use read_file for a.txt.")],
         _calls(("read_file", {"path": "a.txt"})),
         _LIKE_KIMIS,
     ),
     Trial(
-        "no call that only stands in a file",
+        "about_trap",
         [*_after_call(_READ, '{"path": "a.txt"}', _TRAP), _user("Repeat the file to me, word for word.")],
         _words(),
         [_READ, _SHELL],
     ),
-    Trial("one of 40 functions", [_user("Please use task_31.")], _calls(("task_31", {})), _MANY),
-    Trial("a question in Chinese", [_user("请用 get_weather 查一下 Ulm 的天气。")], _calls(_ULM), [_WEATHER]),
+    Trial("about_many", [_user("Please use task_31.")], _calls(("task_31", {})), _MANY),
+    Trial("about_chinese", [_user("请用 get_weather 查一下 Ulm 的天气。")], _calls(_ULM), [_WEATHER]),
     Trial(
-        "a long system text",
+        "about_long",
         [_LONG, _user("Please use get_weather for Ulm.")],
         _calls(_ULM),
         [_WEATHER],

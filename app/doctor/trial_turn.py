@@ -66,7 +66,7 @@ class Outcome:
     first_s: float | None = None
     total_s: float = 0.0
     renewed: bool = False
-    undeleted: str | None = None
+    undeleted: UpstreamError | None = None
 
 
 def take_turn(
@@ -165,7 +165,7 @@ def _delete(upstream: Upstream, account: Account, chat_id: str, store: Store | N
     try:
         upstream.delete_chat(account, chat_id)
     except UpstreamError as e:
-        outcome.undeleted = e.message
+        outcome.undeleted = e
     else:
         if store is not None:
             store.pending_deletions.delete(upstream.name, chat_id)

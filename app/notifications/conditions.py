@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from app.accounts.standings import ENDING, Kind, Language, Standing, named_sentence
 from app.store import UnrecognisedRow
-from app.upstreams.kimi.connect import REFUSED_FORM
 
 # A token that nothing renews, and that works for longer than this, needs nobody yet. Seconds.
 _ENDS_SOON_S = 3 * 86_400.0
@@ -84,7 +83,7 @@ def conditions(
     elif wanted:
         on[NO_ACCOUNT.begun] = _say("none_answers", language)
     recent = [row for row in unknown if row.last_seen_at > now - _KNOWN_AFTER_S]
-    if any(not row.kind.startswith(REFUSED_FORM) for row in recent):
+    if any(not row.refused_form for row in recent):
         on[UNKNOWN.begun] = _say("unknown", language)
     else:
         over[UNKNOWN.begun] = _say("known", language)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from app.chat import refused_form_of
 from app.store.database import Database
 from app.store.dialects import per_dialect
 from app.store.tables import cache, constants, unrecognised
@@ -20,6 +21,12 @@ class UnrecognisedRow:
     kind: str
     times: int
     last_seen_at: float
+
+    @property
+    def refused_form(self) -> str:
+        """The form of a request that was refused while the next form was taken: no sign of a new protocol. Empty for
+        all other kinds."""
+        return refused_form_of(self.kind)
 
 
 _P = sa.bindparam

@@ -23,6 +23,7 @@ from app.accounts.management import (
 )
 from app.accounts.pool import Accounts
 from app.accounts.registry import DeclaredAccount, Registry
+from app.accounts.standings import Language
 from app.settings.credentials import CredentialError, parse_credentials
 from app.settings.sites import KIMI_COM
 from app.store import Store, StoreUnusable
@@ -49,7 +50,7 @@ class SilentKimi:
     def refuses(self, account: Account) -> bool | None:
         raise AssertionError("a refresh token is not shown to Kimi")
 
-    def try_out(self, account_id: str) -> Iterator[TrialStep]:
+    def try_out(self, account_id: str, language: Language) -> Iterator[TrialStep]:
         raise NotImplementedError
 
     def quota(self, account_id: str) -> object | None:

@@ -62,6 +62,7 @@ def test_every_sentence_is_used_and_every_used_one_is_there() -> None:
         "theme_",
         "tone_",
         "mark_",
+        "check_",
         "client_",
         "end_",
         "flag_",

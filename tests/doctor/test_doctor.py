@@ -68,6 +68,33 @@ def test_a_healthy_gateway_has_no_problem(surgery: Surgery, simulator: Simulator
     assert (state["turns"], state["deleted_chats"], state["refreshes"]) == (1, 1, 1)
 
 
+def english_in(line: str) -> list[str]:
+    """Four English words in a row, outside of brackets, quotes and commands."""
+    plain = re.sub(r"（[^（）]*）|`[^`]*`|flask --app wsgi [\w-]+", "", line)
+    return re.findall(r"(?:\b[A-Za-z']+\b[ ,;:]+){3}\b[A-Za-z']+", plain)
+
+
+def test_its_lines_are_chinese_where_that_is_asked_for(surgery: Surgery, simulator: Simulator) -> None:
+    """What fails, too. The marks and the names of the checks are the same in both languages."""
+    keys: dict[str, Any] = {"GATEWAY_API_KEYS": "key-one-of-enough-length", "NO_SUCH_SETTING_OF_KIMI": "1"}
+    visits = [
+        surgery.visit("--language", "zh", KIMI_TOKENS=f"home={refresh('alice')},old={mint('bob', -60)}", **keys)
+    ]
+    simulator.knobs(fail="stream_pushing")
+    visits.append(surgery.visit("--language", "zh", KIMI_PROTOCOL="auto"))
+    visits.append(
+        surgery.visit("--language", "zh", KIMI_BASE_URL="http://127.0.0.1:1", DATABASE_URL="sqlite:////no/x.db")
+    )
+    assert "已续期；access token 有效到" in visits[0].of("refresh", "ok")
+    assert "无法自动续期" in visits[0].of("account", "problem") and "连接被拒绝" in visits[2].of("site", "problem")
+    for visit in visits:
+        assert re.fullmatch(r"\d+ 个问题，\d+ 个警告", visit.lines[-1])
+        for line in visit.lines[:-1]:
+            assert re.search("[\u3000-\u9fff\uff00-\uffef]", line) and not english_in(line), line
+    document = json.loads(surgery.visit("--json", "--language", "zh").output)
+    assert not re.search("[\u4e00-\u9fff]", json.dumps(document, ensure_ascii=False))
+
+
 @pytest.mark.parametrize("protocol", ["sse", "connect"])
 def test_it_tries_how_well_kimi_calls_functions(surgery: Surgery, simulator: Simulator, protocol: str) -> None:
     visit = surgery.visit("--tools", KIMI_PROTOCOL=protocol)

@@ -63,9 +63,6 @@ _LIST_MESSAGES = "/apiv2/kimi.gateway.chat.v1.ChatService/ListMessages"
 _STATS = "/apiv2/kimi.gateway.membership.v2.MembershipService/GetSubscriptionStats"
 _MODELS = "/apiv2/kimi.gateway.config.v1.ConfigService/GetAvailableModels"
 
-# How the kinds of Unrecognised begin that count forms of requests which a site has refused.
-REFUSED_FORM = "refused form "
-
 # Nobody waits for a cancellation, and the generation that it stops ends by itself some day.
 _CANCEL_S = 5.0
 
@@ -185,7 +182,7 @@ class KimiConnect:
                 if refusal is not None and isinstance(event, Started):
                     refusal = None
                     self._models.refuse(account.site, forms[0])
-                    yield Unrecognised(REFUSED_FORM + forms[0].way)
+                    yield Unrecognised.of_refused_form(forms[0].way)
                 yield event
         except FormRefused:
             # It was not the form.
