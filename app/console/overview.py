@@ -10,7 +10,7 @@ from flask import Blueprint
 from markupsafe import Markup
 from werkzeug.wrappers import Response as BaseResponse
 
-from app.accounts.standings import UNUSABLE, Standing
+from app.accounts.standings import OUT_OF_USE, Standing
 from app.console.page import console, language, names_of_keys, page, say, store
 from app.console.request_log import end_of
 from app.console.show import bars, count, seconds
@@ -85,7 +85,7 @@ def show() -> BaseResponse:
         headline=_headline(accounts, readiness.problems),
         tone=_tone(accounts, readiness.problems),
         load=store().leases.load(),
-        capacity=limit * sum(1 for account in accounts if account.whole.kind not in UNUSABLE) if limit else None,
+        capacity=limit * sum(1 for account in accounts if account.whole.kind not in OUT_OF_USE) if limit else None,
         running=running[:_MOST_RUNNING],
         speed=_speed,
         seconds=seconds,
@@ -94,7 +94,7 @@ def show() -> BaseResponse:
         labels=labels,
         today=_today(newest, names, labels),
         troubles=_troubles(newest),
-        steps=_steps(accounts),
+        steps=_steps(accounts, newest),
     )
 
 
@@ -200,11 +200,11 @@ def _troubles(newest: Sequence[RequestRow]) -> list[Trouble]:
     return sorted(troubles, key=lambda trouble: -trouble.at)[:_MOST_TROUBLES]
 
 
-def _steps(accounts: Sequence[AccountView]) -> dict[str, bool] | None:
+def _steps(accounts: Sequence[AccountView], newest: Sequence[RequestRow]) -> dict[str, bool] | None:
     """The first three steps, and whether they are done; None when they all are."""
     steps = {
         "account": bool(accounts),
         "key": bool(console().services.config.api_keys or store().keys.all()),
-        "try": store().facts.get("console_tried") is not None,
+        "try": any(row.tokens_out for row in newest) or store().facts.get("console_tried") is not None,
     }
     return None if all(steps.values()) else steps

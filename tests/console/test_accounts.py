@@ -103,6 +103,8 @@ def test_an_account_is_tested_step_by_step(empty: Gateway, simulator: Simulator)
     path = path_of(add(browser, mint("alice", 9_000), "home"), "home")
     text = Page(browser.post(f"{path}/test").text).text
     assert "the access token works" in text and "its chat is deleted" in text and "That was all" in text
+    chinese = Page(signed_in(empty, "zh").post(f"{path}/test").text).text
+    assert "access token 还能用" in chinese and "它的会话已删除" in chinese and "the access token" not in chinese
     simulator.knobs(fail="token_invalid")
     assert "problem" in Page(browser.post(f"{path}/test").text).text
 

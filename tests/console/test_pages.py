@@ -207,6 +207,36 @@ def test_what_fails_says_so_as_a_client_would_get_it(blunt: Gateway, simulator: 
 def test_the_doctor_is_run_in_the_browser(gateway: Gateway) -> None:
     page = Page(signed_in(gateway).post("/health/doctor").text)
     assert len(page.named("li")) > 8 and "opens, can be written" in page.text and "That was all" in page.text
+    chinese = Page(signed_in(gateway, "zh").post("/health/doctor").text).text
+    assert "数据库" in chinese and "能打开，能写入" in chinese and "已回答" in chinese and "检查完毕" in chinese
+    assert "opens, can be written" not in chinese and "settings" not in chinese
+
+
+def test_forms_of_requests_that_kimi_refuses_are_no_unknown_frames(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url) as gateway:
+        browser = signed_in(gateway)
+        for kind in ("refused form SCENARIO_K2D5 k2d6-chat", "event: news"):
+            gateway.database.run("INSERT INTO unrecognised VALUES (?, ?, ?, ?)", "kimi_connect", kind, 3, 1.0)
+        text = browser.page("/health").text
+        unknown, refused = text.index("kimi_connect: event: news"), text.index("kimi_connect: SCENARIO_K2D5")
+        assert unknown < text.index("Forms of requests that Kimi refuses") < refused
+
+
+def test_the_first_steps_are_done_when_a_program_was_answered(running: Running, simulator: Simulator) -> None:
+    """A paused account can take nothing."""
+    tokens = f"home={mint('alice')},lab={mint('bob')}"
+    with running.gateway(
+        simulator.url, KIMI_TOKENS=tokens, GATEWAY_API_KEYS="me=key-of-the-owner", ACCOUNT_MAX_STREAMS="3"
+    ) as gateway:
+        browser = signed_in(gateway)
+        body = {"model": gateway.model, "messages": [{"role": "user", "content": "hello"}]}
+        assert gateway.chat(body, headers={"Authorization": "Bearer key-of-the-owner"}).ok
+        wait_until("it is written", lambda: gateway.database.run("SELECT 1 FROM requests"))
+        overview = browser.page("/").text
+        assert "Three steps" not in overview and "0 of 6" in overview
+        lab = next(str(a["href"]) for a in browser.page("/accounts").named("a") if "acc_" in str(a.get("href")))
+        browser.post(f"{lab.removeprefix('/console')}/pause")
+        assert "0 of 3" in browser.page("/").text
 
 
 def test_settings_are_shown_without_their_secrets(running: Running, simulator: Simulator) -> None:
