@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.running import Gateway, Running, Simulator, mint
 from tests.running.console import ticket_of
 
+# Pages that are there without any account, key or request.
 PAGES = ("", "accounts", "accounts/add", "requests", "keys", "conversations", "try", "setup", "health", "access")
 AXE = Path(__file__).parents[2] / ".clients" / "journeys" / "axe.min.js"
 
@@ -316,8 +317,8 @@ def with_the_keyboard(world: World) -> None:
 @journey
 def nothing_serious_for_readers(world: World) -> None:
     """axe-core, on every page, in both languages, light and dark, wide and narrow."""
-    gateway = world.gateway(STORE_TRANSCRIPTS="1", GATEWAY_SECRET="a long enough secret")
-    traffic(gateway)
+    gateway = world.gateway(STORE_TRANSCRIPTS="1", GATEWAY_SECRET="a long enough secret", KIMI_TOKENS="")
+    furnish(world, gateway)
     axe = AXE.read_text()
     found = []
     for scheme, width, language in (
@@ -331,13 +332,12 @@ def nothing_serious_for_readers(world: World) -> None:
             color_scheme=scheme, viewport={"width": width, "height": 844}, locale=language, bypass_csp=True
         )
         page = world.enter(gateway, context)
-        for path in ("enter", *PAGES):
-            world.at(page, path)
+        for name in every_page(world, page):
             page.evaluate(axe)
             result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
             for one in result["violations"]:
                 places = [node["target"] for node in one["nodes"]][:3]
-                found.append(f"{path or 'overview'} {scheme} {width}: {one['impact']} {one['id']} {places}")
+                found.append(f"{name} {scheme} {width}: {one['impact']} {one['id']} {places}")
     assert not found, "\n".join(found)
 
 
@@ -361,6 +361,21 @@ def pictures(world: World) -> None:
     if world.shots is None:
         return
     gateway = world.gateway(STORE_TRANSCRIPTS="1", GATEWAY_SECRET="a long enough secret", KIMI_TOKENS="")
+    furnish(world, gateway)
+    for language in ("en", "zh-CN"):
+        for scheme in ("light", "dark"):
+            for width in (1280, 390):
+                context = world.context(
+                    locale=language, color_scheme=scheme, viewport={"width": width, "height": 844}
+                )
+                for name in every_page(world, world.enter(gateway, context)):
+                    file = f"{name}-{language[:2]}-{scheme}-{width}.png"
+                    context.pages[0].screenshot(path=world.shots / file, full_page=True)
+                context.close()
+
+
+def furnish(world: World, gateway: Gateway) -> None:
+    """Accounts in several states, a key that was used, requests, conversations, and something unknown of Kimi's."""
     page = world.enter(gateway)
     add(world, page, mint("alice", 7_776_000, "refresh"), "home")
     add(world, page, mint("bob", 86_400), "lab")
@@ -368,30 +383,64 @@ def pictures(world: World) -> None:
     page.get_by_role("region", name="old").get_by_role("button", name="Pause").click()
     traffic(gateway)
     page.get_by_role("button", name="Ask Kimi what is left").click()
-    account = str(page.get_by_role("link", name="home", exact=True).get_attribute("href")).partition("/console/")[2]
     world.at(page, "keys")
     page.get_by_label("Name").fill("phone")
     page.get_by_role("button", name="Make a key").click()
-    key_text = page.locator("pre").first.inner_text()
-    wait(lambda: a_key_works(gateway, key_text))
+    key = page.locator("pre").first.inner_text()
+    wait(lambda: a_key_works(gateway, key))
     said = {"model": gateway.model, "messages": [{"role": "user", "content": "hello"}]}
-    assert gateway.chat(said, headers={"Authorization": f"Bearer {key_text}"}).ok
+    assert gateway.chat(said, headers={"Authorization": f"Bearer {key}"}).ok
+    wait(lambda: len(gateway.database.run("SELECT 1 FROM requests")) >= 5)
+    for kind in ("event: news", "refused form SCENARIO_K2D5 k2d6-chat"):
+        gateway.database.run("INSERT INTO unrecognised VALUES (?, ?, ?, ?)", "kimi_connect", kind, 2, time.time())
+    page.context.close()
+
+
+def every_page(world: World, page: Page) -> Iterator[str]:
+    """Shows each page of a furnished gateway, also those that follow a form, and gives its name. In any language."""
+    for path in ("enter", *PAGES):
+        world.at(page, path)
+        yield path.replace("/", "-") or "overview"
+    for path, link, name in (
+        ("accounts", "main h2 a", "account"),
+        ("keys", "th a", "key"),
+        ("requests", "th a", "request"),
+        ("requests?end=failed", "th a", "request-failed"),
+        ("keys", "td.acts a", "confirm"),
+    ):
+        world.at(page, path)
+        page.locator(link).last.click()
+        page.wait_for_load_state()
+        yield name
+    world.at(page, "accounts/add")
+    page.locator("#pasted").fill(mint("dora", 7_776_000, "refresh"))
+    page.locator("main form button").click()
+    page.wait_for_url("**/accounts/check")
+    yield "account-checked"
     world.at(page, "keys")
-    key = str(page.get_by_role("link", name="phone", exact=True).get_attribute("href")).partition("/console/")[2]
-    more = {account: "account", key: "key"}
-    for language in ("en", "zh-CN"):
-        for scheme in ("light", "dark"):
-            for width in (1280, 390):
-                context = world.context(
-                    locale=language, color_scheme=scheme, viewport={"width": width, "height": 844}
-                )
-                page = world.enter(gateway, context)
-                for path in ("enter", *PAGES, *more):
-                    world.at(page, path)
-                    name = (
-                        f"{more.get(path, path).replace('/', '-') or 'overview'}-{language[:2]}-{scheme}-{width}.png"
-                    )
-                    page.screenshot(path=world.shots / name, full_page=True)
+    page.locator("main input[name=name]").fill(f"key-{time.time_ns()}")
+    page.locator("main button.first").click()
+    page.locator("pre").first.wait_for()
+    page.locator("summary").first.click()
+    yield "key-made"
+    world.at(page, "try")
+    page.locator("textarea").fill("Hello, who are you?")
+    page.locator("main button.first").click()
+    expect(page.locator(".turn.assistant .facts")).not_to_be_empty()
+    yield "try-answered"
+    world.at(page, "accounts")
+    page.locator("main .acts button").first.click()
+    page.locator("ul.findings + p").wait_for(timeout=60_000)
+    yield "accounts-tested"
+    world.at(page, "health")
+    page.locator("main button.first").click()
+    page.locator("ul.findings + p").wait_for(timeout=60_000)
+    yield "doctor"
+    world.at(page, "health")
+    page.locator("main summary").first.click()
+    yield "health-settings"
+    world.at(page, "no-such-page")
+    yield "error"
 
 
 def add(world: World, page: Page, text: str, label: str) -> None:
