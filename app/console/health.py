@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flask import Blueprint, Response, render_template, stream_with_context
+from markupsafe import escape
 from werkzeug.wrappers import Response as BaseResponse
 
 from app import __version__
 from app.concurrency.helper_process import python_command, python_environment
-from app.console.page import common_values, console, language, page, say, store
+from app.console.page import code_marked, common_values, console, language, page, say, store
 from app.console.show import bytes_of
 from app.console.words import Language
 from app.notifications.notifier import last_outcome
@@ -67,6 +68,7 @@ def _page(status: int = 200) -> BaseResponse:
         processes=services.gateway.live_processes(),
         log=store().ledger.size(),
         bytes_of=bytes_of,
+        code_marked=lambda text: code_marked(escape(text)),
     )
 
 
@@ -129,8 +131,8 @@ def _doctor_lines(language: Language) -> Iterator[str]:
                     mark=mark,
                     mark_word=say(f"mark_{mark}"),
                     check=say(f"check_{check}"),
-                    found=found,
-                    advice=advice,
+                    found=code_marked(escape(found)),
+                    advice=code_marked(escape(advice)),
                 )
         process.wait(_DOCTOR_S)
     finally:

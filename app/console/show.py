@@ -82,6 +82,6 @@ def time_bar(waited_ms: int, first_ms: int | None, total_ms: int, label: str) ->
         )
         for begin, end, kind in zip(edges, edges[1:], ("queued", "before", "answer"), strict=False)
     )
-    return Markup('<svg role="img" aria-label="{}" viewBox="0 0 600 14" class="time-bar">{}</svg>').format(
-        label, parts
-    )
+    return Markup(
+        '<svg role="img" aria-label="{}" viewBox="0 0 600 14" preserveAspectRatio="none" class="time-bar">{}</svg>'
+    ).format(label, parts)
