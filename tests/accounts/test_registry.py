@@ -288,8 +288,9 @@ from tests.accounts.test_registry import House, refresh
 from tests.running import SqliteDatabase
 from pathlib import Path
 house = House(SqliteDatabase(Path(sys.argv[1])))
+house.manager.add(refresh("user0"))
 print("ready", flush=True)
-for number in range(100_000):
+for number in range(1, 100_000):
     house.manager.add(refresh(f"user{number % 50}"))
 """
 
