@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from app import __version__
 from app.ledger.live import LiveProcess
-from app.ledger.series import ALL, BUCKET, SUM, Series
+from app.ledger.series import ALL, Series
 from app.store.ledger import ROWS, TallyRow
 
 if TYPE_CHECKING:
@@ -126,16 +126,15 @@ def _histogram(
     family = HistogramMetricFamily(series.name, series.about, labels=series.labels)
     counts: dict[tuple[str, ...], dict[str, float]] = {}
     sums: dict[tuple[str, ...], float] = {}
-    for row in by_name.get(series.name + BUCKET, ()):
+    for row in by_name.get(series.bucket_name, ()):
         of_labels = counts.setdefault(_labels(series, row, names), {})
         of_labels[row.labels["le"]] = of_labels.get(row.labels["le"], 0.0) + row.n
-    for row in by_name.get(series.name + SUM, ()):
+    for row in by_name.get(series.sum_name, ()):
         labels = _labels(series, row, names)
         sums[labels] = sums.get(labels, 0.0) + row.n
-    bounds = [f"{bound:g}" for bound in series.buckets] + ["+Inf"]
     for labels, of_labels in sorted(counts.items()):
-        up_to = itertools.accumulate(of_labels.get(bound, 0.0) for bound in bounds)
-        family.add_metric(labels, list(zip(bounds, up_to, strict=True)), sums.get(labels, 0.0))
+        up_to = itertools.accumulate(of_labels.get(bound, 0.0) for bound in series.bounds)
+        family.add_metric(labels, list(zip(series.bounds, up_to, strict=True)), sums.get(labels, 0.0))
     return family
 
 

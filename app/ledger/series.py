@@ -8,7 +8,7 @@ import bisect
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from app.request_record import LEFT, RequestRecord
@@ -21,6 +21,10 @@ _SILENCE_S = (1, 2, 5, 10, 15, 30, 60, 120)
 _QUEUE_S = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60)
 
 
+# How the names of a histogram's rows in the store end: a bucket's has its upper bound as the label "le".
+BUCKET, SUM = "_bucket", "_sum"
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """A counter, or a histogram if it has ``buckets``."""
@@ -29,6 +33,16 @@ class Series:
     about: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    # The upper bounds as they are stored, and the names of a histogram's rows: made once, because each answer needs
+    # several.
+    bounds: tuple[str, ...] = field(init=False)
+    bucket_name: str = field(init=False)
+    sum_name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bounds", (*(f"{bound:g}" for bound in self.buckets), "+Inf"))
+        object.__setattr__(self, "bucket_name", self.name + BUCKET)
+        object.__setattr__(self, "sum_name", self.name + SUM)
 
 
 _OTEL = ("gen_ai_provider_name", "gen_ai_operation_name", "gen_ai_request_model")
@@ -104,9 +118,6 @@ ALL = (
     NOTIFICATIONS,
 )
 
-# The names of a histogram's rows in the store, beside the labels: a bucket's has its upper bound as "le".
-BUCKET, SUM = "_bucket", "_sum"
-
 _PROVIDER = "moonshot_ai"
 
 # More label sets than these are refused: they would slow every scrape.
@@ -126,10 +137,10 @@ class Sums:
             self.counts[series.name, labels] += n
 
     def observe(self, series: Series, labels: tuple[str, ...], value: float) -> None:
-        at = bisect.bisect_left(series.buckets, value)
-        bound = "+Inf" if at == len(series.buckets) else f"{series.buckets[at]:g}"
-        self.counts[series.name + BUCKET, (*labels, bound)] += 1
-        self.counts[series.name + SUM, labels] += value
+        bound = series.bounds[bisect.bisect_left(series.buckets, value)]
+        counts = self.counts
+        counts[series.bucket_name, (*labels, bound)] += 1
+        counts[series.sum_name, labels] += value
 
     def add_request(self, record: RequestRecord, row: RequestRow) -> None:
         """``row``: as ``record`` is stored."""
@@ -166,8 +177,8 @@ class Sums:
 
 _LABELS: dict[str, tuple[str, ...]] = {
     **{series.name: series.labels for series in ALL if not series.buckets},
-    **{series.name + BUCKET: (*series.labels, "le") for series in ALL if series.buckets},
-    **{series.name + SUM: series.labels for series in ALL if series.buckets},
+    **{series.bucket_name: (*series.labels, "le") for series in ALL if series.buckets},
+    **{series.sum_name: series.labels for series in ALL if series.buckets},
 }
 
 
