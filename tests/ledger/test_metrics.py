@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +221,81 @@ def test_prometheus_itself_accepts_rules_and_figures(gateway: Gateway) -> None:
     text = requests.get(f"{gateway.url}/metrics", timeout=30).content
     figures = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, timeout=60)
     assert figures.returncode == 0, figures.stdout + figures.stderr
+
+
+@contextmanager
+def prometheus(program: str, gateway: Gateway, folder: Path) -> Iterator[str]:
+    """A Prometheus that asks the gateway each second and has the rules of deploy/; its address."""
+    rules = (ROOT / "deploy/alerts.yaml").read_text()
+    (folder / "alerts.yaml").write_text(rules)
+    scrape = {
+        "job_name": "kimi-gateway",
+        "static_configs": [{"targets": [gateway.url.removeprefix("http://")]}],
+    }
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(folder / "alerts.yaml")],
+        "scrape_configs": [scrape],
+    }
+    # JSON is YAML, too.
+    (folder / "prometheus.yml").write_text(json.dumps(config))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [
+        program,
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "prometheus.log").open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def test_a_real_prometheus_reads_the_figures_and_evaluates_every_query(
+    gateway: Gateway, simulator: Simulator, tmp_path: Path
+) -> None:
+    program = shutil.which("prometheus")
+    if program is None:
+        # Where there is none, the names have been compared above.
+        return
+    ask(gateway, 1)
+    with prometheus(program, gateway, tmp_path) as url:
+
+        def get(path: str, **parameters: str) -> Any:
+            try:
+                return requests.get(f"{url}/api/v1/{path}", params=parameters, timeout=30).json()
+            except (requests.ConnectionError, ValueError):
+                return {"data": {}}
+
+        def evaluate(expression: str) -> list[Any]:
+            reply = get("query", query=expression)
+            assert reply.get("status") == "success", (expression, reply)
+            assert not reply.get("warnings"), (expression, reply)
+            result: list[Any] = reply["data"]["result"]
+            return result
+
+        up = "kimi_gateway_account_state"
+        wait_until(
+            "it has asked twice", lambda: bool(get("query", query=f"rate({up}[1m])")["data"].get("result")), 60
+        )
+        shown = {}
+        for place, expression in queries().items():
+            if place.startswith("alert ") or not _NAME.search(expression) or "label_values" in expression:
+                continue
+            for variable, value in {"$account": ".*", "$model": ".*", "$__rate_interval": "1m"}.items():
+                expression = expression.replace(variable, value)
+            shown[place] = evaluate(expression)
+        assert len(shown) > 25
+        # What has been asked is in the pictures of times, ends and states.
+        assert sum(bool(result) for result in shown.values()) > len(shown) / 2, shown
+
+        def rules() -> list[Any]:
+            groups = get("rules")["data"].get("groups", [])
+            return [rule for group in groups for rule in group["rules"]]
+
+        wait_until("the rules are evaluated", lambda: rules() and all(r["health"] == "ok" for r in rules()), 60)
+        (target,) = get("targets")["data"]["activeTargets"]
+        assert target["health"] == "up" and not target["lastError"]
