@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from app.concurrency.periodic import Periodic, every
 from app.conversations.chat_cleanup import ChatCleanup
-from app.errors import ChatUnknown, GatewayError, ProtocolUnavailable
+from app.errors import ChatUnknown, GatewayError, ProtocolUnavailable, UpstreamProtocolError
 from app.store import Store, StoreError
 from app.store.lost_chats import FIRST_SEARCH_AFTER_S, LostChat
 from app.upstreams import ListedChat, PreparedTurn, Upstream
@@ -30,9 +30,11 @@ log = logging.getLogger(__name__)
 
 # How far Kimi's clock may be from ours. Seconds.
 _CLOCKS_S = 60.0
-# How often it is looked for searches that are due, at least; and the wait after a search. Seconds.
+# How often it is looked for searches that are due, at least. Seconds.
 _LOOK_EVERY_S = 60.0
+# The wait after a search of an account. It doubles with each that fails, up to an hour. Seconds.
 _AGAIN_AFTER_S = 60.0
+_MAX_RETRY_S = 3600.0
 # After so many searches a chat counts as never opened; after so many that failed the gateway gives up.
 _MAX_SEARCHES = 3
 _MAX_FAILURES = 10
@@ -124,6 +126,8 @@ class LostChats:
             left = self._search(self._account(account_id), lost)
         except GatewayError as e:
             given_up = [one.id for one in lost if one.tries >= _MAX_FAILURES]
+            wait_s = min(_MAX_RETRY_S, _AGAIN_AFTER_S * 2.0 ** (max(one.tries for one in lost) - 1))
+            self._store.lost_chats.postpone(account_id, self.now() + wait_s)
             log.info("lost_chats_not_searched account=%s given_up=%d error=%s", account_id, len(given_up), e.message)
         else:
             given_up = [one.id for one in lost if one not in left or one.tries >= _MAX_SEARCHES]
@@ -142,7 +146,8 @@ class LostChats:
             except (ProtocolUnavailable, ChatUnknown):
                 # The site does not serve this protocol.
                 continue
-            for digest, chats in found.items():
+            # Those without a question last: they may be anybody's.
+            for digest, chats in sorted(found.items(), reverse=True):
                 owners = [one for one in left if not digest or digest in one.question.split(" ")]
                 if len(chats) > len(owners) or (digest and self._is_asked_now(account.id, digest)):
                     unclear += len(chats)
@@ -173,7 +178,9 @@ class LostChats:
         for chat_id in [chat_id for chat_id in candidates if chat_id not in known][:_MAX_READ]:
             try:
                 questions = upstream.questions(account, chat_id)
-            except ChatUnknown:
+            except (ChatUnknown, UpstreamProtocolError) as e:
+                # It is gone, or its first message is still being written.
+                log.info("lost_chat_not_read account=%s error=%s", account.id, e.message)
                 continue
             if len(questions) <= 1:
                 found[digest_of(self._store.digest_key, questions[0]) if questions else ""].append(chat_id)

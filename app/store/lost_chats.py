@@ -6,6 +6,7 @@ known, because its process is dead or its connection is lost, they become a row 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -33,10 +34,24 @@ class LostChat:
 
 _P = sa.bindparam
 
+_others = lost_chats.alias("others")
+
+
+def _due_at(account_id: Any) -> Any:
+    """With those of its account that wait already: an account's list is not asked for more often, however many
+    streams fail."""
+    theirs = sa.select(sa.func.max(_others.c.due_at)).where(_others.c.account_id == account_id).scalar_subquery()
+    first = _P("now", type_=sa.Float) + FIRST_SEARCH_AFTER_S
+    return sa.case((theirs > first, theirs), else_=first)
+
+
 _ADD = per_dialect(
     lambda insert: (
         insert(lost_chats)
-        .values({column: _P(column.name) for column in lost_chats.c})
+        .values(
+            {column: _P(column.name) for column in lost_chats.c if column.name not in ("lost_at", "due_at", "tries")}
+            | {"lost_at": _P("now"), "due_at": _due_at(_P("account_id")), "tries": 0}
+        )
         .on_conflict_do_nothing(index_elements=["id"])
     )
 )
@@ -51,7 +66,7 @@ def add_leases(*where: sa.ColumnElement[bool]) -> sa.Insert:
         leases.c.question,
         leases.c.started_at,
         _P("now", type_=sa.Float),
-        _P("now", type_=sa.Float) + FIRST_SEARCH_AFTER_S,
+        _due_at(leases.c.account_id),
         sa.literal(0),
     ).where(leases.c.question.is_not(None), leases.c.id.not_in(sa.select(lost_chats.c.id)), *where)
     return sa.insert(lost_chats).from_select(columns, found)
@@ -66,13 +81,14 @@ _due_account = (
 )
 _CLAIM = (
     sa.update(lost_chats)
-    .where(lost_chats.c.account_id == _due_account, lost_chats.c.due_at <= _P("now"))
+    .where(lost_chats.c.account_id == _due_account)
     .values(due_at=_P("again_at"), tries=lost_chats.c.tries + 1)
     .returning(*(lost_chats.c[name] for name in LostChat.__slots__))
 )
 _FIRST_DUE = sa.select(sa.func.min(lost_chats.c.due_at).label("due_at")).where(
     one_of(lost_chats.c.account_id, "accounts")
 )
+_POSTPONE = sa.update(lost_chats).where(lost_chats.c.account_id == _P("of_account")).values(due_at=_P("again_at"))
 _DELETE = sa.delete(lost_chats).where(one_of(lost_chats.c.id, "ids"))
 # Those whose accounts are gone are never claimed.
 DELETE_OLD = sa.delete(lost_chats).where(lost_chats.c.lost_at < _P("now") - MAX_AGE_S)
@@ -104,20 +120,11 @@ class LostChatRows:
 
     def add(self, lease_id: str, account_id: str, question: str, began_at: float) -> None:
         """The stream of this lease has ended, and its chat is not known. Safe to call again."""
-        now = self._database.now()
-        self._database.run(
-            _ADD,
-            id=lease_id,
-            account_id=account_id,
-            question=question,
-            began_at=began_at,
-            lost_at=now,
-            due_at=now + FIRST_SEARCH_AFTER_S,
-            tries=0,
-        )
+        values = {"id": lease_id, "account_id": account_id, "question": question, "began_at": began_at}
+        self._database.run(_ADD, **values, now=self._database.now())
 
     def claim(self, account_ids: Sequence[str], now: float, again_at: float) -> list[LostChat]:
-        """All of one of these accounts that are due, or none. They are due again at ``again_at``, so no other
+        """All of one of these accounts, if one of them is due. They are due again at ``again_at``, so no other
         process claims them meanwhile."""
 
         rows = self._database.in_exclusive_transaction(
@@ -129,6 +136,10 @@ class LostChatRows:
         """When the first of these accounts is due, if any is."""
         row = self._database.row(_FIRST_DUE, accounts=listed(account_ids))
         return None if row is None else row["due_at"]
+
+    def postpone(self, account_id: str, again_at: float) -> None:
+        """All of an account are due then."""
+        self._database.run(_POSTPONE, of_account=account_id, again_at=again_at)
 
     def delete(self, ids: Sequence[str]) -> None:
         self._database.run(_DELETE, ids=listed(ids))

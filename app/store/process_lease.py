@@ -37,8 +37,10 @@ _VALID_FOR = 0.8
 _LONGEST_GAP = 0.4
 # The same where all processes rest: how often each of them writes.
 _WRITE_RESTING_EVERY = 3.0
-# The lease of a process that rests is so many times as long.
+# The lease of a process that rests is so many times as long. Where it has not written for the second of these times,
+# it is suspect: others do not rest until it writes, or is dead.
 _RESTING = 6.0
+_SUSPECT_AFTER = 4.0
 # A renewal that fails within this share of ``lease_s`` did not wait for an answer.
 _AT_ONCE = 0.05
 # How long a release is tried before that is left to the next heartbeat: an answer or an error waits for it. Seconds.
@@ -189,6 +191,25 @@ class ProcessLease:
         """How long the lease is of a process that has written this value."""
         return self._lease_s * (_RESTING if value < 0 else 1.0)
 
+    def _unchanged_since(
+        self, known: tuple[float, float] | None, value: float, looked_at: float, now: float
+    ) -> float:
+        """Since when it counts that a process has not changed its value. ``looked_at``: the last look."""
+        if known is None or known[0] != value:
+            return now
+        gap, since = (now - looked_at) / self._lease_s, known[1]
+        if gap <= _LONGEST_GAP:
+            return since
+        if value < 0 and gap <= _WRITE_RESTING_EVERY + _LONGEST_GAP and not self._is_suspect(value, since, looked_at):
+            # While all rest, nobody looks more often. The rest of the time is watched closely.
+            return max(since, now - self._lease_s * _SUSPECT_AFTER)
+        # Perhaps nobody could renew meanwhile.
+        return now
+
+    def _is_suspect(self, value: float, since: float, now: float) -> bool:
+        """Whether a process that rests should have written again long ago."""
+        return value < 0 and now - since >= self._lease_s * _SUSPECT_AFTER
+
     def _renew_and_watch(self) -> float:
         """Returns the seconds until the next renewal."""
         written_at = self._written_at
@@ -236,11 +257,16 @@ class ProcessLease:
         return True
 
     def _need_not_write(self, now: float) -> bool:
-        """Whether the lease of this process, which rests, is still long enough, and all others rest, too."""
+        """Whether the lease of this process, which rests, is still long enough, and all others live and rest, too."""
         if self._written >= 0 or now - self._written_at > self._lease_s * _WRITE_RESTING_EVERY:
             return False
         rows = self._store.processes.all()
-        return self.id in rows and all(value < 0 for value in rows.values())
+        if self.id not in rows or any(value >= 0 for value in rows.values()):
+            return False
+        return not any(
+            rows.get(process_id) == value and self._is_suspect(value, since, now)
+            for process_id, (value, since) in self._others.items()
+        )
 
     def _failed(self, error: StoreError, began: float) -> None:
         now = steady()
@@ -316,16 +342,12 @@ class ProcessLease:
         """Deletes the leases that were not renewed for too long. Returns the seconds until the next look."""
         rows = self._store.processes.all()
         now = steady()
-        if now - self._renewed_at > self._lease_s * _LONGEST_GAP:
-            # Perhaps nobody could renew meanwhile.
-            self._others = {}
-        self._renewed_at = now
+        looked_at, self._renewed_at = self._renewed_at, now
         rows.pop(self.id, None)
-        others = {}
-        for process_id, until in rows.items():
-            known = self._others.get(process_id)
-            others[process_id] = known if known is not None and known[0] == until else (until, now)
-        self._others = others
+        self._others = others = {
+            process_id: (value, self._unchanged_since(self._others.get(process_id), value, looked_at, now))
+            for process_id, value in rows.items()
+        }
         dead = [process_id for process_id, (value, since) in others.items() if now - since >= self._length_s(value)]
         for process_id in dead:
             until, _ = others.pop(process_id)

@@ -15,7 +15,7 @@ import pytest
 
 from app.conversations.chat_cleanup import ChatCleanup
 from app.conversations.lost_chats import LostChats, digest_of
-from app.errors import GatewayError, ProtocolUnavailable, UpstreamUnavailable
+from app.errors import GatewayError, ProtocolUnavailable, UpstreamProtocolError, UpstreamUnavailable
 from app.store import PendingDeletion, Store
 from app.store.leases import Grant, Ticket, Wish
 from app.store.lost_chats import FIRST_SEARCH_AFTER_S, MAX_AGE_S
@@ -24,7 +24,6 @@ from app.upstreams.account import Account
 from tests.running import (
     CANARY,
     EACH_GENERATION,
-    EACH_GENERATION_AND_POSTGRESQL,
     Profile,
     RawClient,
     Running,
@@ -46,8 +45,15 @@ def hold_before_the_id(simulator: Simulator, profile: Profile) -> None:
     simulator.knobs(**gate)
 
 
-@EACH_GENERATION_AND_POSTGRESQL
-@pytest.mark.parametrize("conversation", [None, "mine"], ids=["stateless", "conversation"])
+@pytest.mark.parametrize(
+    ("profile", "database", "conversation"),
+    [
+        ("sse-2025", "sqlite", None),
+        ("connect-2026-09", "sqlite", "mine"),
+        ("connect-2026-09", "postgresql", None),
+    ],
+    indirect=["profile", "database"],
+)
 def test_a_chat_whose_worker_is_killed_before_its_id_comes_is_deleted(
     running: Running, simulator: Simulator, profile: Profile, database: str, conversation: str | None
 ) -> None:
@@ -103,7 +109,7 @@ def test_a_request_that_kimi_refuses_is_not_looked_for(
     running: Running, simulator: Simulator, profile: Profile
 ) -> None:
     with running.gateway(simulator.url, users="alice") as gateway:
-        simulator.knobs(fail="http_429", fail_at="any")
+        simulator.knobs(fail="bad_request", fail_at="any")
         assert not gateway.say("hello").ok
         assert not gateway.tables.lost_chats()
 
@@ -191,6 +197,48 @@ def test_there_are_never_more_deletions_than_lost_streams(store: Store) -> None:
     lose(store, lease_id="another")
     assert search(store, ListOfChats(alike, store.database.now())) == ["x", "y"]
     assert not are_left(store)
+
+
+def test_a_chat_without_a_question_is_given_to_the_stream_that_has_none_with_its_question(store: Store) -> None:
+    lose(store)
+    lose(store, "another question", lease_id="another")
+    both: dict[str, tuple[float | None, Sequence[str]]] = {"empty": (0.0, []), "x": (0.0, ["another question"])}
+    assert search(store, ListOfChats(both, store.database.now())) == ["empty", "x"]
+
+
+def test_a_chat_that_cannot_be_read_stays_and_keeps_no_other_from_being_found(store: Store) -> None:
+    class Unread(ListOfChats):
+        def questions(self, account: Account, chat_id: str) -> Sequence[str]:
+            if chat_id == "unread":
+                raise UpstreamProtocolError("no messages")
+            return super().questions(account, chat_id)
+
+    lose(store)
+    both: dict[str, tuple[float | None, Sequence[str]]] = {"unread": (0.0, ["ours"]), "x": (0.0, ["ours"])}
+    assert search(store, Unread(both, store.database.now())) == ["x"]
+
+
+def test_an_account_is_asked_for_its_list_once_a_minute_however_many_streams_fail(store: Store) -> None:
+    lose(store)
+    now = store.database.now()
+    assert len(store.lost_chats.claim([ALICE.id], now + 10, again_at=now + 60)) == 1
+    for number in range(20):
+        lose(store, lease_id=f"lease-{number}")
+    run_a_stream(store, "digest")
+    store.processes.delete(store.database.process_id)
+    assert store.lost_chats.claim([ALICE.id], now + 59, again_at=now + 120) == []
+    assert len(store.lost_chats.claim([ALICE.id], now + 61, again_at=now + 120)) == 22
+
+
+def test_the_wait_after_a_search_that_failed_doubles(store: Store) -> None:
+    lose(store)
+    waits = []
+    for _ in range(4):
+        search(store, ListOfChats({}, 0, UpstreamUnavailable("Kimi is down")))
+        due_at = store.lost_chats.first_due_at([ALICE.id])
+        assert due_at is not None
+        waits.append(round((due_at - store.database.now()) / 60))
+    assert waits == [1, 2, 4, 8]
 
 
 def test_a_chat_that_is_known_stays_whatever_knows_it(store: Store) -> None:

@@ -283,6 +283,24 @@ def test_processes_seldom_write_while_all_of_them_have_nothing_to_do(running: Ru
         assert len(rows(other, 2.0)) <= 3
 
 
+def test_an_idle_process_is_found_dead_while_all_others_have_nothing_to_do(running: Running) -> None:
+    url = running.new_database().url
+    with ExitStack() as stack:
+        watchers = []
+        for _ in range(2):
+            store = stack.enter_context(closing(Store(url)))
+            lease = ProcessLease(store, lease_s=0.5)
+            lease.describe(lambda _: "{}", lambda: False)
+            lease.start()
+            stack.callback(lease.expire_now)
+            watchers.append(lease)
+        store.processes.register("killed at rest", -12.5)
+        began = time.monotonic()
+        wait_until("it is found", lambda: "killed at rest" not in store.processes.all())
+        assert time.monotonic() - began > 2.9, "a process that rests has a longer lease"
+        assert {lease.id for lease in watchers} == set(store.processes.all()), "those that live stay"
+
+
 def test_an_idle_process_is_found_dead_once_another_one_is_busy(running: Running) -> None:
     with closing(Store(running.new_database().url)) as store:
         watcher = ProcessLease(store, lease_s=0.2)
