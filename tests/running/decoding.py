@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from app.chat import Event, Finished, Heartbeat, ReasoningDelta, Started, TextDelta
 from app.errors import GatewayError
 from app.upstreams.account import Account
-from app.upstreams.kimi import connect_frames, rest_frames, sse
+from app.upstreams.kimi import connect_frames, rest_frames
+from app.upstreams.kimi.http import WholeLines
 from tests.running.wire import CONNECT_CASES, WireCase
 
 ACCOUNT = Account("id", "alice", "a token", None, False, None, None, None, "kimi.com")
@@ -16,7 +17,7 @@ SCENARIO = "SCENARIO_K2D5"
 
 def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """As a stream reads them, whatever its pieces are."""
-    return sse.lines(pieces)
+    return WholeLines(iter(pieces)).iter_lines(chunk_size=None)
 
 
 def decode_sse(*streams: Iterable[bytes]) -> Iterator[Event]:

@@ -318,7 +318,7 @@ class Stream:
 
     def lines(self) -> Iterator[bytes]:
         """Lines without their ends, each as soon as its end has come."""
-        return sse.lines(self.chunks())
+        return WholeLines(self.chunks()).iter_lines(chunk_size=None)
 
     def drain(self) -> None:
         """Reads what may follow the last event, for a moment, so that the connection can be used again."""
@@ -332,6 +332,20 @@ class Stream:
                 size += len(chunk)
                 if size > _DRAIN_BYTES or time.monotonic() > deadline:
                     break
+
+
+class WholeLines(requests.Response):
+    """What ``iter_lines`` reads here: pieces that end where a line ends. It joins and splits an unfinished line anew
+    with each piece, and reports a line too many where a CRLF is cut in two.
+
+    It has none of a response's fields, and no reference to the response: a stream that ends is freed at once.
+    """
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = sse.whole_lines(pieces)
+
+    def iter_content(self, *_: object, **__: object) -> Iterator[bytes]:
+        return self._pieces
 
 
 def _body_in_chunks(raw: Any) -> Iterator[bytes] | None:

@@ -1,7 +1,8 @@
-"""Server-sent events as Kimi sends them: bytes → lines, and lines → the data of each event.
+"""Server-sent events as Kimi sends them: bytes → whole lines, and lines → the data of each event.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation (read 2026-11).
-Knows the framing, never what is inside a message; does no reading of its own.
+Knows the framing, never what is inside a message; does no reading of its own. Between the two functions stands
+requests' ``iter_lines``, which takes the ends off the lines.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,12 +15,9 @@ _BOM = b"\xef\xbb\xbf"
 MAX_BYTES = 8 << 20
 
 
-def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines in these bytes without their ends (LF, CRLF or CR), each as soon as it has ended; the last one may
-    lack its end. Raises UpstreamProtocolError: if a line has more than ``MAX_BYTES``.
-
-    Not requests' ``iter_lines``, which joins and splits an unfinished line anew with each piece, and reports a line
-    too many where a CRLF is cut in two.
+def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces that end where a line ends (LF, CRLF or CR), each as soon as its line has ended; the
+    last one may end anywhere. Raises UpstreamProtocolError: if a line has more than ``MAX_BYTES``.
     """
     unfinished: list[bytes] = []
     size = 0
@@ -30,7 +28,7 @@ def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
             piece = piece.removeprefix(b"\n")
             after_cr = False
         if piece.endswith(b"\n") and not unfinished:
-            yield from piece.splitlines()
+            yield piece
             continue
         end = max(piece.rfind(b"\n"), piece.rfind(b"\r")) + 1
         if end:
@@ -40,7 +38,7 @@ def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
             unfinished.clear()
             size = 0
             after_cr = piece.endswith(b"\r")
-            yield from whole.splitlines()
+            yield whole
         if end < len(piece):
             unfinished.append(piece[end:])
             size += len(piece) - end
