@@ -193,11 +193,10 @@ def _stream(answer: Answer, encoder: Encoder, heartbeat_s: float, record: Reques
     so_far = AnswerSoFar(answer, record)
     # What goes out with the next write, if only with the failure.
     out = [encoder.start(so_far)]
-    encode = _batch_encoder(encoder, so_far, out)
     wrote_at = time.monotonic()
     try:
         for index, batch in answer.by_choice():
-            encode(index, batch)
+            _encode(encoder, so_far, out, index, batch)
             if so_far.is_complete:
                 out.append(encoder.end(so_far))
                 record.finished(so_far.choices[0].finish_reason or "stop")
@@ -223,33 +222,28 @@ def _stream(answer: Answer, encoder: Encoder, heartbeat_s: float, record: Reques
         answer.close()
 
 
-def _batch_encoder(encoder: Encoder, so_far: AnswerSoFar, out: list[bytes]) -> Callable[[int, Sequence[Event]], None]:
-    """A function that encodes a batch into ``out`` and adds it to ``so_far``. Its loop runs for each token:
-    everything is looked up once, and events are known by their class."""
-    encode_text, encode_reasoning, append = encoder.text, encoder.reasoning, out.append
-    choices, keeps_text = so_far.choices, encoder.keeps_text
-
-    def encode(index: int, batch: Sequence[Event]) -> None:
-        for event in batch:
-            kind = event.__class__
-            if kind is TextDelta:
-                append(encode_text(index, event.text))  # type: ignore[union-attr]  # known by its class
-                if keeps_text:
-                    choices[index].texts.add(event.text)  # type: ignore[union-attr]
-            elif kind is ReasoningDelta:
-                append(encode_reasoning(index, event.text))  # type: ignore[union-attr]
-                if keeps_text:
-                    choices[index].thoughts.add(event.text)  # type: ignore[union-attr]
-            elif isinstance(event, ToolCall):
-                choices[index].add(event)
-                append(encoder.tool_call(index, event))
-            elif isinstance(event, Citation):
-                choices[index].citations.append(event)
-                append(encoder.citation(index, event))
-            elif isinstance(event, Finished):
-                append(encoder.finish(index, so_far.finish(index, event)))
-
-    return encode
+def _encode(encoder: Encoder, so_far: AnswerSoFar, out: list[bytes], index: int, batch: Sequence[Event]) -> None:
+    """Encodes a batch into ``out`` and adds it to ``so_far``. The loop runs for each token, so events are known by
+    their class. Not a closure with all that it uses, which would be a dozen objects in each stream."""
+    append, keeps_text = out.append, encoder.keeps_text
+    for event in batch:
+        kind = event.__class__
+        if kind is TextDelta:
+            append(encoder.text(index, event.text))  # type: ignore[union-attr]  # known by its class
+            if keeps_text:
+                so_far.choices[index].texts.add(event.text)  # type: ignore[union-attr]
+        elif kind is ReasoningDelta:
+            append(encoder.reasoning(index, event.text))  # type: ignore[union-attr]
+            if keeps_text:
+                so_far.choices[index].thoughts.add(event.text)  # type: ignore[union-attr]
+        elif isinstance(event, ToolCall):
+            so_far.choices[index].add(event)
+            append(encoder.tool_call(index, event))
+        elif isinstance(event, Citation):
+            so_far.choices[index].citations.append(event)
+            append(encoder.citation(index, event))
+        elif isinstance(event, Finished):
+            append(encoder.finish(index, so_far.finish(index, event)))
 
 
 def _fold(answer: Answer, record: RequestRecord) -> AnswerSoFar:

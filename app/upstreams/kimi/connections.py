@@ -113,16 +113,11 @@ class Exchange:
             with contextlib.suppress(OSError):
                 self._sock.settimeout(seconds)
 
-    @contextlib.contextmanager
-    def streaming(self, watchdog: Watchdog) -> Iterator[None]:
+    def begin_stream(self, watchdog: Watchdog) -> None:
         """From now on the watchdog checks whether something comes within ``read_s``, instead of a timer for each
-        read."""
+        read. It must forget this object when the stream has ended."""
         self.limit(None)
         watchdog.watch(self)
-        try:
-            yield
-        finally:
-            watchdog.forget(self)
 
     def check(self, now: float) -> None:
         """Called by the watchdog."""

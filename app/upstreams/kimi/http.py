@@ -172,8 +172,11 @@ class KimiHttp:
             if self._tap is not None:
                 self._tap("response", _head(str(response.status_code), response.headers))
                 response.raw = _Tapped(response.raw, self._tap)
-            with exchange.streaming(self._watchdog):
+            exchange.begin_stream(self._watchdog)
+            try:
                 yield Stream(response, exchange)
+            finally:
+                self._watchdog.forget(exchange)
 
     def upload(
         self,
@@ -210,7 +213,7 @@ class KimiHttp:
             self._tap("request", _head("PUT (a signed address)", headers) + b"(%d bytes of a file)" % len(file))
         try:
             with (
-                _translated(account, origin, exchange),
+                _Translated(account, origin, exchange),
                 transport.call("PUT", path, headers, file, exchange) as response,
             ):
                 response.read(_WHOLE_BYTES)
@@ -251,7 +254,7 @@ class KimiHttp:
             shown = b"" if body is None else body if isinstance(body, bytes) else b"(%d bytes of a file)" % len(body)
             self._tap("request", _head(f"{method} {path}", headers) + shown)
         try:
-            with _translated(account, self._place, exchange):
+            with _Translated(account, self._place, exchange):
                 yield {**headers, **more}
         finally:
             exchange.cancellation.detach()
@@ -420,16 +423,27 @@ def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-@contextlib.contextmanager
-def _translated(account: Account, place: str, exchange: Exchange) -> Iterator[None]:
-    """Exceptions of requests, urllib3, http.client and the socket become ours. Texts name the site, not the path."""
-    try:
-        yield
-    except Unwritable as e:
-        raise UpstreamUnavailable(f"{account.label}: a request to {place} cannot be written ({e})") from e
-    except (requests.RequestException, HTTPError, HTTPException, OSError) as e:
-        exchange.cancellation.check()
-        raise _error_of(e, account, place, exchange) from e
+class _Translated:
+    """Exceptions of requests, urllib3, http.client and the socket become ours. Texts name the site, not the path. Not
+    a generator: there is one for each stream, for as long as it runs."""
+
+    __slots__ = ("_account", "_exchange", "_place")
+
+    def __init__(self, account: Account, place: str, exchange: Exchange) -> None:
+        self._account = account
+        self._place = place
+        self._exchange = exchange
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Unwritable):
+            raise UpstreamUnavailable(
+                f"{self._account.label}: a request to {self._place} cannot be written ({error})"
+            ) from error
+        if isinstance(error, requests.RequestException | HTTPError | HTTPException | OSError):
+            self._exchange.cancellation.check()
+            raise _error_of(error, self._account, self._place, self._exchange) from error
 
 
 def _error_of(e: Exception, account: Account, place: str, exchange: Exchange) -> UpstreamError:
