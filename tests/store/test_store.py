@@ -2,6 +2,8 @@
 those that are declared."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +15,7 @@ import sqlalchemy as sa
 from app.store import Store, StoreError, StoreUnavailable, StoreUnusable
 from app.store.database import Database, Transaction
 from app.store.tables import METADATA
-from tests.running import BOTH_DATABASES, ON_POSTGRESQL, PostgresDatabase, Running, wait_until
+from tests.running import BOTH_DATABASES, ON_POSTGRESQL, ROOT, PostgresDatabase, Running, wait_until
 from tests.running import Database as AnyDatabase
 
 _NO_SUCH_TABLE = sa.text("SELECT 1 FROM no_such_table")
@@ -56,6 +58,27 @@ def test_a_locked_file_is_a_transient_error(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="OperationalError: database is locked") as caught:
             store.check_writable()
         assert (caught.value.is_transient, caught.value.may_have_run) == (True, False)
+
+
+def test_a_second_store_of_a_process_leaves_the_locks_of_the_first(tmp_path: Path) -> None:
+    """Otherwise another process that closes the database takes itself for the last one, and deletes the WAL."""
+    url = f"sqlite:///{tmp_path}/gateway.db"
+    with closing(Store(url)) as store:
+        store.facts.set_once("one", "1")
+        with closing(Store(url)):
+            pass
+        done = subprocess.run(
+            [sys.executable, "-c", f"from app.store import Store; Store({url!r}).close()"],
+            cwd=ROOT,
+            capture_output=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "gateway.db-wal").exists()
+        store.facts.set_once("two", "2")
+    with closing(sqlite3.connect(tmp_path / "gateway.db")) as found:
+        assert found.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert found.execute("SELECT count(*) FROM facts WHERE name IN ('one', 'two')").fetchone() == (2,)
 
 
 @ON_POSTGRESQL

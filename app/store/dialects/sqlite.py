@@ -1,5 +1,6 @@
 """SQLite: one private file in WAL mode (https://sqlite.org/wal.html) for the workers of one machine."""
 
+import errno
 import logging
 import os
 import stat
@@ -39,7 +40,14 @@ def _open_engine(url: sa.URL, durable: bool) -> sa.Engine:
 def _create_private(path: Path) -> None:
     """Creates the file and its folder, readable by their owner only, before anything is written into it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        # It is not opened: whoever closes a descriptor of a file drops all locks of the process on it (fcntl(2)). If
+        # this process has the database open already, another process would then take itself for the last one that
+        # uses it, and delete its WAL.
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         log.warning("database_file_not_private mode=%04o advice=%r", mode, "other users may read it; chmod 600 it")
