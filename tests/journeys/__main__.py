@@ -1,6 +1,7 @@
 """Journeys through the console in a real Chromium: ``make journeys``, or ``python -m tests.journeys --only phone``.
 
-Not part of the tests: it needs Chromium and Playwright. Each journey starts a gateway of its own, and asserts. A page
+``--shots FOLDER`` puts pictures of all pages there, and those of ``docs/`` into ``FOLDER/docs``. Not part of the
+tests: it needs Chromium and Playwright. Each journey starts a gateway of its own, and asserts. A page
 must never break the Content-Security-Policy, and no script may fail; every page is looked at by axe-core.
 """
 
@@ -11,12 +12,13 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect, sync_playwright
 
 from tests.running import Gateway, Running, Simulator, mint
 from tests.running.console import ticket_of
@@ -278,7 +280,7 @@ def without_scripts(world: World) -> None:
     assert page.locator(".turn").count() == 4
     page.get_by_role("link", name="Health").click()
     page.get_by_role("button", name="Run the doctor").click()
-    expect(page.locator("main")).to_contain_text("That was all")
+    expect(page.locator("main")).to_contain_text("That was all", timeout=60_000)
     page.get_by_role("button", name="中文").click()
     page.get_by_role("button", name="深色").click()
     page.get_by_role("link", name="登录管理").click()
@@ -374,6 +376,85 @@ def pictures(world: World) -> None:
                 context.close()
 
 
+@journey
+def pictures_of_the_docs(world: World) -> None:
+    """The six of docs/, as they are there: work needs a new login, and two answers run."""
+    if world.shots is None:
+        return
+    folder = world.shots / "docs"
+    folder.mkdir(exist_ok=True)
+    gateway = world.gateway(KIMI_TOKENS="", GATEWAY_SECRET="a long enough secret")
+    page = world.enter(gateway)
+    add(world, page, mint("alice", 7_776_000, "refresh"), "home")
+    add(world, page, mint("bob", 7_776_000, "refresh"), "lab")
+    add(world, page, mint("carol", 2), "work")
+    keys = {name: make_key(world, page, name) for name in ("ann", "phone", "cli")}
+    wait(lambda: all(a_key_works(gateway, key) for key in keys.values()))
+    said = {"messages": [{"role": "user", "content": "Which river flows through Basel?"}]}
+    for name, number in (("ann", 5), ("phone", 3), ("cli", 2)):
+        for model in number * ("k2", "kimi-k2.6"):
+            headers = {"Authorization": f"Bearer {keys[name]}", "User-Agent": "OpenAI/Python 3.54.0"}
+            assert gateway.chat({"model": model, **said}, headers=headers).ok
+    gateway.chat({"model": "gpt-4o", **said}, headers={"Authorization": f"Bearer {keys['cli']}"})
+    gateway.chat({"model": "k2", **said}, headers={"User-Agent": "OpenAI/JS 7.5.0"})
+    world.at(page, "try")
+    page.get_by_label("Your question").fill("Which river flows through Basel?")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".turn.assistant .facts")).to_contain_text("first word after")
+    small(page, folder / "console-try.png", 800)
+    world.at(page, "accounts")
+    page.get_by_role("button", name="Ask Kimi what is left").click()
+    page.wait_for_load_state()
+    world.simulator.knobs(delay_s=0.4, say="word " * 100)
+    with ThreadPoolExecutor(2) as pool:
+        for name, model in (("ann", "kimi-k2.6"), ("phone", "k2")):
+            headers = {"Authorization": f"Bearer {keys[name]}"}
+            pool.submit(gateway.chat, {"model": model, **said, "stream": True}, headers=headers)
+        # A worker says what runs every few seconds, and the overview looks again after twenty.
+        wait(lambda: shown(world, page, "", "table.dense tbody tr") == 2, 30)
+        wait(lambda: shown(world, page, "", "ul.findings li"), 40)
+        small(page, folder / "console-overview.png")
+        chinese = world.enter(gateway, world.context(locale="zh-CN", color_scheme="dark", viewport=_OF_THE_DOCS))
+        small(chinese, folder / "console-overview-zh-dark.png")
+        world.at(page, "accounts")
+        small(page, folder / "console-accounts.png", 800)
+        world.simulator.knobs(delay_s=0)
+    telephone = world.enter(gateway, world.context(viewport={"width": 390, "height": 844}))
+    world.at(telephone, "requests")
+    telephone.screenshot(path=folder / "console-requests-phone.png")
+    chinese = world.enter(gateway, world.context(locale="zh-CN", viewport=_OF_THE_DOCS))
+    world.at(chinese, "health")
+    chinese.locator("main button.first").click()
+    chinese.locator("ul.findings + p").wait_for(timeout=60_000)
+    small(chinese, folder / "console-health-zh.png", 900)
+
+
+_OF_THE_DOCS: ViewportSize = {"width": 1180, "height": 800}
+
+
+def small(page: Page, path: Path, height: int | None = None) -> None:
+    """A picture of the page, or of its upper part."""
+    page.set_viewport_size(_OF_THE_DOCS)
+    page.mouse.move(0, 0)
+    if height is None:
+        page.screenshot(path=path, full_page=True)
+    else:
+        page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, "width": 1180, "height": height})
+
+
+def make_key(world: World, page: Page, name: str) -> str:
+    world.at(page, "keys")
+    page.get_by_label("Name").fill(name)
+    page.get_by_role("button", name="Make a key").click()
+    return str(page.locator("pre").first.inner_text())
+
+
+def shown(world: World, page: Page, path: str, what: str) -> int:
+    """How often it is on the page now."""
+    world.at(page, path)
+    return int(page.locator(what).count())
+
+
 def furnish(world: World, gateway: Gateway) -> None:
     """Accounts in several states, a key that was used, requests, conversations, and something unknown of Kimi's."""
     page = world.enter(gateway)
@@ -383,10 +464,7 @@ def furnish(world: World, gateway: Gateway) -> None:
     page.get_by_role("region", name="old").get_by_role("button", name="Pause").click()
     traffic(gateway)
     page.get_by_role("button", name="Ask Kimi what is left").click()
-    world.at(page, "keys")
-    page.get_by_label("Name").fill("phone")
-    page.get_by_role("button", name="Make a key").click()
-    key = page.locator("pre").first.inner_text()
+    key = make_key(world, page, "phone")
     wait(lambda: a_key_works(gateway, key))
     said = {"model": gateway.model, "messages": [{"role": "user", "content": "hello"}]}
     assert gateway.chat(said, headers={"Authorization": f"Bearer {key}"}).ok
