@@ -6,6 +6,7 @@ alternating blocks; a block ends with the write that the ledger's thread makes o
 """
 
 import argparse
+import gc
 import itertools
 import json
 import math
@@ -97,6 +98,9 @@ def per_answer(app: Flask, model: str, seconds: float, block: int) -> tuple[list
     found: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(_WARM_UP):
         ask()
+    # As a worker of gunicorn does.
+    gc.collect()
+    gc.freeze()
     ends_at = time.monotonic() + seconds
     # On, off, off, on: what changes slowly concerns both.
     for is_on in itertools.cycle((True, False, False, True)):
