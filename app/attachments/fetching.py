@@ -60,10 +60,21 @@ _PORTS = {"http": 80, "https": 443}
 _MAX_TRIED = 3
 # Names that are looked up at the same time. gevent has ten threads for that, and Kimi's name needs one, too.
 _MAX_LOOKUPS = 3
-# Of IPv6 only what is assigned to the public internet, without those that hold an IPv4 address.
+# Of IPv6 only what is assigned to the public internet: not NAT64 or other forms that hold an IPv4 address.
 _GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
-_TUNNELS = (ipaddress.ip_network("2002::/16"), ipaddress.ip_network("2001::/23"))
-_RELAYS = ipaddress.ip_network("192.88.99.0/24")
+# Public by ``ipaddress`` of some versions of Python, and yet not on the internet, or not only (IANA's registries of
+# special-purpose addresses, 2026-11).
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # of the IETF's protocols; Oracle's cloud has its metadata service there
+        "192.88.99.0/24",  # relays of 6to4
+        "168.63.129.16/32",  # the machine below a virtual one, in Azure
+        "2001::/23",  # of the IETF's protocols: Teredo, which holds an IPv4 address
+        "2002::/16",  # 6to4, which holds one, too
+        "3fff::/20",  # for documentation
+    )
+)
 
 # What ``socket.getaddrinfo`` returns.
 Resolved = Sequence[tuple[int, int, int, str, tuple[Any, ...]]]
@@ -236,8 +247,10 @@ def _is_public(address: tuple[Any, ...]) -> bool:
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv4Address):
-        return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in _RELAYS
-    return ip.is_global and ip in _GLOBAL_IPV6 and not any(ip in tunnel for tunnel in _TUNNELS)
+        may_be = ip.is_global and not ip.is_multicast and not ip.is_reserved
+    else:
+        may_be = ip.is_global and ip in _GLOBAL_IPV6
+    return may_be and not any(ip in network for network in _NOT_PUBLIC)
 
 
 def _pool(

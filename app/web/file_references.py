@@ -37,10 +37,11 @@ def file_reference(
     url: Any = None,
     is_image: bool = False,
 ) -> FileReference:
-    """A file by the first of these that is given: its ``content`` (base64, or a ``data:`` URL), its URL, its id."""
+    """A file by the first of these that is given: its ``content`` (base64, a ``data:`` URL, or an address, as
+    OpenRouter takes it), its URL, its id."""
     named = _text(name)
     if text := _text(content):
-        is_url = text[:5].lower() == "data:"
+        is_url = text[:8].lower().startswith(("data:", "http:", "https:"))
         return FileReference("url" if is_url else "base64", text, place, sent_as, named, is_image)
     if text := _text(url):
         return FileReference("url", text, place, sent_as, named, is_image)

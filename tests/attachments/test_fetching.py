@@ -1,15 +1,19 @@
 """Fetching by address: what is public comes, and no hostile address reaches a socket of this machine or its net."""
 
 import http.server
+import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from app.attachments import AttachmentLimits, Attachments, Fetcher, FileLimits, Files
 from app.attachments.content import BadContent, TooLarge
@@ -33,7 +37,20 @@ HOSTILE = [
         "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[64:ff9b::a9fe:a9fe]", "[2002:7f00:1::]", "[2002:a9fe:a9fe::]",
         "[2001:0:7f00:1::]", "[fe80::1]", "[fe80::1%25lo]", "[fc00::1]", "[fd00:ec2::254]", "[ff02::1]",
         "[2001:db8::1]", "[100::1]", "①②⑦.⓪.⓪.①", "127。0。0。1", "%31%32%37.0.0.1",
+        # The rest of IANA's special addresses, and those of clouds.
+        "100.127.255.254", "100.100.100.200", "192.0.0.8", "192.0.0.170", "192.0.0.192", "192.0.0.255",
+        "198.19.255.255", "168.63.129.16", "0.255.255.255", "232.1.1.1", "[64:ff9b:1::7f00:1]", "[64:ff9b::1]",
+        "[::ffff:0:127.0.0.1]", "[::ffff:100.64.0.1]", "[2002:c0a8:101::]", "[2001::1]", "[2001:20::1]", "[3fff::1]",
+        "[5f00::1]", "[fec0::1]", "[febf::1]", "[ff0e::1]", "[::1%25lo]", "[::1%lo]", "[::ffff:127.0.0.1%251]",
+        # Other ways to write this machine.
+        "localhost:80", "%6cocalhost", "foo.localhost", "localhost%00.example.com", "127.0.0.1%00", "１２７.0.0.1",
+        "127.0.0.%31", "127.0.0.1%2f@example.com", "0x7f.0x0.0x0.0x1", "00000177.0.0.1", "127.0.0.1:80:80",
+        "127.0.0.1:+80", "127.0.0.1:８０", "[::1]:80", "[::1]]", "[127.0.0.1]", "127.0.0.1&@example.com",
+        "example.com\\@127.0.0.1", "127.0.0.1\\.example.com", "127.0.0.1%23@example.com", "127.0.0.1?@example.com",
     )),
+    "HTTP://LOCALHOST/", "hTTps://127.0.0.1/", "http:\\\\127.0.0.1\\", "http:\\127.0.0.1/", " http://127.0.0.1/",
+    "http://127.0.0.1/%0d%0aHost:%20x", "http://127.0.0.1/\u2028", "http://127.0.0.1/\u0085", "url:http://127.0.0.1/",
+    "javascript:alert(1)", "blob:http://127.0.0.1/x", "view-source:http://127.0.0.1/", "ws://127.0.0.1/",
     "http://user:password@127.0.0.1/", f"http://user@{_PUBLIC}/", "http://example.com@127.0.0.1/",
     "http://127.0.0.1#@example.com/", "http://127.0.0.1\\@example.com/", "http://example.com:80@127.0.0.1:80/",
     f"http://{_PUBLIC}:22/", f"http://{_PUBLIC}:6379/", f"http://{_PUBLIC}:0/", f"http://{_PUBLIC}:99999/",
@@ -141,6 +158,13 @@ def test_kimi_gets_what_an_address_holds(
         assert {name.lower() for name in headers} == {"host", "accept", "accept-encoding", "user-agent"}
 
 
+def test_a_file_of_a_chat_may_be_an_address(fetching: Gateway, simulator: Simulator, sites: Sites) -> None:
+    sites.pages["/report.pdf"] = (200, {}, PDF.data, 0)
+    part = {"type": "file", "file": {"file_data": f"{sites.url}/report.pdf", "filename": "other.pdf"}}
+    said = text_of(fetching.chat(CHAT.ask(fetching.model, part)), CHAT)
+    assert seen(said) == [PDF.arrived("other.pdf")]
+
+
 def test_an_address_is_fetched_once_for_several_choices(
     fetching: Gateway, simulator: Simulator, sites: Sites
 ) -> None:
@@ -153,7 +177,7 @@ def test_an_address_is_fetched_once_for_several_choices(
 
 
 def test_hostile_addresses_reach_nothing_and_are_a_400(fetching: Gateway, inner: Sites, sites: Sites) -> None:
-    assert len(HOSTILE) >= 60
+    assert len(set(HOSTILE)) >= 140
     sites.pages["/to-inner"] = (302, {"Location": f"{inner.url}/secret"}, b"", 0)
     sites.pages["/to-meta"] = (301, {"Location": "http://169.254.169.254/latest"}, b"", 0)
     sites.pages["/to-file"] = (307, {"Location": "file:///etc/passwd"}, b"", 0)
@@ -187,6 +211,60 @@ def test_a_bad_answer_of_a_site_is_a_clear_400(fetching: Gateway, sites: Sites) 
         sites.pages["/large.txt"] = (200, headers, b"x" * 100_001, 0)
         response = fetching.chat(CHAT.ask(fetching.model, part_of(CHAT, f"{sites.url}/large.txt")))
         assert (response.status_code, response.json()["error"]["code"]) == (413, "file_too_large")
+
+
+def test_what_the_disk_does_not_take_is_a_507_and_nothing_is_left_on_it(
+    running: Running, simulator: Simulator, sites: Sites, tmp_path: Path
+) -> None:
+    sites.pages["/large.txt"] = (200, {}, b"x" * (5 << 20), 0)
+    sites.pages["/small.pdf"] = (200, {}, PDF.data, 0)
+    settings: dict[str, Any] = {**SHIPPED, "FETCH_URLS": "1", "FETCH_HOSTS": f"127.0.0.1:{sites.port}"}
+    with running.gateway(simulator.url, server="small disk", TMPDIR=str(tmp_path), **settings) as gateway:
+        refused = gateway.chat(CHAT.ask(gateway.model, part_of(CHAT, f"{sites.url}/large.txt")))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (507, "storage_full"), refused.text
+        said = text_of(gateway.chat(CHAT.ask(gateway.model, part_of(CHAT, f"{sites.url}/small.pdf"))), CHAT)
+        assert PDF.digest in said
+        assert _files_in(tmp_path) == []
+
+
+def test_what_a_killed_worker_was_fetching_is_gone_with_it(
+    running: Running, simulator: Simulator, sites: Sites, tmp_path: Path
+) -> None:
+    sites.pages["/slow.txt"] = (200, {}, b"x" * 10_000, 0.01)
+    settings: dict[str, Any] = {**SHIPPED, "FETCH_URLS": "1", "FETCH_HOSTS": f"127.0.0.1:{sites.port}"}
+    with running.gateway(simulator.url, server="gevent", TMPDIR=str(tmp_path), **settings) as gateway:
+        gateway.wait_for_workers()
+        (worker,) = gateway.process.children()
+        before = sites.connections
+        body = CHAT.ask(gateway.model, part_of(CHAT, f"{sites.url}/slow.txt"))
+        asking = threading.Thread(target=_ask_in_vain, args=(gateway, body))
+        asking.start()
+        wait_until("it is being fetched", lambda: sites.connections > before and _temporary_files(worker, tmp_path))
+        assert _files_in(tmp_path) == []
+        os.kill(worker, signal.SIGKILL)
+        asking.join()
+        gateway.workers += 1
+        gateway.wait_for_workers()
+        assert _files_in(tmp_path) == []
+
+
+def _files_in(folder: Path) -> list[str]:
+    """gunicorn has its own there."""
+    return [name for name in os.listdir(folder) if not name.startswith("wgunicorn-")]
+
+
+def _temporary_files(pid: int, folder: Path) -> list[str]:
+    """Those that a process has open in this folder: they have no name any more."""
+    opened = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            opened.append(os.readlink(link))
+    return [name for name in opened if name.startswith(str(folder)) and "wgunicorn-" not in name]
+
+
+def _ask_in_vain(gateway: Gateway, body: dict[str, Any]) -> None:
+    with pytest.raises(requests.ConnectionError):
+        gateway.chat(body)
 
 
 def test_an_address_in_the_result_of_a_call_may_be_bad(fetching: Gateway, simulator: Simulator) -> None:
