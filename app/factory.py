@@ -45,7 +45,7 @@ from app.upstreams import Tap, Upstream, UpstreamGroup
 from app.upstreams.kimi import group as kimi
 from app.upstreams.routing import Router
 from app.web import conversation_id, cors, middleware
-from app.web.api_keys import ApiKeys
+from app.web.api_keys import ApiKeys, owner_of
 from app.web.operations import Operation
 from app.web.rate_limits import RateLimits
 from app.web.request_memory import RequestMemory
@@ -309,6 +309,7 @@ def _build_gateway(
             max_total_bytes=config.files_max_total_bytes,
             max_age_s=config.files_max_age_days * 86_400 or None,
         ),
+        owner_of,
     )
     fetcher = Fetcher(config.fetch_hosts) if config.fetch_urls else None
     attachments = Attachments(AttachmentLimits(config.file_max_bytes, config.max_attachments), uploaded, fetcher)

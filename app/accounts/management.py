@@ -396,6 +396,7 @@ class AccountManager:
         def work(tx: Transaction) -> None:
             self._store.account_entries.delete_in(tx, account.id, self._store.database.now())
             self._store.tokens.delete_in(tx, account.id)
+            self._store.uploads.delete_in(tx, account.id)
 
         self._store.database.in_exclusive_transaction(work)
         log.info("account_removed account=%s label=%r", account.id, account.label)

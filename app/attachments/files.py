@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _CLEAN_EVERY_S = 600.0
 _BATCH = 50
+# A key that has expired may be made valid again for so long. Seconds.
+_EXPIRED_KEY_S = 30 * 86_400.0
 # What has no row after so long was left by a killed process: no upload takes longer. Seconds, and one second more for
 # each of so many bytes that a file may have, as slowly as a client may send them (``hosting.client_socket``).
 _LOST_AFTER_S, _SLOWEST_BYTES_PER_S = 3600.0, 4096
@@ -58,8 +60,13 @@ class AboutFile:
 class Files:
     """The uploaded files of all API keys. One object per process."""
 
-    def __init__(self, store: Store, folder: Folder | None, limits: FileLimits) -> None:
-        """``folder``: where new files go; None: into the database."""
+    def __init__(
+        self, store: Store, folder: Folder | None, limits: FileLimits, owner_of: Callable[[str], str] | None = None
+    ) -> None:
+        """``folder``: where new files go; None: into the database. ``owner_of``: the owner of the files of a key, by
+        its digest; None if no keys expire."""
+        self._keys = store.keys
+        self._owner_of = owner_of
         self._rows: FileRows = store.files
         self._now: Callable[[], float] = store.database.now
         self._folder = folder
@@ -206,6 +213,8 @@ class Files:
 
     def clean(self) -> None:
         """Deletes what is too old, and what killed processes have left."""
+        if self._owner_of is not None:
+            self._keys.expire_files(_EXPIRED_KEY_S, self._owner_of)
         in_steps(self._delete_expired, _BATCH)
         for file_id in self._rows.lost_pieces(self._lost_after_s, _BATCH):
             self._rows.delete_pieces(file_id)

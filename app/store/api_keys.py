@@ -76,7 +76,12 @@ _REVOKE = (
     .values(revoked_at=_P("now"), version=_NEXT_VERSION)
 )
 
-_EXPIRE_FILES = sa.update(files).where(files.c.owner == _P("of_owner")).values(expires_at=_P("now"))
+_EXPIRE_FILES = (
+    sa.update(files)
+    .where(files.c.owner == _P("of_owner"), sa.or_(files.c.expires_at.is_(None), files.c.expires_at > _P("now")))
+    .values(expires_at=_P("now"))
+)
+_EXPIRED = sa.select(api_keys.c.digest).where(api_keys.c.expires_at < _P("before"))
 _FIND_DIGEST = sa.select(*api_keys.c).where(api_keys.c.digest == _P("of_digest"), api_keys.c.revoked_at.is_(None))
 _CHANGEABLE = ("name", "expires_at", "per_minute", "at_once", "models", "tokens_per_day")
 _CHANGE = (
@@ -173,6 +178,12 @@ class KeyRows:
             return True
 
         return self._database.in_exclusive_transaction(work)
+
+    def expire_files(self, seconds: float, owner_of: Callable[[str], str]) -> None:
+        """The files of keys that expired so many seconds ago expire now. ``owner_of``: as for ``revoke``."""
+        now = self._database.now()
+        for row in self._database.rows(_EXPIRED, before=now - seconds):
+            self._database.run(_EXPIRE_FILES, of_owner=owner_of(row["digest"]), now=now)
 
     def change(self, digest: str, **values: str | float | None) -> KeyRow | None:
         """Changes name, expires_at, per_minute, at_once, models or tokens_per_day. Returns the key before; None if it

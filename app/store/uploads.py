@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from app.store.database import Database
+from app.store.database import Database, Transaction
 from app.store.dialects import per_dialect
 from app.store.tables import uploads
 
@@ -21,6 +21,7 @@ _PUT = per_dialect(
     )
 )
 _DELETE = sa.delete(uploads).where(*_OF_FILE, uploads.c.file_id == _P("of_file_id"))
+_DELETE_OF_ACCOUNT = sa.delete(uploads).where(uploads.c.account_id == _P("of_account_id"))
 _DELETE_OLD = sa.delete(uploads).where(uploads.c.uploaded_at < _P("before"))
 
 
@@ -54,6 +55,10 @@ class UploadRows:
             of_digest=digest,
             of_file_id=file_id,
         )
+
+    def delete_in(self, tx: Transaction, account_id: str) -> None:
+        """All of an account."""
+        tx.run(_DELETE_OF_ACCOUNT, of_account_id=account_id)
 
     def delete_older_than(self, seconds: float) -> None:
         self._database.run(_DELETE_OLD, before=self._database.now() - seconds)

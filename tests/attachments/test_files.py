@@ -276,6 +276,20 @@ def test_a_full_disk_is_a_507_and_loses_nothing(running: Running, simulator: Sim
         assert os.listdir(folder_of(gateway)) == [kept]
 
 
+def test_a_full_disk_below_the_database_is_a_503_and_loses_nothing(running: Running, simulator: Simulator) -> None:
+    settings = {**_settings(), "FILES_DIR": "database"}
+    with running.gateway(simulator.url, server="small disk", **settings) as gateway:
+        kept = upload(gateway, PDF).json()["id"]
+        refused = upload(gateway, Sample("a.txt", "", b"x" * (8 << 20)))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable"), refused.text
+        assert gateway.get(f"/v1/files/{kept}/content").content == PDF.data
+        assert [one["id"] for one in gateway.get("/v1/files").json()["data"]] == [kept]
+        said = text_of(gateway.chat(CHAT.ask(gateway.model, by_id(CHAT, PDF, kept))), CHAT)
+        assert seen(said) == [PDF.arrived()]
+    rows = gateway.database.run("SELECT DISTINCT file_id FROM file_pieces")
+    assert rows == [(kept,)]
+
+
 def test_what_a_killed_worker_left_is_deleted_at_the_next_start(running: Running, simulator: Simulator) -> None:
     database = running.new_database()
     with running.gateway(simulator.url, database=database, **_settings()) as gateway:
@@ -456,6 +470,24 @@ def test_a_revoked_key_takes_its_files_with_it(running: Running, tmp_path: Path,
             file.read()
         with files.open(files.find(rows["ben"].owner, rows["ben"].id)) as file:
             assert file.read() == b"x"
+
+
+def test_the_files_of_a_key_that_expired_a_month_ago_are_deleted(running: Running, tmp_path: Path) -> None:
+    with closing(Store(running.new_database().url)) as store:
+        folder, limits = Folder(tmp_path), FileLimits(1000, 10, 1000, None)
+        files = Files(store, folder, limits, owner_of=lambda digest: f"owner of {digest}")
+        now, day = store.database.now(), 86_400
+        rows = {}
+        for name, expires_at in (("ann", now - 31 * day), ("ben", now - 29 * day), ("cat", None)):
+            store.keys.add(KeyRow(name, name, now - 90 * day, expires_at, None, None, None))
+            owner, about = f"owner of {name}", partial(AboutFile, "user_data")
+            rows[name] = files.receive(owner, "a.txt", iter([b"x"]), about, "file")
+        files.clean()
+        with pytest.raises(UnknownFile):
+            files.find("owner of ann", rows["ann"].id)
+        assert sorted(os.listdir(tmp_path)) == sorted(rows[name].id for name in ("ben", "cat"))
+        for name in ("ben", "cat"):
+            assert files.find(f"owner of {name}", rows[name].id) == rows[name]
 
 
 def test_a_file_that_is_deleted_while_a_chat_sends_it_arrives_whole_or_is_a_404(

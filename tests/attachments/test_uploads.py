@@ -8,7 +8,20 @@ import requests
 
 from tests.attachments.samples import CHAT, OTHER_PNG, PDF, PNG, TEXT, Sample, seen
 from tests.attachments.test_attachments import streamed_text, text_of
-from tests.running import CANARY, EACH_GENERATION, SHIPPED, Answer, Gateway, Profile, Running, Share, Simulator, mint
+from tests.running import (
+    CANARY,
+    EACH_GENERATION,
+    SHIPPED,
+    Answer,
+    Gateway,
+    Profile,
+    Running,
+    Share,
+    Simulator,
+    mint,
+    wait_until,
+)
+from tests.running.commands import run_command
 
 UPLOADS = {"sse-2025": "/api/pre-sign-url", "connect-2026-09": "/apiv2-files/file/upload"}
 
@@ -56,6 +69,20 @@ def test_another_account_gets_the_files_again(shared_gateway: Share, simulator: 
     said = streamed_text(response) if stream else text_of(response, CHAT)
     assert seen(said) == [PNG.unnamed, PDF.unnamed]
     assert sorted(uploads(simulator)) == ["alice", "alice", "bob", "bob"]
+
+
+def test_what_an_account_had_is_forgotten_with_the_account(running: Running, simulator: Simulator) -> None:
+    database = running.new_database()
+    sites = {"KIMI_BASE_URL": simulator.url, "KIMI_AUTH_URL": simulator.url}
+    site = simulator.profile.site
+    with running.gateway(simulator.url, users="alice", database=database, **SHIPPED) as gateway:
+        run_command(database, "accounts", "add", "--name", "home", mint("bob", site=site), **sites)
+        ask = CHAT.ask(gateway.model, CHAT.part(PNG))
+        wait_until("both have it", lambda: gateway.chat(ask).ok and set(uploads(simulator)) == {"alice", "bob"})
+        assert gateway.tables.uploads() == 2
+        code, said = run_command(database, "accounts", "remove", "home", **sites)
+        assert code == 0, said
+        assert gateway.tables.uploads() == 1
 
 
 @EACH_GENERATION

@@ -77,6 +77,10 @@ class Tables:
         """How many turns hold an account."""
         return self._count("SELECT count(*) FROM leases")
 
+    def uploads(self) -> int:
+        """How many files of accounts are remembered."""
+        return self._count("SELECT count(*) FROM uploads")
+
     def waiting_turns(self) -> int:
         """How many requests wait for an account."""
         return self._count("SELECT count(*) FROM line")
