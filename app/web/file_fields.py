@@ -10,6 +10,9 @@ from app.web.request_body import has_effect
 
 # They say what may be kept for later requests, and change no answer.
 _OF_CACHES = frozenset(("cache_control", "prompt_cache_breakpoint"))
+# What ``detail`` may ask for of a file that is sent as it is. At OpenAI "auto" is the default, "original" the size in
+# which it came, "high" the most that is looked at. "low" asks for less, for fewer tokens.
+_IN_FULL = ("auto", "high", "original")
 # How the content of a file may be given. The first one that is there is taken.
 _SOURCES = ("file_data", "image_url", "file_url", "file_id")
 
@@ -17,8 +20,8 @@ _SOURCES = ("file_data", "image_url", "file_url", "file_id")
 def unused_fields(fields: Mapping[str, Any] | None, place: str, *used: str) -> Iterator[str]:
     """The places of fields that have no effect. ``used``: the names of those that have one."""
     for name, value in (fields or {}).items():
-        # With "auto" nothing is asked for: it is the default at OpenAI.
-        if name not in used and name not in _OF_CACHES and has_effect(value) and (name, value) != ("detail", "auto"):
+        is_met = name in used or name in _OF_CACHES or (name == "detail" and value in _IN_FULL)
+        if not is_met and has_effect(value):
             yield f"{place}.{name}"
 
 

@@ -355,10 +355,10 @@ IGNORED: dict[str, tuple[Dialect, dict[str, Any], str]] = {
     ),
     "detail of an image": (
         CHAT,
-        {"type": "image_url", "image_url": {"url": PNG.url, "detail": "high"}},
+        {"type": "image_url", "image_url": {"url": PNG.url, "detail": "low"}},
         "image_url.detail",
     ),
-    "detail of an input image": (RESPONSES, {**RESPONSES.part(PNG), "detail": "original"}, "detail"),
+    "detail of an input image": (RESPONSES, {**RESPONSES.part(PNG), "detail": "low"}, "detail"),
     "detail of an input file": (RESPONSES, {**RESPONSES.part(PDF), "detail": "low"}, "detail"),
     "a second source": (
         CHAT,
@@ -378,10 +378,17 @@ def test_what_has_no_effect_beside_a_file_is_named(gateway: Gateway, what: str) 
 
 
 @EACH_DIALECT
-def test_a_default_beside_a_file_is_not_named(gateway: Gateway, dialect: Dialect) -> None:
+@pytest.mark.parametrize("detail", ["auto", "high", "original"])
+def test_what_is_met_beside_a_file_is_not_named_and_not_refused(
+    shared_gateway: Share, dialect: Dialect, detail: str
+) -> None:
+    """Each file is sent as it is: nobody gets less than these ask for."""
+    gateway = shared_gateway(**SHIPPED, STRICT_PARAMS="1")
     part = dialect.part(PNG)
     if dialect is CHAT:
-        part["image_url"]["detail"] = "auto"
-    part |= {"detail": "auto", "cache_control": {"type": "ephemeral"}} if dialect is not CHAT else {}
+        part["image_url"]["detail"] = detail
+    elif dialect is RESPONSES:
+        part["detail"] = detail
+    part |= {"cache_control": {"type": "ephemeral"}}
     response = gateway.post(f"/v1/{dialect.path}", json=dialect.ask(gateway.model, part))
-    assert response.ok and "x-ignored-params" not in response.headers
+    assert response.ok and "x-ignored-params" not in response.headers, response.text
