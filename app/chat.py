@@ -61,6 +61,20 @@ class InMemory:
         return io.BytesIO(self.data)
 
 
+class DecodedSource(str):
+    """The source of a ``FileReference`` whose content was decoded while the request was read: of the text there is
+    only the beginning."""
+
+    def __new__(cls, begin: str, content: Content, size: int) -> "DecodedSource":
+        source = super().__new__(cls, begin)
+        source.content, source.size = content, size
+        return source
+
+    content: Content
+    # Bytes of it.
+    size: int
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """An image or a document that an upstream can be sent."""

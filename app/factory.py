@@ -104,6 +104,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["MAX_MESSAGES"] = config.max_messages
     app.config["MAX_TEXT_CHARS"] = config.max_text_chars
+    app.config["FILE_MAX_BYTES"] = config.file_max_bytes
     app.config["MAX_JSON_VALUES"] = config.max_json_values
     app.config["HEARTBEAT_S"] = config.heartbeat_s
     app.config["CORS_ORIGINS"] = frozenset(config.cors_origins)

@@ -3,9 +3,11 @@
 import binascii
 import hashlib
 import io
+import os
 import re
+import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
 
 from app.concurrency.yielding import in_slices, pause
@@ -24,6 +26,66 @@ class BadContent(Exception):
 
 class TooLarge(Exception):
     """The content has more bytes than are allowed."""
+
+
+class OnDisk:
+    """Content in a temporary file that has no name: it is gone with this object, and with this process."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  # ``close`` and ``__del__``
+        self.size = 0
+
+    def write(self, piece: bytes) -> None:
+        """Raises OSError."""
+        self._file.write(piece)
+        self.size += len(piece)
+
+    def complete(self) -> None:
+        """After the last ``write``. Raises OSError."""
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __del__(self) -> None:
+        # Not there if the constructor has failed.
+        if file := self.__dict__.get("_file"):
+            file.close()
+
+    def open(self) -> BinaryIO:
+        return io.BufferedReader(_Reader(self), PIECE_BYTES)
+
+    def read(self, count: int, at: int) -> bytes:
+        return os.pread(self._file.fileno(), count, at)
+
+
+class _Reader(io.RawIOBase):
+    """Reads a file that others read, too."""
+
+    def __init__(self, content: OnDisk) -> None:
+        self._content = content
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        begin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._content.size}[whence]
+        self._at = max(0, begin + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._content.read(len(buffer), self._at)
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
 
 
 def digest_of(file: BinaryIO) -> str:
@@ -74,6 +136,34 @@ def from_base64(text: str, most: int, begin: int = 0) -> bytes:
     if len(data) > most:
         raise TooLarge
     return data
+
+
+def decoded_to_disk(data: bytes, begin: int, end: int) -> OnDisk | None:
+    """Base64 that stands in a JSON text, between these places: without white space, and with a slash perhaps as
+    ``\\/``. None if it is none, or if the disk does not take it."""
+    content = None
+    try:
+        content = OnDisk()
+        rest = b""
+        for at in in_slices(range(begin, end, _PART_CHARS)):
+            part = rest + data[at : min(end, at + _PART_CHARS)]
+            # What is cut belongs to the next part: an escape, and characters that make no whole bytes yet.
+            escape = b"\\" if part.endswith(b"\\") else b""
+            part = part.removesuffix(escape).replace(b"\\/", b"/")
+            cut = len(part) if at + _PART_CHARS >= end else len(part) - len(part) % 4
+            part, rest = part[:cut], part[cut:] + escape
+            if part.endswith(b"=") and at + _PART_CHARS < end:
+                break
+            content.write(binascii.a2b_base64(part, strict_mode=True))
+        else:
+            if not rest:
+                content.complete()
+                return content
+    except (ValueError, OSError):
+        pass
+    if content is not None:
+        content.close()
+    return None
 
 
 def _unquoted(url: str, begin: int) -> bytes:

@@ -21,18 +21,15 @@ advocate is of 2020, its newer fork champion was not tried, and the others are f
 """
 
 import contextlib
-import io
 import ipaddress
 import logging
 import math
-import os
 import re
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, cast
+from typing import Any
 from urllib.parse import urljoin
 
 import certifi
@@ -43,7 +40,7 @@ from urllib3.exceptions import HTTPError, LocationValueError, NewConnectionError
 from urllib3.util import parse_url
 
 from app import __version__
-from app.attachments.content import PIECE_BYTES, BadContent, TooLarge
+from app.attachments.content import BadContent, OnDisk, TooLarge
 from app.attachments.folder import translated
 from app.concurrency.yielding import pause
 from app.errors import GatewayError
@@ -85,23 +82,11 @@ Connect = Callable[[tuple[Any, ...], float], socket.socket]
 _FORBIDDEN = "is at an address that this gateway does not fetch from: it must be public"
 
 
-class Fetched:
-    """The content of an address, in a temporary file that has no name: it is gone with this process."""
+class Fetched(OnDisk):
+    """The content of an address."""
 
-    def __init__(self, file: BinaryIO, size: int, name: str) -> None:
-        self._file = file
-        self.size = size
-        # As the address ends.
-        self.name = name
-
-    def __del__(self) -> None:
-        self._file.close()
-
-    def open(self) -> BinaryIO:
-        return io.BufferedReader(_Reader(self), PIECE_BYTES)
-
-    def read(self, count: int, at: int) -> bytes:
-        return os.pread(self._file.fileno(), count, at)
+    # As the address ends.
+    name = ""
 
 
 class Fetcher:
@@ -219,26 +204,20 @@ class Fetcher:
         length = response.headers.get("Content-Length", "")
         if length.isascii() and length.isdigit() and int(length[:20]) > most:
             raise TooLarge
-        with translated():
-            file = tempfile.TemporaryFile()  # noqa: SIM115  # Fetched closes it
-        try:
-            size = 0
-            for piece in response.stream(65_536, decode_content=False):
-                size += len(piece)
-                if size > most:
-                    raise TooLarge
-                with translated():
-                    file.write(piece)
-                pause()
-            if time.monotonic() > deadline:
-                raise BadContent(f"cannot be fetched: it takes longer than {self._total_s:.0f} s")
-            with translated():
-                file.flush()
-        except BaseException:
-            file.close()
-            raise
-        path = parse_url(url).path or ""
-        return Fetched(cast(BinaryIO, file), size, path.rpartition("/")[2])
+        with translated("TMPDIR"):
+            fetched = Fetched()
+        for piece in response.stream(65_536, decode_content=False):
+            if fetched.size + len(piece) > most:
+                raise TooLarge
+            with translated("TMPDIR"):
+                fetched.write(piece)
+            pause()
+        if time.monotonic() > deadline:
+            raise BadContent(f"cannot be fetched: it takes longer than {self._total_s:.0f} s")
+        with translated("TMPDIR"):
+            fetched.complete()
+        fetched.name = (parse_url(url).path or "").rpartition("/")[2]
+        return fetched
 
 
 def _is_public(address: tuple[Any, ...]) -> bool:
@@ -289,31 +268,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-class _Reader(io.RawIOBase):
-    """Reads a file that others read, too."""
-
-    def __init__(self, fetched: Fetched) -> None:
-        self._fetched = fetched
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        begin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._fetched.size}[whence]
-        self._at = max(0, begin + offset)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        part = self._fetched.read(len(buffer), self._at)
-        buffer[: len(part)] = part
-        self._at += len(part)
-        return len(part)

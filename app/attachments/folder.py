@@ -90,13 +90,13 @@ class Folder:
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Around writing. Raises StorageFull, StorageUnavailable."""
+def translated(setting: str = "FILES_DIR") -> Iterator[None]:
+    """Around writing. ``setting``: says where. Raises StorageFull, StorageUnavailable."""
     try:
         yield
     except OSError as e:
         if e.errno in _FULL:
-            raise StorageFull("the disk of the gateway is full; nothing was stored (FILES_DIR)") from e
+            raise StorageFull(f"the disk of the gateway is full; nothing was stored ({setting})") from e
         raise StorageUnavailable(
-            f"the gateway cannot write files ({type(e).__name__}): check FILES_DIR and its permissions"
+            f"the gateway cannot write files ({type(e).__name__}): check {setting} and its permissions"
         ) from e

@@ -15,7 +15,17 @@ from app.attachments.fetching import Fetched, Fetcher
 from app.attachments.files import Files
 from app.attachments.media_types import Unusable, known_type, recognise
 from app.attachments.names import clean_name, file_name
-from app.chat import Attachment, ChatRequest, Content, FileReference, InMemory, Message, Part, TextPart
+from app.chat import (
+    Attachment,
+    ChatRequest,
+    Content,
+    DecodedSource,
+    FileReference,
+    InMemory,
+    Message,
+    Part,
+    TextPart,
+)
 from app.concurrency.yielding import pause
 from app.errors import FileTooLarge, InvalidRequest, UnknownFile
 from app.store import FileRow
@@ -141,6 +151,8 @@ class Attachments:
 
     def _content(self, part: FileReference, progress: _Progress) -> tuple[Content, int, str]:
         most = self._limits.max_bytes
+        if isinstance(part.source, DecodedSource):
+            return part.source.content, part.source.size, part.name
         match part.form:
             case "base64":
                 data = from_base64(part.source, most)

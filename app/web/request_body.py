@@ -19,6 +19,7 @@ from app.errors import BodyTooSlow, InvalidRequest
 from app.text.json_size import has_more_values
 from app.web import json_bytes
 from app.web.file_references import attached_chars
+from app.web.long_contents import LongContents
 from app.web.request_memory import RequestMemory, Reservation
 
 # How much is read at once.
@@ -159,13 +160,18 @@ def _load(data: bytes, reservation: Reservation) -> dict[str, Any]:
     is_long = len(data) > _LONG
     if is_long:
         pause()
+    contents = LongContents(data, current_app.config["FILE_MAX_BYTES"])
     most = current_app.config["MAX_JSON_VALUES"]
-    if has_more_values(data, most):
+    if has_more_values(contents.rest, most):
         raise InvalidRequest(
             f"the body has more than {most} values: objects, lists, strings, numbers (MAX_JSON_VALUES)",
             code="too_many_values",
         )
-    raw = json_bytes.load(data, request.mimetype)
+    raw = json_bytes.load(contents.rest, request.mimetype)
+    if contents.put_back(raw):
+        data = contents.rest
+    else:
+        raw = json_bytes.load(data, request.mimetype)
     if not isinstance(raw, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
     most_chars = current_app.config["MAX_TEXT_CHARS"]

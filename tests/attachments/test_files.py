@@ -322,7 +322,7 @@ def test_many_uploads_at_once_need_little_memory(running: Running, simulator: Si
     with running.gateway(simulator.url, **settings) as gateway:
         assert upload(gateway, TEXT).ok
         (worker,) = gateway.process.children()
-        before = _peak_kb(worker)
+        before = peak_kb(worker)
         late: list[float] = []
         reader = threading.Thread(target=_read_tokens, args=(gateway, late))
         reader.start()
@@ -334,7 +334,7 @@ def test_many_uploads_at_once_need_little_memory(running: Running, simulator: Si
         reader.join()
         sizes = [one["bytes"] for one in gateway.get("/v1/files").json()["data"]]
         assert sizes.count(megabytes << 20) == count
-        grown_mb = (_peak_kb(worker) - before) / 1024
+        grown_mb = (peak_kb(worker) - before) / 1024
         print(f"{count} uploads of {megabytes} MB: the worker's memory grew by {grown_mb:.1f} MB", end="; ")  # noqa: T201
         print(f"tokens came late by {late[len(late) // 2]:.0f} ms, p99 {late[len(late) * 99 // 100]:.0f} ms")  # noqa: T201
         assert grown_mb < 60
@@ -372,7 +372,7 @@ def _settings() -> dict[str, Any]:
     return dict(SHIPPED)
 
 
-def _peak_kb(pid: int) -> int:
+def peak_kb(pid: int) -> int:
     """The most memory that a process has had."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1])

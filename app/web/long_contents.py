@@ -1,0 +1,123 @@
+"""Long images and documents in a body: they are decoded to the disk before the body is read as JSON.
+
+Else a document would be in memory as a part of the body, as a string, and as its bytes. A long string is found by
+its quotes: no string of JSON holds one without a backslash before it. Whatever else is as long stays as it is.
+"""
+
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from app.attachments import decoded_to_disk
+from app.chat import DecodedSource
+from app.concurrency.yielding import pause
+
+# What is shorter stays in the body. Bytes.
+_LONG = 262_144
+# A string that is long holds a window of so many bytes without a quote.
+_WINDOW = _LONG // 2
+
+# The name of the field before a string, and what a ``data:`` URL begins with.
+_FIELD = re.compile(rb'"(?:url|image_url|file_url|file_data|data)"[ \t\r\n]*:[ \t\r\n]*\Z')
+_FIELD_BYTES = 64
+_DATA_URL = re.compile(rb'data:(?:[^,;"\\]|\\/){0,100}(?:;[^,;"\\]{1,100}){0,3};base64,', re.IGNORECASE)
+
+
+class LongContents:
+    """The long contents of one body."""
+
+    def __init__(self, data: bytes, most: int) -> None:
+        """``data``: JSON in UTF-8. ``most``: bytes that a content may have; a larger one stays."""
+        self._contents: dict[str, DecodedSource] = {}
+        # No string of the body is one of these by chance or on purpose.
+        prefix = secrets.token_hex(16)
+        pieces, done = [], 0
+        for begin, end in _long_strings(data):
+            head = _DATA_URL.match(data, begin, min(end, begin + 512))
+            first = head.end() if head else begin
+            is_named = _FIELD.search(data, max(0, begin - 1 - _FIELD_BYTES), begin - 1)
+            if not is_named or (end - first) * 3 // 4 > most + 2:
+                continue
+            content = decoded_to_disk(data, first, end)
+            if content is None or content.size > most:
+                continue
+            name = f"{prefix}-{len(self._contents)}"
+            begin_of_text = head[0].decode(errors="replace") if head else "(base64)"
+            self._contents[name] = DecodedSource(begin_of_text, content, content.size)
+            pieces += [data[done:begin], name.encode()]
+            done = end
+        # The body without the contents.
+        self.rest = b"".join([*pieces, data[done:]]) if pieces else data
+
+    def put_back(self, body: Any) -> bool:
+        """Puts the contents into the value of ``rest``. False if one stands where no file is sent, or not in its
+        form: then the whole body has to be read as it is."""
+        left = dict(self._contents)
+        if not left:
+            return True
+        for holder, field, form in _places(body):
+            name = holder.get(field)
+            if not isinstance(name, str) or name not in left:
+                continue
+            source = left[name]
+            if form in ("any", "url" if source[:5].lower() == "data:" else "base64"):
+                holder[field] = source
+                del left[name]
+        return not left
+
+
+_Form = Literal["url", "base64", "any"]
+
+
+def _places(body: Any) -> Iterator[tuple[dict[str, Any], str, _Form]]:
+    """The fields of a body, in any of the APIs, in which nothing but an image or a document stands: the object, its
+    field, and the form that it takes there."""
+    if not isinstance(body, dict):
+        return
+    rest = [item for name in ("messages", "input") for item in _objects(body.get(name))]
+    seen = 0
+    while rest:
+        part = rest.pop()
+        seen += 1
+        if not seen % 1024:
+            pause()
+        kind, source = part.get("type"), part.get("source")
+        if kind == "tool_result" or "role" in part:
+            rest += _objects(part.get("content"))
+        elif kind in ("function_call_output", "custom_tool_call_output"):
+            rest += _objects(part.get("output"))
+        elif kind in ("image_url", "input_image"):
+            url = part.get("image_url")
+            yield (url, "url", "url") if isinstance(url, dict) else (part, "image_url", "url")
+        elif kind == "file" and isinstance(part.get("file"), dict):
+            yield part["file"], "file_data", "any"
+        elif kind == "input_file":
+            yield part, "file_data", "any"
+            yield part, "file_url", "url"
+        elif kind in ("image", "document") and isinstance(source, dict):
+            if source.get("type") == "content":
+                rest += _objects(source.get("content"))
+            elif source.get("type") == "base64":
+                yield source, "data", "base64"
+            else:
+                yield source, "url", "url"
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _long_strings(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where long strings begin behind their quote, and where they end before it."""
+    at = 0
+    while at + _WINDOW <= len(data):
+        if data.find(b'"', at, at + _WINDOW) >= 0:
+            at += _WINDOW
+            continue
+        begin, end = data.rfind(b'"', 0, at) + 1, data.find(b'"', at + _WINDOW)
+        if end < 0:
+            return
+        if begin and end - begin >= _LONG:
+            yield begin, end
+        at = end - end % _WINDOW + _WINDOW
