@@ -4,6 +4,7 @@ Must never know a route's logic, a wire field, or the environment.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -23,7 +24,7 @@ from app.answers.plan import Planner
 from app.answers.stream import AnswerTimeouts
 from app.answers.turn import RetryPolicy, Turns
 from app.api import chat_completions, completions, files, health, messages, metrics, models, openapi, responses
-from app.attachments import AttachmentLimits, Attachments, Fetcher, FileLimits, Files, Folder
+from app.attachments import AttachmentLimits, Attachments, Fetcher, FileLimits, Files, Folder, free_bytes_at
 from app.concurrency.at_exit import at_exit
 from app.concurrency.watchdog import Watchdog
 from app.console.mount import ConsoleMount, Services
@@ -311,6 +312,7 @@ def _build_gateway(
             max_age_s=config.files_max_age_days * 86_400 or None,
         ),
         owner_of,
+        lambda: math.inf if config.disk_of_files is None else free_bytes_at(config.disk_of_files),
     )
     fetcher = Fetcher(config.fetch_hosts) if config.fetch_urls else None
     attachments = Attachments(AttachmentLimits(config.file_max_bytes, config.max_attachments), uploaded, fetcher)

@@ -3,7 +3,7 @@
 from app.attachments.content import decoded_to_disk
 from app.attachments.fetching import Fetcher
 from app.attachments.files import AboutFile, FileLimits, Files
-from app.attachments.folder import Folder
+from app.attachments.folder import Folder, free_bytes_at
 from app.attachments.resolving import AttachmentLimits, Attachments
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "Files",
     "Folder",
     "decoded_to_disk",
+    "free_bytes_at",
 ]

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import math
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from app.attachments.media_types import Unusable, recognise
 from app.attachments.names import clean_name, file_name
 from app.concurrency.periodic import every, in_steps
 from app.concurrency.yielding import in_slices, pause
-from app.errors import FileLost, FileTooLarge, InvalidRequest, TooManyFiles, UnknownFile
+from app.errors import FileLost, FileTooLarge, InvalidRequest, StorageFull, TooManyFiles, UnknownFile
 from app.store import FileRow, Store
 from app.store.files import FileRows
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _CLEAN_EVERY_S = 600.0
 _BATCH = 50
+# So much of a disk is left free: the database needs room to write, also in order to delete. Bytes.
+_LEFT_FREE_BYTES = 64 << 20
 # A key that has expired may be made valid again for so long. Seconds.
 _EXPIRED_KEY_S = 30 * 86_400.0
 # What has no row after so long was left by a killed process: no upload takes longer. Seconds, and one second more for
@@ -61,10 +64,16 @@ class Files:
     """The uploaded files of all API keys. One object per process."""
 
     def __init__(
-        self, store: Store, folder: Folder | None, limits: FileLimits, owner_of: Callable[[str], str] | None = None
+        self,
+        store: Store,
+        folder: Folder | None,
+        limits: FileLimits,
+        owner_of: Callable[[str], str] | None = None,
+        free_bytes: Callable[[], float] = lambda: math.inf,
     ) -> None:
         """``folder``: where new files go; None: into the database. ``owner_of``: the owner of the files of a key, by
-        its digest; None if no keys expire."""
+        its digest; None if no keys expire. ``free_bytes``: of the disk of the files."""
+        self._free_bytes = free_bytes
         self._keys = store.keys
         self._owner_of = owner_of
         self._rows: FileRows = store.files
@@ -97,6 +106,7 @@ class Files:
         ``pieces`` and ``about`` raise; nothing is stored then.
         """
         file_id = f"file-{secrets.token_hex(16)}"
+        self._check_disk()
         digest, size = hashlib.sha256(), 0
         _, stored = self._rows.used(owner)
 
@@ -112,6 +122,7 @@ class Files:
                     raise FileTooLarge(
                         f"{field} has more than {self.limits.max_bytes} bytes (FILE_MAX_BYTES)", param=field
                     )
+                self._check_disk()
                 digest.update(piece)
                 yield piece
                 pause()
@@ -171,6 +182,14 @@ class Files:
         if not self._rows.delete(owner, file_id):
             raise UnknownFile("no file with this id is known for this API key")
         self._delete_bytes(file_id, in_database=False)
+
+    def _check_disk(self) -> None:
+        """Raises StorageFull."""
+        if self._free_bytes() < _LEFT_FREE_BYTES:
+            raise StorageFull(
+                f"the disk of the gateway is full: uploads leave {_LEFT_FREE_BYTES >> 20} MB of it free; nothing was "
+                "stored (FILES_DIR)"
+            )
 
     def _write(self, file_id: str, pieces: Iterator[bytes]) -> None:
         if self._folder is not None:

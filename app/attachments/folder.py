@@ -7,6 +7,7 @@ deleted, by whichever process looks first.
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import re
 import time
@@ -87,6 +88,21 @@ class Folder:
                 with contextlib.suppress(OSError):
                     if _ID.fullmatch(entry.name) and entry.stat().st_mtime < before:
                         yield entry.name
+
+
+def free_bytes_at(path: Path) -> float:
+    """Those of its disk that may be written; infinity where that cannot be seen."""
+    for place in (path, *path.parents):
+        try:
+            state = os.statvfs(place)
+        except FileNotFoundError:
+            # It is made when it is first written to.
+            continue
+        except OSError:
+            break
+        # 0: of a file system that does not count.
+        return state.f_bavail * state.f_frsize if state.f_blocks else math.inf
+    return math.inf
 
 
 @contextlib.contextmanager

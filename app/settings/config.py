@@ -652,8 +652,17 @@ class Config:
         """Where uploaded files are kept; None: in the database."""
         if self.files_dir:
             return None if self.files_dir == parsers.IN_DATABASE else Path(self.files_dir)
+        return None if self._database_folder is None else self._database_folder / "files"
+
+    @property
+    def disk_of_files(self) -> Path | None:
+        """A place on the disk of uploaded files, perhaps not made yet; None: that of a database server."""
+        return self.files_folder or self._database_folder
+
+    @property
+    def _database_folder(self) -> Path | None:
         file = self.database_url.removeprefix("sqlite:///")
-        return None if file == self.database_url else Path(file).parent / "files"
+        return None if file == self.database_url else Path(file).parent
 
     @property
     def secrets(self) -> list[str]:

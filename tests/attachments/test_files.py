@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import os
 import shutil
 import socket
@@ -20,8 +21,8 @@ import openai
 import pytest
 import requests
 
-from app.attachments import AboutFile, FileLimits, Files, Folder
-from app.errors import FileLost, TooManyFiles, UnknownFile
+from app.attachments import AboutFile, FileLimits, Files, Folder, free_bytes_at
+from app.errors import FileLost, StorageFull, TooManyFiles, UnknownFile
 from app.store import KeyRow, Store
 from tests.attachments.samples import CHAT, DIALECTS, MESSAGES, PDF, PNG, TEXT, WORD, Dialect, Sample, archive, seen
 from tests.attachments.test_attachments import text_of
@@ -281,13 +282,40 @@ def test_a_full_disk_below_the_database_is_a_503_and_loses_nothing(running: Runn
     with running.gateway(simulator.url, server="small disk", **settings) as gateway:
         kept = upload(gateway, PDF).json()["id"]
         refused = upload(gateway, Sample("a.txt", "", b"x" * (8 << 20)))
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable"), refused.text
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_not_writable"), refused.text
         assert gateway.get(f"/v1/files/{kept}/content").content == PDF.data
         assert [one["id"] for one in gateway.get("/v1/files").json()["data"]] == [kept]
         said = text_of(gateway.chat(CHAT.ask(gateway.model, by_id(CHAT, PDF, kept))), CHAT)
         assert seen(said) == [PDF.arrived()]
-    rows = gateway.database.run("SELECT DISTINCT file_id FROM file_pieces")
-    assert rows == [(kept,)]
+
+
+@pytest.mark.parametrize("in_database", [False, True], ids=["folder", "database"])
+def test_uploads_leave_a_part_of_the_disk_free(running: Running, tmp_path: Path, in_database: bool) -> None:
+    free = [100 << 20]
+    with closing(Store(running.new_database().url)) as store:
+        limits = FileLimits(10 << 20, 10, 100 << 20, None)
+        files = Files(store, None if in_database else Folder(tmp_path), limits, free_bytes=lambda: free[0])
+
+        def pieces() -> Iterator[bytes]:
+            yield b"x" * 300_000
+            free[0] = (64 << 20) - 1
+            yield b"x"
+
+        with pytest.raises(StorageFull, match="uploads leave 64 MB of it free"):
+            files.receive("me", "a.txt", pieces(), partial(AboutFile, "user_data"), "file")
+        # It is not begun where the disk is full already.
+        with pytest.raises(StorageFull):
+            files.receive("me", "a.txt", pieces(), partial(AboutFile, "user_data"), "file")
+        assert os.listdir(tmp_path) == [] and store.files.used("me") == (0, 0)
+        free[0] = 64 << 20
+        row = files.receive("me", "a.txt", iter([b"x"]), partial(AboutFile, "user_data"), "file")
+        assert files.find("me", row.id) == row
+
+
+def test_the_free_bytes_of_a_disk_are_those_below_a_folder_that_is_not_made_yet(tmp_path: Path) -> None:
+    free = free_bytes_at(tmp_path / "not" / "yet")
+    assert 0 < free < math.inf and abs(free - shutil.disk_usage(tmp_path).free) < 1 << 30
+    assert free_bytes_at(Path("/proc/self")) == math.inf
 
 
 def test_what_a_killed_worker_left_is_deleted_at_the_next_start(running: Running, simulator: Simulator) -> None:
