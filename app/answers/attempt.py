@@ -387,8 +387,8 @@ class Attempt:
             # The other request may be using this chat.
             self.keep_chat()
             raise
-        if is_moved and plan.place.branch is not None and row.chat_id and row.upstream and row.account_id:
-            # It was noted with the turn.
+        # The old chat was noted with the turn. It waits for its account where that is gone.
+        if is_moved and row.chat_id and row.upstream and row.account_id in self._services.accounts.ids:
             self._services.cleanup.discard(row.upstream, row.chat_id, row.account_id)
 
     def _chat(self) -> ConversationChat:

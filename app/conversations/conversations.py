@@ -267,8 +267,8 @@ class ConversationLease:
         if turn.new_chat is not None:
             # From here on it is the conversation's, whatever becomes of this process.
             store.pending_deletions.delete_in(tx, turn.new_chat.upstream, turn.new_chat.chat_id)
-            if turn.place.branch is not None:
-                _note_chat(store, tx, row)
+            # Also where Kimi says that it does not know it, or its account is gone for now: that may change.
+            _note_chat(store, tx, row)
         for number in dropped:
             store.transcripts.delete_turn(tx, row.owner, row.id, number - 1)
         if self.keeps_transcript:

@@ -97,6 +97,12 @@ def test_a_conversation_whose_account_is_gone_goes_on_with_another(
         assert response.ok and response.headers["x-conversation-rebuilt"] == "history"
         assert gateway.say("three", "talk").ok
     assert [turn.account for turn in simulator.turns()] == [owner, other, other]
+    assert simulator.state()["deleted_chats"] == 0
+    with running.gateway(simulator.url, KIMI_TOKENS=both, database=kept) as gateway:
+        # The account is back: its chat, which nobody continues, does not stay in its list.
+        wait_until(
+            "it is deleted", lambda: [c["deleted"] for c in simulator.state()["chats"].values()] == [True, False]
+        )
 
 
 def test_a_conversation_goes_on_elsewhere_when_its_account_is_refused(
