@@ -55,14 +55,16 @@ def _try(host: Host) -> tuple[Sequence[str], list[str]]:
         with running.simulator() as simulator:
             site = Site(folder, simulator)
             site.make()
+            faults = host.refusals(site)
             try:
                 host.start(site)
                 site.wait_until_listening(site.port)
-                seen, faults = exercise(site, lambda: host.reload(site))
+                seen, found = exercise(site, lambda: host.reload(site))
             except (AssertionError, requests.RequestException) as error:
-                seen, faults = {}, [str(error)]
+                seen, found = {}, [str(error)]
             finally:
                 site.stop()
+        faults += found
         row = [host.title, _version(host), *(seen.get(field, "–") for field in FIELDS)]
         print(" | ".join(row), flush=True)
         logs = [site.log, *site.folder.glob("apache/error.log")]

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from tests.hosts.site import Site
 @dataclass(frozen=True)
 class Host:
     """``title``: its section of the page. ``program``: what must be installed. ``version``: the command that says
-    its version. ``reload`` loads new code."""
+    its version. ``reload`` loads new code. ``refusals``: what is wrong where the gateway refuses to start; called
+    before ``start``."""
 
     name: str
     title: str
@@ -23,6 +25,7 @@ class Host:
     version: tuple[str, ...]
     start: Callable[[Site], None]
     reload: Callable[[Site], None]
+    refusals: Callable[[Site], list[str]] = lambda _: []
 
 
 def _gunicorn(site: Site) -> None:
@@ -129,6 +132,30 @@ def _uwsgi(site: Site) -> None:
     site.run(["uwsgi", "--ini", str(site.folder / "uwsgi.ini")])
 
 
+def _uwsgi_refusals(site: Site) -> list[str]:
+    """What is wrong where the gateway cannot start: uWSGI must end, with one line of ours."""
+    faults = []
+    (site.kimi / "reload").touch()
+    late, env = "gevent-monkey-patch = true", site.kimi / ".env"
+    for option, setting in ((late, ""), ("", "HEARTBEAT_S='x'\n")):
+        settings = env.read_text()
+        env.write_text(settings + setting)
+        (site.folder / "uwsgi.ini").write_text(f"{site.example(examples()['uwsgi'])}\n{option}\n")
+        site.run(["uwsgi", "--ini", str(site.folder / "uwsgi.ini")])
+        refused = site.processes.pop()
+        try:
+            refused.wait(30)
+        except subprocess.TimeoutExpired:
+            faults.append(f"it does not end with {option or setting}")
+            refused.kill()
+        lines = [line for line in site.log.read_text(errors="replace").splitlines() if "kimi-gateway:" in line]
+        if len(lines) != 1:
+            faults.append(f"{len(lines)} lines of ours with {option or setting}: {lines[:3]}")
+        site.log.unlink()
+        env.write_text(settings)
+    return faults
+
+
 def _reload_uwsgi(site: Site) -> None:
     (site.kimi / "reload").touch()
 
@@ -156,7 +183,7 @@ HOSTS = (
     Host("mod_proxy", "Apache mod_proxy", "apache2", ("apache2", "-v"), _mod_proxy, _reload_gunicorn),
     Host("mod_wsgi", "Apache mod_wsgi", "apache2", _package("libapache2-mod-wsgi-py3"), _mod_wsgi, _touch_wsgi),
     Host("passenger", "Passenger", "apache2", _package("libapache2-mod-passenger"), _passenger, _restart_passenger),
-    Host("uwsgi", "uWSGI", "uwsgi", ("uwsgi", "--version"), _uwsgi, _reload_uwsgi),
+    Host("uwsgi", "uWSGI", "uwsgi", ("uwsgi", "--version"), _uwsgi, _reload_uwsgi, _uwsgi_refusals),
     Host(
         "waitress",
         "waitress",
