@@ -27,7 +27,8 @@ _AGENT: frozenset[Fact] = frozenset({"text", "tools"})
 
 @dataclass(frozen=True)
 class Client:
-    """``title``: what people call it. ``heavy``: too much for CI. ``keeps_chats``: it uses conversations.
+    """``title``: what people call it. ``heavy``: needs gigabytes. ``slow``: the run that is over in ten minutes has
+    no time for it. ``keeps_chats``: it uses conversations.
     ``settings``: those of the gateway that docs/clients.md advises, as name and value.
     ``picture``: the name in docs/ of the picture that its exercise leaves in its home as picture.png.
     ``fetches``: the gateway fetches addresses, from the site of the runner.
@@ -38,6 +39,7 @@ class Client:
     title: str
     proves: frozenset[Fact]
     heavy: bool = False
+    slow: bool = False
     keeps_chats: bool = False
     picture: str = ""
     settings: tuple[tuple[str, str], ...] = ()
@@ -54,10 +56,10 @@ CLIENTS = (
     Client("ai_sdk", "AI SDK", _LIBRARY | _FILES, keeps_chats=True, fetches=True),
     Client("langchain", "LangChain", (_LIBRARY | _FILES) - {"thinking"}, keeps_chats=True, fetches=True),
     Client("pydantic_ai", "pydantic-ai", _LIBRARY | _FILES, keeps_chats=True, fetches=True),
-    Client("litellm", "LiteLLM", _LIBRARY),
-    Client("llama_index", "LlamaIndex", (_LIBRARY | _FILES) - {"thinking"}, fetches=True),
+    Client("litellm", "LiteLLM", _LIBRARY, slow=True),
+    Client("llama_index", "LlamaIndex", (_LIBRARY | _FILES) - {"thinking"}, slow=True, fetches=True),
     Client("llm", "llm", frozenset({"text", "stream", "usage", "error"})),
-    Client("agents_sdk", "OpenAI Agents SDK", _AGENT, keeps_chats=True),
+    Client("agents_sdk", "OpenAI Agents SDK", _AGENT, slow=True, keeps_chats=True),
     Client("aider", "aider", frozenset({"text", "error"})),
     Client(
         "codex",
@@ -85,8 +87,30 @@ CLIENTS = (
         needs=("NEXTCHAT_URL",),
         users="alice",
     ),
-    Client("continue_dev", "Continue (its provider layer)", _LAYER, users="alice"),
+    Client("continue_dev", "Continue (its provider layer)", _LAYER, slow=True, users="alice"),
+    Client(
+        "librechat",
+        "LibreChat (its provider layer)",
+        _LAYER - {"usage"},
+        slow=True,
+        keeps_chats=True,
+        users="alice",
+    ),
+    Client("sillytavern", "SillyTavern in Chromium", _WINDOW - {"images"}, slow=True, users="alice"),
     Client("cherry", "Cherry Studio (its provider layer)", _LAYER, keeps_chats=True, users="alice"),
 )
 # By the seconds that they take, so that the longest is not the last one left.
-FIRST = ("aider", "cline", "litellm", "llama_index", "langchain", "opencode", "codex", "claude_code")
+FIRST = (
+    "continue_dev",
+    "sillytavern",
+    "librechat",
+    "cherry",
+    "aider",
+    "cline",
+    "litellm",
+    "llama_index",
+    "langchain",
+    "opencode",
+    "codex",
+    "claude_code",
+)

@@ -34,9 +34,8 @@ export async function drawn(browser, file) {
 
 // A person's day. `chat` knows one program:
 //   page, send(text), answer() the words of the last answer without its thinking, thinking(), stop(), again(),
-//   attach(file), choose(model), fresh() a new conversation, words() all that tells of a failure, setKey(key)
-// `sent`: the digests of the images that left the program; some draw an image anew before they send it.
-export async function live(chat, { thinker, seer, picture, sent }) {
+//   choose(model), fresh() a new conversation, words() all that tells of a failure, setKey(key)
+export async function live(chat, { thinker }) {
   const says = async (text) => until(`the answer ${text}`, async () => (await chat.answer()).includes(text));
 
   await chat.choose(thinker);
@@ -72,22 +71,29 @@ export async function live(chat, { thinker, seer, picture, sent }) {
   await until('the end at Kimi', async () => (await atKimi()).open_streams === 0, 10);
   proved('chat');
   proved('also', `Kimi's stream ends ${((Date.now() - stopped) / 1000).toFixed(1)} s after *stop*`);
-
   await knobs({});
+}
+
+// A picture for docs/, once what was shown for a moment is gone.
+export async function pictured(page) {
+  await sleep(4000);
+  await page.screenshot({ path: `${process.env.HOME}/picture.png` });
+}
+
+// An image comes to Kimi. `chat` also has attach(file). `sent`: the digests of the images that left the program; some
+// draw an image anew before they send it.
+export async function see(chat, { seer, picture, sent }) {
   await knobs({ say: 'A red sun stands over the sea.', think: '' });
   await chat.fresh();
   await chat.choose(seer);
   await chat.attach(picture);
   await chat.send('What is in this picture?');
-  await says('A red sun stands over the sea.');
+  await until('the answer', async () => (await chat.answer()).includes('A red sun stands over the sea.'));
   await idle();
   const arrived = (await atKimi()).uploads.map((upload) => upload.digest);
   const left = sent ? sent() : [digest(readFileSync(picture))];
   assert.ok(left.length && left.every((each) => arrived.includes(each)), JSON.stringify({ left, arrived }));
   proved('images');
-  // Once what was shown for a moment is gone.
-  await sleep(4000);
-  await chat.page.screenshot({ path: `${process.env.HOME}/picture.png` });
 }
 
 // Ends when the page has no POST under way, and what it shows has stayed the same for three seconds.

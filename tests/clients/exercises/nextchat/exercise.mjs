@@ -1,7 +1,7 @@
 // NextChat that already runs (NEXTCHAT_URL), in Chromium, by the settings of docs/clients.md: the browser asks the gateway.
 import { createHash } from 'node:crypto';
 import { chromium } from 'playwright-core';
-import { LAUNCH, drawn, failInWindow, live, until } from './browser.mjs';
+import { LAUNCH, drawn, failInWindow, live, pictured, see, until } from './browser.mjs';
 import { GATEWAY, KEY, MODEL, THINKING, version } from './told.mjs';
 
 const url = process.env.NEXTCHAT_URL;
@@ -70,7 +70,9 @@ const chat = {
 try {
   await chat.fresh();
   await until('the page', async () => (await messages.count()) > 0);
-  await live(chat, { thinker: THINKING, seer: `${MODEL}-vl`, picture, sent: () => sent });
+  await live(chat, { thinker: THINKING });
+  await see(chat, { seer: `${MODEL}-vl`, picture, sent: () => sent });
+  await pictured(page);
   await failInWindow(chat, MODEL);
 } catch (failure) {
   await page.screenshot({ path: `${process.env.HOME}/failure.png` });
