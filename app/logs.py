@@ -77,7 +77,8 @@ class Redacting(logging.Formatter):
         return text.rstrip("\n")
 
     def _described(self, error: BaseException) -> str:
-        frames = "".join(traceback.format_tb(error.__traceback__)[-50:])
+        # With lines of source code: from Python 3.13 on also of code that was given on the command line.
+        frames = self._secrets.sub("[secret]", "".join(traceback.format_tb(error.__traceback__)[-50:]))
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         text = _CONTROLS.sub(" ", self._shortened(_text_of(error), MAX_EXCEPTION))
