@@ -80,14 +80,17 @@ def _measure(gateways: dict[str, Process], seconds: float) -> None:
             raise Failed(f"the processes of {name} have changed")
         counts = [_Counts.of(pid) - then for pid, then in zip(pids[name], before[name], strict=True)]
         wake_ups = [count.wake_ups / seconds for count in counts]
-        memory = [_values(Path(f"/proc/{pid}/smaps_rollup"))["Pss"] / 1024 for pid in pids[name]]
+        memory = [_values(Path(f"/proc/{pid}/smaps_rollup")) for pid in pids[name]]
+        pss, anonymous = ([values[kind] / 1024 for values in memory] for kind in ("Pss", "Pss_Anon"))
         print(f"{name}, {seconds:.0f} s")
         print(f"  write calls           {sum(count.writes for count in counts):>8}")
         print(f"  bytes written         {sum(count.written_bytes for count in counts) / 1000:>8.0f} KB")
         print(f"  to the disk, in pages {sum(count.disk_bytes for count in counts) / 1000:>8.0f} KB")
         print(f"  wake-ups per second   {sum(wake_ups):>8.2f}    {_each(wake_ups)}")
         print(f"  CPU time              {process.cpu_s() - cpu_s[name]:>8.2f} s")
-        print(f"  memory (PSS)          {sum(memory):>8.1f} MB {_each(memory)}")
+        # The rest are files that other processes may have open, too: libraries.
+        print(f"  memory (PSS)          {sum(pss):>8.1f} MB {_each(pss)}")
+        print(f"  of that no file       {sum(anonymous):>8.1f} MB {_each(anonymous)}")
 
 
 def _each(values: Sequence[float]) -> str:

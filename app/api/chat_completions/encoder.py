@@ -72,6 +72,9 @@ class ChatEncoder(Encoder):
         return self._start + b',"choices":[],"usage":' + usage + b"}\n\n" + sse.DONE
 
     def fail(self, failure: Failure) -> bytes:
+        """NextChat does not know error events and takes the end for a normal one. It would show "network error" if
+        the connection was cut some seconds later, but the AI SDK would then raise the cut in place of our words, and
+        as an error that may be repeated."""
         return sse.encode(orjson.dumps(openai_error(failure))) + sse.DONE
 
     def whole(self, so_far: AnswerSoFar) -> dict[str, Any]:
