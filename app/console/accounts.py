@@ -11,6 +11,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from app.accounts.management import AccountChangeError, AccountManager, AccountStatus, Checked, UnknownAccount
 from app.console.overview import newest_requests, results_by_account
 from app.console.page import common_values, console, go, language, page, say, session, store
+from app.console.show import count
+from app.console.usage import last_days, summed
 from app.console.words import SENTENCES
 from app.errors import GatewayError
 from app.settings.credentials import CredentialError
@@ -142,7 +144,10 @@ def show_one(id_: str) -> BaseResponse:
 
 
 def _page_of(id_: str, problem: Markup | str = "", status: int = 200) -> BaseResponse:
-    return page("account.html", status, account=_status(id_), rests=_REST_MINUTES, problem=problem)
+    usage = summed(last_days(account_id=id_))
+    return page(
+        "account.html", status, account=_status(id_), rests=_REST_MINUTES, problem=problem, usage=usage, count=count
+    )
 
 
 def _change(id_: str, change: Callable[[AccountManager], object]) -> BaseResponse:

@@ -1,9 +1,8 @@
 """The page Keys: API keys are made, shown once, changed and revoked; and what each has used."""
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import Blueprint, Response, abort, request
 from markupsafe import Markup
@@ -13,7 +12,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from app.console.page import base_url, console, go, page, say, store
 from app.console.request_log import csv_of, labels_of_accounts
 from app.console.setup import clients
-from app.console.show import bars, count, day_of
+from app.console.show import count, day_of
+from app.console.usage import last_days, summed
 from app.store import KeyNameTaken, KeyRow
 from app.store.ledger import UsageRow
 from app.web.api_keys import digest_of, is_key_name, is_model_list, make_key, owner_of, seconds_of
@@ -23,10 +23,6 @@ blueprint = Blueprint("keys", __name__)
 _MOST = {"per_minute": 1_000_000, "at_once": 1_000_000, "tokens_per_day": 10**12}
 # January 1 of the year 10000, which dates cannot show.
 _END_OF_CALENDAR = 253_402_300_800.0
-# How many days of use are shown.
-_DAYS = 30
-
-_K = TypeVar("_K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +128,6 @@ def make() -> BaseResponse:
 # One key, by its owner: the name under which everything of it is kept.
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """What was used in a day, or with a model. ``name``: of the day or the model."""
-
-    name: str
-    requests: int
-    failures: int
-    tokens_in: int
-    tokens_out: int
-
-
 def _find(owner: str) -> KeyView:
     """Ends the request with a 404 if there is no such key."""
     for given in console().services.config.api_keys:
@@ -161,40 +146,8 @@ def show_one(owner: str) -> BaseResponse:
 
 
 def _page_of(view: KeyView, problem: str = "", status: int = 200) -> BaseResponse:
-    rows = _usage(view.owner)
-    today = int(store().database.now() // 86_400)
-    days = _summed(rows, lambda row: row.day)
-    daily = [days.get(day, (0, 0, 0, 0)) for day in range(today - _DAYS + 1, today + 1)]
-    total = sum(sums[0] for sums in daily)
-    return page(
-        "key.html",
-        status,
-        key=view,
-        problem=problem,
-        form=request.form,
-        total=total,
-        chart=bars([sums[0] for sums in daily], str(say("chart_of_days", number=total))),
-        by_day=[Sums(day_of(day), *sums) for day, sums in sorted(days.items(), reverse=True)],
-        by_model=[
-            Sums(model or "–", *sums)
-            for model, sums in sorted(_summed(rows, lambda row: row.model).items(), key=lambda item: -item[1][0])
-        ],
-        count=count,
-    )
-
-
-def _usage(owner: str) -> Sequence[UsageRow]:
-    today = int(store().database.now() // 86_400)
-    return store().ledger.usage(today - _DAYS + 1, today, owner)
-
-
-def _summed(rows: Sequence[UsageRow], key: Callable[[UsageRow], _K]) -> dict[_K, tuple[int, int, int, int]]:
-    """Requests, failures, tokens in and out, by what ``key`` says."""
-    sums: dict[_K, tuple[int, int, int, int]] = {}
-    for row in rows:
-        n, failed, came, went = sums.get(key(row), (0, 0, 0, 0))
-        sums[key(row)] = (n + row.requests, failed + row.failures, came + row.tokens_in, went + row.tokens_out)
-    return sums
+    usage = summed(last_days(view.owner))
+    return page("key.html", status, key=view, problem=problem, form=request.form, usage=usage, count=count)
 
 
 @blueprint.get("/keys/<owner>/export")
@@ -208,7 +161,7 @@ def export(owner: str) -> BaseResponse:
             "owner": name,
             "account_id": labels.get(row.account_id, row.account_id),
         }
-        for row in _usage(owner)
+        for row in last_days(owner)
     ]
     response = Response(
         csv_of(values, [field.name for field in fields(UsageRow)]), content_type="text/csv; charset=utf-8"

@@ -259,6 +259,7 @@ _DAYS = (
     .order_by(usage_days.c.day, usage_days.c.owner, usage_days.c.model, usage_days.c.account_id)
 )
 _DAYS_OF_OWNER = _DAYS.where(usage_days.c.owner == _P("of_owner"))
+_DAYS_OF_ACCOUNT = _DAYS.where(usage_days.c.account_id == _P("of_account"))
 _TOKENS_OF_DAY = sa.select(
     sa.func.coalesce(sa.func.sum(usage_days.c.tokens_in + usage_days.c.tokens_out), 0).label("n")
 ).where(usage_days.c.day == _P("of_day"), usage_days.c.owner == _P("of_owner"))
@@ -400,12 +401,17 @@ class LedgerRows:
         """Where there were several, or the last one failed."""
         return [AttemptRow(**row) for row in self._database.rows(_ATTEMPTS, of_request=request)]
 
-    def usage(self, first_day: int, last_day: int, owner: str | None = None) -> list[UsageRow]:
-        """The sums of these days; ``owner``: of one API key."""
-        if owner is None:
-            rows = self._database.rows(_DAYS, first=first_day, last=last_day)
+    def usage(
+        self, first_day: int, last_day: int, owner: str | None = None, account_id: str | None = None
+    ) -> list[UsageRow]:
+        """The sums of these days; ``owner``: of one API key; ``account_id``: of one account."""
+        days = {"first": first_day, "last": last_day}
+        if owner is not None:
+            rows = self._database.rows(_DAYS_OF_OWNER, **days, of_owner=owner)
+        elif account_id is not None:
+            rows = self._database.rows(_DAYS_OF_ACCOUNT, **days, of_account=account_id)
         else:
-            rows = self._database.rows(_DAYS_OF_OWNER, first=first_day, last=last_day, of_owner=owner)
+            rows = self._database.rows(_DAYS, **days)
         return [UsageRow(**row) for row in rows]
 
     def tokens_of_day(self, owner: str, day: int) -> int:

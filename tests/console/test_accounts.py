@@ -50,8 +50,11 @@ def test_an_account_is_pasted_and_works(empty: Gateway, simulator: Simulator) ->
     assert re.search(
         r"Works\. The account can answer\.|Its token works until .* and is renewed by itself", browser.page("/").text
     )
-    for path in ("/accounts", path_of(browser.page("/accounts"), "home"), "/health"):
-        assert token not in browser.get(path).text
+    path = path_of(browser.page("/accounts"), "home")
+    wait_until("its page shows what it was used for", lambda: browser.page(path).named("svg"))
+    assert "Last 30 days" in browser.page(path).text and empty.model in browser.page(path).text
+    for shown in ("/accounts", path, "/health"):
+        assert token not in browser.get(shown).text
     assert token not in empty.log()
 
 
