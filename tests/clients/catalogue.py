@@ -74,9 +74,10 @@ CLIENTS = (
     Client(
         "open_webui",
         "Open WebUI in Chromium",
-        frozenset({"text", "stream", "thinking", "error", "tools"}),
+        _WINDOW | {"tools"},
         heavy=True,
         picture="open-webui.png",
+        users="alice",
     ),
     Client(
         "nextchat",

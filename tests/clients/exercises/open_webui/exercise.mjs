@@ -2,7 +2,8 @@
 import { spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { chromium } from 'playwright-core';
-import { BASE, KEY, TEXT, THINKING, THOUGHT, WAYS, asks, assert, calls, knobs, proved, version } from './told.mjs';
+import { LAUNCH, drawn, live, see, until } from './browser.mjs';
+import { BASE, KEY, MODEL, THINKING, THOUGHT, WAYS, asks, assert, calls, knobs, proved, version } from './told.mjs';
 
 const port = await new Promise((free) => {
   const server = createServer().listen(0, '127.0.0.1', () => {
@@ -31,17 +32,11 @@ const program = spawn('open-webui', ['serve', '--host', '127.0.0.1', '--port', S
   stdio: ['ignore', process.stderr, process.stderr],
 });
 const url = `http://127.0.0.1:${port}`;
-const until = async (what, come, patience_s) => {
-  const end = Date.now() + patience_s * 1000;
-  while (!(await come())) {
-    assert.ok(Date.now() < end && program.exitCode === null, `did not come: ${what}`);
-    await new Promise((next) => setTimeout(next, 200));
-  }
-};
-await until('the program', () => fetch(`${url}/health`).then((reply) => reply.ok, () => false), 150);
+await until('the program', () => program.exitCode === null && fetch(`${url}/health`).then((reply) => reply.ok, () => false), 150);
 
-const quiet = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: [...quiet, '--proxy-server=direct://'] });
+const browser = await chromium.launch(LAUNCH);
+const picture = `${process.env.HOME}/sea.png`;
+await drawn(browser, picture);
 const page = await browser.newPage({ viewport: { width: 900, height: 480 } });
 page.setDefaultTimeout(60_000);
 const { version: installed } = await (await fetch(`${url}/api/version`)).json();
@@ -53,34 +48,42 @@ const input = page.locator('#chat-input');
 await input.or(news).first().waitFor();
 if (await news.first().isVisible()) await news.first().click();
 
-await knobs({ say: TEXT, think: THOUGHT, delay_s: 0.3 });
-await input.click();
-await page.keyboard.type('How is the tea? 茶怎么样？');
-await page.keyboard.press('Enter');
-const answer = page.locator('.chat-assistant').last();
-await answer.getByText('Tea is', { exact: false }).waitFor();
-const seen = await answer.innerText();
-await answer.getByText(TEXT).waitFor();
-assert.ok(!seen.includes(TEXT), seen);
-proved('text');
-proved('stream');
-const fold = answer.getByText(/^Thought/).first();
-await fold.click();
-await answer.getByText(THOUGHT).waitFor();
-proved('thinking');
-// Once nothing moves any more.
-await answer.getByText(TEXT).click({ trial: true });
-await page.screenshot({ path: `${process.env.HOME}/picture.png` });
-
-await knobs({ fail: 'too_long' });
-await input.click();
-await page.keyboard.type('And now?');
-await page.keyboard.press('Enter');
-await page.getByText(/too long/).first().waitFor();
-proved('error');
-assert.equal(await asks('ChatService/Chat'), 2);
-proved('also', 'one Kimi chat per question, with its tasks switched off');
-
+const api = async (path, body, token) => {
+  const headers = { 'Content-Type': 'application/json', ...(token && { Authorization: `Bearer ${token}` }) };
+  const reply = await fetch(`${url}/${path}`, { method: 'POST', headers, body: JSON.stringify(body) });
+  assert.ok(reply.ok, `${path}: ${reply.status} ${await reply.clone().text()}`);
+  return reply.json();
+};
+const { token } = await api('api/v1/auths/signin', { email: '', password: '' });
+const answers = page.locator('.chat-assistant');
+const chat = {
+  page,
+  send: async (text) => {
+    await input.click();
+    await page.keyboard.type(text);
+    await page.keyboard.press('Enter');
+  },
+  answer: async () => ((await answers.count()) ? answers.last().innerText() : ''),
+  thinking: async () => {
+    await answers.last().getByText(/^Thought/).first().click();
+    await answers.last().getByText(THOUGHT).waitFor();
+    await page.screenshot({ path: `${process.env.HOME}/picture.png` });
+    return answers.last().innerText();
+  },
+  stop: () => page.getByRole('button', { name: 'Stop', exact: true }).last().click(),
+  // The button for the keyboard, which does not ask how.
+  again: () => page.evaluate(() => [...document.getElementsByClassName('regenerate-response-button')].at(-1).click()),
+  attach: async (file) => {
+    await page.locator('input[type=file]').first().setInputFiles(file);
+    await page.locator('form img, #message-input-container img').first().waitFor();
+  },
+  choose: async (model) => {
+    await page.goto(`${url}/?models=${model}`);
+    await input.waitFor();
+  },
+  // `choose` begins a new conversation, too.
+  fresh: async () => {},
+};
 // A function of its own workspace, offered with the model. Its way of offering is the default one: as functions.
 const weather = `class Tools:
     def weather(self, city: str) -> str:
@@ -90,30 +93,40 @@ const weather = `class Tools:
         """
         return city + " has 18 degrees"
 `;
-const api = async (path, body, token) => {
-  const headers = { 'Content-Type': 'application/json', ...(token && { Authorization: `Bearer ${token}` }) };
-  const reply = await fetch(`${url}/api/v1/${path}`, { method: 'POST', headers, body: JSON.stringify(body) });
-  assert.ok(reply.ok, `${path}: ${reply.status} ${await reply.clone().text()}`);
-  return reply.json();
-};
-const { token } = await api('auths/signin', { email: '', password: '' });
-await api('tools/create', { id: 'weather', name: 'Weather', content: weather, meta: { description: 'The weather' } }, token);
-const model = { id: THINKING, base_model_id: null, name: THINKING, meta: { toolIds: ['weather'] }, params: {} };
-await api('models/create', model, token);
-for (const [way] of WAYS) {
-  await calls(way);
-  await page.goto(url);
-  await input.waitFor();
-  for (const question of ['What is the weather in Ulm?', 'And in an hour?']) {
-    await input.click();
-    await page.keyboard.type(question);
-    await page.keyboard.press('Enter');
-    await page.locator('.chat-user').getByText(question).waitFor();
-    await page.locator('.chat-assistant').last().getByText(/Ulm has 18 degrees/).first().waitFor();
+async function functions() {
+  await api('api/v1/tools/create', { id: 'weather', name: 'Weather', content: weather, meta: { description: 'The weather' } }, token);
+  const model = { id: THINKING, base_model_id: null, name: THINKING, meta: { toolIds: ['weather'] }, params: {} };
+  await api('api/v1/models/create', model, token);
+  for (const [way] of WAYS) {
+    await calls(way);
+    await chat.choose(THINKING);
+    for (const question of ['What is the weather in Ulm?', 'And in an hour?']) {
+      await input.click();
+      await page.keyboard.type(question);
+      await page.keyboard.press('Enter');
+      await page.locator('.chat-user').getByText(question).waitFor();
+      await page.locator('.chat-assistant').last().getByText(/Ulm has 18 degrees/).first().waitFor();
+    }
   }
+  proved('tools');
+  proved('also', 'a function of its workspace, beside its own functions');
 }
-proved('tools');
-proved('also', 'a function of its workspace, beside its own functions');
 
+try {
+  await live(chat, { thinker: THINKING });
+  assert.equal(await asks('ChatService/Chat'), 4);
+  proved('also', 'one Kimi chat per question, with its tasks switched off');
+  await see(chat, { seer: MODEL, picture });
+  await functions();
+  await knobs({});
+  await knobs({ fail: 'too_long' });
+  await chat.choose(MODEL);
+  await chat.send('And now?');
+  await page.getByText(/too long/).first().waitFor();
+  proved('error');
+} catch (failure) {
+  await page.screenshot({ path: `${process.env.HOME}/failure.png` });
+  throw failure;
+}
 await browser.close();
 program.kill();
