@@ -40,6 +40,7 @@ class Process:
         """``folder``: where it runs."""
         self.log = log
         # A child is born with its parent's cores: nothing of its start happens elsewhere.
+        own_cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {core})
         try:
             with log.open("ab") as out:
@@ -52,7 +53,7 @@ class Process:
                     stderr=out,
                 )
         finally:
-            os.sched_setaffinity(0, {LOAD_CORE})
+            os.sched_setaffinity(0, own_cores)
 
     @property
     def pid(self) -> int:
