@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from app.simulator import tokens
+from bench.ports import reserved_port
 
 _ROOT = Path(__file__).parent.parent
 _EVERY_S = 0.1
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def _run(folder: Path, options: argparse.Namespace) -> int:
-    kimi, gateway = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
+    kimi, gateway = (f"http://127.0.0.1:{reserved_port()}" for _ in range(2))
     tokens_text = ",".join(f"user{n}={tokens.mint(f'user{n}', 'refresh')}" for n in range(options.accounts))
     print(f"{options.accounts} refresh tokens ({len(tokens_text) / 1e6:.2f} MB), {options.workers} workers")
     # The application as it is, in a folder with a .env of its own.
@@ -162,11 +162,6 @@ def _ask(gateway: str) -> bool:
             return True
     except (URLError, OSError):
         return False
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

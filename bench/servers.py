@@ -20,6 +20,7 @@ import requests
 from app.settings.config import describe_settings
 from app.simulator import tokens
 from bench.dialects import Dialect, Generation, OpenAI
+from bench.ports import reserved_port
 from bench.processes import ROOT, SERVER_CORE, SIMULATOR_CORE, Failed, Process, python, tail
 
 HOST = "127.0.0.1"
@@ -183,7 +184,7 @@ class Simulator:
 
 @contextlib.contextmanager
 def simulator(folder: Path) -> Iterator[Simulator]:
-    port = _free_port()
+    port = reserved_port()
     command = python("-m", "bench.upstream", "--port", str(port), "--set", "record=0")
     process = Process(command, SIMULATOR_CORE, folder / "simulator.log")
     try:
@@ -201,7 +202,7 @@ def running(server: Server, upstream: Simulator, folder: Path) -> Iterator[Runni
     home = folder / server.name.replace(" ", "-")
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
-    port = _free_port()
+    port = reserved_port()
     places = {"port": port, "upstream": upstream.url, "folder": home}
     server.prepare(places)
     command = [part.format(**places) for part in server.command]
@@ -214,13 +215,8 @@ def running(server: Server, upstream: Simulator, folder: Path) -> Iterator[Runni
         process.stop()
 
 
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def _wait_for_port(process: Process, port: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         process.check_alive()
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):

@@ -7,7 +7,6 @@ import argparse
 import itertools
 import os
 import re
-import socket
 import socketserver
 import sys
 import time
@@ -368,7 +367,6 @@ def main() -> None:
     os.nice(10)
     Handler.behaviour = staticmethod(BEHAVIOURS[options.behaviour])
     with Server(("127.0.0.1", options.port), Handler) as server:
-        server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.serve_forever()
 
 

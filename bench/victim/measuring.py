@@ -18,6 +18,7 @@ from app.simulator import tokens as simulator_tokens
 from bench.answers import Piece, events_of, text_of, tokens_so_far, unchunked
 from bench.client import Connection
 from bench.dialects import GENERATIONS, PROMPT, OpenAI, request
+from bench.ports import reserved_port
 from bench.processes import LOAD_CORE, SERVER_CORE, Failed, Process, python, tail
 from bench.servers import HOST, Simulator
 from bench.victim.cases import Case
@@ -71,7 +72,7 @@ def measure(case: Case, version: Version, seconds: float, folder: Path) -> Figur
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     with contextlib.ExitStack() as stack:
-        ports = {name: _free_port() for name in ("simulator", "hostile", "relay", "gateway")}
+        ports = {name: reserved_port() for name in ("simulator", "hostile", "relay", "gateway")}
         upstreams = {
             name: _started(stack, Process(command, LOAD_CORE, folder / f"{name}.log"), ports[name])
             for name, command in _upstreams(case, ports).items()
@@ -115,7 +116,7 @@ def _settings(case: Case, ports: dict[str, int], folder: Path) -> dict[str, str]
 def _started(stack: contextlib.ExitStack, process: Process, port: int) -> Process:
     """The process, when it listens. It is ended with the stack."""
     stack.callback(_end, process)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         process.check_alive()
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
@@ -132,11 +133,6 @@ def _end(process: Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.stop()
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class _Run:
@@ -312,7 +308,7 @@ async def _health(port: int) -> None:
 
 
 def _wait_for_line(process: Process) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while "\n" not in process.log.read_text():
         process.check_alive()
         if time.monotonic() > deadline:

@@ -23,6 +23,7 @@ import requests
 import yaml
 
 from app.settings.config import describe_settings
+from bench.ports import reserved_port
 from tests.running import BOTH_DATABASES, ON_POSTGRESQL, ROOT, Running, Simulator, ask, mint, wait_until
 from tests.running.databases import Database
 
@@ -30,16 +31,10 @@ DEPLOY = ROOT / "deploy"
 NEEDS_NGINX = pytest.mark.skipif(not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), reason="no nginx")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @contextmanager
 def nginx(folder: Path, gateways: list[str], **seconds: int) -> Iterator[str]:
     """nginx with our file, in which only names, places and these timeouts are changed; its address."""
-    port = free_port()
+    port = reserved_port()
     text = (DEPLOY / "nginx.conf").read_text()
     for timeout, value in seconds.items():
         text, found = re.subn(rf"{timeout} \d+s;", f"{timeout} {value}s;", text)
@@ -64,7 +59,7 @@ def nginx(folder: Path, gateways: list[str], **seconds: int) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
 
 
 def answers(port: int) -> bool:
@@ -129,7 +124,7 @@ def test_nginx_lets_events_through_as_they_come_and_tells_who_left(
 def test_a_gateway_that_is_away_is_passed_over_and_all_of_them_are_an_error(
     running: Running, simulator: Simulator, tmp_path: Path
 ) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
+    nobody = f"http://127.0.0.1:{reserved_port()}"
     with ExitStack() as stack:
         gateway = stack.enter_context(two_of(running, simulator, running.new_database()))
         url = stack.enter_context(nginx(tmp_path, [nobody, gateway]))
@@ -234,7 +229,7 @@ def test_a_page_can_read_what_nginx_itself_says(tmp_path: Path) -> None:
 
 @NEEDS_NGINX
 def test_nginx_has_files_for_all_its_connections_where_the_system_allows_few(tmp_path: Path) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
+    nobody = f"http://127.0.0.1:{reserved_port()}"
     (connections,) = re.findall(r"worker_connections (\d+);", (DEPLOY / "nginx.conf").read_text())
 
     def limits() -> list[int]:
@@ -295,7 +290,7 @@ def test_a_container_is_given_the_time_that_gunicorn_may_take_to_stop() -> None:
 def test_the_health_check_of_the_image_asks_the_gateway_itself(running: Running, simulator: Simulator) -> None:
     (command,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (\[.*\])$", (DEPLOY / "Dockerfile").read_text(), re.M)
     _, *arguments = json.loads(command)
-    nobody = f"http://127.0.0.1:{free_port()}"
+    nobody = f"http://127.0.0.1:{reserved_port()}"
 
     def is_well(url: str) -> bool:
         # Docker's own settings, or .env, may give all containers a proxy.
@@ -325,7 +320,7 @@ def test_stopping_a_container_waits_for_a_token_that_is_being_renewed(
         wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
         (first,) = gateway.process.children()
         os.kill(first, signal.SIGTERM)
-        gateway.process.popen.wait(30)
+        gateway.process.popen.wait(60)
     assert gateway.tables.token_version() == 2
     simulator.knobs(refresh_delay_s=0)
     with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=token) as again:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from bench.ports import reserved_port
 from tests.running import ROOT, Running, mint, wait_until
 from tests.running.processes import Process
 
@@ -126,9 +127,8 @@ def _break_database(copy: Copy) -> None:
 
 
 def _remove_database_server(copy: Copy) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed_later:
-        port = closed_later.getsockname()[1]
-    copy.change(".env", "DATABASE_URL=", f"DATABASE_URL=postgresql://gateway@127.0.0.1:{port}/gateway\nUNUSED=")
+    url = f"postgresql://gateway@127.0.0.1:{reserved_port()}/gateway"
+    copy.change(".env", "DATABASE_URL=", f"DATABASE_URL={url}\nUNUSED=")
 
 
 def _change_requirements(copy: Copy) -> None:
@@ -168,7 +168,7 @@ def test_changed_code_and_settings_count(copy: Copy) -> None:
     # Read by the master itself.
     copy.change("app/hosting/server_log.py", "class Logger(", "MARK = 1\n\n\nclass Logger(")
     told = copy.reload(until=" ready version=99.")
-    wait_until("the old worker has ended", lambda: not set(before) & set(copy.process.children()), 40)
+    wait_until("the old worker has ended", lambda: not set(before) & set(copy.process.children()))
     assert copy.status("first-key") == 401
     assert copy.status("second-key") == 200
     assert requests.get(f"{copy.url}/healthz", timeout=60).json()["version"].startswith("99.")
@@ -177,7 +177,7 @@ def test_changed_code_and_settings_count(copy: Copy) -> None:
     copy.change(".env", "second-key", "first-key")
     before = copy.process.children()
     copy.reload(until=" ready version=99.")
-    wait_until("the old worker has ended", lambda: not set(before) & set(copy.process.children()), 40)
+    wait_until("the old worker has ended", lambda: not set(before) & set(copy.process.children()))
     assert (copy.status("first-key"), copy.status("second-key")) == (200, 401)
 
 

@@ -55,7 +55,7 @@ class Cluster:
             os.chown(path, *_owner())
         access = ("-U", "gateway", "-A", "scram-sha-256", "--pwfile", str(folder / "password"))
         _run(folder, "initdb", *access, "-E", "UTF8", "--locale", "C", "--no-sync", "-D", str(folder / "data"))
-        cluster = cls(folder, _free_port(), password)
+        cluster = cls(folder, _reserved_port(), password)
         cluster.start()
         return cluster
 
@@ -180,10 +180,14 @@ def programs() -> Path:
     )
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+def _reserved_port() -> int:
+    """As ``bench.ports``, which cannot be imported where this file is run by itself."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    port: int = holder.getsockname()[1]
+    holder.detach()
+    return port
 
 
 if __name__ == "__main__":
