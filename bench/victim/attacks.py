@@ -51,7 +51,7 @@ def _report() -> None:
     """How much the attack has sent and received so far: MB, a line every 0.1 s, once it has begun."""
     while True:
         if _Socket.moved:
-            sys.stdout.write(f"{_Socket.moved / _MB:.3f}\n")
+            sys.stdout.write(f"{_Socket.moved / _MB:.6f}\n")
             sys.stdout.flush()
         time.sleep(0.1)
 
