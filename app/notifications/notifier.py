@@ -134,11 +134,11 @@ class Notifier:
             self._store.notifications.settle(row.name, row.is_on, now)
         elif row.tries < len(_PAUSES_S):
             pause_s = _PAUSES_S[row.tries]
-            log.warning("notification_failed event=%s retry_in_s=%.0f error=%s", name, pause_s, outcome.reason("en"))
             self._store.notifications.put_off(row.name, now + pause_s)
+            log.warning("notification_failed event=%s retry_in_s=%.0f error=%s", name, pause_s, outcome.reason("en"))
         else:
-            log.error("notification_given_up event=%s tries=%d error=%s", name, row.tries + 1, outcome.reason("en"))
             self._store.notifications.settle(row.name, row.is_on, now)
+            log.error("notification_given_up event=%s tries=%d error=%s", name, row.tries + 1, outcome.reason("en"))
 
     def _message(self, event: str, account: str, text: str, page: str) -> Message:
         return Message(event, account, text, self._receiver.console_url + page)
