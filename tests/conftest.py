@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.running import BLUNT, PROFILES, QUICK, SHIPPED, Gateway, Profile, Running, Share, SharedGateways, Simulator
@@ -17,6 +18,16 @@ from tests.running.postgres import Cluster, folder_of_a_run
 # Inherited by the processes of xdist: the folder of what they share.
 _FOLDER_OF_THE_RUN = "KIMI_GATEWAY_TESTS_FOLDER"
 _OWNED = pytest.StashKey[ExitStack]()
+
+# The same examples in every run, and no limit of time: what fails must fail again, on a busy machine, too.
+hypothesis.settings.register_profile(
+    "suite",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("suite")
 
 # Each process of xdist imports all tests, which makes half a million objects that live until its end. No garbage
 # collection looks at them: not meanwhile, and none later.
@@ -135,6 +146,15 @@ def quick(shared_gateway: Share) -> Gateway:
 def blunt(shared_gateway: Share) -> Gateway:
     """One that reports every failure at once: no second try, no other account."""
     return shared_gateway(**BLUNT)
+
+
+@pytest.fixture
+def patient(request: pytest.FixtureRequest, shared_gateway: Share) -> Gateway:
+    """One that waits for Kimi for long, commits early and beats fast, so that it soon notices a client that has left.
+    Under gevent ("forked") unless a mark says otherwise."""
+    return shared_gateway(
+        WEB_CONCURRENCY="2", server=getattr(request, "param", "forked"), HEARTBEAT_S="0.3", COMMIT_AFTER_S="0.3"
+    )
 
 
 @pytest.fixture

@@ -22,18 +22,10 @@ from tests.running import (
     wait_until,
 )
 
-# How soon it is noticed that a client has left: with the next heartbeat, and some time for it.
-NOTICED_S = 2.0
+# That a client has left is noticed with the next heartbeat. Much sooner than Kimi's silence, on a busy machine, too.
+NOTICED_S = 20.0
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 EVERY_SERVER = pytest.mark.parametrize("patient", ["forked", "gthread", "threads"], indirect=True)
-
-
-@pytest.fixture
-def patient(request: pytest.FixtureRequest, shared_gateway: Share) -> Gateway:
-    """A gateway that commits early and beats fast, under gevent ("forked") unless a mark says otherwise."""
-    return shared_gateway(
-        WEB_CONCURRENCY="2", server=getattr(request, "param", "forked"), HEARTBEAT_S="0.3", COMMIT_AFTER_S="0.3"
-    )
 
 
 # All that matters under gevent; under the others each value with some of the values of the others.
@@ -195,11 +187,11 @@ def test_a_failure_after_the_headers_went_out_is_an_error_event(patient: Gateway
 
 
 @EACH_GENERATION
-def test_kimis_own_signs_of_life_keep_a_stream_from_timing_out(quick: Gateway, simulator: Simulator) -> None:
-    """Nothing but pings for longer than the idle timeout of one second: patience, no error."""
-    simulator.knobs(ping_s=0.2, heartbeat_s=0.2, first_delay_s=1.6, say="late")
+def test_kimis_own_signs_of_life_keep_a_stream_from_timing_out(gateway: Gateway, simulator: Simulator) -> None:
+    """Nothing but pings for longer than the idle timeout of four seconds: patience, no error."""
+    simulator.knobs(ping_s=0.2, heartbeat_s=0.2, first_delay_s=5, say="late")
     with ThreadPoolExecutor(2) as pool:
-        answers = pool.map(lambda stream: ask(quick, stream), (True, False))
+        answers = pool.map(lambda stream: ask(gateway, stream), (True, False))
         assert [answer.content for answer in answers] == ["late", "late"]
 
 
@@ -214,7 +206,7 @@ def test_a_slow_reader_gets_everything(patient: Gateway, simulator: Simulator) -
     assert fast.read_until(b'"finish_reason":"stop"').count(b'"content":') == 1_001
     fast.leave("close")
     # The one that came later has everything; Kimi still waits for the one that does not read.
-    assert simulator.state()["open_streams"] == 1
+    simulator.wait("open_streams", equals=1)
     assert slow.read_until(b'"finish_reason":"stop"').count(b'"content":') == 8_001
     slow.leave("close")
     simulator.wait("open_streams", equals=0)
@@ -244,7 +236,7 @@ def test_a_stop_signal_lets_running_answers_end(running: Running, simulator: Sim
         got = client.read_until(b"data: [DONE]\n\n")
         assert got.count(b'"content":') == 5 and b'"finish_reason":"stop"' in got
         client.leave("close")
-        assert gateway.process.popen.wait(20) == 0
+        assert gateway.process.popen.wait(60) == 0
 
 
 def test_a_stop_does_not_wait_for_connections_that_nobody_uses(running: Running, simulator: Simulator) -> None:
@@ -260,7 +252,7 @@ def test_a_stop_does_not_wait_for_connections_that_nobody_uses(running: Running,
             simulator.open_gate("term")
             assert b'"finish_reason":"stop"' in client.read_until(b"data: [DONE]\n\n")
             client.leave("close")
-            assert gateway.process.popen.wait(20) == 0
+            assert gateway.process.popen.wait(60) == 0
 
 
 def test_answers_that_outlast_a_stop_are_told_so(running: Running, simulator: Simulator) -> None:
@@ -279,7 +271,7 @@ def test_answers_that_outlast_a_stop_are_told_so(running: Running, simulator: Si
             error = whole.result().json()["error"]
             assert (error["code"], whole.result().headers["x-should-retry"]) == ("server_shutting_down", "false")
         streamed.leave("close")
-        assert gateway.process.popen.wait(20) == 0
+        assert gateway.process.popen.wait(60) == 0
         assert "Worker graceful timeout" not in gateway.log()
         simulator.wait("open_streams", equals=0)
 
@@ -312,14 +304,14 @@ def test_a_client_that_only_stops_sending_is_told_that_its_answer_was_cut(
     assert b'"code":"client_closed_request"' in got and b'"finish_reason":"stop"' not in got
 
 
-def test_a_client_that_leaves_something_unread_behind_is_noticed(quick: Gateway, simulator: Simulator) -> None:
+def test_a_client_that_leaves_something_unread_behind_is_noticed(patient: Gateway, simulator: Simulator) -> None:
     simulator.knobs(gate="stray", gate_after=0)
-    client = RawClient(quick, False)
+    client = RawClient(patient, False)
     client.socket.sendall(b"\r\n")
     simulator.wait("gate:stray", at_least=1)
     client.leave("close")
     # Under gunicorn's gevent worker, on Linux.
-    simulator.wait("open_streams", equals=0, timeout_s=2)
+    simulator.wait("open_streams", equals=0, timeout_s=NOTICED_S)
 
 
 def test_a_client_that_never_reads_does_not_hold_its_stream_for_ever(running: Running, simulator: Simulator) -> None:
@@ -327,7 +319,7 @@ def test_a_client_that_never_reads_does_not_hold_its_stream_for_ever(running: Ru
     with running.gateway(simulator.url, TOTAL_TIMEOUT_S="2") as gateway:
         client = RawClient(gateway, True)
         simulator.wait("open_streams", at_least=1)
-        simulator.wait("open_streams", equals=0, timeout_s=15)
+        simulator.wait("open_streams", equals=0)
         client.leave("reset")
 
 

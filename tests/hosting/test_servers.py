@@ -37,8 +37,8 @@ def settings(simulator: Simulator) -> dict[str, str]:
 @contextmanager
 def gunicorn(running: Running, simulator: Simulator, *arguments: str, **more: str) -> Iterator[tuple[str, Path]]:
     """gunicorn, started in another folder than the gateway's with these arguments; its address and its log."""
-    log = running.folder / "gunicorn.log"
-    running.logs.append(log)
+    # Of its own each: what one says must not be there.
+    log = running.new_log("gunicorn")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         command = ["-m", "gunicorn", "-b", f"fd://{listener.fileno()}", *arguments]
         env = {**settings(simulator), **more}
@@ -93,7 +93,7 @@ def test_a_missing_package_stops_the_start_and_is_named(simulator: Simulator, co
         env=settings(simulator),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 78
@@ -124,7 +124,7 @@ def test_a_server_may_run_the_file_without_its_folder(simulator: Simulator, copy
         env=settings(simulator),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.stdout == "200\n", done.stderr

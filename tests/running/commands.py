@@ -28,7 +28,7 @@ def start(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
         env=env,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
@@ -44,7 +44,7 @@ def first_lines_of_starts(environments: Sequence[dict[str, str]]) -> list[str | 
         input=json.dumps(environments),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     lines: list[str | None] = json.loads(done.stdout)
@@ -82,7 +82,7 @@ def run_flask_for_real(*arguments: str, **settings: str) -> Done:
         env={"PATH": os.environ["PATH"], **settings},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)

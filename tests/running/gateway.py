@@ -1,6 +1,7 @@
 """A running gateway and the requests that tests send to it."""
 
 import os
+import re
 import signal
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +48,10 @@ SERVERS = {
 }
 
 
+# The line of a worker that has been started: its pid.
+_READY = re.compile(r" \[(\d+)\] \[\S*\] app\.\S+: ready version=")
+
+
 @dataclass
 class Gateway:
     """A running gateway and the files that it writes."""
@@ -58,19 +63,23 @@ class Gateway:
     model: str = "k2"
     # Where the log of this test begins, where the gateway is shared with others.
     log_begins_at: int = 0
+    # Its workers are the children of its process, and have loaded the application: their pids are in its log.
+    has_children: bool = True
 
     @property
     def tables(self) -> Tables:
         return Tables(self.database)
 
     def wait_for_workers(self) -> None:
-        """Until every worker has been started, or the start has failed."""
-        log = self.process.log
-        wait_until(
-            "all workers run",
-            lambda: log.read_text().count(" ready version=") >= self.workers or not self.process.runs,
-            60,
-        )
+        """Until every worker that there is now has been started, or the start has failed."""
+        wait_until("all workers run", lambda: not self.process.runs or self._workers_are_ready(), 120)
+
+    def _workers_are_ready(self) -> bool:
+        started = [int(pid) for pid in _READY.findall(self.process.log.read_text())]
+        if len(started) < self.workers:
+            return False
+        # Those that were started in the place of killed ones, too.
+        return not self.has_children or set(self.process.children()) <= set(started)
 
     def chat(self, body: dict[str, Any], conversation: str | None = None, **arguments: Any) -> requests.Response:
         path = "/v1/chat/completions" + (f"/{conversation}" if conversation else "")

@@ -41,15 +41,18 @@ class Process:
         return self.popen.poll() is None
 
     def children(self) -> list[int]:
-        """Pids of the children: gunicorn's workers."""
-        path = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children")
-        return [int(pid) for pid in path.read_text().split()]
+        """Pids of the children: gunicorn's workers. None where the process has ended."""
+        try:
+            children = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text()
+        except FileNotFoundError:
+            return []
+        return [int(pid) for pid in children.split()]
 
     def stop(self, sig: int = signal.SIGINT) -> None:
         if self.popen.poll() is None:
             self.popen.send_signal(sig)
         try:
-            self.popen.wait(20)
+            self.popen.wait(60)
         except subprocess.TimeoutExpired:
             children = self.children()
             self.popen.kill()
@@ -70,8 +73,11 @@ class ForkedProcess(Process):
         self.popen = server.start(arguments, {**bare_environment(), **env}, log, listener)
 
 
-def wait_until(what: str, condition: Any, timeout_s: float = 15) -> None:
-    """For what has no event to wait for: the disappearance of a row, a line in a log."""
+def wait_until(what: str, condition: Any, timeout_s: float = 60) -> None:
+    """For what has no event to wait for: the disappearance of a row, a line in a log.
+
+    The limit is for a machine on which much else runs.
+    """
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"did not come true: {what}"
@@ -90,7 +96,7 @@ def bare_environment() -> dict[str, str]:
 
 
 def wait_for_line(process: Process, start: str) -> str:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.popen.poll() is None:
         for line in process.log.read_text().splitlines():
             if line.startswith(start):

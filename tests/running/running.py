@@ -60,8 +60,7 @@ class Running:
         The socket listens before the process starts, so the first request waits instead of failing.
         """
         database = database or self.new_database()
-        log = self._new_file("gateway", "log")
-        self.logs.append(log)
+        log = self.new_log("gateway")
         if database not in self.databases:
             self.databases.append(database)
         env = {
@@ -78,7 +77,8 @@ class Running:
         with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
             process = self._start(server, env, log, listener.fileno())
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        gateway = Gateway(url, process, database, workers, self.profile.model)
+        has_children = server not in ("threads", "preloaded", "container")
+        gateway = Gateway(url, process, database, workers, self.profile.model, has_children=has_children)
         try:
             yield gateway
             # gunicorn loses a signal that comes while a worker is being started, and then waits for long.
@@ -130,6 +130,12 @@ class Running:
             return SqliteDatabase(self._new_file("gateway", "db"))
         self._number += 1
         return PostgresDatabase.create(self.postgres, f"gateway_{os.getpid()}_{self._number}")
+
+    def new_log(self, name: str) -> Path:
+        """Of a process that a test starts by itself; searched for secrets at the end, too."""
+        log = self._new_file(name, "log")
+        self.logs.append(log)
+        return log
 
     @property
     def postgres(self) -> Cluster:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from tests.running.gateway import Gateway
+from tests.running.processes import wait_until
 from tests.running.profiles import Profile
 from tests.running.running import Running
 
@@ -69,6 +70,8 @@ class SharedGateways:
             gateway = self._running.gateway(self._upstream, users=users, server=server, **all_settings)
             self._started[key] = (gateway, gateway.__enter__())
             self._started[key][1].wait_for_workers()
+            if all_settings["KIMI_PROTOCOL"] != "sse":
+                _wait_for_list(self._started[key][1])
         self._started.move_to_end(key)
         return replace(self._started[key][1].as_if_new(), model=profile.model)
 
@@ -78,3 +81,14 @@ class SharedGateways:
 
     def _stop(self, key: object) -> None:
         self._started.pop(key)[0].__exit__(None, None, None)
+
+
+def _wait_for_list(gateway: Gateway) -> None:
+    """Until it has asked Kimi for its list of models, which it does in the background.
+
+    A later test may count what Kimi is asked, or spoil it.
+    """
+    wait_until(
+        "it has asked for the list of models",
+        lambda: gateway.tables.has_catalogue() or "catalogue_not_fetched" in gateway.log(),
+    )

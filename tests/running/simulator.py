@@ -33,7 +33,7 @@ class Simulator:
     profile: Profile = PROFILES["all"]
 
     def control(self, method: str, path: str, **arguments: Any) -> Any:
-        reply = requests.request(method, f"{self.url}/_sim/{path}", timeout=30, **arguments)
+        reply = requests.request(method, f"{self.url}/_sim/{path}", timeout=60, **arguments)
         assert reply.ok, reply.text
         return reply.json()
 
@@ -53,7 +53,7 @@ class Simulator:
         state: dict[str, Any] = self.control("GET", "state")
         return state
 
-    def wait(self, field: str, timeout_s: float = 15, **condition: Any) -> None:
+    def wait(self, field: str, timeout_s: float = 60, **condition: Any) -> None:
         """Waits until a counter has a value: ``wait("open_streams", equals=0)``."""
         query = {"field": field, "timeout_s": timeout_s, **condition}
         reply = requests.get(f"{self.url}/_sim/wait", params=query, timeout=timeout_s + 15)

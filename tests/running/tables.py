@@ -127,9 +127,10 @@ class Tables:
 
     def let_processes_be_dead(self) -> None:
         """As if others had found all of them dead: what they held is deleted."""
-        for table in ("processes", "leases", "line"):
-            self.database.run(" ".join(("DELETE FROM", table)))
-        self.database.run("UPDATE accounts SET streams = 0")
+        # At once: a process that found one of its rows gone, and wrote it anew, would miss the next ones.
+        self.database.run_all(
+            "DELETE FROM processes", "DELETE FROM leases", "DELETE FROM line", "UPDATE accounts SET streams = 0"
+        )
 
     def processes_live_until(self) -> float | None:
         """When the process that was heard of last will count as dead; None where there is none."""
@@ -313,6 +314,9 @@ class Tables:
     def keep_a_catalogue(self, site: str, text: str) -> None:
         """As if this had been read far in the future."""
         self.database.run("INSERT INTO kept VALUES (?, ?, 1e12)", f"models@{site}", text)
+
+    def has_catalogue(self) -> bool:
+        return self._count("SELECT count(*) FROM kept WHERE name LIKE ?", "models@%") > 0
 
     def catalogue(self, site: str) -> str:
         ((text,),) = self.database.run("SELECT value FROM kept WHERE name = ?", f"models@{site}")
