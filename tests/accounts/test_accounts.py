@@ -201,21 +201,20 @@ def test_a_limited_account_rests_as_long_as_it_was_told_and_the_others_serve(
 ) -> None:
     """Issue 4: with one account of three limited, success stays at 100 %, and it gets nothing before its time."""
     simulator.knobs(fail="http_429", fail_at="turn", fail_for="alice", fail_times=1, retry_after="3")
-    limited_at = back_at = None
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     number = 0
     # Until it has had two more turns: a probe that goes well, and then its share.
     while (turns := served(simulator).count("alice")) < 3:
-        now = time.monotonic()
-        assert now < deadline, "it never came back"
-        limited_at = limited_at or (now if turns else None)
-        back_at = back_at or (now if turns > 1 else None)
+        assert time.monotonic() < deadline, f"it never came back: {turns} turns"
         assert ask(two_workers, stream=number % 2 == 0).finish_reason == "stop"
         number += 1
         pause()
-    assert limited_at is not None and back_at is not None and number > 10
-    # What is measured here lags behind what happened by one request at most, at either end.
-    assert back_at - limited_at > 2
+    # When Kimi was asked, and whom.
+    asked_at = [(request["t"], request["account"]) for request in simulator.requests(simulator.turn_path)]
+    limited, back = [number for number, (_, account) in enumerate(asked_at) if account == "alice"][:2]
+    assert asked_at[back][0] - asked_at[limited][0] > 2.9
+    # The others served, on a slow machine only one of them.
+    assert back > limited + 1
 
 
 def test_rests_grow_and_a_success_ends_them(quick: Gateway, simulator: Simulator) -> None:
@@ -226,9 +225,10 @@ def test_rests_grow_and_a_success_ends_them(quick: Gateway, simulator: Simulator
         assert response.status_code == 429
         cooldowns = quick.tables.cooldowns()
         assert {cooldown.failures for cooldown in cooldowns} == {strike}
-        lengths.append(min(cooldown.seconds for cooldown in cooldowns))
+        # Of the one that was the last to fail: what is left of it is nearly all.
+        lengths.append(max(cooldown.seconds for cooldown in cooldowns))
         # Kimi has not said how long to wait: until one of them is back.
-        assert int(response.headers["Retry-After"]) >= lengths[-1]
+        assert int(response.headers["Retry-After"]) >= min(cooldown.seconds for cooldown in cooldowns)
         quick.tables.let_cooldowns_end()
     assert 3 < lengths[0] < 7 and 8 < lengths[1] < 13 and 17 < lengths[2] < 25, lengths
     simulator.knobs(fail="")
@@ -273,8 +273,8 @@ def _undeleted_chats(simulator: Simulator) -> int:
 
 
 def test_while_all_rest_the_status_says_until_when(quick: Gateway, simulator: Simulator) -> None:
-    simulator.knobs(fail="http_429", fail_at="turn", retry_after="40")
-    assert quick.say("hello").headers["Retry-After"] == "40"
+    simulator.knobs(fail="http_429", fail_at="turn", retry_after="400")
+    assert quick.say("hello").headers["Retry-After"] == "400"
     simulator.knobs(fail="")
     # Each account has opened a chat, which is deleted after the answer.
     wait_until("they are deleted", lambda: _undeleted_chats(simulator) == 0)
@@ -282,7 +282,7 @@ def test_while_all_rest_the_status_says_until_when(quick: Gateway, simulator: Si
     for stream in (True, False):
         response = quick.say("hello", stream=stream)
         assert response.status_code == 429 and response.json()["error"]["code"] == "rate_limit_exceeded"
-        assert 35 <= int(response.headers["Retry-After"]) <= 43
+        assert 340 <= int(response.headers["Retry-After"]) <= 441
         assert response.headers["x-ratelimit-limit-requests"] == "6"
         assert response.headers["x-ratelimit-remaining-requests"] == "0"
     assert len(simulator.requests("")) == before
@@ -406,7 +406,7 @@ def test_who_waits_is_served_in_order_and_keys_take_turns(
 def test_waiting_ends_with_429_and_tells_when_to_come_back(
     shared_gateway: Share, simulator: Simulator, stream: bool
 ) -> None:
-    gateway = shared_gateway(users="alice", ACCOUNT_MAX_STREAMS="1", QUEUE_WAIT_S="3", QUEUE_MAX="1")
+    gateway = shared_gateway(users="alice", ACCOUNT_MAX_STREAMS="1", QUEUE_WAIT_S="5", QUEUE_MAX="1")
     simulator.knobs(gate="full", gate_after=1)
     with gateway.say("first", stream=True) as first:
         simulator.wait("gate_waiting:full", equals=1)
@@ -414,12 +414,12 @@ def test_waiting_ends_with_429_and_tells_when_to_come_back(
             began = time.monotonic()
             second = pool.submit(gateway.say, "second", stream=stream)
             wait_until("it waits", lambda: gateway.tables.waiting_turns() == 1)
-            # The line is full: the third is told at once.
+            # The line is full: the third is told at once, while the second waits.
             third = gateway.say("third", stream=stream)
             assert third.status_code == 429 and "too many requests wait" in third.json()["error"]["message"]
-            assert time.monotonic() - began < 3
+            assert not second.done()
             response = second.result()
-        assert response.status_code == 429 and time.monotonic() - began >= 3
+        assert response.status_code == 429 and time.monotonic() - began >= 5
         assert response.headers["Retry-After"] == "5" and response.headers["x-ratelimit-limit-requests"] == "1"
         assert "stayed busy" in response.json()["error"]["message"]
         assert gateway.tables.waiting_turns() == 0

@@ -44,7 +44,7 @@ def two_sites(
 @BOTH_DATABASES
 def test_accounts_of_both_sites_serve_side_by_side(running: Running, simulator: Simulator, database: str) -> None:
     with two_sites(running, simulator) as gateway:
-        wait_until("both lists are there", lambda: len(simulator.requests("GetAvailableModels")) == 2)
+        wait_until("both lists are there", lambda: hosts_asked(simulator) == {"127.0.0.1", "localhost"})
         wait_until("they are known", lambda: gateway.get("/v1/models/k3-agent").ok)
         for stream in (True, False, True, False):
             assert ask(gateway, stream).finish_reason == "stop"
@@ -53,7 +53,6 @@ def test_accounts_of_both_sites_serve_side_by_side(running: Running, simulator: 
     assert sent == {("alice", "SCENARIO_K2D5"), ("bob", "SCENARIO_CHAT")}
     hosts = {(r["account"], r["headers"]["host"].split(":")[0]) for r in simulator.requests("ChatService/Chat")}
     assert hosts == {("alice", "127.0.0.1"), ("bob", "localhost")}
-    assert simulator.state()["accounts"].keys() == {"alice", "bob"}
 
 
 @SEPTEMBER
@@ -93,16 +92,18 @@ def test_a_model_of_one_site_is_served_by_its_accounts(running: Running, simulat
         database = gateway.database
         name = f"models@{at_com(simulator).removeprefix('http://')}"
         database.run(f"DELETE FROM kept WHERE name = '{name}'")  # noqa: S608  # our own address
+    before = len(simulator.requests("GetAvailableModels"))
     simulator.script(b"{}", match="GetAvailableModels", headers={"Content-Type": "application/json"}, times=1)
     with two_sites(running, simulator, database) as gateway:
-        wait_until("the other list is asked for", lambda: "127.0.0.1" in hosts_asked(simulator))
+        wait_until("the other list is asked for", lambda: "127.0.0.1" in hosts_asked(simulator, before))
         for _ in range(4):
             assert gateway.say("hello", model="k3-agent").ok
     assert {turn.account for turn in simulator.turns()} == {"bob"}
 
 
-def hosts_asked(simulator: Simulator) -> set[str]:
-    return {r["headers"]["host"].split(":")[0] for r in simulator.requests("GetAvailableModels")[2:]}
+def hosts_asked(simulator: Simulator, since: int = 0) -> set[str]:
+    """Which were asked for their lists; ``since``: without so many of the first requests."""
+    return {r["headers"]["host"].split(":")[0] for r in simulator.requests("GetAvailableModels")[since:]}
 
 
 @SEPTEMBER

@@ -98,7 +98,7 @@ def test_a_token_is_renewed_ahead_of_its_expiry(running: Running, simulator: Sim
     """No request ever waits: by the time of the next one the pair has been renewed in the background."""
     simulator.knobs(access_lifetime_s=3)
     with running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=refresh("alice")) as gateway:
-        simulator.wait("refreshes", at_least=4, timeout_s=30)
+        simulator.wait("refreshes", at_least=4)
         assert ask(gateway, True).finish_reason == "stop"
         assert "token_rejected" not in gateway.log()
     assert simulator.state()["stale_refreshes"] == 0
@@ -168,7 +168,7 @@ def test_the_newest_pair_survives_a_restart(running: Running, simulator: Simulat
     simulator.knobs(access_lifetime_s=2)
     entry = refresh("alice")
     with running.gateway(simulator.url, WEB_CONCURRENCY="2", KIMI_TOKENS=entry) as gateway:
-        simulator.wait("refreshes", at_least=2, timeout_s=20)
+        simulator.wait("refreshes", at_least=2)
     simulator.knobs(access_lifetime_s=900)
     for _ in range(2):
         with running.gateway(simulator.url, KIMI_TOKENS=entry, database=gateway.database) as gateway:
@@ -237,8 +237,8 @@ def test_a_refresh_that_fails_for_now_is_tried_again(running: Running, simulator
     with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
         response = gateway.say("hello")
         assert response.status_code == 502 and "could not be renewed" in response.json()["error"]["message"]
-        simulator.reset()
         assert simulator.state()["refreshes"] == 0
+        simulator.reset()
         gateway.tables.let_cooldowns_end()
         wait_until("it works again", lambda: gateway.say("hello").ok)
     assert simulator.state()["stale_refreshes"] == 0
@@ -253,12 +253,14 @@ def test_a_renewal_that_hangs_takes_no_request_with_it(running: Running, simulat
         began = time.monotonic()
         answers = list(pool.map(lambda i: ask(gateway, i % 2 == 0), range(4)))
         assert [a.finish_reason for a in answers] == ["stop"] * 4
-        assert time.monotonic() - began < 40
+        assert time.monotonic() - began < 60
         assert len(gateway.tables.cooldowns()) == 1
         began = time.monotonic()
         assert [ask(gateway, True).finish_reason for _ in range(3)] == ["stop"] * 3
-        assert time.monotonic() - began < 5
-        # It would hang on, and the end of the gateway is waited for.
+        # A wait for the renewal takes 25 s.
+        assert time.monotonic() - began < 20
+        # It would hang on, and so would the next one; the end of the gateway waits for both.
+        simulator.knobs(fail="")
         end_renewals(gateway)
     assert {turn.account for turn in simulator.turns()} == {"bob"}
 
@@ -373,19 +375,20 @@ def test_a_refresh_killed_before_kimi_acted_is_done_again(running: Running, simu
         # As if its hold had run out, and what the failure did to the account.
         gateway.tables.let_renewals_time_out()
         gateway.tables.let_cooldowns_end()
-        wait_until("it works again", lambda: gateway.say("hello").ok, timeout_s=40)
+        wait_until("it works again", lambda: gateway.say("hello").ok)
     assert simulator.state()["stale_refreshes"] == 0
 
 
 @pytest.mark.long
 def test_a_renewed_pair_waits_for_a_database_that_is_away(running: Running, simulator: Simulator) -> None:
     """Kimi has given it once: nobody may ask with the old token meanwhile, and what it gave must not be lost."""
-    simulator.knobs(refresh_delay_s=1)
+    # Long enough for the database to go, on a busy machine, too.
+    simulator.knobs(refresh_delay_s=4)
     with running.gateway(simulator.url, KIMI_TOKENS=refresh("alice")) as gateway:
         wait_until("the refresh has been asked for", lambda: simulator.requests("RefreshToken"))
         with closing(sqlite3.connect(gateway.database.url.removeprefix("sqlite:///"))) as other:
             other.execute("BEGIN IMMEDIATE")
-            wait_until("it has found no database", lambda: "token_not_stored" in gateway.log(), timeout_s=40)
+            wait_until("it has found no database", lambda: "token_not_stored" in gateway.log())
         wait_until("the pair is stored", lambda: gateway.tables.token_version() == 2)
         assert ask(gateway, True).finish_reason == "stop"
         wait_until("nobody renews", lambda: not renewals(gateway.database))
@@ -516,7 +519,7 @@ def test_a_gateway_that_lacks_the_others_secret_says_so(running: Running, simula
         assert ask(old, True).finish_reason == "stop"
         settings = {"KIMI_TOKENS": token, "GATEWAY_SECRET": SECRET}
         with running.gateway(simulator.url, database=old.database, **settings) as new:
-            wait_until("its token has expired", lambda: not old.get("/readyz").ok, timeout_s=30)
+            wait_until("its token has expired", lambda: not old.get("/readyz").ok)
             assert ask(new, True).finish_reason == "stop"
             says = "holds sealed tokens, but GATEWAY_SECRET is not set"
             wait_until("it has seen that", lambda: says in old.get("/readyz").text)

@@ -157,7 +157,7 @@ def test_kimis_retry_after_is_passed_on(quick: Gateway, simulator: Simulator) ->
 
 @EACH_GENERATION
 @pytest.mark.parametrize(
-    ("ahead_s", "waits_s"), [(40, range(36, 42)), (-3600, range(2)), (864_000, range(86_400, 86_401))]
+    ("ahead_s", "waits_s"), [(400, range(340, 402)), (-3600, range(2)), (864_000, range(86_400, 86_401))]
 )
 def test_kimis_retry_after_may_be_a_date(
     blunt: Gateway, simulator: Simulator, ahead_s: float, waits_s: range
@@ -334,7 +334,7 @@ def silent_s(error: dict[str, Any]) -> int:
 @EACH_GENERATION
 def test_an_answer_that_never_ends_is_ended(shared_gateway: Share, simulator: Simulator) -> None:
     simulator.knobs(tokens=100_000, delay_s=0.02, ping_s=0.1)
-    gateway = shared_gateway(TOTAL_TIMEOUT_S="0.8", HEARTBEAT_S="0.5")
+    gateway = shared_gateway(TOTAL_TIMEOUT_S="3", HEARTBEAT_S="0.5")
     answer = read_stream(gateway.say("hello", stream=True))
     assert answer.content and answer.error is not None and answer.error["code"] == "timeout"
     simulator.wait("open_streams", equals=0)
@@ -355,7 +355,7 @@ def test_an_expired_account_is_skipped_and_reported(running: Running, simulator:
         assert [gateway.say("hello").status_code for _ in range(3)] == [200] * 3
         assert gateway.get("/readyz").status_code == 200
         assert "old: The Kimi token expired at 20" in gateway.log()
-    assert set(simulator.state()["accounts"]) == {"bob"}
+    assert {turn.account for turn in simulator.turns()} == {"bob"}
 
 
 def test_without_a_usable_account_the_answer_says_what_to_do(running: Running, simulator: Simulator) -> None:
@@ -403,6 +403,7 @@ def test_a_database_that_is_locked_is_a_503_that_says_whether_to_repeat(
             # This one has not.
             early = gateway.say("hello", "another")
             late, streamed, whole = turn.result(), stream.result(), stateless.result()
+            wait_until("a lease could not be given back", lambda: "release_failed" in gateway.log())
     for response in (early, late):
         assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
         assert response.json()["error"]["code"] == "database_unavailable"
@@ -411,7 +412,7 @@ def test_a_database_that_is_locked_is_a_503_that_says_whether_to_repeat(
     assert streamed.error is not None and streamed.error["code"] == "database_unavailable"
     # Nothing has to be stored of it before it is given: its lease is given back later.
     assert whole.ok
-    assert "release_failed" in gateway.log() and "Traceback" not in gateway.log()
+    assert "Traceback" not in gateway.log()
 
 
 def test_readiness_names_accounts_to_callers_with_a_key_only(running: Running, simulator: Simulator) -> None:
@@ -504,7 +505,7 @@ def test_sdks_are_told_to_wait_only_as_long_as_they_do(
     response = shared_gateway(QUEUE_WAIT_S="0", FAILOVER_S="0").say("hello")
     assert response.status_code == 429
     # Cooldowns differ a little, so that not everybody comes back at once.
-    assert seconds - 1 <= int(response.headers["Retry-After"]) <= 1.3 * seconds + 1
+    assert 0.9 * seconds - 1 <= int(response.headers["Retry-After"]) <= 1.3 * seconds + 1
     assert ("x-should-retry" not in response.headers) is is_repeated
 
 
@@ -524,7 +525,7 @@ def test_what_cannot_be_noted_does_not_spoil_an_answer(running: Running, simulat
         gateway.tables.forbid_notes_of_unrecognised()
         for stream in (True, False):
             assert ask(gateway, stream).finish_reason == "stop"
-        assert "frame_not_counted" in gateway.log()
+        wait_until("it is logged", lambda: "frame_not_counted" in gateway.log())
 
 
 @BOTH_DATABASES

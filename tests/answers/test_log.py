@@ -39,12 +39,12 @@ def test_one_id_is_on_every_line_of_an_answer_that_failed_twice(
     assert "attempts=3" in end and f"model={gateway.model}" in end
 
 
-def test_the_ids_of_requests_that_run_at_the_same_time_are_kept_apart(quick: Gateway, simulator: Simulator) -> None:
+def test_the_ids_of_requests_that_run_at_the_same_time_are_kept_apart(gateway: Gateway, simulator: Simulator) -> None:
     simulator.knobs(gate="both", gate_after=0)
 
     def ask(request_id: str) -> int:
-        body = {"model": quick.model, "messages": [{"role": "user", "content": "hello"}]}
-        return quick.chat(body, headers={"x-request-id": request_id}).status_code
+        body = {"model": gateway.model, "messages": [{"role": "user", "content": "hello"}]}
+        return gateway.chat(body, headers={"x-request-id": request_id}).status_code
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         results = [pool.submit(ask, f"apart-{number}") for number in range(2)]
@@ -52,8 +52,8 @@ def test_the_ids_of_requests_that_run_at_the_same_time_are_kept_apart(quick: Gat
         simulator.open_gate("both")
         assert [result.result() for result in results] == [200, 200]
     for number in range(2):
-        wait_until("it is logged", lambda number=number: lines_of(quick, f"apart-{number}"))
-        assert [line.split()[0] for line in lines_of(quick, f"apart-{number}")] == ["turn"]
+        wait_until("it is logged", lambda number=number: lines_of(gateway, f"apart-{number}"))
+        assert [line.split()[0] for line in lines_of(gateway, f"apart-{number}")] == ["turn"]
 
 
 def test_every_line_of_the_log_is_an_event_with_pairs(running: Running, simulator: Simulator) -> None:

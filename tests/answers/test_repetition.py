@@ -247,19 +247,22 @@ def test_a_turn_whose_json_cannot_be_mended_is_not_said_again(
 def test_a_stream_that_fails_at_once_has_its_beginning(
     shared_gateway: Share, simulator: Simulator, name: str, path: str, body: dict[str, Any], first: str
 ) -> None:
-    # After the status was certain, and before anything else was to be sent.
-    simulator.knobs(fail="too_long", first_delay_s=0.4)
+    simulator.knobs(fail="too_long", gate="failure", gate_after=0)
     gateway = shared_gateway(COMMIT_AFTER_S="0.05")
+    url, headers = f"{gateway.url}/v1/{path}", {"Idempotency-Key": name}
     sent = {"model": gateway.model, "stream": True, **body}
-    response = requests.post(f"{gateway.url}/v1/{path}", json=sent, headers={"Idempotency-Key": name}, timeout=60)
-    assert response.text.startswith(f"event: {first}\n") and "event: error\n" in response.text
+    with requests.post(url, json=sent, headers=headers, stream=True, timeout=60) as response:
+        # After the status was certain, and before anything else was to be sent.
+        simulator.open_gate("failure")
+        text = response.text
+    assert text.startswith(f"event: {first}\n") and "event: error\n" in text
 
 
 def test_who_joined_a_request_that_was_never_made_may_make_it(
     shared_gateway: Share, simulator: Simulator, name: str
 ) -> None:
     simulator.knobs(gate="full", gate_after=1)
-    gateway = shared_gateway(users="alice", ACCOUNT_MAX_STREAMS="1", QUEUE_WAIT_S="1")
+    gateway = shared_gateway(users="alice", ACCOUNT_MAX_STREAMS="1", QUEUE_WAIT_S="3")
     with gateway.say("first", stream=True) as first, ThreadPoolExecutor(2) as clients:
         simulator.wait("gate_waiting:full", equals=1)
         # Which of them comes first, nobody knows.

@@ -103,7 +103,7 @@ def checker() -> Iterator[JsonChecker]:
     checker.close()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     slips=st.lists(st.tuples(st.sampled_from(_SLIPS), st.floats(0, 0.999)), min_size=1, max_size=3),
     reason=st.sampled_from(["stop", "length"]),

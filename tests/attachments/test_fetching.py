@@ -361,7 +361,7 @@ def test_names_that_are_slow_to_look_up_leave_threads_to_others() -> None:
     threads = [threading.Thread(target=fetch_slowly, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
-    assert all(asked.acquire(timeout=10) for _ in range(3))
+    assert all(asked.acquire(timeout=60) for _ in range(3))
     # The others give up when their time is over.
     wait_until("five have given up", lambda: sum(thread.is_alive() for thread in threads) == 3)
     assert not asked.acquire(blocking=False)
@@ -398,4 +398,5 @@ def test_a_site_that_drips_is_given_up(sites: Sites) -> None:
     began = time.monotonic()
     with pytest.raises(BadContent):
         Fetcher([f"127.0.0.1:{sites.port}"], total_s=1).fetch(f"{sites.url}/drip", 10_000)
-    assert time.monotonic() - began < 5
+    # All of it would take longer than half a minute.
+    assert time.monotonic() - began < 20

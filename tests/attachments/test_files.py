@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import sqlite3
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -208,8 +207,9 @@ def test_another_keys_file_does_not_exist_and_in_the_same_time(keyed: Gateway, s
         assert listed.json()["data"] == []
     assert gateway.get("/v1/files", headers=ben).json()["data"] == []
     assert gateway.get(f"/v1/files/{foreign}", headers=bearer("key-of-ann-000")).ok
-    medians = [statistics.median(spent) for spent in times.values()]
-    assert max(medians) < 1.5 * min(medians), medians
+    # Any request may take longer on a busy machine.
+    shortest = [min(spent) for spent in times.values()]
+    assert max(shortest) < 1.5 * min(shortest), shortest
 
 
 def test_a_key_has_a_limit_of_files_and_of_bytes(shared_gateway: Share, simulator: Simulator) -> None:
@@ -329,7 +329,7 @@ def test_what_a_killed_worker_left_is_deleted_at_the_next_start(running: Running
         assert len(os.listdir(folder_of(gateway))) == 2
     with running.gateway(simulator.url, database=database, **_settings()) as gateway:
         assert gateway.get(f"/v1/files/{kept}/content").content == PDF.data
-        assert os.listdir(folder_of(gateway)) == [kept]
+        wait_until("it is swept", lambda: os.listdir(folder_of(gateway)) == [kept])
 
 
 def test_a_missing_content_is_a_clear_404(running: Running, simulator: Simulator) -> None:

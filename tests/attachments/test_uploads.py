@@ -1,6 +1,7 @@
 """How attachments reach an account of Kimi: waiting, failing, switching, remembering."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -210,11 +211,15 @@ def test_a_gateway_that_is_killed_in_an_upload_leaves_nothing_wrong(running: Run
     database = running.new_database()
     settings: dict[str, Any] = {**SHIPPED, "FILE_READ_S": "60", "LEASE_S": "1"}
     ask = CHAT.ask(simulator.profile.model, CHAT.part(PNG), named(PDF, "stuck.pdf"))
-    with running.gateway(simulator.url, users="alice", database=database, **settings) as gateway:
-        with pytest.raises(requests.Timeout):
-            requests.post(f"{gateway.url}/v1/chat/completions", json=ask, timeout=2)
+    with (
+        running.gateway(simulator.url, users="alice", database=database, **settings) as gateway,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        asked = pool.submit(requests.post, f"{gateway.url}/v1/chat/completions", json=ask, timeout=60)
         simulator.wait("files", equals=2)
         gateway.kill()
+        with pytest.raises(requests.RequestException):
+            asked.result()
     with running.gateway(simulator.url, users="alice", database=database, **settings) as gateway:
         ask = CHAT.ask(gateway.model, CHAT.part(PNG), CHAT.part(PDF))
         assert seen(text_of(gateway.chat(ask), CHAT)) == [PNG.unnamed, PDF.unnamed]

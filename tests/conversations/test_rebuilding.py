@@ -66,15 +66,15 @@ def test_a_lost_chat_is_replaced_from_the_history_that_the_client_sends(
 
 
 def test_a_lost_chat_in_which_nothing_was_answered_needs_no_history(
-    quick: Gateway, simulator: Simulator, name: str
+    patient: Gateway, simulator: Simulator, name: str
 ) -> None:
     simulator.knobs(gate="leave", gate_after=1)
-    with talk(quick, name, "one", stream=True):
+    with talk(patient, name, "one", stream=True):
         simulator.wait("gate:leave", at_least=1)
     simulator.wait("open_streams", equals=0)
-    wait_until("it is free", lambda: not quick.get(f"/v1/chat/completions/{name}").json()["busy"])
+    wait_until("it is free", lambda: not patient.get(f"/v1/chat/completions/{name}").json()["busy"])
     simulator.reset()
-    response = talk(quick, name, "one")
+    response = talk(patient, name, "one")
     assert response.ok and response.headers["x-conversation-rebuilt"] == "request"
 
 
@@ -314,7 +314,7 @@ def test_a_conversation_is_not_forgotten_before_its_chat_is_noted(running: Runni
         assert turns(gateway, "kept") == 1
         gateway.tables.allow_notes_of_chats()
         # What could not be done is done as soon as it can be.
-        wait_until("it is gone", lambda: gateway.get("/v1/chat/completions/kept").status_code == 404, timeout_s=30)
+        wait_until("it is gone", lambda: gateway.get("/v1/chat/completions/kept").status_code == 404)
         wait_until("so is its chat", lambda: all(c["deleted"] for c in simulator.state()["chats"].values()))
 
 

@@ -136,7 +136,7 @@ def test_other_wsgi_servers_get_the_same_line(tmp_path: Path) -> None:
         env={"PATH": os.environ["PATH"], "KIMI_TOKENS": "two words"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 4 and done.stderr.startswith("kimi-gateway: KIMI_TOKENS: entry 1 is not a token")
@@ -257,7 +257,9 @@ def test_secrets_are_not_in_the_text_of_the_settings() -> None:
 def test_make_help_names_every_target_and_says_nothing_else() -> None:
     # Of its own: inside make test it would say in which folder it is.
     env = {"PATH": os.environ["PATH"]}
-    done = subprocess.run(["make", "help"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        ["make", "help"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=True
+    )
     (targets,) = re.findall(r"^\.PHONY: help (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"\bmake ([a-z]+)", done.stdout)) == set(targets.split())
     assert [line for line in done.stdout.splitlines() if not line.startswith("make ")] == []
@@ -360,7 +362,7 @@ def run_home(home: Path, env_file: bytes, command: list[str], folder: Path, **en
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     return (done.stdout + done.stderr).strip()

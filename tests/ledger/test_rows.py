@@ -83,13 +83,13 @@ def write_all(other: Store, rows: int, first_at: float, between: float) -> None:
 
 
 def timed(work: Callable[[], object], times: int = 20) -> float:
-    """The median, in milliseconds."""
+    """The shortest, in milliseconds: other programs on the machine make any of them longer."""
     took = []
     for _ in range(times):
         began = time.perf_counter()
         work()
         took.append(time.perf_counter() - began)
-    return sorted(took)[times // 2] * 1000
+    return min(took) * 1000
 
 
 def test_each_request_that_begins_is_announced_also_while_others_run(store: Store) -> None:

@@ -79,7 +79,7 @@ def test_a_file_that_another_process_writes_for_a_moment_is_ready(running: Runni
         assert gateway.say("hello").ok
         with closing(sqlite3.connect(gateway.database.path, check_same_thread=False)) as other:
             other.execute("BEGIN IMMEDIATE")
-            ends = threading.Timer(0.3, other.rollback)
+            ends = threading.Timer(0.15, other.rollback)
             ends.start()
             ready = gateway.get("/readyz")
             ends.join()

@@ -236,8 +236,9 @@ def test_the_list_is_public(running: Running, simulator: Simulator) -> None:
     expired = mint("alice", -5, site="kimi.ai")
     with running.gateway(simulator.url, KIMI_TOKENS=f"alice={expired}") as gateway:
         wait_for_list(gateway)
-    (asked,) = simulator.requests("GetAvailableModels")
-    assert "authorization" not in asked["headers"]
+    asked = simulator.requests("GetAvailableModels")
+    # A gateway of another test may ask meanwhile, which has a token.
+    assert [request for request in asked if "authorization" not in request["headers"]]
 
 
 # Refused forms

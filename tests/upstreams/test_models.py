@@ -244,7 +244,7 @@ def test_the_catalogue_adds_models_and_survives_without_kimi(running: Running, s
     def offered(gateway: Gateway) -> set[str]:
         return {model["id"] for model in gateway.get("/v1/models").json()["data"]}
 
-    with running.gateway(simulator.url, WEB_CONCURRENCY="1") as gateway:
+    with running.gateway(simulator.url, users="zoe") as gateway:
         wait_until("the catalogue is there", lambda: "k2d6-agent" in offered(gateway))
         # What the table knows under a name of its own is not offered twice.
         assert not {"k2d6", "k2d6-thinking"} & offered(gateway)
@@ -256,9 +256,9 @@ def test_the_catalogue_adds_models_and_survives_without_kimi(running: Running, s
         assert body["options"]["model"] == "k2d6-agent-ultra"
         database = gateway.database
     simulator.reset()
-    with running.gateway(simulator.url, database=database) as gateway:
+    with running.gateway(simulator.url, users="zoe", database=database) as gateway:
         assert "k2d6-agent" in offered(gateway)
-        assert not simulator.requests("GetAvailableModels")
+        assert "zoe" not in {request["account"] for request in simulator.requests("GetAvailableModels")}
 
 
 def test_a_catalogue_that_cannot_be_read_is_asked_for_again(running: Running, simulator: Simulator) -> None:
@@ -284,9 +284,10 @@ NO_CATALOGUES = [
 
 @pytest.mark.parametrize("body", NO_CATALOGUES)
 def test_a_catalogue_that_makes_no_sense_offers_nothing(simulator: Simulator, body: bytes) -> None:
-    simulator.script(body, match="GetAvailableModels", headers={"Content-Type": "application/json"})
-    http = KimiHttp(simulator.url, Timeouts(5.0, 5.0, 5.0))
-    account = Account("acc", "alice", mint("alice"), None, False, None, None, None, site_at(simulator.url).name)
+    headers = {"Content-Type": "application/json"}
+    simulator.script(body, match="GetAvailableModels", headers=headers, account="zoe")
+    http = KimiHttp(simulator.url, Timeouts(30.0, 30.0, 30.0))
+    account = Account("acc", "zoe", mint("zoe"), None, False, None, None, None, site_at(simulator.url).name)
     offers: Sequence[Offer] = ()
     with contextlib.closing(http), contextlib.suppress(UpstreamError):
         clients = KimiClients([site_at(simulator.url)], lambda _url, _proxy: http)
