@@ -7,7 +7,7 @@ import time
 import pytest
 
 from app.settings.model_aliases import ModelAliases, matches, parse_aliases
-from tests.running import Gateway, Share, Simulator, read_stream
+from tests.running import Gateway, Share, Simulator, read_stream, wait_until
 from tests.running.commands import run_flask
 
 _ALIASES = "gpt-4o=k2,k1.5=k2,claude-*=k1.5,*=k2-nosearch,gone=no-such-model"
@@ -39,7 +39,8 @@ def test_another_name_is_answered_by_its_model(
         assert read_stream(response).finish_reason == "stop"
     else:
         assert response.json()["model"] == asked
-    assert f"turn model={answers} " in gateway.log()
+    # Logged when the turn is over, which its client does not wait for.
+    wait_until("it is logged", lambda: f"turn model={answers} " in gateway.log())
 
 
 def test_a_model_of_its_own_name_is_asked_as_always(gateway: Gateway) -> None:

@@ -437,9 +437,9 @@ def host_with_a_clock(ahead_s: float) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("ahead_s", "mark", "says"),
     [
-        (95, "warning", r"this machine's clock is 9[3-6] s behind Kimi's -> set it \(NTP\)"),
-        (-3600, "warning", r"this machine's clock is 3(599|60[0-2]) s ahead of Kimi's"),
-        (0, "ok", "within [12] s of Kimi's"),
+        (95, "warning", r"this machine's clock is (8\d|9[0-6]) s behind Kimi's -> set it \(NTP\)"),
+        (-3600, "warning", r"this machine's clock is 3(599|60\d|61\d) s ahead of Kimi's"),
+        (0, "ok", r"within \d s of Kimi's"),
     ],
 )
 def test_a_clock_that_is_wrong_is_named(surgery: Surgery, ahead_s: float, mark: str, says: str) -> None:

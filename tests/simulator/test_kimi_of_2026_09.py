@@ -35,12 +35,12 @@ LOGIN = bearer(mint("alice", site="kimi.ai"))
 
 
 def call(simulator: Simulator, path: str, body: object, headers: dict[str, str] = LOGIN) -> requests.Response:
-    return requests.post(f"{simulator.url}/{path}", json=body, headers=headers, timeout=10)
+    return requests.post(f"{simulator.url}/{path}", json=body, headers=headers, timeout=60)
 
 
 def upload(simulator: Simulator, file: tuple[str, bytes, str]) -> requests.Response:
     url = f"{simulator.url}/apiv2-files/file/upload"
-    return requests.post(url, files={"file": file}, headers=LOGIN, timeout=10)
+    return requests.post(url, files={"file": file}, headers=LOGIN, timeout=60)
 
 
 def turn(*blocks: dict[str, Any]) -> bytes:
@@ -59,7 +59,7 @@ def frames_of(answer: requests.Response) -> list[dict[str, Any]]:
 
 def ask(simulator: Simulator, body: bytes, headers: dict[str, str] = LOGIN) -> list[dict[str, Any]]:
     """The frames of the answer without heartbeats."""
-    answer = requests.post(f"{simulator.url}/{_CHAT}", body, headers={**CONNECT_STREAM, **headers}, timeout=10)
+    answer = requests.post(f"{simulator.url}/{_CHAT}", body, headers={**CONNECT_STREAM, **headers}, timeout=60)
     assert answer.ok, answer.text
     return [found for found in frames_of(answer) if "heartbeat" not in found]
 
@@ -102,7 +102,7 @@ def test_a_cookie_is_no_login(simulator: Simulator) -> None:
     """K17."""
     cookie = {"Cookie": f"kimi-auth={mint('alice', site='kimi.ai')}"}
     body, headers = turn({"text": {"content": "hello"}}), {**CONNECT_STREAM, **cookie}
-    assert requests.post(f"{simulator.url}/{_CHAT}", body, headers=headers, timeout=10).status_code == 401
+    assert requests.post(f"{simulator.url}/{_CHAT}", body, headers=headers, timeout=60).status_code == 401
     assert call(simulator, _PROGRESS, {"file_ids": []}, cookie).status_code == 401
 
 
@@ -168,7 +168,7 @@ def test_an_upload_is_answered_without_a_status(simulator: Simulator, file: tupl
         "ext": name.rpartition(".")[2],
         "type": "FILE_TYPE_IMAGE" if is_picture else "FILE_TYPE_DOCUMENT",
     }
-    assert requests.get(answer["blob"]["signUrl"], timeout=10).content == content
+    assert requests.get(answer["blob"]["signUrl"], timeout=60).content == content
 
 
 @SEPTEMBER
