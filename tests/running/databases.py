@@ -105,8 +105,10 @@ class PostgresDatabase:
         return int(count)
 
     def rows(self) -> Rows:
-        names = [name for (name,) in self.run("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
-        return [row for name in names for row in self.run(f'TABLE "{name}"')]
+        # Over one connection: each costs as much as the rows of many tables.
+        with self.cluster.connect(self.name) as db:
+            names = db.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            return [row for (name,) in names for row in db.execute(f'TABLE "{name}"'.encode()).fetchall()]
 
     def content(self) -> bytes:
         return repr(self.rows()).encode()

@@ -110,8 +110,8 @@ class Running:
     def leaks(self, secrets: Sequence[str] = ()) -> list[str]:
         """What no log and no database may hold and one of this run does hold: file and kind."""
         found = []
+        passwords = {d.cluster.password for d in self.databases if isinstance(d, PostgresDatabase)}
         for log in self.logs:
-            passwords = [d.cluster.password for d in self.databases if isinstance(d, PostgresDatabase)]
             kinds = secrets_in(log.read_bytes(), [*secrets, *passwords])
             found += [f"{log.name}: {kind}" for kind in kinds]
         for database in self.databases:
