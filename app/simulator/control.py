@@ -175,6 +175,8 @@ async def _turn_knobs(exchange: Exchange, _: str) -> Reply:
 
 async def _reset(exchange: Exchange, _: str) -> Reply:
     exchange.sim.reset()
+    if exchange.request.body:
+        exchange.sim.turn_knobs(exchange.request.json_object())
     return json_reply({})
 
 

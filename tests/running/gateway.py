@@ -103,7 +103,7 @@ class Gateway:
 
     def as_if_new(self) -> "Gateway":
         """The same gateway without what earlier tests have brought upon its accounts, and with an empty log."""
-        self.wait_until_idle()
+        self._wait_until_idle()
         self.tables.forget_what_accounts_did()
         return replace(self, log_begins_at=self.process.log.stat().st_size)
 
@@ -111,6 +111,9 @@ class Gateway:
         """Until no turn holds an account or waits for one."""
         # Its tables are there when a worker answers.
         self.get("/healthz")
+        self._wait_until_idle()
+
+    def _wait_until_idle(self) -> None:
         wait_until("nothing runs and nobody waits", self.tables.nothing_runs_or_waits)
 
     def kill(self) -> None:

@@ -17,6 +17,12 @@ EVENT_STREAM = {"Content-Type": "text/event-stream; charset=utf-8"}
 CONNECT_STREAM = {"Content-Type": "application/connect+json"}
 
 
+# Of all simulators of this process. Each test makes several calls; a connection for each, and a look at the$
+# environment, took longer than the call itself.
+_SESSION = requests.Session()
+_SESSION.trust_env = False
+
+
 def mint(
     user: str, lifetime_s: float = 86400, kind: tokens.Kind = "access", site: tokens.SiteName | None = None
 ) -> str:
@@ -33,13 +39,12 @@ class Simulator:
     profile: Profile = PROFILES["all"]
 
     def control(self, method: str, path: str, **arguments: Any) -> Any:
-        reply = requests.request(method, f"{self.url}/_sim/{path}", timeout=60, **arguments)
+        reply = _SESSION.request(method, f"{self.url}/_sim/{path}", timeout=60, **arguments)
         assert reply.ok, reply.text
         return reply.json()
 
     def reset(self) -> None:
-        self.control("POST", "reset")
-        self.knobs(profile=self.profile.name)
+        self.control("POST", "reset", json={"profile": self.profile.name})
 
     @property
     def turn_path(self) -> str:
@@ -56,7 +61,7 @@ class Simulator:
     def wait(self, field: str, timeout_s: float = 60, **condition: Any) -> None:
         """Waits until a counter has a value: ``wait("open_streams", equals=0)``."""
         query = {"field": field, "timeout_s": timeout_s, **condition}
-        reply = requests.get(f"{self.url}/_sim/wait", params=query, timeout=timeout_s + 15)
+        reply = _SESSION.get(f"{self.url}/_sim/wait", params=query, timeout=timeout_s + 15)
         assert reply.ok, f"{field} {condition} did not come true: {reply.text[:500]}"
 
     def open_gate(self, name: str) -> None:
