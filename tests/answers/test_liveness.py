@@ -241,7 +241,7 @@ def test_a_stop_signal_lets_running_answers_end(running: Running, simulator: Sim
 
 def test_a_stop_does_not_wait_for_connections_that_nobody_uses(running: Running, simulator: Simulator) -> None:
     """Clients and proxies keep them for a minute. One that is in use is closed after its answer."""
-    with running.gateway(simulator.url, server="gevent", GUNICORN_CMD_ARGS="--graceful-timeout 600") as gateway:
+    with running.gateway(simulator.url, GUNICORN_CMD_ARGS="--graceful-timeout 600") as gateway:
         simulator.knobs(gate="term", gate_after=1, say="one two three", token_chars=4)
         gateway.wait_for_workers()
         with requests.Session() as idle:
@@ -257,7 +257,7 @@ def test_a_stop_does_not_wait_for_connections_that_nobody_uses(running: Running,
 
 def test_answers_that_outlast_a_stop_are_told_so(running: Running, simulator: Simulator) -> None:
     """A long thought takes minutes, and gunicorn waits for seconds."""
-    with running.gateway(simulator.url, server="gevent", GUNICORN_CMD_ARGS="--graceful-timeout 5") as gateway:
+    with running.gateway(simulator.url, GUNICORN_CMD_ARGS="--graceful-timeout 5") as gateway:
         simulator.knobs(gate="term", gate_after=1)
         gateway.wait_for_workers()
         streamed = RawClient(gateway, True)

@@ -317,7 +317,7 @@ def test_what_a_killed_worker_was_receiving_is_swept_by_the_next_one(running: Ru
 
     go_on = threading.Event()
     headers = {"Content-Type": "multipart/form-data; boundary=b", **bearer("any")}
-    with running.gateway(simulator.url, server="gevent", **settings) as gateway:
+    with running.gateway(simulator.url, **settings) as gateway:
         gateway.wait_for_workers()
         kept = upload(gateway, PDF).json()["id"]
 

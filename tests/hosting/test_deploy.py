@@ -155,9 +155,7 @@ def test_what_a_gateway_had_been_sent_when_it_was_killed_is_not_repeated(
 ) -> None:
     with ExitStack() as stack:
         gateway = stack.enter_context(
-            running.gateway(
-                simulator.url, server="gevent", GATEWAY_API_KEYS="the-key", COMMIT_AFTER_S="60", LEASE_S="2"
-            )
+            running.gateway(simulator.url, GATEWAY_API_KEYS="the-key", COMMIT_AFTER_S="60", LEASE_S="2")
         )
         url = stack.enter_context(nginx(tmp_path, [gateway.url, gateway.url]))
         converse(url, "hello", stream)

@@ -59,7 +59,8 @@ def settings_of(folder: Path, upstream: str, key: str = "first-key") -> str:
 @pytest.fixture(scope="module")
 def copy(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     folder = tmp_path_factory.mktemp("copy")
-    shutil.copytree(ROOT / "app", folder / "app", ignore=shutil.ignore_patterns("__pycache__", "simulator"))
+    # With what is compiled, but not with what another process is just writing.
+    shutil.copytree(ROOT / "app", folder / "app", ignore=shutil.ignore_patterns("*.pyc.*", "simulator"))
     for name in ("wsgi.py", "gunicorn.conf.py", "requirements.txt"):
         shutil.copy(ROOT / name, folder)
     with running.simulator() as simulator, socket.create_server(("127.0.0.1", 0), backlog=64) as listener:

@@ -23,7 +23,8 @@ from tests.running.processes import Process, wait_until
 def copy(tmp_path: Path) -> Path:
     """A copy of the gateway in another folder, which has no data yet."""
     folder = tmp_path / "kimi"
-    shutil.copytree(ROOT / "app", folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    # With what is compiled, but not with what another process is just writing.
+    shutil.copytree(ROOT / "app", folder / "app", ignore=shutil.ignore_patterns("*.pyc.*"))
     for name in ("wsgi.py", "gunicorn.conf.py", "requirements.txt"):
         shutil.copy(ROOT / name, folder / name)
     return folder

@@ -269,7 +269,7 @@ def test_a_certificate_of_its_own_makes_it_speak_tls(running: Running, simulator
     certificate = own_certificate(tmp_path)
     simulator.knobs(say="over TLS")
     options = f"--certfile {certificate} --keyfile {certificate}"
-    with running.gateway(simulator.url, server="gevent", GUNICORN_CMD_ARGS=options) as it:
+    with running.gateway(simulator.url, GUNICORN_CMD_ARGS=options) as it:
         gateway = replace(it, url=it.url.replace("http:", "https:"))
         for stream in (False, True):
             body = {"model": "k2", "stream": stream, "messages": [{"role": "user", "content": "hello"}]}
