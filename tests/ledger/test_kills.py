@@ -18,6 +18,8 @@ from tests.running import BOTH_DATABASES, Gateway, Running, Simulator, wait_unti
 # REQUESTS=10000 is the form for a quiet machine.
 _REQUESTS = int(os.environ.get("REQUESTS", "150"))
 _KILLS = max(2, _REQUESTS // 1000)
+# A worker writes once a second; what ended just before it was killed is lost. Seconds, for a busy machine.
+_LOST_S = 4.0
 
 
 @pytest.mark.long
@@ -28,11 +30,8 @@ def test_sums_equal_requests_and_none_counts_twice(running: Running, simulator: 
     simulator.knobs(say="one two", record=False)
     settings: dict[str, Any] = {"WEB_CONCURRENCY": "2", "LEASE_S": "2", "ACCOUNT_MAX_STREAMS": "8"}
     shared = running.new_database()
-    # When the client sent each, and when it had the answer.
-    sent: dict[str, float] = {}
     answered: dict[str, float] = {}
-    # From when all had been written that was answered by then, until a worker was killed.
-    unwritten: list[tuple[float, float]] = []
+    killed: list[float] = []
     with (
         running.gateway(simulator.url, database=shared, **settings) as one,
         running.gateway(simulator.url, database=shared, **settings) as other,
@@ -42,7 +41,6 @@ def test_sums_equal_requests_and_none_counts_twice(running: Running, simulator: 
             gateway.wait_for_workers()
 
         def send(number: int) -> None:
-            sent[f"number-{number}"] = time.monotonic()
             body = {"model": one.model, "messages": [{"role": "user", "content": "hello"}]}
             with suppress(requests.RequestException):
                 requests.post(
@@ -57,22 +55,15 @@ def test_sums_equal_requests_and_none_counts_twice(running: Running, simulator: 
             for number in range(1, _KILLS + 1):
                 enough = _REQUESTS * number // (_KILLS + 1)
                 wait_until("more are answered", lambda enough=enough: len(answered) >= enough, 120 + _REQUESTS / 20)
-                begin, safe = time.monotonic(), {id_ for id_ in [*answered] if not may_be_lost(id_)}
-                with closing(Store(shared.url)) as store:
-                    wait_until("they are written", lambda store=store, safe=safe: safe <= written(store))
                 kill(random.choice(gateways))
-                unwritten.append((begin, time.monotonic()))
-
-        def may_be_lost(id_: str) -> bool:
-            """A worker writes once a second: what it has answered since then is lost when it is killed."""
-            return any(answered[id_] > begin and sent[id_] < end for begin, end in unwritten)
+                killed.append(time.monotonic())
 
         killer = threading.Thread(target=kill_some)
         killer.start()
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(send, range(_REQUESTS)))
         killer.join()
-        assert len(unwritten) == _KILLS
+        assert len(killed) == _KILLS
     # The gateways have ended in order, so everything is written.
     with closing(Store(shared.url)) as store:
         rows = store.ledger.newest(2 * _REQUESTS)
@@ -82,11 +73,8 @@ def test_sums_equal_requests_and_none_counts_twice(running: Running, simulator: 
     ids = [row.request_id for row in rows]
     assert len(ids) == len(set(ids)) == sum(row.n for row in rows) == sums == hours == counted
     lost = set(answered) - set(ids)
-    assert [id_ for id_ in lost if not may_be_lost(id_)] == [] and len(lost) < len(answered) / 2
-
-
-def written(store: Store) -> set[str]:
-    return {row.request_id for row in store.ledger.newest(2 * _REQUESTS)}
+    near = [id_ for id_ in lost if any(-_LOST_S < at - answered[id_] < _LOST_S for at in killed)]
+    assert sorted(lost) == sorted(near) and len(lost) < len(answered) / 2
 
 
 def kill(gateway: Gateway) -> None:
