@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { chromium } from 'playwright-core';
 import { LAUNCH, drawn, live, see, until } from './browser.mjs';
-import { BASE, KEY, MODEL, THINKING, THOUGHT, WAYS, asks, assert, calls, knobs, proved, version } from './told.mjs';
+import { BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, WAYS, asks, assert, calls, knobs, proved, version } from './told.mjs';
 
 const port = await new Promise((free) => {
   const server = createServer().listen(0, '127.0.0.1', () => {
@@ -67,6 +67,8 @@ const chat = {
   thinking: async () => {
     await answers.last().getByText(/^Thought/).first().click();
     await answers.last().getByText(THOUGHT).waitFor();
+    // Once nothing moves any more.
+    await answers.last().getByText(TEXT).click({ trial: true });
     await page.screenshot({ path: `${process.env.HOME}/picture.png` });
     return answers.last().innerText();
   },
