@@ -52,6 +52,8 @@ class _Demand:
     system_prompt: str
     replaces: str
     """The user's message that is asked again; empty for a new one."""
+    sent: str = ""
+    """The prompt with its words to the simulator."""
 
 
 class _Refused(Exception):
@@ -160,7 +162,7 @@ def _understand(demand: _Demand, run_knobs: Knobs) -> tuple[_Demand, dict[str, s
     """The demand without its words to the simulator, those words, and the knobs as they turn them."""
     try:
         prompt, words = split_prompt(demand.prompt)
-        return replace(demand, prompt=prompt), words, turned(run_knobs, words)
+        return replace(demand, prompt=prompt, sent=demand.prompt), words, turned(run_knobs, words)
     except BadKnob as error:
         raise _Refused(json_reply({"code": "invalid_argument", "message": f"sim: {error}"}, 400)) from error
 
@@ -217,7 +219,15 @@ def _answered(
     answer = compose(question, knobs, exchange.sim.tooling.speak(question.prompt, question.earlier, knobs))
     scenario = demand.choice.scenario or "SCENARIO_K2D5"
     asked = conversation.add(
-        Message(new_id(), parent.id if parent else "", "user", demand.prompt, scenario=scenario, files=files)
+        Message(
+            new_id(),
+            parent.id if parent else "",
+            "user",
+            demand.prompt,
+            scenario=scenario,
+            files=files,
+            sent=demand.sent,
+        )
     )
     recording = Recording(knobs) if serves_resume(knobs) or serves_messages(knobs) else None
     message = Message(

@@ -75,7 +75,8 @@ async def list_messages(exchange: Exchange) -> Reply:
 
 def _shown(chat: Chat, message: Message) -> dict[str, object]:
     thinking = [{"id": "1", "think": {"content": message.thinking}}] if message.thinking else []
-    text = [{"id": "2", "text": {"content": message.text}}] if message.text else []
+    content = message.sent or message.text
+    text = [{"id": "2", "text": {"content": content}}] if content else []
     chunks = [
         {"id": str(number), "base": {"title": page.title, "url": page.url, "siteName": page.site}}
         for number, page in enumerate(message.pages, start=1)

@@ -152,7 +152,7 @@ def _segment(message: Message) -> dict[str, object]:
     return {
         "id": message.id,
         "role": message.role,
-        "content": message.text,
+        "content": message.sent or message.text,
         "created_at": _moment(message.created_at),
         "search_plus": found,
     }

@@ -36,6 +36,8 @@ class _Demand:
     refs: tuple[str, ...]
     segment_id: str
     """The user's message whose answer is to be continued; empty for a new turn."""
+    sent: str = ""
+    """The prompt with its words to the simulator."""
 
 
 class _Refused(Exception):
@@ -118,7 +120,7 @@ def _understand(
     try:
         prompt, words = split_prompt(demand.prompt)
         words = leftover.words if leftover else words
-        return replace(demand, prompt=prompt), words, turned(run_knobs, words)
+        return replace(demand, prompt=prompt, sent=demand.prompt), words, turned(run_knobs, words)
     except BadKnob as error:
         raise _Refused(json_reply({"error_type": "sim.bad_knob", "message": str(error)}, 400)) from error
 
@@ -143,7 +145,7 @@ def _answered(
     answer = compose(question, knobs, exchange.sim.tooling.speak(question.prompt, earlier, knobs))
     tokens = _with_citations(answer) if knobs.cite else answer.tokens
     parent = chat.latest("assistant")
-    chat.add(Message(question_id, parent.id if parent else "", "user", demand.prompt))
+    chat.add(Message(question_id, parent.id if parent else "", "user", demand.prompt, sent=demand.sent))
     message = chat.add(
         Message(answer_id, question_id, "assistant", thinking="".join(answer.thoughts), pages=answer.pages)
     )

@@ -45,6 +45,8 @@ class Message:
     parent_id: str
     role: Literal["user", "assistant"]
     text: str = ""
+    sent: str = ""
+    """The text with its `[[sim ...]]` words, as it is listed."""
     thinking: str = ""
     pages: tuple[Page, ...] = ()
     scenario: str = ""
