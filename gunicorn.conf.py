@@ -109,7 +109,10 @@ def post_fork(_server, _worker):  # type: ignore[no-untyped-def]  # as above
 
 
 def post_worker_init(_worker):  # type: ignore[no-untyped-def]  # as above
+    """A full collection of 2,000 streams holds all of them for 100 to 250 ms. It comes after 500,000 new objects, and
+    not after 70,000 (https://docs.python.org/3.11/library/gc.html#gc.set_threshold)."""
     gc.freeze()
+    gc.set_threshold(2_000, 10, 25)
     gc.enable()
 
 
