@@ -217,11 +217,9 @@ _FILES = (
 # What ``store.leases`` does in a transaction of several statements where the database is a file. On a server each of
 # them is a round trip. Their statements see what was committed before the lock was taken: each has a snapshot of its
 # own (https://www.postgresql.org/docs/current/xfunc-volatility.html). The lock is that of ``dialects.postgresql``.
-_LEASE_FUNCTIONS = (
-    ServerOnly(
-        """CREATE FUNCTION lease_at_once(
+_LEASE_AT_ONCE = """CREATE FUNCTION lease_at_once(
             ticket VARCHAR, process VARCHAR, model VARCHAR, ids VARCHAR[], tokens VARCHAR[], began FLOAT,
-            max_streams INTEGER, latest_next_at FLOAT, next_start FLOAT, ends FLOAT)
+            max_streams INTEGER, latest_next_at FLOAT, next_start FLOAT, ends FLOAT{parameter})
         RETURNS VARCHAR LANGUAGE plpgsql AS $$
         DECLARE
             chosen VARCHAR;
@@ -255,14 +253,23 @@ _LEASE_FUNCTIONS = (
                 OR EXISTS (SELECT FROM rests WHERE account_id IN (chosen, '') AND scope IN ('', model)) THEN
                 RETURN NULL;
             END IF;
-            INSERT INTO leases (id, process_id, account_id, scope, is_probe, waited, started_at, ends_at)
-            VALUES (ticket, process, chosen, model, FALSE, FALSE, began, ends);
+            INSERT INTO leases (id, process_id, account_id, scope, is_probe, waited, started_at, ends_at{column})
+            VALUES (ticket, process, chosen, model, FALSE, FALSE, began, ends{value});
             UPDATE accounts
             SET streams = streams + 1, last_turn = (SELECT max(last_turn) + 1 FROM accounts), next_at = next_start
             WHERE id = chosen;
             RETURN chosen;
         END $$"""
-    ),
+
+
+def _lease_at_once(parameter: str = "", column: str = "", value: str = "") -> ServerOnly:
+    """The function for a lease, with what later forms of it have in addition."""
+    sql = _LEASE_AT_ONCE.replace("{parameter}", parameter)
+    return ServerOnly(sql.replace("{column}", column).replace("{value}", value))
+
+
+_LEASE_FUNCTIONS = (
+    _lease_at_once(),
     ServerOnly(
         """CREATE FUNCTION end_lease(ticket VARCHAR)
         RETURNS VOID LANGUAGE plpgsql AS $$
@@ -286,53 +293,8 @@ _LOST_CHATS = (
         id VARCHAR NOT NULL PRIMARY KEY, account_id VARCHAR NOT NULL, question VARCHAR NOT NULL,
         began_at FLOAT NOT NULL, lost_at FLOAT NOT NULL, due_at FLOAT NOT NULL, tries INTEGER NOT NULL)""",
     "CREATE INDEX lost_chats_by_due_time ON lost_chats (due_at)",
-    # The function of before stays, for older gateways beside this one.
-    ServerOnly(
-        """CREATE FUNCTION lease_at_once(
-            ticket VARCHAR, process VARCHAR, model VARCHAR, ids VARCHAR[], tokens VARCHAR[], began FLOAT,
-            max_streams INTEGER, latest_next_at FLOAT, next_start FLOAT, ends FLOAT,
-            asks VARCHAR)
-        RETURNS VARCHAR LANGUAGE plpgsql AS $$
-        DECLARE
-            chosen VARCHAR;
-            rejected VARCHAR;
-        BEGIN
-            PERFORM pg_advisory_xact_lock(5204613377);
-            SELECT account_id INTO chosen FROM leases WHERE id = ticket;
-            IF FOUND THEN
-                RETURN chosen;
-            END IF;
-            IF EXISTS (SELECT FROM line) THEN
-                RETURN NULL;
-            END IF;
-            -- The first account that has room and does not cool down.
-            IF cardinality(ids) = 1 THEN
-                SELECT id, refused INTO chosen, rejected FROM accounts
-                WHERE id = ids[1] AND streams < max_streams AND (next_at <= began OR next_at > latest_next_at);
-            ELSE
-                -- Not the id itself: the accounts are to be read in the order of their use.
-                SELECT id, refused INTO chosen, rejected FROM accounts
-                WHERE streams < max_streams AND (next_at <= began OR next_at > latest_next_at)
-                    AND id || '' = ANY (ids)
-                    AND NOT EXISTS (
-                        SELECT FROM rests
-                        WHERE account_id = accounts.id AND scope IN ('', model) AND rests.until > began
-                            AND (cause <> 'rejected' OR refused = tokens[array_position(ids, accounts.id)]))
-                ORDER BY streams, last_turn, id LIMIT 1;
-            END IF;
-            -- Of one whose cooldown is over, or whose token was rejected, more must be known.
-            IF chosen IS NULL OR rejected = tokens[array_position(ids, chosen)]
-                OR EXISTS (SELECT FROM rests WHERE account_id IN (chosen, '') AND scope IN ('', model)) THEN
-                RETURN NULL;
-            END IF;
-            INSERT INTO leases (id, process_id, account_id, scope, is_probe, waited, started_at, ends_at, question)
-            VALUES (ticket, process, chosen, model, FALSE, FALSE, began, ends, asks);
-            UPDATE accounts
-            SET streams = streams + 1, last_turn = (SELECT max(last_turn) + 1 FROM accounts), next_at = next_start
-            WHERE id = chosen;
-            RETURN chosen;
-        END $$"""
-    ),
+    # The form of before stays, for older gateways beside this one.
+    _lease_at_once(", asks VARCHAR", ", question", ", asks"),
 )
 
 # In the order in which they are applied. The number of the last one is the version of the database.
