@@ -221,7 +221,7 @@ class Attempt:
             self._thread.sending()
         if self._resume is None:
             lost_chats = self._services.lost_chats
-            self._asked, self._began_at = lost_chats.question_of(upstream, prepared), lost_chats.now()
+            self._asked, self._began_at = lost_chats.question_of((upstream,), prepared), lost_chats.now()
         events = upstream.open(prepared, self._account, self._resume, self._cancellation, self._renewed)
         shape = self._shaper(prepared)
         remember, emit = self._remember, self._emit

@@ -200,7 +200,7 @@ class _Run:
         others = _without(accounts, self._failed)
         question = None
         if plan.resume is None:
-            question = services.lost_chats.question_of(plan.upstreams[0], plan.prepared)
+            question = services.lost_chats.question_of(plan.upstreams, plan.prepared)
         began = time.monotonic()
         try:
             return services.leases.lease(

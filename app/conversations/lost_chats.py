@@ -46,11 +46,13 @@ _MAX_READ = 30
 _END = 4096
 
 
-def digest_of(key: bytes, question: str) -> str:
-    """Space at the ends does not count. ``key``: a secret of the store."""
+def digest_of(key: bytes, upstream: str, question: str) -> str:
+    """Space at the ends does not count. ``key``: a secret of the store. ``upstream``: its name, because two may list
+    the same chat, and only the one that has opened it can be trusted to delete it."""
     if len(question) > 2 * _END:
         question = f"{question[:_END]}\0{question[-_END:]}"
-    return hmac.digest(key, question.strip().encode(errors="surrogatepass"), "sha256")[:16].hex()
+    named = f"{upstream}\0{question.strip()}"
+    return hmac.digest(key, named.encode(errors="surrogatepass"), "sha256")[:16].hex()
 
 
 class LostChats:
@@ -76,12 +78,12 @@ class LostChats:
         self._keeps_chats = keeps_chats
         self._searches: Periodic | None = None
 
-    def question_of(self, upstream: Upstream, turn: PreparedTurn) -> str | None:
-        """Digests of what a new chat of this turn may begin with; None if none is looked for."""
+    def question_of(self, upstreams: Sequence[Upstream], turn: PreparedTurn) -> str | None:
+        """Digests of what a new chat of this turn may begin with, at one of these; None if none is looked for."""
         if self._keeps_chats:
             return None
         key = self._store.digest_key
-        return " ".join([digest_of(key, text) for text in upstream.asks(turn)])
+        return " ".join([digest_of(key, one.name, text) for one in upstreams for text in one.asks(turn)])
 
     def now(self) -> float:
         return self._store.database.now()
@@ -183,7 +185,8 @@ class LostChats:
                 log.info("lost_chat_not_read account=%s error=%s", account.id, e.message)
                 continue
             if len(questions) <= 1:
-                found[digest_of(self._store.digest_key, questions[0]) if questions else ""].append(chat_id)
+                key = self._store.digest_key
+                found[digest_of(key, upstream.name, questions[0]) if questions else ""].append(chat_id)
         return found
 
     def _is_asked_now(self, account_id: str, digest: str) -> bool:

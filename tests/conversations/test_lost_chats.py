@@ -116,6 +116,8 @@ def test_a_request_that_kimi_refuses_is_not_looked_for(
 
 # The rules
 
+# The upstream that has opened what is lost.
+OPENED_WITH = "upstream-0"
 ALICE = Account("acc", "alice", "", None, False, None, None, None, "kimi.com")
 
 
@@ -128,6 +130,7 @@ class ListOfChats:
     now: float
     error: GatewayError | None = None
     reads: list[str] = field(default_factory=list)
+    name: str = ""
 
     def latest_chats(self, _account: Account) -> Iterator[ListedChat]:
         if self.error is not None:
@@ -148,18 +151,25 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def search(store: Store, *upstreams: ListOfChats) -> list[str]:
     """The chats that are deleted in one search for all that were lost."""
-    by_name: dict[str, Any] = {f"upstream-{number}": upstream for number, upstream in enumerate(upstreams)}
+    return [chat_id for _, chat_id in deletions(store, *upstreams)]
+
+
+def deletions(store: Store, *upstreams: ListOfChats) -> list[tuple[str, str]]:
+    """The same, each with the name of its upstream."""
+    for number, upstream in enumerate(upstreams):
+        upstream.name = f"upstream-{number}"
+    by_name: dict[str, Any] = {upstream.name: upstream for upstream in upstreams}
     deleted: list[PendingDeletion] = []
     cleanup = ChatCleanup(store, list(by_name), lambda: [ALICE.id], deleted.append, keep_s=60)
     lost = LostChats(store, by_name, lambda: [ALICE.id], lambda _id: ALICE, cleanup, keeps_chats=False)
     before = store.pending_deletions.summary()[0]
     lost.search_for(store.lost_chats.claim([ALICE.id], store.database.now() + 1e6, again_at=0))
     wait_until("all are deleted", lambda: store.pending_deletions.summary()[0] == before)
-    return sorted(row.chat_id for row in deleted)
+    return sorted((row.upstream, row.chat_id) for row in deleted)
 
 
 def lose(store: Store, question: str = "ours", lease_id: str = "lease") -> None:
-    store.lost_chats.add(lease_id, ALICE.id, digest_of(store.digest_key, question), store.database.now())
+    store.lost_chats.add(lease_id, ALICE.id, digest_of(store.digest_key, OPENED_WITH, question), store.database.now())
 
 
 def are_left(store: Store) -> bool:
@@ -252,7 +262,7 @@ def test_a_chat_that_is_known_stays_whatever_knows_it(store: Store) -> None:
 
 def test_a_chat_stays_while_a_running_stream_that_asks_the_same_may_have_opened_it(store: Store) -> None:
     lose(store)
-    run_a_stream(store, digest_of(store.digest_key, "ours"))
+    run_a_stream(store, digest_of(store.digest_key, OPENED_WITH, "ours"))
     mine = ListOfChats({"x": (0.0, ["ours"])}, store.database.now())
     assert search(store, mine) == [] and are_left(store)
     store.leases.release("running")
@@ -278,16 +288,29 @@ def test_streams_of_a_dead_process_are_lost_unless_they_open_no_chat(store: Stor
 def test_only_the_ends_of_a_long_question_are_compared(store: Store) -> None:
     key = store.digest_key
     long = "first" + "b" * 1_000_000 + "last"
-    assert digest_of(key, long) == digest_of(key, long.replace("b" * 1_000_000, "c".join(["b" * 500_000] * 2)))
+    assert digest_of(key, OPENED_WITH, long) == digest_of(
+        key, OPENED_WITH, long.replace("b" * 1_000_000, "c".join(["b" * 500_000] * 2))
+    )
     others = (long[1:], long[:-1], f"{long}.", "first", "last", "", "\ud800")
-    assert len({digest_of(key, text) for text in (long, *others)}) == 8
+    assert len({digest_of(key, OPENED_WITH, text) for text in (long, *others)}) == 8
 
 
 def test_an_upstream_that_its_site_does_not_serve_is_passed_over(store: Store) -> None:
     now = store.database.now()
-    lose(store)
+    key = store.digest_key
+    store.lost_chats.add("lease", ALICE.id, digest_of(key, "upstream-1", "ours"), now)
     gone = ListOfChats({}, now, ProtocolUnavailable("not served"))
     assert search(store, gone, ListOfChats({"x": (0.0, ["ours"])}, now)) == ["x"]
+
+
+@pytest.mark.parametrize("opened_with", ["upstream-0", "upstream-1"])
+def test_a_chat_that_two_upstreams_list_is_deleted_by_the_one_that_has_opened_it(
+    store: Store, opened_with: str
+) -> None:
+    now = store.database.now()
+    store.lost_chats.add("lease", ALICE.id, digest_of(store.digest_key, opened_with, "ours"), now)
+    both = [ListOfChats({"x": (0.0, ["ours"])}, now) for _ in range(2)]
+    assert deletions(store, *both) == [(opened_with, "x")]
 
 
 @pytest.mark.parametrize(
