@@ -15,6 +15,8 @@ from app.settings.config import describe_settings
 from app.upstreams.kimi.model_table import CONNECT, SSE, KimiModels
 from tests.clients import failures_read, table
 from tests.docs.pages import pages, translated, with_generated_parts
+from tests.hosts import page as hosts_page
+from tests.hosts.exercise import FIELDS
 from tests.running import ROOT
 
 PAGES = pages()
@@ -82,6 +84,19 @@ def test_the_pages_of_clients_are_as_they_will_be_written(tmp_path: Path, name: 
     shutil.copy(page, copy)
     writer.update(copy, [])
     assert copy.read_text() == page.read_text(), f"{writer.__name__} writes this page"
+
+
+def test_the_table_of_hosts_changes_in_the_rows_that_are_given_only(tmp_path: Path) -> None:
+    page = ROOT / "docs/hosting.md"
+    copy = tmp_path / page.name
+    shutil.copy(page, copy)
+    header = ["host", "version", *FIELDS]
+    hosts_page.update(header, [], copy)
+    assert copy.read_text() == page.read_text()
+    row = ["uWSGI", "0.0.1", *("seen" for _ in FIELDS)]
+    hosts_page.update(header, [row], copy)
+    lines = zip(page.read_text().splitlines(), copy.read_text().splitlines(), strict=True)
+    assert [new for old, new in lines if old != new] == [f"| {' | '.join(row)} |"]
 
 
 @pytest.mark.parametrize("page", API_PAGES, ids=name_of)

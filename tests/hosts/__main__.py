@@ -1,7 +1,8 @@
 """``python -m tests.hosts``: the servers of docs/hosting.md, with its examples, and what they do to answers.
 
 Needs the programs (as root: ``make hosts`` installs them with apt). Those that are missing are named and left out.
-Exits with 1 if an answer was not exact, or if one that was cut looked complete.
+The table of the page gets the rows of the hosts without a fault; the others keep what they had. Exits with 1 if a
+program is missing, if a host did not start, if an answer was not exact, or if one that was cut looked complete.
 """
 
 import argparse
@@ -13,8 +14,6 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import requests
 
 from tests.hosts import page
 from tests.hosts.catalogue import HOSTS, Host, is_installed
@@ -39,32 +38,33 @@ def main() -> int:
         print(f"{host.title} is not installed", file=sys.stderr)
     with ThreadPoolExecutor(_LANES) as pool:
         results = list(pool.map(_try, [host for host in hosts if host not in missing]))
-    rows = [row for row, _ in results]
-    print(page.update(["host", "version", *FIELDS], rows))
+    print(page.update(["host", "version", *FIELDS], [row for row, found in results if not found]))
     faults = [fault for _, found in results for fault in found]
     for fault in faults:
         print(fault, file=sys.stderr)
-    return 1 if faults else 0
+    return 1 if faults or missing else 0
 
 
 def _try(host: Host) -> tuple[Sequence[str], list[str]]:
-    """A row of the table, and what is wrong."""
+    """A row of the table, and what is wrong: if anything is, the row is not to be trusted."""
     with tempfile.TemporaryDirectory(prefix="hosts-") as name:
         folder = Path(name)
         running = Running(folder, folder)
         with running.simulator() as simulator:
             site = Site(folder, simulator)
             site.make()
-            faults = host.refusals(site)
+            seen: dict[str, str] = {}
             try:
+                faults = host.refusals(site)
                 host.start(site)
                 site.wait_until_listening(site.port)
                 seen, found = exercise(site, lambda: host.reload(site))
-            except (AssertionError, requests.RequestException) as error:
-                seen, found = {}, [str(error)]
+                faults += found
+            except (AssertionError, OSError) as error:
+                # Also each requests.RequestException, and a program that is not there.
+                faults = [f"{type(error).__name__}: {error}"]
             finally:
                 site.stop()
-        faults += found
         row = [host.title, _version(host), *(seen.get(field, "–") for field in FIELDS)]
         print(" | ".join(row), flush=True)
         logs = [site.log, *site.folder.glob("apache/error.log")]
@@ -74,7 +74,10 @@ def _try(host: Host) -> tuple[Sequence[str], list[str]]:
 
 def _version(host: Host) -> str:
     env = {**os.environ, "PATH": _PATH}
-    done = subprocess.run(host.version, env=env, capture_output=True, text=True, timeout=60, check=False)
+    try:
+        done = subprocess.run(host.version, env=env, capture_output=True, text=True, timeout=60, check=False)
+    except OSError:
+        return "?"
     found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
     return found.group() if found else "?"
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.running import ROOT
 
@@ -15,15 +16,16 @@ def examples() -> dict[str, str]:
     return dict(_EXAMPLE.findall(_PAGE.read_text()))
 
 
-def update(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Writes the table into the page, and returns it. A row replaces the one with the same first field."""
-    text = _PAGE.read_text()
+def update(header: Sequence[str], rows: Sequence[Sequence[str]], page: Path = _PAGE) -> str:
+    """Writes the table into the page, and returns it. A row replaces the one with the same first field; the others
+    stay as they are."""
+    text = page.read_text()
     found = _TABLE.search(text)
-    assert found is not None, "docs/hosting.md has no table"
+    assert found is not None, f"{page.name} has no table"
     old = [line.strip("| ").split(" | ") for line in found.group().splitlines() if line.startswith("| ")]
     kept = {fields[0]: fields for fields in old[2:] if len(fields) == len(header)}
     kept |= {row[0]: list(row) for row in rows}
     lines = [header, ["---"] * len(header), *kept.values()]
     table = "".join(f"| {' | '.join(fields)} |\n" for fields in lines)
-    _PAGE.write_text(_TABLE.sub(lambda match: match[1] + table, text))
+    page.write_text(_TABLE.sub(lambda match: match[1] + table, text))
     return table
