@@ -133,12 +133,12 @@ _DELETE_TURN = sa.delete(open_chat_turns).where(*_TURNS_OF_CHAT, open_chat_turns
 _DELETE_TURNS = sa.delete(open_chat_turns).where(*_TURNS_OF_CHAT)
 
 _OLD = (open_chats.c.upstream, open_chats.c.chat_id, open_chats.c.account_id)
-_BEYOND = (
+_COUNT_OF_OWNER = sa.select(sa.func.count().label("chats")).where(open_chats.c.owner == _P("of_owner"))
+_OLDEST_OF_OWNER = (
     sa.select(*_OLD)
     .where(open_chats.c.owner == _P("of_owner"), sa.not_(_IS_HELD))
-    .order_by(open_chats.c.used_at.desc())
+    .order_by(open_chats.c.used_at)
     .limit(_P("most"))
-    .offset(_P("kept"))
 )
 _UNUSED = (
     sa.select(*_OLD)
@@ -206,9 +206,13 @@ class OpenChatRows:
         return tx.run(_DELETE, **_of(upstream, chat_id)) > 0
 
     def delete_beyond(self, tx: Transaction, owner: str, kept: int, most: int) -> list[OldChat]:
-        """Deletes those of an API key that were not used for longest, but for ``kept`` of them; ``most`` at a time.
-        Those that a request has are left alone."""
-        return self._delete_all(tx, tx.rows(_BEYOND, of_owner=owner, kept=kept, most=most))
+        """Deletes chats of an API key until ``kept`` are left; ``most`` at a time. Those that were not used for
+        longest go first. Those that a request has count, but are left alone."""
+        row = tx.row(_COUNT_OF_OWNER, of_owner=owner)
+        beyond = row["chats"] - kept if row is not None else 0
+        if beyond <= 0:
+            return []
+        return self._delete_all(tx, tx.rows(_OLDEST_OF_OWNER, of_owner=owner, most=min(beyond, most)))
 
     def delete_unused(self, tx: Transaction, before: float, most: int) -> list[OldChat]:
         """Deletes those that were last used before ``before``, ``most`` at a time; those that a request has are left

@@ -416,6 +416,37 @@ def test_chats_are_deleted_when_they_are_old_or_too_many(
 
 
 @BOTH_DATABASES
+def test_chats_that_run_count_among_the_chats_of_a_key(running: Running, simulator: Simulator, database: str) -> None:
+    def opened() -> Talk:
+        talk = Talk(gateway)
+        talk.ask("one")
+        return talk
+
+    with (
+        running.gateway(simulator.url, CONTINUE_CHATS="1", CONTINUE_MAX="2") as gateway,
+        ThreadPoolExecutor() as pool,
+    ):
+        talks = [opened(), opened()]
+        simulator.knobs(gate="both", gate_after=0)
+        answers = [pool.submit(talks[0].ask, "two")]
+        simulator.wait("gate_waiting:both", at_least=1)
+        simulator.knobs(gate="")
+        # The other one, which was used before it, goes.
+        talks.append(opened())
+        simulator.wait("deleted_chats", at_least=1)
+        simulator.knobs(gate="both")
+        answers.append(pool.submit(talks[2].ask, "two"))
+        simulator.wait("gate_waiting:both", at_least=2)
+        simulator.knobs(gate="")
+        # Both have a request: there is no room for another one.
+        opened()
+        simulator.wait("deleted_chats", at_least=2)
+        simulator.open_gate("both")
+        assert [answer.result().headers["x-conversation"] for answer in answers] == ["continued", "continued"]
+        assert gateway.tables.open_chats() == 2
+
+
+@BOTH_DATABASES
 def test_a_kill_loses_no_chat(running: Running, simulator: Simulator, database: str) -> None:
     kept = running.new_database()
     settings = {"CONTINUE_CHATS": "1", "LEASE_S": "1"}
