@@ -38,6 +38,7 @@ from app.concurrency.background import Cancellation
 from app.concurrency.watchdog import Watchdog
 from app.settings.parsers import DIRECT, without_password
 from app.upstreams.kimi import http_chunks
+from app.upstreams.kimi.http_heads import ordinary_head
 from app.upstreams.kimi.socket_reader import ReadSide, TooLarge
 
 # Connections that are kept open between requests. More are opened when needed: a request never waits for one.
@@ -291,6 +292,8 @@ class _Owned:
 
 
 class _Response(HTTPResponse):
+    _method: str | None
+
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(cast(socket.socket, ReadSide(sock)), *args, **kwargs)
 
@@ -298,11 +301,20 @@ class _Response(HTTPResponse):
         """Reads the head. http.client limits a line and the number of fields, and any number of responses 100 may
         come before the one that is meant."""
         file = self.fp
-        self.fp = cast(Any, _HeadReader(file))
-        try:
-            super().begin()
-        finally:
-            self.fp = file
+        head = ordinary_head(file.peek())
+        if head is None or self._method == "HEAD":
+            self.fp = cast(Any, _HeadReader(file))
+            try:
+                super().begin()
+            finally:
+                self.fp = file
+            return
+        file.read(head.size)
+        self.version, self.status, self.reason = 11, 200, head.reason
+        self.code = self.status
+        self.headers = self.msg = head.fields
+        self.chunked, self.chunk_left = head.is_chunked, None
+        self.length, self.will_close = head.length, head.will_close
 
 
 def body_in_chunks(response: BaseHTTPResponse) -> Iterator[bytes] | None:
