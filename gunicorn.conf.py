@@ -40,9 +40,9 @@ wsgi_app = "wsgi:app"
 chdir = str(_FOLDER)
 bind = f"{_config.host}:{_config.port}"
 workers = _config.workers
-# gevent with faster client sockets. The thresholds of the garbage collector and gevent's loop are the defaults,
-# because others made no difference (docs/performance.md).
-worker_class = "app.hosting.worker.Worker"
+# It becomes ``app.hosting.worker.Worker`` in the worker: gevent with faster client sockets. The thresholds of the
+# garbage collector and gevent's loop are the defaults, because others made no difference (docs/performance.md).
+worker_class = "app.hosting.booting.Worker"
 # Streams per worker. Most of them wait: 2,000 streams of one token per second take 60 KB each (bench, scenario
 # "slow").
 worker_connections = 4096

@@ -13,15 +13,20 @@ from app.hosting import servers  # noqa: E402  # as below: the folder must be kn
 # Before the imports that take a second.
 servers.check()
 
+import click  # noqa: E402
 from flask import Flask  # noqa: E402
 
-from app import cli  # noqa: E402
 from app.settings.config import Config, ConfigError, load_env_file  # noqa: E402
 from app.store import StoreUnavailable, StoreUnusable  # noqa: E402
 
+# The commands are for the ``flask`` command only.
+is_command = click.get_current_context(silent=True) is not None
+if is_command:
+    from app import cli
+
 try:
     load_env_file()
-    if cli.is_running():
+    if is_command and not cli.uses_the_gateway():
         # The doctor checks invalid settings and broken databases, so it must start with them.
         app = Flask("app")
     else:
@@ -32,6 +37,7 @@ try:
         servers.connect(app.extensions["gateway"].end_within)
 except (ConfigError, StoreUnusable) as error:
     servers.stop(str(error), is_final=not isinstance(error, StoreUnavailable))
-cli.register(app)
+if is_command:
+    cli.register(app)
 # The name that mod_wsgi and Passenger look for.
 application = app

@@ -12,7 +12,7 @@
     usage       show how much was used, by day, key, model and account
     version     print the version of this gateway
 
-Every gateway loads this file, so each command imports what it needs itself. Does not know how anything is checked.
+Each command imports what it needs itself. Does not know how anything is checked.
 """
 
 import contextlib
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 _USE_THE_GATEWAY = frozenset({"run", "routes", "shell"})
 
 
-def is_running() -> bool:
-    """Whether the ``flask`` command runs, with a command or option that does not use the gateway."""
-    return click.get_current_context(silent=True) is not None and _USE_THE_GATEWAY.isdisjoint(sys.argv[1:])
+def uses_the_gateway() -> bool:
+    """Whether the ``flask`` command runs with a command that uses the gateway."""
+    return not _USE_THE_GATEWAY.isdisjoint(sys.argv[1:])
 
 
 def register(app: Flask) -> None:
@@ -159,10 +159,13 @@ _ENDPOINTS = ("chat/completions", "completions", "responses", "messages")
 @click.option("--of", type=click.Choice(_ENDPOINTS), default="chat/completions")
 def parameters(language: "Language", of: str) -> None:
     """Print what each parameter of POST /v1/chat/completions, or of another endpoint, does."""
-    from app.api import chat_completions, completions, messages, responses
+    from app.api.chat_completions.body import Body as Chat
+    from app.api.completions.body import Body as Completions
+    from app.api.messages.body import Body as Messages
+    from app.api.responses.body import Body as Responses
     from app.web.parameters import describe
 
-    bodies: tuple[type[Parameters], ...] = (chat_completions.Body, completions.Body, responses.Body, messages.Body)
+    bodies: tuple[type[Parameters], ...] = (Chat, Completions, Responses, Messages)
     _echo(describe(dict(zip(_ENDPOINTS, bodies, strict=True))[of], language))
 
 

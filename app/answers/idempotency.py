@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cryptography.fernet import Fernet
-
 from app import errors
 from app.answers.answer import Answer, AnswerInfo
 from app.chat import (
@@ -361,6 +359,9 @@ class _AnswerCipher:
 
     def __init__(self, owner: str, key: str) -> None:
         self.owner = owner
+        # 7 MB of a worker, which few clients need.
+        from cryptography.fernet import Fernet
+
         secret = f"{owner}\0{key}".encode()
         self.id = hashlib.sha256(b"id\0" + secret).hexdigest()
         self._fernet = Fernet(base64.urlsafe_b64encode(hashlib.sha256(b"seal\0" + secret).digest()))

@@ -63,7 +63,7 @@ def _document() -> dict[str, Any]:
 def document(operations: Iterable[Operation]) -> dict[str, Any]:
     """The OpenAPI document."""
     operations = list(operations)
-    bodies, components = _schemas_of({operation.body: None for operation in operations if operation.body})
+    bodies, components = _schemas_of({operation.body(): None for operation in operations if operation.body})
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation, bodies)
@@ -130,7 +130,7 @@ def _describe(operation: Operation, bodies: Mapping[type[BaseModel], Any]) -> di
     if operation.body is not None:
         described["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": bodies[operation.body]}},
+            "content": {"application/json": {"schema": bodies[operation.body()]}},
         }
     return described
 

@@ -10,13 +10,15 @@ import hmac
 import ipaddress
 import secrets
 from dataclasses import dataclass
-
-from cryptography.fernet import Fernet
+from typing import TYPE_CHECKING
 
 from app.console import passwords
 from app.settings.config import Config
 from app.store import Store
 from app.store.console import FailureLimits, SessionLimits, SessionRow
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 # How long a link works. Seconds.
 TICKET_S = 600.0
@@ -50,7 +52,10 @@ class Session:
         return hmac.new(self.cookie.encode(), b"a form of the console", hashlib.sha256).hexdigest()
 
     @property
-    def seal(self) -> Fernet:
+    def seal(self) -> "Fernet":
+        # 7 MB of a worker, for those who add an account in the console.
+        from cryptography.fernet import Fernet
+
         key = hmac.new(self.cookie.encode(), b"a draft of the console", hashlib.sha256).digest()
         return Fernet(base64.urlsafe_b64encode(key))
 

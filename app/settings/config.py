@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from app.chat import CitationStyle
 from app.settings import parsers
 from app.settings.credentials import Credential, CredentialError, parse_credentials
 from app.settings.model_aliases import ModelAlias, parse_aliases
@@ -22,6 +21,9 @@ from app.settings.sites import KIMI_COM, Site, site_at
 Language = Literal["en", "zh"]
 
 ContinueChats = Literal["0", "1", "all"]
+
+# ``app.chat.CitationStyle``. gunicorn's master loads this file, and has no other use for that one.
+Citations = Literal["annotations", "markdown", "both", "off"]
 
 
 class ConfigError(Exception):
@@ -398,9 +400,9 @@ class Config:
         "同 `MAX_IDEMPOTENT_ANSWERS`，按这些回答的总字节数计算。",
         advanced=True,
     )
-    citations: CitationStyle = _setting(
+    citations: Citations = _setting(
         "CITATIONS",
-        parsers.choice(*get_args(CitationStyle)),
+        parsers.choice(*get_args(Citations)),
         "both",
         "How references to web pages are returned: as annotations, as links in the text (`markdown`), as both, or as "
         "Kimi's own markers (`off`).",

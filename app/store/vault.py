@@ -5,9 +5,10 @@ derived from the secret with scrypt and a salt that belongs to the database.
 """
 
 import base64
+from typing import TYPE_CHECKING
 
-from cryptography.fernet import Fernet, InvalidToken
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 _SEALED = "fernet1:"
 
@@ -20,7 +21,7 @@ class Vault:
     """Encrypts (seals) and decrypts (opens) short texts. Without a secret, ``seal`` returns the text unchanged."""
 
     def __init__(self, secret: str | None, salt: bytes) -> None:
-        self._fernet = None if not secret else Fernet(base64.urlsafe_b64encode(_derive_key(secret, salt)))
+        self._fernet = _fernet_of(secret, salt) if secret else None
 
     @property
     def seals(self) -> bool:
@@ -41,12 +42,19 @@ class Vault:
             return text
         if self._fernet is None:
             raise WrongSecret("the database holds sealed tokens, but GATEWAY_SECRET is not set")
+        from cryptography.fernet import InvalidToken
+
         try:
             return self._fernet.decrypt(text.removeprefix(_SEALED)).decode()
         except InvalidToken:
             raise WrongSecret("the database holds tokens that were sealed with another GATEWAY_SECRET") from None
 
 
-def _derive_key(secret: str, salt: bytes) -> bytes:
+def _fernet_of(secret: str, salt: bytes) -> "Fernet":
+    # 7 MB of a worker, which most gateways do not need.
+    from cryptography.fernet import Fernet
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
     # 16 MiB and about 50 ms, once per start. This makes it expensive to guess a short secret.
-    return Scrypt(salt=salt, length=32, n=2**14, r=8, p=1).derive(secret.encode())
+    key = Scrypt(salt=salt, length=32, n=2**14, r=8, p=1).derive(secret.encode())
+    return Fernet(base64.urlsafe_b64encode(key))

@@ -3,11 +3,12 @@
 Must never know any operation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Schema = Mapping[str, Any]
 
@@ -55,8 +56,9 @@ OF_ANSWERS: Mapping[int, str] = {
 class Operation:
     """One method on one path. ``path`` is written as OpenAPI does, ``parameters`` has the schemas of its names.
 
-    ``answer`` is the schema of a 200; ``streams``: with ``"stream": true`` it is a stream of events instead.
-    ``is_open``: no key is asked for. ``failures``: by status, beside those of every operation.
+    ``answer`` is the schema of a 200; ``streams``: with ``"stream": true`` it is a stream of events instead. ``body``
+    returns the model of its body, and may import it for that. ``is_open``: no key is asked for. ``failures``: by
+    status, beside those of every operation.
     """
 
     method: str
@@ -64,7 +66,7 @@ class Operation:
     summary: str
     answer: Schema
     parameters: Mapping[str, Schema] = field(default_factory=dict)
-    body: type[BaseModel] | None = None
+    body: "Callable[[], type[BaseModel]] | None" = None
     # The schema of a body in multipart form.
     form: Schema | None = None
     # Of a query.

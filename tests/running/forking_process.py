@@ -20,7 +20,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-_OURS = ("app.hosting.preflight", "app.hosting.worker", "app.hosting.servers", "app.factory", "app.cli")
+_OURS = (
+    "app.hosting.preflight",
+    "app.hosting.booting",
+    "app.hosting.worker",
+    "app.hosting.servers",
+    "app.factory",
+    "app.cli",
+)
 # What is imported later than at the top of a module.
 _OTHERS = (
     *("gunicorn.app.wsgiapp", "multiprocessing.popen_fork", "dotenv", "pydantic.type_adapter"),

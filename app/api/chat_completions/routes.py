@@ -97,12 +97,19 @@ OPERATIONS = (
         "/v1/chat/completions",
         "An answer; nothing is remembered, unless the body names a conversation",
         _COMPLETION,
-        body=Body,
+        body=lambda: Body,
         streams=True,
         failures=OF_ANSWERS,
     ),
     Operation(
-        "post", _ONE, "The next turn of a conversation", _COMPLETION, _ITS_ID, Body, streams=True, failures=OF_ANSWERS
+        "post",
+        _ONE,
+        "The next turn of a conversation",
+        _COMPLETION,
+        _ITS_ID,
+        lambda: Body,
+        streams=True,
+        failures=OF_ANSWERS,
     ),
     Operation(
         "get",

@@ -6,16 +6,18 @@ schema demands (openai-contract.md 4, 2026-11-23). Must never know that Kimi exi
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from app.api.responses.body import Body
 from app.chat import Citation, ToolCall
 from app.web import sse
 from app.web.answer_response import AnswerSoFar, Choice, Encoder
 from app.web.error_responses import Failure
 from app.web.openai_shapes import call_id
+
+if TYPE_CHECKING:
+    from app.api.responses.body import Body
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class ResponseEncoder(Encoder):
     behind it. The places of citations are places in their message.
     """
 
-    def __init__(self, body: Body, name: str, conversation_id: str | None) -> None:
+    def __init__(self, body: "Body", name: str, conversation_id: str | None) -> None:
         """``name`` makes the ids of the response and of its items."""
         self._created_at = int(time.time())
         self._fixed = _fixed_fields(body, f"resp_{name}", conversation_id)
@@ -226,7 +228,7 @@ def _status(choice: Choice) -> str:
     return "incomplete" if choice.finish_reason in _INCOMPLETE else "completed"
 
 
-def _fixed_fields(body: Body, response_id: str, conversation_id: str | None) -> dict[str, Any]:
+def _fixed_fields(body: "Body", response_id: str, conversation_id: str | None) -> dict[str, Any]:
     """What is the same in every state of a response: all that the Open Responses schema demands, and its
     defaults for what was not sent. Tools that are ignored were not the model's to use, so they are not repeated.
     """
@@ -261,7 +263,7 @@ def _fixed_fields(body: Body, response_id: str, conversation_id: str | None) -> 
     }
 
 
-def _format(body: Body) -> dict[str, Any]:
+def _format(body: "Body") -> dict[str, Any]:
     wanted = body.text.format if body.text else None
     if wanted is None or wanted.type != "json_schema":
         return {"type": wanted.type if wanted else "text"}

@@ -62,7 +62,7 @@ OPERATIONS = (
         "/v1/shout",
         "A shout",
         object_of(shout={"type": "string"}),
-        body=Body,
+        body=lambda: Body,
         streams=True,
         failures=OF_ANSWERS,
     ),
