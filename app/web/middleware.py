@@ -6,7 +6,7 @@ import secrets
 from functools import partial
 from typing import cast
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Request, Response, current_app
 
 from app import logs
 from app.errors import GatewayError
@@ -15,6 +15,7 @@ from app.request_record import RequestRecord
 from app.web.client_program import program, trace_id
 from app.web.error_responses import answer_failures
 from app.web.rate_limits import Admission
+from app.web.request_context import current_notes, current_request
 from app.web.request_memory import Reservation
 
 # The public APIs by their blueprints, as the request log calls them.
@@ -38,19 +39,20 @@ def install(app: Flask) -> None:
 
 
 def _start() -> None:
-    sent = request.headers.get("x-request-id", "")
-    g.request_id = sent if _SANE_REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(16)}"
-    logs.request_id.set(g.request_id)
-    g.record = None
-    api = _api()
+    request, notes = current_request(), current_notes()
+    headers = request.headers
+    sent = headers.get("x-request-id", "")
+    request_id = notes.request_id = sent if _SANE_REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(16)}"
+    logs.request_id.set(request_id)
+    notes.record = None
+    api = _api(request)
     if api is not None:
-        headers = request.headers
         trace = trace_id(headers.get("traceparent", ""))
         ledger = cast(Ledger, current_app.extensions["ledger"])
-        g.record = ledger.begin(api, g.request_id, program(headers.get("User-Agent", "")), trace)
+        notes.record = ledger.begin(api, request_id, program(headers.get("User-Agent", "")), trace)
 
 
-def _api() -> str | None:
+def _api(request: Request) -> str | None:
     """The API that is asked, for the request log; None for what is no API: health checks, documentation."""
     blueprint = request.blueprint
     if blueprint is None:
@@ -71,21 +73,22 @@ def _check_process(loaded_in: int) -> None:
 
 
 def _finish(response: Response) -> Response:
-    response.headers["x-request-id"] = g.request_id
-    record: RequestRecord | None = g.record
+    notes = current_notes()
+    response.headers["x-request-id"] = notes.request_id
+    record: RequestRecord | None = notes.record
     if record is not None:
         record.status = response.status_code
         response.call_on_close(record.response_ended)
-    admission: Admission | None = g.get("admission")
+    admission: Admission | None = notes.get("admission")
     if admission is not None:
         # Where another limit was exceeded, its numbers are there already, and count.
         if "x-ratelimit-limit-requests" not in response.headers:
             response.headers.update(admission.headers)
         response.call_on_close(admission.end)
-    reservation: Reservation | None = g.get("reservation")
+    reservation: Reservation | None = notes.get("reservation")
     if reservation is not None:
         response.call_on_close(reservation.end)
-    if request.method == "OPTIONS":
+    if current_request().method == "OPTIONS":
         # It has no body, so it has no type either; Flask would call it HTML.
         response.headers.pop("Content-Type", None)
     return response

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
-from flask import current_app, g, request
+from flask import current_app, g
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
@@ -20,6 +20,7 @@ from app.text.json_size import has_more_values
 from app.web import json_bytes
 from app.web.file_references import attached_chars
 from app.web.long_contents import LongContents
+from app.web.request_context import current_request
 from app.web.request_memory import RequestMemory, Reservation
 
 # How much is read at once.
@@ -65,6 +66,7 @@ def receive(model: type[_F], caller: Caller) -> tuple[_F, Reservation]:
 
 def _read(caller: Caller) -> tuple[bytes, Reservation]:
     """The body, and the memory that is reserved for its request. ``middleware`` ends the reservation."""
+    request = current_request()
     # Raises for a body that is too large. One in HTTP chunks has no length.
     stream, length = request.stream, request.content_length
     memory = cast(RequestMemory, current_app.extensions["request_memory"])
@@ -118,6 +120,7 @@ def read_pieces(stream: Any, most: int = sys.maxsize) -> Iterator[bytes]:
 
 def _decoded(data: bytes, reservation: Reservation) -> bytes:
     """The body as JSON in UTF-8. Raises InvalidRequest, RequestEntityTooLarge, GatewayOverloaded, ClientGone."""
+    request = current_request()
     encoding, charset = request.headers.get("Content-Encoding"), request.mimetype_params.get("charset")
     if encoding:
         data = _decompressed(data, encoding, reservation)
@@ -160,21 +163,23 @@ def _load(data: bytes, reservation: Reservation) -> dict[str, Any]:
     is_long = len(data) > _LONG
     if is_long:
         pause()
-    contents = LongContents(data, current_app.config["FILE_MAX_BYTES"])
-    most = current_app.config["MAX_JSON_VALUES"]
+    config = current_app.config
+    contents = LongContents(data, config["FILE_MAX_BYTES"])
+    most = config["MAX_JSON_VALUES"]
     if has_more_values(contents.rest, most):
         raise InvalidRequest(
             f"the body has more than {most} values: objects, lists, strings, numbers (MAX_JSON_VALUES)",
             code="too_many_values",
         )
-    raw = json_bytes.load(contents.rest, request.mimetype)
+    media_type = current_request().mimetype
+    raw = json_bytes.load(contents.rest, media_type)
     if contents.put_back(raw):
         data = contents.rest
     else:
-        raw = json_bytes.load(data, request.mimetype)
+        raw = json_bytes.load(data, media_type)
     if not isinstance(raw, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
-    most_chars = current_app.config["MAX_TEXT_CHARS"]
+    most_chars = config["MAX_TEXT_CHARS"]
     if is_long or len(data) > most_chars:
         pause()
         chars, size = _size_of_texts(raw)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import orjson
-from flask import Response, current_app, g, request
+from flask import Request, Response, current_app, g, request
+from werkzeug.datastructures import Headers
 
 from app.answers.answer import AnswerInfo
 from app.chat import Caller
@@ -24,6 +25,19 @@ from app.web.local_requests import why_foreign
 from app.web.placeholders import is_placeholder
 from app.web.rate_limits import RateLimits
 
+_request: Any = request
+_notes: Any = g
+
+
+def current_request() -> Request:
+    """The current request itself: Flask's ``request`` looks for it at each use, with three calls of functions."""
+    return cast(Request, _request._get_current_object())
+
+
+def current_notes() -> Any:
+    """What is noted while the current request runs: Flask's ``g`` itself, as above."""
+    return _notes._get_current_object()
+
 
 def gateway() -> Gateway:
     return cast(Gateway, current_app.extensions["gateway"])
@@ -34,14 +48,15 @@ def caller() -> Caller:
 
     Raises NotAuthorized, KeyLimited, and InvalidRequest for an unusable Idempotency-Key.
     """
+    notes = current_notes()
     keys = cast(ApiKeys, current_app.extensions["api_keys"])
     known = keys.find(_api_keys(), _why_foreign)
     record = current_record()
     record.owner = known.owner
-    g.key = known.key
+    notes.key = known.key
     if known.key is not None and (known.key.per_minute is not None or known.key.at_once is not None):
         # ``middleware`` puts its numbers into the response, and ends it with that.
-        admission = g.admission = cast(RateLimits, current_app.extensions["rate_limits"]).admit(known.key)
+        admission = notes.admission = cast(RateLimits, current_app.extensions["rate_limits"]).admit(known.key)
         if admission.refusal is not None:
             raise admission.refusal
     models = () if known.key is None else known.key.model_patterns
@@ -111,7 +126,11 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 def bearer_token() -> str:
     """Of the current request; empty if it has none."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return _bearer_token(current_request().headers)
+
+
+def _bearer_token(headers: Headers) -> str:
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
@@ -121,5 +140,6 @@ def _why_foreign() -> str | None:
 
 def _api_keys() -> list[str]:
     """The keys that the current request brings. Some programs and proxies send one of their own beside ours."""
-    sent = (bearer_token(), request.headers.get("x-api-key", ""), request.headers.get("api-key", ""))
+    headers = current_request().headers
+    sent = (_bearer_token(headers), headers.get("x-api-key", ""), headers.get("api-key", ""))
     return [key for key in sent if key]
