@@ -13,7 +13,7 @@ Whatever is less certain stays, and is logged. Questions are compared by keyed d
 know any upstream's JSON.
 """
 
-import hmac
+import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,7 +52,8 @@ def digest_of(key: bytes, upstream: str, question: str) -> str:
     if len(question) > 2 * _END:
         question = f"{question[:_END]}\0{question[-_END:]}"
     named = f"{upstream}\0{question.strip()}"
-    return hmac.digest(key, named.encode(errors="surrogatepass"), "sha256")[:16].hex()
+    # A third of the time of an HMAC, and made for keys, too (RFC 7693).
+    return hashlib.blake2b(named.encode(errors="surrogatepass"), key=key, digest_size=16).hexdigest()
 
 
 class LostChats:
