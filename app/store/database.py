@@ -138,6 +138,8 @@ class Database:
         self._driver: Any = self._engine.dialect.loaded_dbapi
         self._statements = _Statements(self._engine.dialect, self._kind, self.process_id)
         self._is_closed = False
+        # A connection to a file that was given back, for the next use: the pool takes as long as a small statement.
+        self._at_hand: list[PoolProxiedConnection] = []
         self._unavailable_since: float | None = None
         # All processes that share a SQLite file use the clock of this machine, so when it is set, it is set for all
         # of them at once. Processes that share a server run on several machines: when the clock of one is set, that
@@ -165,6 +167,8 @@ class Database:
     def close(self) -> None:
         """Closes all connections; one that is in use, or that a thread still opens, after its use."""
         self._is_closed = True
+        while self._at_hand:
+            self._at_hand.pop().invalidate()
         self._engine.dispose()
 
     def run(self, statement: Statement, **values: Any) -> int:
@@ -264,7 +268,7 @@ class Database:
         """Calls ``work`` with a connection. Raises StoreError."""
         pool = self._engine.pool
         try:
-            connection = self._engine.raw_connection()
+            connection = self._connection()
         except DBAPIError as e:
             # SQLAlchemy's own queries on a new connection failed.
             raise self._translated(e.orig, None) from e
@@ -288,7 +292,17 @@ class Database:
             is_last_use = tx.is_tainted or self._is_closed or self._engine.pool is not pool
             if is_last_use and connection.is_valid:
                 connection.invalidate()
-            connection.close()
+            if is_last_use or self._kind.is_server or self._at_hand:
+                connection.close()
+            else:
+                self._at_hand.append(connection)
+
+    def _connection(self) -> PoolProxiedConnection:
+        """One to use now. Raises exceptions of SQLAlchemy and of the driver."""
+        try:
+            return self._at_hand.pop()
+        except IndexError:
+            return self._engine.raw_connection()
 
     def _translated(self, error: Any, connection: PoolProxiedConnection | None) -> StoreError:
         """The StoreError for a driver's error. ``connection``: None if none could be opened.
