@@ -16,10 +16,10 @@ import queue
 import re
 import socket
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from http.client import HTTPResponse
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -40,6 +40,8 @@ from app.settings.parsers import DIRECT, without_password
 from app.upstreams.kimi import http_chunks
 from app.upstreams.kimi.http_heads import ordinary_head
 from app.upstreams.kimi.socket_reader import ReadSide, TooLarge
+
+T = TypeVar("T")
 
 # Connections that are kept open between requests. More are opened when needed: a request never waits for one.
 _POOL_SIZE = 1000
@@ -164,11 +166,13 @@ class Transport:
         request.method, request.url, request.body = method, self._base_url + path, body
         # Only iterated, so a plain dict will do.
         request.headers = cast("CaseInsensitiveDict[str]", headers)
-        with self._sent(method, headers, body, exchange) as timeout:
+
+        def send(timeout: Timeout) -> requests.Response:
             # The stub does not accept a Timeout, the code does.
             return self._adapter.send(request, stream=True, timeout=cast(Any, timeout))
 
-    @contextlib.contextmanager
+        return self._sent(send, method, headers, body, exchange)
+
     def call(
         self,
         method: str,
@@ -176,10 +180,12 @@ class Transport:
         headers: dict[str, str],
         body: bytes | StreamedBody | None,
         exchange: Exchange,
-    ) -> Iterator[BaseHTTPResponse]:
+    ) -> "_Whole":
         """The same for a response that is not streamed, without requests' part. Raises as ``send``."""
-        with self._sent(method, headers, body, exchange) as timeout:
-            response = self._adapter.pool.urlopen(
+
+        def send(timeout: Timeout) -> BaseHTTPResponse:
+            # The pool is made here at the first request, and its proxy may have a password that cannot be sent.
+            return self._adapter.pool.urlopen(
                 method,
                 self._adapter.target + path,
                 body,
@@ -190,24 +196,24 @@ class Transport:
                 timeout=timeout,
                 preload_content=False,
             )
-        try:
-            yield response
-        finally:
-            # A connection whose response was read to its end is in the pool already.
-            response.close()
-            response.release_conn()
 
-    @contextlib.contextmanager
+        return _Whole(self._sent(send, method, headers, body, exchange))
+
     def _sent(
-        self, method: str, headers: dict[str, str], body: bytes | StreamedBody | None, exchange: Exchange
-    ) -> Iterator[Timeout]:
-        """Around the sending for an exchange; yields its time limits."""
+        self,
+        send: Callable[[Timeout], T],
+        method: str,
+        headers: dict[str, str],
+        body: bytes | StreamedBody | None,
+        exchange: Exchange,
+    ) -> T:
+        """Calls ``send`` with the time limits of the exchange, which it works for meanwhile."""
         exchange.cancellation.check()
         if body is not None or method != "GET":
             headers["Content-Length"] = str(len(body or b""))
         token = _exchange.set(exchange)
         try:
-            yield Timeout(connect=self._connect_s, read=exchange.read_s)
+            return send(_timeout(self._connect_s, exchange.read_s))
         except ValueError as e:
             if isinstance(e, requests.RequestException | HTTPError):
                 raise
@@ -215,6 +221,29 @@ class Transport:
             raise Unwritable(type(e).__name__) from e
         finally:
             _exchange.reset(token)
+
+
+class _Whole:
+    """A response that is read at once: its connection is given back at the end."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: BaseHTTPResponse) -> None:
+        self._response = response
+
+    def __enter__(self) -> BaseHTTPResponse:
+        return self._response
+
+    def __exit__(self, *_: object) -> None:
+        # A connection whose response was read to its end is in the pool already.
+        self._response.close()
+        self._response.release_conn()
+
+
+@functools.lru_cache(maxsize=64)
+def _timeout(connect_s: float, read_s: float) -> Timeout:
+    """The time limits of a request. urllib3 copies the object before it uses it."""
+    return Timeout(connect=connect_s, read=read_s)
 
 
 # The exchange of the current thread (or greenlet) while it sends: urllib3 has no parameter for it.

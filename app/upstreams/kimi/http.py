@@ -141,8 +141,9 @@ class KimiHttp:
         """
         exchange = Exchange(cancellation or Cancellation(), self._timeouts.call_s if timeout_s is None else timeout_s)
         more = {**(_bearer(account) if authorize else {}), **(headers or {})}
+        all_headers = self._headers(method, path, account, _JSON, body, more)
         with (
-            self._asked(method, path, account, _JSON, body, exchange, more) as all_headers,
+            _Exchanging(account, self._place, exchange),
             self._transport.call(method, path, all_headers, body, exchange) as response,
         ):
             whole = response.read(_WHOLE_BYTES, decode_content=True)
@@ -165,8 +166,9 @@ class KimiHttp:
         """One POST whose response is read as it comes. It fails when nothing has come for ``read_s`` (None: for the
         usual time). Raises as ``call``, also while the stream is read."""
         exchange = Exchange(cancellation, self._timeouts.read_s if read_s is None else read_s)
+        headers = self._headers("POST", path, account, media_type, body, _bearer(account))
         with (
-            self._asked("POST", path, account, media_type, body, exchange, _bearer(account)) as headers,
+            _Exchanging(account, self._place, exchange),
             self._transport.send("POST", path, headers, body, exchange) as response,
         ):
             if self._tap is not None:
@@ -213,13 +215,12 @@ class KimiHttp:
             self._tap("request", _head("PUT (a signed address)", headers) + b"(%d bytes of a file)" % len(file))
         try:
             with (
-                _Translated(account, origin, exchange),
+                _Exchanging(account, origin, exchange),
                 transport.call("PUT", path, headers, file, exchange) as response,
             ):
                 response.read(_WHOLE_BYTES)
                 return response.status
         finally:
-            cancellation.detach()
             transport.close()
 
     def _split(self, url: str, account: Account) -> tuple[str, str]:
@@ -237,27 +238,21 @@ class KimiHttp:
             )
         return f"{parts.scheme}://{parts.netloc}", (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
-    @contextlib.contextmanager
-    def _asked(
+    def _headers(
         self,
         method: str,
         path: str,
         account: Account,
         media_type: str,
         body: bytes | StreamedBody | None,
-        exchange: Exchange,
         more: Mapping[str, str],
-    ) -> Iterator[dict[str, str]]:
-        """Around a request and the reading of its response: yields all headers, translates exceptions."""
-        headers = _headers(account.device_id, account.session_id, account.user_id, media_type, self.base_url)
+    ) -> dict[str, str]:
+        """All headers of a request. Shows it to the tap."""
+        headers = _usual_headers(account.device_id, account.session_id, account.user_id, media_type, self.base_url)
         if self._tap is not None:
             shown = b"" if body is None else body if isinstance(body, bytes) else b"(%d bytes of a file)" % len(body)
             self._tap("request", _head(f"{method} {path}", headers) + shown)
-        try:
-            with _Translated(account, self._place, exchange):
-                yield {**headers, **more}
-        finally:
-            exchange.cancellation.detach()
+        return {**headers, **more}
 
 
 class Stream:
@@ -394,7 +389,7 @@ def _bearer(account: Account) -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _headers(
+def _usual_headers(
     device_id: str | None, session_id: str | None, user_id: str | None, media_type: str, base_url: str
 ) -> Mapping[str, str]:
     """The headers that all requests of an account share."""
@@ -423,9 +418,10 @@ def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-class _Translated:
-    """Exceptions of requests, urllib3, http.client and the socket become ours. Texts name the site, not the path. Not
-    a generator: there is one for each stream, for as long as it runs."""
+class _Exchanging:
+    """Around a request and the reading of its response. Exceptions of requests, urllib3, http.client and the socket
+    become ours; texts name the site, not the path. Not a generator: there is one for each stream, for as long as it
+    runs."""
 
     __slots__ = ("_account", "_exchange", "_place")
 
@@ -437,13 +433,17 @@ class _Translated:
     def __enter__(self) -> None: ...
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, Unwritable):
-            raise UpstreamUnavailable(
-                f"{self._account.label}: a request to {self._place} cannot be written ({error})"
-            ) from error
-        if isinstance(error, requests.RequestException | HTTPError | HTTPException | OSError):
-            self._exchange.cancellation.check()
-            raise _error_of(error, self._account, self._place, self._exchange) from error
+        cancellation = self._exchange.cancellation
+        try:
+            if isinstance(error, Unwritable):
+                raise UpstreamUnavailable(
+                    f"{self._account.label}: a request to {self._place} cannot be written ({error})"
+                ) from error
+            if isinstance(error, requests.RequestException | HTTPError | HTTPException | OSError):
+                cancellation.check()
+                raise _error_of(error, self._account, self._place, self._exchange) from error
+        finally:
+            cancellation.detach()
 
 
 def _error_of(e: Exception, account: Account, place: str, exchange: Exchange) -> UpstreamError:
