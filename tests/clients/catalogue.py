@@ -32,7 +32,8 @@ class Client:
     ``settings``: those of the gateway that docs/clients.md advises, as name and value.
     ``picture``: the name in docs/ of the picture that its exercise leaves in its home as picture.png.
     ``fetches``: the gateway fetches addresses, from the site of the runner.
-    ``needs``: the environment variables without which it is not run: the address of a program that already runs.
+    ``needs``: the environment variables without which it is not run: the address of a program that already runs, or
+    the folder of its source.
     ``users``: whose Kimi accounts the gateway has, with commas."""
 
     name: str
@@ -99,6 +100,13 @@ CLIENTS = (
     ),
     Client("sillytavern", "SillyTavern in Chromium", _WINDOW - {"images"}, slow=True, users="alice"),
     Client("cherry", "Cherry Studio (its provider layer)", _LAYER, keeps_chats=True, users="alice"),
+    Client(
+        "chatbox",
+        "Chatbox (its provider layer)",
+        _LAYER - {"usage"},
+        needs=("CHATBOX_SOURCE",),
+        users="alice",
+    ),
 )
 # By the seconds that they take, so that the longest is not the last one left.
 FIRST = (

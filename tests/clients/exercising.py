@@ -24,9 +24,11 @@ from tests.clients.outcome import Outcome
 from tests.clients.site import serving
 from tests.running import CANARY, Gateway, Running, Simulator
 
-# Seconds; an exercise takes some ten, and one that reads what a window shows of each failure some minutes.
+# Seconds; an exercise takes some ten, and one that reads what a window shows of each failure some minutes. A heavy
+# client may take three times as long for both.
 _INSTALL_S = 400.0
 _EXERCISE_S = 420.0
+_HEAVY = 3
 # Nobody listens there: what a client wants from the internet fails at once, instead of being waited for.
 _NOWHERE = "http://127.0.0.1:9"
 _HERE = "127.0.0.1,localhost"
@@ -36,13 +38,11 @@ def exercise(client: Client, deadline: float) -> Outcome:
     outcome = Outcome(client)
     missing = [name for name in client.needs if name not in os.environ]
     if missing:
-        outcome.failure = f"{' and '.join(missing)} must be set: where the program already runs"
+        outcome.failure = f"{' and '.join(missing)} must be set: where the program already runs, or its source is"
         return outcome
     _say(client, "is being installed")
     try:
-        environment = environments.prepare(
-            client.name, _left(deadline, 3 * _INSTALL_S if client.heavy else _INSTALL_S)
-        )
+        environment = environments.prepare(client.name, _left(deadline, _INSTALL_S * _factor(client)))
     except NotInstalled as failure:
         outcome.failure = f"not installed: {failure}"
         return outcome
@@ -51,8 +51,9 @@ def exercise(client: Client, deadline: float) -> Outcome:
     _say(client, "is there")
     try:
         _in_a_world(outcome, environment, deadline)
-    except AssertionError as failure:
-        outcome.failure = outcome.failure or str(failure)
+    except (AssertionError, OSError, ValueError) as failure:
+        # Also what does not start, and a line of the exercise that is no JSON: the other clients go on.
+        outcome.failure = outcome.failure or f"{type(failure).__name__}: {failure}"
     outcome.exercise_s = time.monotonic() - started
     _say(client, f"{'FAILED' if outcome.failure else 'is done'} after {outcome.exercise_s:.0f} s")
     return outcome
@@ -73,7 +74,7 @@ def _in_a_world(outcome: Outcome, environment: Environment, deadline: float) -> 
         ):
             told = {"GATEWAY_URL": gateway.url, "GATEWAY_KEY": key, "SIMULATOR_URL": simulator.url}
             told |= {"SITE_URL": site, "CANARY": CANARY}
-            output = _run(outcome, environment, told, _left(deadline, _EXERCISE_S))
+            output = _run(outcome, environment, told, _left(deadline, _EXERCISE_S * _factor(outcome.client)))
             _listen(outcome, output)
             if not outcome.failure:
                 _look_behind(outcome, simulator, gateway)
@@ -165,6 +166,10 @@ def _look_behind(outcome: Outcome, simulator: Simulator, gateway: Gateway) -> No
         simulator.wait("deleted_chats", at_least=state["total_chats"] - gateway.tables.open_chats())
     log, found, traceback = gateway.log().partition("Traceback")
     assert not found, f"the gateway's log:\n{log[-1000:]}{found}{traceback[:3000]}"
+
+
+def _factor(client: Client) -> int:
+    return _HEAVY if client.heavy else 1
 
 
 def _left(deadline: float, at_most_s: float) -> float:

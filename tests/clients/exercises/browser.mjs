@@ -96,12 +96,15 @@ export async function see(chat, { seer, picture, sent }) {
   proved('images');
 }
 
-// Ends when the page has no POST under way, and what it shows has stayed the same for three seconds.
+// Ends when the page has no POST under way, and what it shows has stayed the same for three seconds. A program that gets
+// its answers by another way has busy(): whether it still waits for one.
 export async function failInWindow(chat, model) {
   const running = new Set();
   const over = (request) => running.delete(request);
   chat.page.on('request', (request) => request.method() === 'POST' && running.add(request));
   chat.page.on('requestfinished', over).on('requestfailed', over);
+  // Of a reply that no script reads Chromium never says that it has ended.
+  chat.page.on('response', (reply) => /event-stream/.test(reply.headers()['content-type']) || over(reply.request()));
   let key = KEY;
   await fail(async (wanted) => {
     if (wanted !== key) await chat.setKey(wanted);
@@ -114,7 +117,7 @@ export async function failInWindow(chat, model) {
     for (let same = 0; same < 15; ) {
       await sleep(200);
       const now = await chat.words();
-      same = now === last && !running.size ? same + 1 : 0;
+      same = now === last && !running.size && !(await chat.busy?.()) ? same + 1 : 0;
       last = now;
     }
     return last;
