@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from app.chat import Caller
 from app.console.page import console, go, names_of_keys, page, say, store
-from app.errors import ConversationBusy, UnknownConversation
+from app.errors import ConversationBusy, ConversationTaken, UnknownConversation
 from app.store import ConversationRow
 
 blueprint = Blueprint("conversations", __name__)
@@ -99,7 +99,7 @@ def delete() -> BaseResponse:
             gateway.forget_conversation(Caller(owner, lambda: False), id_)
         except UnknownConversation:
             continue
-        except ConversationBusy:
+        except (ConversationBusy, ConversationTaken):
             busy += 1
         else:
             deleted += 1

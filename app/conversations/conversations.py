@@ -120,8 +120,6 @@ class ConversationLease:
         self._is_lost = False
         # ``release`` deletes the conversation: its first turn was not completed, so it never began.
         self.forget = row.chat_id is None
-        # ``release`` then has its chat deleted, too.
-        self.forget_chat = False
         self._digests = Digests(store.digest_key, row.owner, row.id)
         self._known_turns = KnownTurns.load(row.known_turns)
 
@@ -277,6 +275,19 @@ class ConversationLease:
             store.transcripts.put(tx, row.owner, row.id, at, lines, first)
         return True
 
+    def delete(self) -> None:
+        """Deletes the conversation, and notes its chat for deletion.
+
+        Raises:
+            ConversationTaken: if another turn may have the conversation.
+            StoreError: if the database failed. The conversation is as it was, unless the error says otherwise.
+        """
+        self.check()
+        if not self._store.database.in_exclusive_transaction(self._delete_in):
+            raise self._taken()
+        self._open = False
+        self._ended()
+
     def release(self) -> None:
         """The turn was not completed: the conversation is as it was, or deleted (``forget``). Safe to call again."""
         if not self._open:
@@ -284,15 +295,21 @@ class ConversationLease:
         self._open = False
         row = self.row
         if self.forget:
-            self._process_lease.run_or_retry(lambda: self._store.database.in_exclusive_transaction(self._delete))
+            self._process_lease.run_or_retry(
+                lambda: self._store.database.in_exclusive_transaction(
+                    lambda tx: self._store.conversations.delete(tx, row.owner, row.id, row.holder)
+                )
+            )
         else:
             self._process_lease.run_or_retry(lambda: self._store.conversations.release(row.owner, row.id, row.holder))
         self._ended()
 
-    def _delete(self, tx: Transaction) -> None:
+    def _delete_in(self, tx: Transaction) -> bool:
         row = self._store.conversations.delete(tx, self.row.owner, self.row.id, self.row.holder)
-        if row is not None and self.forget_chat:
-            _note_chat(self._store, tx, row)
+        if row is None:
+            return False
+        _note_chat(self._store, tx, row)
+        return True
 
     def _save(self, **values: object) -> bool:
         return self._store.conversations.save(self.row.owner, self.row.id, self.row.holder, **values)
