@@ -11,8 +11,8 @@
 - A request that gunicorn cannot read is answered in JSON, without a part of it.
 - An exception that ends a greenlet is logged. gevent would print it, with whatever its text holds.
 
-``handle`` and ``handle_request`` do what GeventWorker's do and call AsyncWorker's. A request runs below them: with two
-frames more, those of each stream would take one page (4 KB) more of memory.
+``handle`` and ``handle_request`` do what GeventWorker's do and call AsyncWorker's. A request runs below them: with
+two frames more, those of each stream would take one page (4 KB) more of memory.
 """
 
 import contextlib

@@ -217,6 +217,8 @@ class KimiConnect:
                 with http.stream(_CHAT, account, body, CONNECT_STREAM, cancellation) as stream:
                     if not stream.ok or not stream.is_stream:
                         raise self._refusal(stream.whole(), account)
+                    # Not kept for as long as the answer comes.
+                    del body
                     if form.replaced:
                         yield Notice("model-replaced")
                     if self._policy.limit_s:

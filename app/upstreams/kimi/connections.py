@@ -171,7 +171,10 @@ class Transport:
             # The stub does not accept a Timeout, the code does.
             return self._adapter.send(request, stream=True, timeout=cast(Any, timeout))
 
-        return self._sent(send, method, headers, body, exchange)
+        response = self._sent(send, method, headers, body, exchange)
+        # The response refers to its request for as long as it is read, and a prompt may be long.
+        response.request = cast(requests.PreparedRequest, None)
+        return response
 
     def call(
         self,
