@@ -94,6 +94,13 @@ class AttemptServices:
 class Attempt:
     """One try. ``run`` is called once, and ``clean_up`` after it, however it ended."""
 
+    # Without a dictionary: there is one for each stream.
+    __slots__ = (
+        *("_account", "_asked", "_began_at", "_calls", "_cancellation", "_conversation", "_emit", "_is_open"),
+        *("_keeps_text", "_lease", "_message_id", "_plan", "_prepared", "_resume", "_services", "_starts", "_text"),
+        *("_thread", "_turn", "_upstream", "_upstreams_end", "answered", "chat_id", "finished"),
+    )
+
     def __init__(
         self,
         services: AttemptServices,

@@ -112,6 +112,12 @@ class Turns:
 class _Run:
     """The attempts of one turn."""
 
+    # Without a dictionary: there is one for each stream.
+    __slots__ = (
+        *("_cancellation", "_conversation", "_cooldown_s", "_deadline", "_emit", "_excluded", "_failed"),
+        *("_last_error", "_not_serving", "_planner", "_policy", "_services", "_turn", "_was_repeated"),
+    )
+
     def __init__(
         self,
         turns: Turns,

@@ -156,6 +156,13 @@ class AnswerDecoder:
     ``offset``: the number of the last frame that had one; 0 before.
     """
 
+    # Without a dictionary: there is one for each stream.
+    __slots__ = (
+        *("_account", "_complete", "_envelopes", "_has_news", "_is_resumed", "_json", "_opening", "_own_tools"),
+        *("_resume", "_scenario", "_spoke", "_text", "_thinking", "_user_messages", "chat_id", "message_id"),
+        *("offset", "on_named", "reason"),
+    )
+
     def __init__(
         self,
         account: Account,

@@ -81,6 +81,9 @@ class Unwritable(Exception):
 class Exchange:
     """One request and its response: whose work it is, and which connection it uses."""
 
+    # Without a dictionary: there is one for each stream.
+    __slots__ = ("_connection", "_quiet_since", "_seen", "_sock", "cancellation", "read_s", "reads", "timed_out")
+
     def __init__(self, cancellation: Cancellation, read_s: float) -> None:
         self.cancellation = cancellation
         self.read_s = read_s

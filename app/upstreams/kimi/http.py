@@ -261,6 +261,9 @@ class KimiHttp:
 class Stream:
     """A response that is still coming. A refusal (``ok`` is False) is read with ``whole``."""
 
+    # Without a dictionary: there is one for each stream.
+    __slots__ = ("_exchange", "_pieces", "_plain_chunks", "_raw", "_response", "ok")
+
     def __init__(self, response: requests.Response, exchange: Exchange) -> None:
         self._response = response
         self._raw: BaseHTTPResponse = response.raw
