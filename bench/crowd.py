@@ -51,8 +51,10 @@ _KEY = "sk-bench"
 _TOKEN_EVERY_S = 20.0
 # How long what follows the answers is waited for. Seconds.
 _SETTLE_S = 15.0
-# How many streams are opened per second.
-_OPEN_PER_S = 50
+# How many streams are opened at once: one more when another has got its first token, however slow that is.
+_OPENED_AT_ONCE = 10
+# The longest time without a new stream. Seconds.
+_OPENS_WITHIN_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,11 +127,15 @@ class _Streams:
 
     def __enter__(self) -> None:
         threading.Thread(target=self._run, daemon=True).start()
-        deadline = time.monotonic() + self._number / _OPEN_PER_S * 3 + 30
+        found, deadline = 0, time.monotonic() + _OPENS_WITHIN_S
         while self._open < self._number:
             self.check()
+            if self._open > found:
+                found, deadline = self._open, time.monotonic() + _OPENS_WITHIN_S
             if time.monotonic() > deadline:
-                raise Failed(f"only {self._open} of {self._number} streams were open in time")
+                raise Failed(
+                    f"{found} of {self._number} streams were open, and no other one in {_OPENS_WITHIN_S:.0f} s"
+                )
             time.sleep(0.1)
 
     def __exit__(self, *_: object) -> None:
@@ -146,12 +152,13 @@ class _Streams:
             runner.run(self._hold())
 
     async def _hold(self) -> None:
+        opening = asyncio.Semaphore(_OPENED_AT_ONCE)
         async with asyncio.TaskGroup() as group:
-            for number in range(self._number):
-                group.create_task(self._stream(number / _OPEN_PER_S))
+            for _ in range(self._number):
+                await opening.acquire()
+                group.create_task(self._stream(opening))
 
-    async def _stream(self, after_s: float) -> None:
-        await asyncio.sleep(after_s)
+    async def _stream(self, opening: asyncio.Semaphore) -> None:
         seen = False
 
         def on_bytes(data: bytes) -> None:
@@ -159,6 +166,7 @@ class _Streams:
             if not seen and b'"content":"' in data:
                 seen = True
                 self._open += 1
+                opening.release()
 
         try:
             connection = await Connection.open(HOST, self._server.port)
@@ -176,6 +184,10 @@ class _Gateway:
         self.load = Load(server, simulator, _GENERATION)
         self._simulator = simulator
 
+    def warm_up(self) -> None:
+        self._answer_short()
+        self.load.mix(_CLIENTS, 1.0, _TOKENS)
+
     def short(self, seconds: float) -> float:
         """Milliseconds of CPU time per answer, with all that follows it and without what open streams cost."""
         return self._measure(seconds, lambda: len(self.load.closed_loop(_CLIENTS, seconds, _TOKENS).first_ms))
@@ -190,18 +202,21 @@ class _Gateway:
         end = self.load.moment()
         return (end.server_s - begin.server_s) / (end.at_ns - begin.at_ns) * 1e9
 
-    def _measure(self, seconds: float, work: Callable[[], int]) -> float:
+    def _answer_short(self) -> None:
         # Not set_knobs, which would end the open streams.
         self._simulator.change_knobs(say=text_of(_TOKENS), stamp=True, record=False, delay_s=0)
-        rate = self._rate(seconds)
+
+    def _measure(self, seconds: float, work: Callable[[], int]) -> float:
+        self._answer_short()
+        before = self._rate(seconds / 2)
         begin = self.load.moment()
         answers = work()
         # Until the chats are deleted.
         deadline = time.monotonic() + _SETTLE_S
-        while self._rate(0.5) > 1.5 * rate + 0.02 and time.monotonic() < deadline:
+        while self._rate(0.5) > 1.5 * before + 0.02 and time.monotonic() < deadline:
             pass
         end = self.load.moment()
-        streams_s = rate * (end.at_ns - begin.at_ns) / 1e9
+        streams_s = (before + self._rate(seconds / 2)) / 2 * (end.at_ns - begin.at_ns) / 1e9
         return (end.server_s - begin.server_s - streams_s) * 1e3 / answers
 
 
@@ -220,7 +235,7 @@ def measure(
             if size.streams:
                 stack.enter_context(_Streams(server, upstream, size.streams))
         for gateway in gateways.values():
-            gateway.mix(1.0)
+            gateway.warm_up()
         for _ in range(rounds):
             for name, gateway in gateways.items():
                 for load in (gateway.short, gateway.mix):
