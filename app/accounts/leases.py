@@ -31,6 +31,8 @@ REJECTED_COOLDOWN_S = 600.0
 _SERVE_EVERY_S = 0.1
 # How many requests get an account in one transaction: all others wait for its end.
 _GRANTS_AT_ONCE = 10
+# How many wishes are kept in memory: with 500 accounts each takes 150 KB.
+_MOST_WISHES = 50
 # Retry-After where the end of the running streams cannot be predicted. Seconds.
 _RETRY_AFTER_S = 5.0
 
@@ -76,6 +78,9 @@ class Leases:
         self._max_waiting = max_waiting
         self._wait_s = wait_s
         self._longest_s = longest_s
+        # Model → what a request for it wanted last. The next one usually wants the same, and a wish of hundreds of
+        # accounts takes long to write down.
+        self._wishes: dict[str, Wish] = {}
         self._waiting: dict[str, _Waiting] = {}
         # The leases of this process, until they are released.
         self._held: dict[str, Lease] = {}
@@ -93,8 +98,9 @@ class Leases:
         cancellation: Cancellation,
         question: str | None = None,
     ) -> Lease:
-        """The right to one stream on one of ``accounts`` (id → digest of its token), at once or after waiting in the
-        queue. ``scope``: the model, because some cooldowns concern one model only. ``question``: see ``Ticket``.
+        """The right to one stream on one of ``accounts`` (id → digest of its token; must never change), at once or
+        after waiting in the queue. ``scope``: the model, because some cooldowns concern one model only.
+        ``question``: see ``Ticket``.
 
         Raises NoAccountFree: if the queue is full, or no account was free in time, or none will be.
         Raises AccountRejected: if Kimi has rejected the tokens of all of them.
@@ -102,7 +108,7 @@ class Leases:
         Raises Cancelled.
         """
         deadline = time.monotonic() + self._wait_s
-        ticket = Ticket(secrets.token_hex(16), owner, Wish(scope, accounts), question)
+        ticket = Ticket(secrets.token_hex(16), owner, self._wish(scope, accounts), question)
         lease = self._acquire_now(ticket)
         if lease is not None:
             self._held[lease.id] = lease
@@ -167,18 +173,32 @@ class Leases:
 
     # The queue
 
+    def _wish(self, scope: str, accounts: Mapping[str, str]) -> Wish:
+        known = self._wishes.get(scope)
+        if known is not None and known.accounts is accounts:
+            return known
+        wish = Wish(scope, accounts)
+        if len(accounts) > 1:
+            if len(self._wishes) >= _MOST_WISHES:
+                self._wishes.clear()
+            self._wishes[scope] = wish
+        return wish
+
     def _acquire_now(self, ticket: Ticket) -> Lease | None:
         """A lease at once, or None: then the ticket is in the queue. Raises NoAccountFree, AccountRejected."""
-        return self._decide(ticket, self._grant_or_enqueue)
+        return self._decide(ticket, self._grant_or_enqueue, may_join=True)
 
-    def _decide(self, ticket: Ticket, decide: Callable[[Transaction, Ticket, int], Lease | None]) -> Lease | None:
-        """A lease at once, if that is certain; else what ``decide`` says in an exclusive transaction."""
-        tries, runs = itertools.count(), itertools.count()
+    def _decide(
+        self, ticket: Ticket, decide: Callable[[Transaction, Ticket, int], Lease | None], *, may_join: bool = False
+    ) -> Lease | None:
+        """A lease at once, if that is certain, or a place in the queue, with ``may_join``. Else what ``decide`` says
+        in an exclusive transaction."""
+        tries, joins, runs = itertools.count(), itertools.count(), itertools.count()
         try:
             lease = self._lease_at_once(ticket, tries)
-            if lease is not None:
+            if lease is not None or (may_join and self._join_at_once(ticket, joins)):
                 return lease
-            if next(tries) > 1:
+            if next(tries) > 1 or next(joins) > 1:
                 # An earlier try may still run in the database.
                 next(runs)
             return self._store.database.in_exclusive_transaction(lambda tx: decide(tx, ticket, next(runs)))
@@ -200,6 +220,20 @@ class Leases:
 
         account_id = self._store.leases.in_lease_transaction(work)
         return None if account_id is None else Lease(ticket.id, account_id, wish.scope, is_probe=False)
+
+    def _join_at_once(self, ticket: Ticket, tries: Iterator[int]) -> bool:
+        store, now = self._store.leases, self._store.database.now()
+        limits, ends_at = scheduling.free_limits(self._limits, now), self._queued_until(now)
+
+        def work(tx: Transaction) -> bool:
+            next(tries)
+            return store.join_at_once(tx, ticket, self._process_lease.id, limits, ends_at, self._max_waiting)
+
+        return store.in_lease_transaction(work)
+
+    def _queued_until(self, now: float) -> float:
+        """How long a ticket stays in the queue whose request does not take it back."""
+        return now + self._wait_s + 60
 
     def _grant_if_nobody_waits(self, tx: Transaction, ticket: Ticket, run: int) -> Lease | None:
         store, now = self._store.leases, self._store.database.now()
@@ -254,7 +288,7 @@ class Leases:
             if not scheduling.may_displace(own, most):
                 raise self._refusal(wish.accounts, "too many requests wait already", _RETRY_AFTER_S)
             store.drop_last(tx, owner)
-        store.enqueue(tx, ticket, position, self._process_lease.id, now, now + self._wait_s + 60)
+        store.enqueue(tx, ticket, position, self._process_lease.id, now, self._queued_until(now))
         return None
 
     def _grant(
@@ -391,7 +425,7 @@ class Leases:
                 if store.find(tx, ticket.id) is None:
                     queue = store.queue_state(tx, ticket.owner, scheduling.free_limits(self._limits, now))
                     position = scheduling.next_position(queue.last_of_owner, queue.head)
-                    store.enqueue(tx, ticket, position, process_id, now, now + self._wait_s + 60)
+                    store.enqueue(tx, ticket, position, process_id, now, self._queued_until(now))
 
         self._store.database.in_exclusive_transaction(work)
 

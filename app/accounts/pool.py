@@ -7,10 +7,11 @@ Which account serves a request is decided in ``leases``. Must never know how a t
 
 import contextlib
 import logging
+import math
 import random
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,6 +77,17 @@ class Renewals(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Usable:
+    """The accounts that may be used, from ``since`` on and before ``until`` (Unix seconds), as long as the accounts
+    and their tokens are those of ``revision``."""
+
+    accounts: Mapping[str, str]
+    since: float
+    until: float
+    revision: int
+
+
 class Accounts:
     """The configured accounts. Safe for threads."""
 
@@ -88,6 +100,11 @@ class Accounts:
         self._rows: dict[str, TokenRow] = {}
         # Account id → why this process cannot read the pair.
         self._unreadable: dict[str, str] = {}
+        # Counts the changes of all that.
+        self._revision = 0
+        # Names of sites → which accounts there may be used. With hundreds of them, to look at each takes as long as
+        # many other steps of a request.
+        self._usable: dict[frozenset[str] | None, _Usable] = {}
         self._locks: dict[str, threading.Lock] = {}
         # Those who wait for the renewal of an account.
         self._waiting: WaitingRoom[str] = WaitingRoom(
@@ -151,6 +168,7 @@ class Accounts:
             self._renewable = [id_ for id_ in renewable if id_ in self._rows or id_ in self._unreadable]
             for id_ in set(self._rows) - set(renewable):
                 del self._rows[id_]
+            self._revision += 1
         if self._renewer is not None:
             log.info("accounts_changed accounts=%d", len(accounts))
             self._renewer.wake()
@@ -178,23 +196,35 @@ class Accounts:
         every(_LOOK_FOR_ACCOUNTS_S, self._look, "accounts", first_after_s=_LOOK_FOR_ACCOUNTS_S)
         self._renewer = every(_MAX_SLEEP_S, self._renew_ahead, "renewals-ahead")
 
-    def usable(self, sites: Collection[str] | None = None) -> dict[str, str]:
-        """Account id → digest of its token, for the accounts of ``sites`` (None: of all) that may be used.
+    def usable(self, sites: frozenset[str] | None = None) -> Mapping[str, str]:
+        """Account id → digest of its token, for the accounts of ``sites`` (None: of all) that may be used. The same
+        mapping while nothing has changed.
 
         Raises NoAccount: if there is no account at all. Raises AccountRejected, which says what to do: if none of
         them may be used.
         """
-        there = [a for a in self._accounts.values() if sites is None or a.site.name in sites]
+        now, known = time.time(), self._usable.get(sites)
+        if known is not None and known.revision == self._revision and known.since <= now < known.until:
+            return known.accounts
+        revision, accounts = self._revision, self._accounts
+        there = [a for a in accounts.values() if sites is None or a.site.name in sites]
         usable = {a.id: a.credential.source for a in there if self._problem(a) is None}
         if not usable:
-            if not self._accounts:
+            if not accounts:
                 raise NoAccount(NO_ACCOUNT["en"])
             if sites is not None and not there:
                 raise AccountRejected(
                     f"no Kimi account of {' or '.join(sorted(sites))} is configured; add one", code="no_account"
                 )
             raise AccountRejected("no usable Kimi account. " + " ".join(self.problems()))
+        ends = [end for id_ in usable if (end := self._expires_at(accounts[id_])) is not None and end > now]
+        self._usable[sites] = _Usable(usable, now, min(ends, default=math.inf), revision)
         return usable
+
+    def _expires_at(self, account: DeclaredAccount) -> float | None:
+        """When its access token expires. Unix seconds; None if it does not say so."""
+        row = self._rows.get(account.id)
+        return account.credential.expires_at if row is None else row.expires_at
 
     def has_site(self, site: str) -> bool:
         """Whether there is an account of the site."""
@@ -354,6 +384,7 @@ class Accounts:
             row = self._store.tokens.find(account_id)
         except WrongSecret as e:
             self._unreadable[account_id] = str(e)
+            self._revision += 1
             sealed = Standing("sealed", account_id, label, said=str(e))
             raise RenewalFailed(named_sentence(sealed)) from None
         if row is None:
@@ -370,6 +401,7 @@ class Accounts:
 
     def _read(self, row: TokenRow) -> None:
         self._rows[row.account_id] = row
+        self._revision += 1
 
     def _renewed(self, account_id: str, rejected: str | None) -> Account:
         """One renewal for all requests of this process that need it: they share its result, or its failure."""

@@ -7,7 +7,7 @@ that wait. Whatever depends on what others do at the same time takes a Transacti
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -79,9 +79,9 @@ class Wish:
         return hashlib.sha256(f"{self.scope}\0{self.listed}".encode()).hexdigest()
 
     @cached_property
-    def arrays(self) -> tuple[str, str]:
-        """The ids and the digests as literals of PostgreSQL's arrays."""
-        return _array(self.accounts), _array(self.accounts.values())
+    def lines(self) -> str:
+        """A line ``id=digest`` for each account, between line ends, in which a database finds one quickly."""
+        return "\n".join(("", *(f"{id_}={digest}" for id_, digest in self.accounts.items()), ""))
 
     @property
     def only_account(self) -> tuple[str | None, str | None]:
@@ -286,13 +286,13 @@ _SOME_AT_ONCE = _FREE_AT_ONCE.order_by(*_BY_USE).limit(_P("most"))
 # Where the first ones are not those of the wish. Not the id itself, or the accounts would not be read in their order.
 _OF_WISH_AT_ONCE = _FREE_AT_ONCE.where(one_of(accounts.c.id.concat(""), "ids")).order_by(*_BY_USE).limit(_P("most"))
 # On a server: the same, with the lease, in one round trip (``migrations``).
-_LEASE_AT_ONCE = sa.select(
-    sa.func.lease_at_once(
+_TAKE_LEASE = sa.select(
+    sa.func.take_lease(
         _P("ticket"),
         _P("process"),
         _P("model"),
-        sa.cast(_P("ids"), sa.ARRAY(sa.String)),
-        sa.cast(_P("tokens"), sa.ARRAY(sa.String)),
+        sa.cast(_P("only_id"), sa.String),
+        _P("wanted"),
         _P("now"),
         _P("max_streams"),
         _P("latest_next_at"),
@@ -302,6 +302,20 @@ _LEASE_AT_ONCE = sa.select(
     ).label("account_id")
 )
 _END_LEASE = sa.select(sa.func.end_lease(_P("of_id")))
+_JOIN_QUEUE = sa.select(
+    sa.func.join_line(
+        _P("ticket"),
+        _P("process"),
+        _P("owner"),
+        _P("wish"),
+        _P("now"),
+        _P("max_streams"),
+        _P("latest_next_at"),
+        _P("ends_at"),
+        _P("most"),
+        sa.cast(_P("question"), sa.String),
+    ).label("has_joined")
+)
 # The cooldowns that keep accounts, or all of them, from a model.
 _COOLDOWNS_FOR = (
     sa.select(*cooldowns.c, accounts.c.refused)
@@ -497,14 +511,14 @@ class LeaseRows:
             if account_id is not None:
                 self.grant(tx, ticket, process_id, replace(grant, account_id=account_id), waited=False)
             return account_id
-        ids, tokens = ticket.wish.arrays
+        only, _ = ticket.wish.only_account
         row = tx.row(
-            _LEASE_AT_ONCE,
+            _TAKE_LEASE,
             ticket=ticket.id,
             process=process_id,
             model=grant.scope,
-            ids=ids,
-            tokens=tokens,
+            only_id=only,
+            wanted=ticket.wish.lines,
             now=limits.now,
             max_streams=limits.max_streams,
             latest_next_at=limits.latest_next_at,
@@ -514,9 +528,35 @@ class LeaseRows:
         )
         return None if row is None else row["account_id"]
 
+    def join_at_once(
+        self, tx: Transaction, ticket: Ticket, process_id: str, limits: FreeLimits, ends_at: float, most: int
+    ) -> bool:
+        """Puts the ticket at the end of the queue, as ``scheduling.next_position`` has it, where that is certain
+        without a look at the accounts: none has room, and none cools down. ``most``: tickets that may wait. False
+        where more must be known, and always where the database is a file. Called in ``in_lease_transaction``. Safe
+        to call again.
+        """
+        if not self._database.is_server:
+            # There it takes no round trips to find out.
+            return False
+        row = tx.row(
+            _JOIN_QUEUE,
+            ticket=ticket.id,
+            process=process_id,
+            owner=ticket.owner,
+            wish=ticket.wish.id,
+            now=limits.now,
+            max_streams=limits.max_streams,
+            latest_next_at=limits.latest_next_at,
+            ends_at=ends_at,
+            most=most,
+            question=ticket.question,
+        )
+        return row is not None and bool(row["has_joined"])
+
     def in_lease_transaction(self, work: Callable[[Transaction], T]) -> T:
-        """For ``lease_at_once``, which takes the lock itself on a server: there it is one statement, and one round
-        trip.
+        """For ``lease_at_once`` and ``join_at_once``, which take the lock themselves on a server: there each is one
+        statement, and one round trip.
         """
         if self._database.is_server:
             return self._database.with_retries(work)
@@ -724,12 +764,6 @@ def _start_values(limits: FreeLimits) -> Row:
 
 def _values(wish: Wish, limits: FreeLimits) -> Row:
     return {"scope": wish.scope, **_start_values(limits)}
-
-
-def _array(texts: Iterable[str]) -> str:
-    # For all at once: there may be hundreds, and few need it.
-    inner = "\0".join(texts).replace("\\", "\\\\").replace('"', '\\"').replace("\0", '","')
-    return f'{{"{inner}"}}' if inner else "{}"
 
 
 def _lease(row: Row) -> LeaseRow:

@@ -297,6 +297,85 @@ _LOST_CHATS = (
     _lease_at_once(", asks VARCHAR", ", question", ", asks"),
 )
 
+# The same with fewer statements, and with a text in which the accounts and their tokens are found without being read:
+# "\nid=token\nid=token\n". The forms of before stay, for older gateways beside this one.
+_SHORT_LEASE_FUNCTIONS = (
+    ServerOnly(
+        r"""CREATE FUNCTION take_lease(
+            ticket VARCHAR, process VARCHAR, model VARCHAR, only_id VARCHAR, wanted VARCHAR, began FLOAT,
+            max_streams INTEGER, latest_next_at FLOAT, next_start FLOAT, ends FLOAT, asks VARCHAR)
+        RETURNS VARCHAR LANGUAGE plpgsql AS $$
+        DECLARE
+            chosen VARCHAR;
+            rejected VARCHAR;
+            cools_down BOOLEAN;
+        BEGIN
+            PERFORM pg_advisory_xact_lock(5204613377);
+            -- The first account that has room and does not cool down. None where somebody is in the queue.
+            IF only_id IS NOT NULL THEN
+                SELECT id, refused,
+                    EXISTS (SELECT FROM rests WHERE account_id IN (accounts.id, '') AND scope IN ('', model))
+                INTO chosen, rejected, cools_down FROM accounts
+                WHERE id = only_id AND streams < max_streams AND (next_at <= began OR next_at > latest_next_at)
+                    AND NOT EXISTS (SELECT FROM line);
+            ELSE
+                SELECT id, refused,
+                    EXISTS (SELECT FROM rests WHERE account_id IN (accounts.id, '') AND scope IN ('', model))
+                INTO chosen, rejected, cools_down FROM accounts
+                WHERE streams < max_streams AND (next_at <= began OR next_at > latest_next_at)
+                    AND strpos(wanted, E'\n' || id || '=') > 0
+                    AND NOT EXISTS (
+                        SELECT FROM rests
+                        WHERE account_id = accounts.id AND scope IN ('', model) AND rests.until > began
+                            AND (cause <> 'rejected' OR strpos(wanted, E'\n' || id || '=' || refused || E'\n') > 0))
+                    AND NOT EXISTS (SELECT FROM line)
+                ORDER BY streams, last_turn, id LIMIT 1;
+            END IF;
+            -- Of one whose cooldown is over, or whose token was rejected, more must be known.
+            IF chosen IS NULL OR cools_down OR strpos(wanted, E'\n' || chosen || '=' || rejected || E'\n') > 0 THEN
+                RETURN NULL;
+            END IF;
+            INSERT INTO leases (id, process_id, account_id, scope, is_probe, waited, started_at, ends_at, question)
+            VALUES (ticket, process, chosen, model, FALSE, FALSE, began, ends, asks) ON CONFLICT (id) DO NOTHING;
+            IF NOT FOUND THEN
+                -- An earlier call was committed.
+                RETURN (SELECT account_id FROM leases WHERE id = ticket);
+            END IF;
+            UPDATE accounts
+            SET streams = streams + 1, last_turn = (SELECT max(last_turn) + 1 FROM accounts), next_at = next_start
+            WHERE id = chosen;
+            RETURN chosen;
+        END $$"""
+    ),
+    ServerOnly(
+        """CREATE FUNCTION join_line(
+            ticket VARCHAR, process VARCHAR, key VARCHAR, wanted_id VARCHAR, began FLOAT, max_streams INTEGER,
+            latest_next_at FLOAT, ends FLOAT, most INTEGER, asks VARCHAR)
+        RETURNS BOOLEAN LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM pg_advisory_xact_lock(5204613377);
+            -- Nothing else is certain where an account may have room, or cools down, or where the queue is full.
+            INSERT INTO line (id, process_id, owner, wish_id, place, joined_at, ends_at, dropped, question)
+            SELECT ticket, process, key, wanted_id,
+                coalesce(
+                    (SELECT max(place) + 1 FROM line WHERE owner = key AND NOT dropped),
+                    (SELECT min(place) FROM line WHERE NOT dropped),
+                    0),
+                began, ends, FALSE, asks
+            WHERE EXISTS (SELECT FROM wishes WHERE id = wanted_id)
+                AND NOT EXISTS (
+                    SELECT FROM accounts
+                    WHERE streams < max_streams AND (next_at <= began OR next_at > latest_next_at))
+                AND NOT EXISTS (SELECT FROM rests WHERE rests.until > began)
+                AND NOT EXISTS (SELECT FROM leases WHERE id = ticket)
+                AND (SELECT count(*) FROM line WHERE NOT dropped) < most
+            ON CONFLICT (id) DO NOTHING;
+            -- An earlier call may have been committed.
+            RETURN FOUND OR EXISTS (SELECT FROM line WHERE id = ticket);
+        END $$"""
+    ),
+)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -334,6 +413,7 @@ _MIGRATIONS = {
     ),
     "leases in one statement on a server": _LEASE_FUNCTIONS,
     "chats that were opened and never named": _LOST_CHATS,
+    "shorter functions for leases, one for the queue": _SHORT_LEASE_FUNCTIONS,
 }
 
 # How many migrations this gateway knows.

@@ -1,4 +1,7 @@
-"""Two ways find a free account: one step that is certain of nearly all, and the one that knows everything."""
+"""Two ways find a free account, or a place in the queue.
+
+One step is certain of nearly all; the other one knows everything.
+"""
 
 import random
 from contextlib import closing
@@ -112,3 +115,59 @@ def test_what_cools_down_for_sure_does_not_keep_others_from_a_lease_at_once(runn
             lambda tx: store.leases.lease_at_once(tx, ticket, store.database.process_id, limits, grant)
         )
         assert leased == second
+
+
+@BOTH_DATABASES
+def test_a_ticket_joins_the_queue_at_once_where_everything_that_is_known_says_the_same(
+    running: Running, database: str
+) -> None:
+    joined = 0
+    dice = random.Random(2)
+    for _ in range(20):
+        with closing(Store(running.new_database().url)) as store:
+            # Of nearly all cases that ``fill`` makes more must be known: an account is free, or cools down.
+            wish = Wish("k2", fill(store, dice) if dice.random() < 0.3 else fill_up(store, dice))
+            for number in range(8):
+                ticket = Ticket(f"ticket-{number}", dice.choice(("key", "another key")), wish)
+                joined += join(store, ticket, FreeLimits(NOW, dice.choice((1, 1, 2)), NOW + 100), dice)
+    # There are no round trips to a file that could be saved.
+    assert joined > 10 if database == "postgresql" else joined == 0
+
+
+def fill_up(store: Store, dice: random.Random) -> dict[str, str]:
+    """Accounts with a stream each, and a queue. Returns the tokens' digests."""
+    tokens = {f"account-{n}": f"token-{n}" for n in range(dice.choice((1, 3)))}
+    store.accounts.add(list(tokens), NOW)
+
+    def work(tx: Transaction) -> None:
+        for id_ in tokens:
+            grant = Grant(id_, "k2", False, NOW, NOW, NOW + 1e4)
+            store.leases.grant(tx, Ticket(id_, "key", Wish("k2", {})), store.database.process_id, grant, waited=False)
+        ticket = Ticket("waits", "key", Wish("k2", tokens))
+        store.leases.enqueue(tx, ticket, dice.randint(0, 5), store.database.process_id, NOW, NOW + 60)
+
+    store.database.in_exclusive_transaction(work)
+    return tokens
+
+
+def join(store: Store, ticket: Ticket, limits: FreeLimits, dice: random.Random) -> bool:
+    """Joins the queue, and sometimes leaves it. Whether it did so at once."""
+    rows, process_id = store.leases, store.database.process_id
+    most = dice.choice((1, 3, 100))
+    state = store.database.with_retries(lambda tx: rows.queue_state(tx, ticket.owner, limits))
+    position = scheduling.next_position(state.last_of_owner, state.head)
+    # Again: after a lost connection nobody knows whether the first call was committed.
+    for _ in range(2):
+        has_joined = rows.in_lease_transaction(
+            lambda tx: rows.join_at_once(tx, ticket, process_id, limits, NOW + 60, most)
+        )
+    queued = store.database.with_retries(lambda tx: rows.tickets(tx, ticket.wish.id, 100))
+    own = [one for one in queued if one.id == ticket.id]
+    assert len(own) == has_joined
+    mine = own[0] if own else None
+    if mine is not None:
+        assert not state.some_may_start and not state.some_cool_down and state.waiting < most
+        assert (mine.position, mine.owner, mine.process_id) == (position, ticket.owner, process_id)
+        if dice.random() < 0.3:
+            rows.withdraw(ticket.id)
+    return has_joined

@@ -253,7 +253,7 @@ def test_a_request_that_is_not_told_of_its_place_in_the_line_leaves_none_behind(
     """Its only account becomes free before it asks again; or that one rests by then, and it is refused."""
     shared = running.new_database()
     assert isinstance(shared, PostgresDatabase)
-    with LosingOneWord(shared.cluster, b"INSERT INTO line") as way, ThreadPoolExecutor(1) as pool:
+    with LosingOneWord(shared.cluster, b"dropped, question) VALUES") as way, ThreadPoolExecutor(1) as pool:
         settings = {
             "DATABASE_URL": shared.url.replace(f":{shared.cluster.port}/", f":{way.port}/"),
             "KIMI_TOKENS": mint("alice"),
