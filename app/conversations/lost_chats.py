@@ -6,7 +6,8 @@ counts as ours only if all of this holds:
 
 - it was opened while the stream ran, by Kimi's clock, give or take a minute,
 - no conversation, open chat or deletion knows it, in this database,
-- it holds one question, and that is what the stream has asked; or it holds nothing at all,
+- it holds one question, and that is what the stream has asked; or it holds nothing at all, and the stream has asked
+  the upstream that lists it,
 - there are no more such chats than such streams, and no stream that runs now and asks the same may have opened it.
 
 Whatever is less certain stays, and is logged. Questions are compared by keyed digests: no text is kept. Must never
@@ -48,12 +49,13 @@ _END = 4096
 
 def digest_of(key: bytes, upstream: str, question: str) -> str:
     """Space at the ends does not count. ``key``: a secret of the store. ``upstream``: its name, because two may list
-    the same chat, and only the one that has opened it can be trusted to delete it."""
+    the same chat, and only the one that has opened it can be trusted to delete it. The digest begins with it."""
     if len(question) > 2 * _END:
         question = f"{question[:_END]}\0{question[-_END:]}"
     named = f"{upstream}\0{question.strip()}"
     # A third of the time of an HMAC, and made for keys, too (RFC 7693).
-    return hashlib.blake2b(named.encode(errors="surrogatepass"), key=key, digest_size=16).hexdigest()
+    digest = hashlib.blake2b(named.encode(errors="surrogatepass"), key=key, digest_size=16).hexdigest()
+    return f"{upstream}:{digest}"
 
 
 class LostChats:
@@ -151,7 +153,7 @@ class LostChats:
                 continue
             # Those without a question last: they may be anybody's.
             for digest, chats in sorted(found.items(), reverse=True):
-                owners = [one for one in left if not digest or digest in one.question.split(" ")]
+                owners = [one for one in left if _has_asked(one, digest or f"{name}:")]
                 if len(chats) > len(owners) or (digest and self._is_asked_now(account.id, digest)):
                     unclear += len(chats)
                     continue
@@ -202,6 +204,11 @@ def _changed_since(chats: Iterator[ListedChat], since: float) -> Iterator[Listed
         if chat.changed_at < since:
             return
         yield chat
+
+
+def _has_asked(lost: LostChat, beginning: str) -> bool:
+    """``beginning``: of a digest, or all of it."""
+    return any(digest.startswith(beginning) for digest in lost.question.split(" "))
 
 
 def _may_be_of(chat: ListedChat, lost: LostChat) -> bool:

@@ -216,6 +216,18 @@ def test_a_chat_without_a_question_is_given_to_the_stream_that_has_none_with_its
     assert search(store, ListOfChats(both, store.database.now())) == ["empty", "x"]
 
 
+def test_a_chat_without_a_question_is_not_given_to_a_stream_of_another_upstream(store: Store) -> None:
+    now = store.database.now()
+    store.lost_chats.add("a", ALICE.id, digest_of(store.digest_key, "upstream-1", "theirs"), now)
+    lose(store, lease_id="b")
+    empty = ListOfChats({"empty": (0.0, [])}, now)
+    assert deletions(store, empty, ListOfChats({"x": (0.0, ["theirs"])}, now)) == [
+        ("upstream-0", "empty"),
+        ("upstream-1", "x"),
+    ]
+    assert not are_left(store)
+
+
 def test_a_chat_that_cannot_be_read_stays_and_keeps_no_other_from_being_found(store: Store) -> None:
     class Unread(ListOfChats):
         def questions(self, account: Account, chat_id: str) -> Sequence[str]:
