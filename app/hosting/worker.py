@@ -10,9 +10,6 @@
 - At a graceful stop idle keep-alive connections are closed. gunicorn would wait for them.
 - A request that gunicorn cannot read is answered in JSON, without a part of it.
 - An exception that ends a greenlet is logged. gevent would print it, with whatever its text holds.
-
-``handle`` and ``handle_request`` do what GeventWorker's do and call AsyncWorker's. A request runs below them: with
-two frames more, those of each stream would take one page (4 KB) more of memory.
 """
 
 import contextlib
@@ -34,7 +31,6 @@ from gunicorn.http.errors import (
     ParseException,
     UnsupportedTransferCoding,
 )
-from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.concurrency.periodic import beat
@@ -122,8 +118,7 @@ class Worker(GeventWorker):
             _in_loop(self._make_room)
         try:
             if not isinstance(connection, SSLSocket) or self._shake_hands(connection):
-                connection.setblocking(True)
-                AsyncWorker.handle(self, listener, cast(Any, connection), addr)
+                super().handle(listener, cast(Any, connection), addr)
         finally:
             connection.end_head()
             del self._connections[current]
@@ -133,9 +128,7 @@ class Worker(GeventWorker):
         # Asked when the head of the answer is written, and after the answer.
         req.should_close = lambda: wants_close() or sock.has_stalled or _unread_bytes(req) > self.limits.drained_bytes
         try:
-            AsyncWorker.handle_request(self, listener_name, req, sock, addr)
-        except (gevent.GreenletExit, SystemExit):
-            pass
+            super().handle_request(listener_name, req, sock, addr)
         except StopIteration:
             if _unread_bytes(req):
                 sock.linger()
