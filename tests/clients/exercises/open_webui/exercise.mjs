@@ -2,8 +2,8 @@
 import { spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { chromium } from 'playwright-core';
-import { LAUNCH, drawn, live, see, until } from './browser.mjs';
-import { BASE, KEY, MODEL, TEXT, THINKING, THOUGHT, WAYS, asks, assert, calls, knobs, proved, version } from './told.mjs';
+import { LAUNCH, drawn, failInWindow, live, see, sleep, until } from './browser.mjs';
+import { BASE, KEY, MODEL, THINKING, THOUGHT, WAYS, asks, assert, calls, knobs, proved, version } from './told.mjs';
 
 const port = await new Promise((free) => {
   const server = createServer().listen(0, '127.0.0.1', () => {
@@ -32,7 +32,7 @@ const program = spawn('open-webui', ['serve', '--host', '127.0.0.1', '--port', S
   stdio: ['ignore', process.stderr, process.stderr],
 });
 const url = `http://127.0.0.1:${port}`;
-await until('the program', () => program.exitCode === null && fetch(`${url}/health`).then((reply) => reply.ok, () => false), 150);
+await until('the program', () => program.exitCode === null && fetch(`${url}/health`).then((reply) => reply.ok, () => false), 400);
 
 const browser = await chromium.launch(LAUNCH);
 const picture = `${process.env.HOME}/sea.png`;
@@ -55,7 +55,15 @@ const api = async (path, body, token) => {
   return reply.json();
 };
 const { token } = await api('api/v1/auths/signin', { email: '', password: '' });
+// What appears in a corner for some seconds, since the page was opened.
+await page.addInitScript(() => {
+  globalThis.seen = [];
+  new MutationObserver(() => {
+    for (const toast of document.querySelectorAll('[data-sonner-toast]')) if (!globalThis.seen.includes(toast.innerText)) globalThis.seen.push(toast.innerText);
+  }).observe(document, { childList: true, subtree: true, characterData: true });
+});
 const answers = page.locator('.chat-assistant');
+const stop = page.getByRole('button', { name: 'Stop', exact: true });
 const chat = {
   page,
   send: async (text) => {
@@ -65,14 +73,21 @@ const chat = {
   },
   answer: async () => ((await answers.count()) ? answers.last().innerText() : ''),
   thinking: async () => {
-    await answers.last().getByText(/^Thought/).first().click();
-    await answers.last().getByText(THOUGHT).waitFor();
-    // Once nothing moves any more.
-    await answers.last().getByText(TEXT).click({ trial: true });
-    await page.screenshot({ path: `${process.env.HOME}/picture.png` });
-    return answers.last().innerText();
+    const unfold = async () => {
+      await answers.last().getByText(/^Thought/).first().click();
+      await sleep(1500);
+    };
+    const isUnfolded = () => answers.last().getByText(THOUGHT).click({ trial: true, timeout: 1500 }).then(() => true, () => false);
+    await until('the end of the answer', async () => (await stop.count()) === 0);
+    await page.locator('.regenerate-response-button').last().waitFor({ state: 'attached' });
+    await unfold();
+    const words = await answers.last().innerText();
+    // The program unfolds it too while it thinks: then the click has folded it.
+    if (!(await isUnfolded())) await unfold();
+    if (await isUnfolded()) await page.screenshot({ path: `${process.env.HOME}/picture.png` });
+    return words;
   },
-  stop: () => page.getByRole('button', { name: 'Stop', exact: true }).last().click(),
+  stop: () => stop.last().click(),
   // The button for the keyboard, which does not ask how.
   again: () => page.evaluate(() => [...document.getElementsByClassName('regenerate-response-button')].at(-1).click()),
   attach: async (file) => {
@@ -85,6 +100,14 @@ const chat = {
   },
   // `choose` begins a new conversation, too.
   fresh: async () => {},
+  words: async () => {
+    const answer = await chat.answer();
+    const seen = await page.evaluate(() => globalThis.seen);
+    return [answer, ...seen.filter((each) => !answer.includes(each))].join(' ');
+  },
+  busy: async () => (await stop.count()) > 0,
+  // In the settings of the administrator.
+  setKey: (key) => api('openai/config/update', { ENABLE_OPENAI_API: true, OPENAI_API_BASE_URLS: [BASE], OPENAI_API_KEYS: [key], OPENAI_API_CONFIGS: {} }, token),
 };
 // A function of its own workspace, offered with the model. Its way of offering is the default one: as functions.
 const weather = `class Tools:
@@ -120,12 +143,7 @@ try {
   proved('also', 'one Kimi chat per question, with its tasks switched off');
   await see(chat, { seer: MODEL, picture });
   await functions();
-  await knobs({});
-  await knobs({ fail: 'too_long' });
-  await chat.choose(MODEL);
-  await chat.send('And now?');
-  await page.getByText(/too long/).first().waitFor();
-  proved('error');
+  await failInWindow(chat, MODEL);
 } catch (failure) {
   await page.screenshot({ path: `${process.env.HOME}/failure.png` });
   throw failure;
