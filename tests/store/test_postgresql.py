@@ -258,7 +258,7 @@ def test_a_request_that_is_not_told_of_its_place_in_the_line_leaves_none_behind(
             "DATABASE_URL": shared.url.replace(f":{shared.cluster.port}/", f":{way.port}/"),
             "KIMI_TOKENS": mint("alice"),
             "ACCOUNT_MAX_STREAMS": "1",
-            "LEASE_S": "1",
+            "LEASE_S": "10",
         }
         with running.gateway(simulator.url, database=shared, **settings) as gateway:
             simulator.knobs(gate="long", gate_after=1)
@@ -275,6 +275,24 @@ def test_a_request_that_is_not_told_of_its_place_in_the_line_leaves_none_behind(
             way.lose.set()
             assert second.result().status_code == (429 if rests else 200)
             gateway.wait_until_idle()
+
+
+@ON_POSTGRESQL
+def test_a_conversation_is_deleted_although_the_database_was_lost_after_it_had_done_so(
+    running: Running, simulator: Simulator, database: str
+) -> None:
+    shared = running.new_database()
+    assert isinstance(shared, PostgresDatabase)
+    with LosingOneWord(shared.cluster, b"DELETE FROM conversations") as way:
+        way.lose.set()
+        url = shared.url.replace(f":{shared.cluster.port}/", f":{way.port}/")
+        with running.gateway(simulator.url, database=shared, DATABASE_URL=url) as gateway:
+            assert gateway.say("one", conversation="c").ok
+            deleted = gateway.delete("/v1/chat/completions/c")
+            assert way.committed.is_set()
+            assert deleted.json()["deleted"] is True
+            assert gateway.get("/v1/chat/completions/c").status_code == 404
+            simulator.wait("deleted_chats", equals=1)
 
 
 def test_a_gateway_waits_for_a_database_that_is_still_starting(
