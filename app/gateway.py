@@ -220,8 +220,14 @@ class Gateway:
         return self._conversations.is_busy(row)
 
     def forget_conversation(self, caller: Caller, conversation_id: str) -> None:
-        """Forgets the conversation and has its Kimi chat deleted. Raises UnknownConversation, ConversationBusy,
-        ConversationTaken, StoreError."""
+        """Deletes the conversation, and has its Kimi chat deleted.
+
+        Raises:
+            UnknownConversation
+            ConversationBusy: if a turn of it does not end in time.
+            ConversationTaken: if another process may have it.
+            StoreError
+        """
         row = self._conversations.find(caller.owner, conversation_id)
         with self._conversations.lease(caller, conversation_id, row.model, Cancellation()) as lease:
             lease.delete()

@@ -115,7 +115,8 @@ def with_request_id(work: Callable[P, T]) -> Callable[P, T]:
     must not be copied for that: it holds all that the server and Flask know of it."""
     id_ = request_id.get()
 
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+    # The annotations are strings because those of P make two objects at each call, which ``run`` would hold.
+    def run(*args: "P.args", **kwargs: "P.kwargs") -> T:
         request_id.set(id_)
         return work(*args, **kwargs)
 

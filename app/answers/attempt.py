@@ -94,6 +94,13 @@ class AttemptServices:
 class Attempt:
     """One try. ``run`` is called once, and ``clean_up`` after it, however it ended."""
 
+    # Without a dictionary: there is one for each stream.
+    __slots__ = (
+        *("_account", "_asked", "_began_at", "_calls", "_cancellation", "_conversation", "_emit", "_is_open"),
+        *("_keeps_text", "_lease", "_message_id", "_plan", "_prepared", "_resume", "_services", "_starts", "_text"),
+        *("_thread", "_turn", "_upstream", "_upstreams_end", "answered", "chat_id", "finished"),
+    )
+
     def __init__(
         self,
         services: AttemptServices,
@@ -130,8 +137,8 @@ class Attempt:
         self._starts = 0
         self._began_at = 0.0
         self.chat_id: str | None = None
-        # What was asked, as digests, while Kimi may have opened a chat for it and has not named it.
-        self._asked: str | None = None
+        # What was asked, while Kimi may have opened a chat for it and has not named it.
+        self._asked: PreparedTurn | None = None
         self._message_id: str | None = None
         # A part of the answer has been emitted.
         self.answered = False
@@ -171,8 +178,10 @@ class Attempt:
         """Has the attempt's chat deleted, where it is not needed any more."""
         if self.chat_id is None:
             if self._asked is not None:
-                lease = self._lease
-                self._services.lost_chats.note(lease.id, lease.account_id, self._asked, self._began_at)
+                lease, lost_chats = self._lease, self._services.lost_chats
+                question = lost_chats.question_of((self._upstream,), self._asked)
+                if question is not None:
+                    lost_chats.note(lease.id, lease.account_id, question, self._began_at)
                 self._asked = None
             return
         name, account_id, cleanup = self._upstream.name, self._account.id, self._services.cleanup
@@ -220,8 +229,7 @@ class Attempt:
         if self._thread is not None:
             self._thread.sending()
         if self._resume is None:
-            lost_chats = self._services.lost_chats
-            self._asked, self._began_at = lost_chats.question_of((upstream,), prepared), lost_chats.now()
+            self._asked, self._began_at = prepared, self._services.lost_chats.now()
         events = upstream.open(prepared, self._account, self._resume, self._cancellation, self._renewed)
         shape = self._shaper(prepared)
         remember, emit = self._remember, self._emit

@@ -25,6 +25,9 @@ from app.text.citations import Citations
 from app.text.tools.reader import Spent
 from app.text.truncation import StopSequences, TokenBudget
 
+# One object for all answers: an empty set takes 200 bytes.
+_NO_CITATIONS: frozenset[Citation] = frozenset()
+
 
 def shaper(
     options: Options, style: CitationStyle, calls: ToolReading | None, *, limits_thinking: bool = True
@@ -51,7 +54,7 @@ class Shaper:
         self._calls = calls
         self._called = False
         # The citations that were passed on before a call.
-        self._cited: frozenset[Citation] = frozenset()
+        self._cited = _NO_CITATIONS
         self._citations = None if style == "off" else Citations(style)
         self._stops = StopSequences(options.stop) if options.stop else None
         most = options.max_tokens

@@ -29,6 +29,9 @@ class Cancelled(Exception):
 class Cancellation:
     """Cancels work that runs in another thread, also while it blocks on a socket."""
 
+    # Without a dictionary: there is one for each stream.
+    __slots__ = ("_abort", "_lock", "cancelled")
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._abort: Callable[[], None] | None = None
@@ -106,6 +109,12 @@ class Background(Generic[T]):
     Items are passed to a callback instead of yielded. With generators every item would cross each frame between the
     socket and this class, and gevent would save all those frames at every switch (docs/performance.md).
     """
+
+    # Without a dictionary: there is one for each stream.
+    __slots__ = (
+        *("_cancellation", "_changed", "_deadline", "_end", "_items", "_more_weight", "_room", "_source", "_wake_at"),
+        *("_watchdog",),
+    )
 
     def __init__(
         self,

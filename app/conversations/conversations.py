@@ -276,21 +276,14 @@ class ConversationLease:
         return True
 
     def delete(self) -> None:
-        """Deletes the conversation, and notes its chat to be deleted. Ends the turn.
+        """Deletes the conversation, and notes its chat for deletion.
 
-        Raises StoreError: if it is not certain that this was done. Raises ConversationTaken: if another turn has the
-        conversation now.
+        Raises:
+            ConversationTaken: if another turn may have the conversation.
+            StoreError: if the database failed. The conversation is as it was, unless the error says otherwise.
         """
-        store, row = self._store, self.row
-
-        def work(tx: Transaction) -> None:
-            deleted = store.conversations.delete(tx, row.owner, row.id, row.holder)
-            if deleted is not None:
-                _note_chat(store, tx, deleted)
-
-        store.database.in_exclusive_transaction(work)
-        # What does not exist any more was deleted, if not by this call.
-        if store.conversations.find(row.owner, row.id) is not None:
+        self.check()
+        if not self._store.database.in_exclusive_transaction(self._delete_in):
             raise self._taken()
         self._open = False
         self._ended()
@@ -310,6 +303,13 @@ class ConversationLease:
         else:
             self._process_lease.run_or_retry(lambda: self._store.conversations.release(row.owner, row.id, row.holder))
         self._ended()
+
+    def _delete_in(self, tx: Transaction) -> bool:
+        row = self._store.conversations.delete(tx, self.row.owner, self.row.id, self.row.holder)
+        if row is None:
+            return False
+        _note_chat(self._store, tx, row)
+        return True
 
     def _save(self, **values: object) -> bool:
         return self._store.conversations.save(self.row.owner, self.row.id, self.row.holder, **values)

@@ -10,6 +10,9 @@
 - At a graceful stop idle keep-alive connections are closed. gunicorn would wait for them.
 - A request that gunicorn cannot read is answered in JSON, without a part of it.
 - An exception that ends a greenlet is logged. gevent would print it, with whatever its text holds.
+
+``handle`` and ``handle_request`` do what GeventWorker's do and call AsyncWorker's. A request runs below them: with
+two frames more, those of each stream would take one page (4 KB) more of memory.
 """
 
 import contextlib
@@ -31,6 +34,7 @@ from gunicorn.http.errors import (
     ParseException,
     UnsupportedTransferCoding,
 )
+from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.concurrency.periodic import beat
@@ -118,7 +122,8 @@ class Worker(GeventWorker):
             _in_loop(self._make_room)
         try:
             if not isinstance(connection, SSLSocket) or self._shake_hands(connection):
-                super().handle(listener, cast(Any, connection), addr)
+                connection.setblocking(True)
+                AsyncWorker.handle(self, listener, cast(Any, connection), addr)
         finally:
             connection.end_head()
             del self._connections[current]
@@ -128,7 +133,9 @@ class Worker(GeventWorker):
         # Asked when the head of the answer is written, and after the answer.
         req.should_close = lambda: wants_close() or sock.has_stalled or _unread_bytes(req) > self.limits.drained_bytes
         try:
-            super().handle_request(listener_name, req, sock, addr)
+            AsyncWorker.handle_request(self, listener_name, req, sock, addr)
+        except (gevent.GreenletExit, SystemExit):
+            pass
         except StopIteration:
             if _unread_bytes(req):
                 sock.linger()

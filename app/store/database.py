@@ -56,34 +56,26 @@ _DRIVER_ERRORS = (
 class Transaction:
     """Executes statements on one connection. The columns of a row have the names and types of the database."""
 
-    def __init__(self, connection: PoolProxiedConnection, statements: "_Statements") -> None:
-        assert connection.dbapi_connection is not None, "it was just taken from the pool"
-        # The driver's own: the pool's connection passes each call on, and there are a dozen in an answer.
-        self._cursor = connection.dbapi_connection.cursor
+    def __init__(self, statements: "_Statements") -> None:
         self._statements = statements
         # A transaction may still be open on the connection, so it must not go back to the pool.
         self.is_tainted = False
 
+    def begin(self, connection: PoolProxiedConnection) -> None:
+        assert connection.dbapi_connection is not None, "it was just taken from the pool"
+        # The driver's own: the pool's connection passes each call on. One for all statements.
+        self._cursor = connection.dbapi_connection.cursor()
+
     def run(self, statement: Statement, **values: Any) -> int:
         """The number of rows that were written."""
-        sql, parameters = self._statements.prepared(statement, values)
-        cursor = self._cursor()
-        try:
-            cursor.execute(sql, parameters)
-            return int(cursor.rowcount)
-        finally:
-            cursor.close()
+        self._cursor.execute(*self._statements.prepared(statement, values))
+        return int(self._cursor.rowcount)
 
     def run_many(self, statement: Statement, rows: Sequence[Row]) -> None:
         """Executes the statement once for the values of each row."""
-        if not rows:
-            return
-        prepared = [self._statements.prepared(statement, values) for values in rows]
-        cursor = self._cursor()
-        try:
-            cursor.executemany(prepared[0][0], [parameters for _, parameters in prepared])
-        finally:
-            cursor.close()
+        if rows:
+            prepared = [self._statements.prepared(statement, values) for values in rows]
+            self._cursor.executemany(prepared[0][0], [parameters for _, parameters in prepared])
 
     def row(self, statement: Statement, **values: Any) -> Row | None:
         """The first row, or None."""
@@ -91,22 +83,13 @@ class Transaction:
         return rows[0] if rows else None
 
     def rows(self, statement: Statement, **values: Any) -> list[Row]:
-        sql, parameters = self._statements.prepared(statement, values)
-        cursor = self._cursor()
-        try:
-            cursor.execute(sql, parameters)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-        finally:
-            cursor.close()
+        self._cursor.execute(*self._statements.prepared(statement, values))
+        names = [column[0] for column in self._cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in self._cursor.fetchall()]
 
     def execute(self, sql: str) -> None:
         """A statement in SQL that SQLite and PostgreSQL both understand."""
-        cursor = self._cursor()
-        try:
-            cursor.execute(sql)
-        finally:
-            cursor.close()
+        self._cursor.execute(sql)
 
 
 class Database:
@@ -278,8 +261,9 @@ class Database:
             # All connections of the pool were in use for too long.
             name = type(e).__name__
             raise StoreError(f"{name}: {_first_line(e)}", driver_error=name, is_transient=True) from e
-        tx = Transaction(connection, self._statements)
+        tx = Transaction(self._statements)
         try:
+            tx.begin(connection)
             return work(tx)
         except self._driver.Error as e:
             raise self._translated(e, connection) from e
@@ -353,7 +337,8 @@ class _Statements:
         if compiled is None:
             compiled = self._compiled[statement] = self._compile(statement)
         sql, constants = compiled
-        return sql, self._kind.adapt_values({**constants, **values})
+        values = {**constants, **values}
+        return sql, values if self._kind.adapt_values is None else self._kind.adapt_values(values)
 
     def _compile(self, statement: Statement) -> tuple[str, Row]:
         if isinstance(statement, PerDialect):

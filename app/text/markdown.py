@@ -65,6 +65,9 @@ class Code:
     A code span that is not closed ends with its paragraph.
     """
 
+    # Without a dictionary: there is one for each stream.
+    __slots__ = ("_fence", "_is_fence_line", "_line_begins", "_line_is_blank", "_span", "_ticks", "is_within_line")
+
     def __init__(self) -> None:
         self._fence = ""
         self._is_fence_line = False

@@ -63,6 +63,9 @@ class _ClosingBody:
     """A body that closes its response when the server closes it. With ``direct_passthrough``, which saves two layers
     of werkzeug for each piece, the server closes the body only."""
 
+    # Without a dictionary: there is one for each stream.
+    __slots__ = ("_body", "on_close")
+
     def __init__(self, body: Iterator[bytes]) -> None:
         self._body = body
         self.on_close: Callable[[], None] | None = None

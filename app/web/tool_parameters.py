@@ -32,6 +32,7 @@ TOOLS_WITH_SEARCH = ParameterRule(
     "函数，以及选择联网形式的 `web_search`。用文字请 Kimi 调用，再从回答里读出来（[说明](tools.zh-CN.md)）。"
     "其他工具列在 `x-ignored-params` 里。`TOOLS=off` 时只有 `web_search` 起作用",
 )
+_NO_DEMAND = ToolChoice()
 FORCED = "tools cannot be called, so a call cannot be forced (TOOLS=off)"
 
 
@@ -80,7 +81,7 @@ def arguments_schema(schema: dict[str, Any] | None, place: str) -> str | None:
 
 def with_tools(request: ChatRequest, tools: Sequence[Tool], choice: ToolChoice, choice_field: str) -> ChatRequest:
     """The request with its functions. Raises InvalidRequest with the field that is at fault."""
-    if not tools_are_on():
+    if not tools_are_on() or (not tools and choice == _NO_DEMAND):
         return request
     _check_names(tools)
     labels = Names(tools).labels

@@ -540,6 +540,6 @@ def test_a_store_that_fails_in_mid_turn_does_not_lock_the_conversation(
             gateway.tables.forbid_ends_of_turns()
             simulator.open_gate("store")
             assert read_stream(response).error is not None
-        gateway.tables.allow_ends_of_turns()
+        gateway.tables.allow_changes()
         simulator.knobs(gate="")
         assert gateway.say("two", conversation="c").ok

@@ -296,7 +296,7 @@ class Client:
                     self._ledger.wrong(f"{conversation.id}: deleted, and still known")
                 elif status not in (404, 503, None):
                     self._ledger.wrong(f"{conversation.id}: GET after DELETE was answered {status}")
-        elif status not in (200, 404, 409, None):
+        elif status not in (404, 409, 503, None):
             self._ledger.wrong(f"{conversation.id}: DELETE was answered {status}")
 
     def _call(self, method: str, conversation: Conversation, key: str, gateway: Gateway | None = None) -> int | None:

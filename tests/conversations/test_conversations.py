@@ -244,6 +244,31 @@ def test_a_deleted_conversation_is_forgotten_here_and_at_kimi(
     assert len({chat for chat, *_ in turns(simulator)}) == 2
 
 
+@BOTH_DATABASES
+@pytest.mark.parametrize(
+    ("fails", "status", "code"),
+    [(True, 503, "database_unavailable"), (False, 409, "conversation_taken")],
+    ids=["the database failed", "taken by another request"],
+)
+def test_a_conversation_that_could_not_be_deleted_is_not_said_to_be_deleted(
+    running: Running, simulator: Simulator, database: str, fails: bool, status: int, code: str
+) -> None:
+    path = "/v1/chat/completions/c"
+    with running.gateway(simulator.url) as gateway:
+        assert gateway.say("one", conversation="c").ok
+        gateway.tables.forbid_deletions(fails=fails)
+        refused = gateway.delete(path)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+        assert gateway.get(path).json()["busy"] is False
+        gateway.tables.allow_changes()
+        # It goes on in its chat.
+        assert gateway.say("two", conversation="c").ok
+        assert len({chat for chat, *_ in turns(simulator)}) == 1
+        assert gateway.delete(path).json()["deleted"] is True
+        assert gateway.get(path).status_code == 404
+        simulator.wait("deleted_chats", equals=1)
+
+
 @EACH_GENERATION_AND_POSTGRESQL
 def test_a_failed_turn_does_not_count(quick: Gateway, simulator: Simulator, profile: Profile, name: str) -> None:
     quick.say("one", conversation=name)

@@ -158,20 +158,30 @@ class Tables:
         self.database.run("UPDATE conversations SET updated_at = updated_at - ? WHERE id = ?", seconds, conversation)
 
     def forbid_ends_of_turns(self) -> None:
-        """What is noted at the end of a turn fails, until ``allow_ends_of_turns``, although the database lives."""
+        """What is noted at the end of a turn fails, until ``allow_changes``, although the database lives."""
+        self._forbid("UPDATE OF turns", fails=True)
+
+    def forbid_deletions(self, *, fails: bool) -> None:
+        """No conversation can be deleted, until ``allow_changes``. Without ``fails`` it is as if another request had
+        taken each of them."""
+        self._forbid("DELETE", fails=fails)
+
+    def _forbid(self, change: str, *, fails: bool) -> None:
         if isinstance(self.database, SqliteDatabase):
+            what = "FAIL, 'x'" if fails else "IGNORE"
             self.database.run(
-                "CREATE TRIGGER broken BEFORE UPDATE OF turns ON conversations BEGIN SELECT RAISE(FAIL, 'x'); END"
+                f"CREATE TRIGGER broken BEFORE {change} ON conversations BEGIN SELECT RAISE({what}); END"
             )
             return
+        what = "RAISE EXCEPTION 'x'" if fails else "RETURN NULL"
         self.database.run(
-            "CREATE FUNCTION fail() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'x'; END $$ LANGUAGE plpgsql"
+            f"CREATE OR REPLACE FUNCTION fail() RETURNS trigger AS $$ BEGIN {what}; END $$ LANGUAGE plpgsql"
         )
         self.database.run(
-            "CREATE TRIGGER broken BEFORE UPDATE OF turns ON conversations FOR EACH ROW EXECUTE FUNCTION fail()"
+            f"CREATE TRIGGER broken BEFORE {change} ON conversations FOR EACH ROW EXECUTE FUNCTION fail()"
         )
 
-    def allow_ends_of_turns(self) -> None:
+    def allow_changes(self) -> None:
         of = "" if isinstance(self.database, SqliteDatabase) else " ON conversations"
         self.database.run("DROP TRIGGER broken" + of)
 

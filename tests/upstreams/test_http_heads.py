@@ -39,6 +39,8 @@ LEFT_TO_HTTP_CLIENT = {
     "no colon": b"HTTP/1.1 200 OK\r\nA b\r\n\r\n",
     "a blank in a name": b"HTTP/1.1 200 OK\r\nContent-Length : 1\r\n\r\n",
     "a signed length": b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n",
+    "a length that no number has": b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+    "too many fields": b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 101 + b"\r\n",
     "a length of digits that are no ASCII": b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\n",
 }
 

@@ -17,7 +17,7 @@ class DatabaseKind:
     ``begin_exclusive``: SQL that opens a transaction and waits until no other such transaction is open.
     ``clock``: a query for the Unix seconds of the database; None if the clock is this machine's.
     ``bytes_type``: the name of the type for bytes.
-    ``adapt_values``: replaces what the database cannot store.
+    ``adapt_values``: replaces what the database cannot store; None where it can store every text.
     ``is_server``: it may be unreachable for a while; a file is only locked, and not for long.
     ``is_transient(error, is_connecting, is_lost)``: whether the same statement may succeed later. The arguments: a
     driver's error; whether it was raised while a connection was opened; whether the connection was lost.
@@ -32,7 +32,7 @@ class DatabaseKind:
     begin_exclusive: str
     clock: sa.ClauseElement | None
     bytes_type: str
-    adapt_values: Callable[[dict[str, Any]], dict[str, Any]]
+    adapt_values: Callable[[dict[str, Any]], dict[str, Any]] | None
     is_server: bool
     is_transient: Callable[[Exception, bool, bool], bool]
     serves_nobody: Callable[[Exception], bool]

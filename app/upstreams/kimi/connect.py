@@ -167,28 +167,33 @@ class KimiConnect:
     ) -> Generator[Event, None, None]:
         """Where Kimi refuses the form of the request before there is a chat, the next form of the same model is
         tried, once."""
-        forms = self._models.connect(turn.request.model, turn.request.options, account.site)
+        first = self._forms(turn, account)[0]
         refusal: FormRefused | None = None
         try:
-            yield from self._turn(turn, files, forms[0], account, resume, cancellation, renew)
+            yield from self._turn(turn, files, first, account, resume, cancellation, renew)
             return
         except FormRefused as e:
-            log.warning("form_refused model=%s form=%r", turn.request.model, forms[0].way)
-            if len(forms) == 1:
+            log.warning("form_refused model=%s form=%r", turn.request.model, first.way)
+            # Not kept meanwhile: there is one list for each stream.
+            others = [form for form in self._forms(turn, account) if form.way != first.way]
+            if not others:
                 raise
             refusal = e
         try:
-            for event in self._turn(turn, files, forms[1], account, resume, cancellation, renew):
+            for event in self._turn(turn, files, others[0], account, resume, cancellation, renew):
                 if refusal is not None and isinstance(event, Started):
                     refusal = None
-                    self._models.refuse(account.site, forms[0])
-                    yield Unrecognised.of_refused_form(forms[0].way)
+                    self._models.refuse(account.site, first)
+                    yield Unrecognised.of_refused_form(first.way)
                 yield event
         except FormRefused:
             # It was not the form.
             if refusal is not None:
                 raise refusal from None
             raise
+
+    def _forms(self, turn: PreparedTurn, account: Account) -> list[ConnectForm]:
+        return self._models.connect(turn.request.model, turn.request.options, account.site)
 
     def _turn(
         self,
@@ -217,6 +222,8 @@ class KimiConnect:
                 with http.stream(_CHAT, account, body, CONNECT_STREAM, cancellation) as stream:
                     if not stream.ok or not stream.is_stream:
                         raise self._refusal(stream.whole(), account)
+                    # Not kept for as long as the answer comes.
+                    del body
                     if form.replaced:
                         yield Notice("model-replaced")
                     if self._policy.limit_s:

@@ -53,6 +53,12 @@ class _BlockText:
     passed on; any other change is a ``_Rewrite``.
     """
 
+    # Without a dictionary: there are two objects for each stream.
+    __slots__ = (
+        *("_blocks", "_end", "_end_place", "_halves", "_limit", "_place", "_places", "_reader"),
+        "last",
+    )
+
     def __init__(self, reader: Reader) -> None:
         self._blocks: dict[str, HeldText] = {}
         self._limit = TextLimit()
@@ -150,6 +156,13 @@ class AnswerDecoder:
     ``offset``: the number of the last frame that had one; 0 before.
     """
 
+    # Without a dictionary: there is one for each stream.
+    __slots__ = (
+        *("_account", "_complete", "_envelopes", "_has_news", "_is_resumed", "_json", "_opening", "_own_tools"),
+        *("_resume", "_scenario", "_spoke", "_text", "_thinking", "_user_messages", "chat_id", "message_id"),
+        *("offset", "on_named", "reason"),
+    )
+
     def __init__(
         self,
         account: Account,
@@ -177,7 +190,8 @@ class AnswerDecoder:
         self._json = Reader()
         self._text = _BlockText(self._json)
         self._thinking = _BlockText(self._json)
-        self._user_messages: set[str] = set()
+        # Usually one: a set would take 200 bytes.
+        self._user_messages: tuple[str, ...] = ()
         self._has_news = False
         self._spoke = False
         self._complete = False
@@ -272,6 +286,8 @@ class AnswerDecoder:
                 yield from self._news()
             if quiet:
                 yield HEARTBEAT
+            # Not kept while the next chunk is awaited, which is most of the time of a slow stream.
+            payload, frame, continuation, event = b"", None, None, None
         raise ConnectionLost(f"{self._account.label}: Kimi closed the connection before the end of the answer")
 
     def _news(self) -> tuple[Event, ...]:
@@ -440,8 +456,8 @@ class AnswerDecoder:
         message_id, role = _id(message.get("id")), message.get("role")
         if role == "user":
             # The echo of the prompt (pitfall 1).
-            if message_id is not None:
-                self._user_messages.add(message_id)
+            if message_id is not None and message_id not in self._user_messages:
+                self._user_messages += (message_id,)
                 if len(self._user_messages) > _MAX_USER_MESSAGES:
                     raise UpstreamProtocolError(f"Kimi repeated more than {_MAX_USER_MESSAGES} messages")
             return

@@ -81,6 +81,9 @@ class Unwritable(Exception):
 class Exchange:
     """One request and its response: whose work it is, and which connection it uses."""
 
+    # Without a dictionary: there is one for each stream.
+    __slots__ = ("_connection", "_quiet_since", "_seen", "_sock", "cancellation", "read_s", "reads", "timed_out")
+
     def __init__(self, cancellation: Cancellation, read_s: float) -> None:
         self.cancellation = cancellation
         self.read_s = read_s
@@ -171,7 +174,10 @@ class Transport:
             # The stub does not accept a Timeout, the code does.
             return self._adapter.send(request, stream=True, timeout=cast(Any, timeout))
 
-        return self._sent(send, method, headers, body, exchange)
+        response = self._sent(send, method, headers, body, exchange)
+        # The response refers to its request for as long as it is read, and a prompt may be long.
+        response.request = cast(requests.PreparedRequest, None)
+        return response
 
     def call(
         self,

@@ -32,6 +32,8 @@ def encode(payload: bytes) -> bytes:
 class Decoder:
     """Decodes a stream of bytes, which may be cut anywhere, into envelopes. One object per stream."""
 
+    __slots__ = ("_empty", "_incomplete", "_max_bytes")
+
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
         # The beginning of an incomplete envelope.

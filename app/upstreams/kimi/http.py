@@ -166,11 +166,14 @@ class KimiHttp:
         """One POST whose response is read as it comes. It fails when nothing has come for ``read_s`` (None: for the
         usual time). Raises as ``call``, also while the stream is read."""
         exchange = Exchange(cancellation, self._timeouts.read_s if read_s is None else read_s)
-        headers = self._headers("POST", path, account, media_type, body, _bearer(account))
         with (
             _Exchanging(account, self._place, exchange),
-            self._transport.send("POST", path, headers, body, exchange) as response,
+            self._transport.send(
+                "POST", path, self._headers("POST", path, account, media_type, body, _bearer(account)), body, exchange
+            ) as response,
         ):
+            # Not kept for as long as the answer comes: a prompt may be long.
+            del body
             if self._tap is not None:
                 self._tap("response", _head(str(response.status_code), response.headers))
                 response.raw = _Tapped(response.raw, self._tap)
@@ -257,6 +260,9 @@ class KimiHttp:
 
 class Stream:
     """A response that is still coming. A refusal (``ok`` is False) is read with ``whole``."""
+
+    # Without a dictionary: there is one for each stream.
+    __slots__ = ("_exchange", "_pieces", "_plain_chunks", "_raw", "_response", "ok")
 
     def __init__(self, response: requests.Response, exchange: Exchange) -> None:
         self._response = response

@@ -87,6 +87,9 @@ def pieces(file: io.BufferedReader, at_end: Callable[[], None] = lambda: None) -
         rest = data[at:]
         if found:
             yield found[0] if len(found) == 1 else b"".join(found)
+        # Not kept while the next read waits, which is most of the time of a slow stream.
+        data, header = b"", None
+        found.clear()
 
 
 def _read_trailers(file: io.BufferedReader, data: bytes) -> None:

@@ -9,6 +9,11 @@ import re
 from http.client import HTTPMessage
 from typing import NamedTuple
 
+# More are a protocol error, and http.client says so.
+_MOST_FIELDS = 100
+# More digits are no length; Python refuses to read thousands of them.
+_MOST_DIGITS = 18
+
 # A field's name is a token (RFC 9110, 5.6.2).
 _FIELD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*\r\n"
 _match_head = re.compile(rf"HTTP/1\.1 200 ([^\r\n]*)\r\n((?:{_FIELD})*)\r\n".encode()).match
@@ -41,14 +46,17 @@ def ordinary_head(data: bytes) -> Head | None:
         return None
     fields = _Fields()
     values: dict[str, str] = {}
-    for name, value in _find_fields(match[2].decode("latin-1")):
+    pairs = _find_fields(match[2].decode("latin-1"))
+    if len(pairs) > _MOST_FIELDS:
+        return None
+    for name, value in pairs:
         fields.set_raw(name, value)
         # As http.client does: the first one counts.
         values.setdefault(name.lower(), value)
     is_chunked = values.get("transfer-encoding", "").lower() == "chunked"
     length = None
     if not is_chunked and (digits := values.get("content-length")):
-        if not (digits.isascii() and digits.isdigit()):
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS):
             return None
         length = int(digits)
     will_close = "close" in values.get("connection", "").lower() or not (is_chunked or length is not None)

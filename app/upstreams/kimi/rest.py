@@ -119,6 +119,8 @@ class KimiRest:
                 ) as stream:
                     if not stream.ok or not stream.is_stream:
                         raise self._refusal(stream.whole(), account)
+                    # Not kept for as long as the answer comes. Another try makes it anew.
+                    body = b""
                     yield from answer.decode(stream.lines(), is_last=left == 0)
                     stream.drain()
             except UpstreamError as e:
