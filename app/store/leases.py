@@ -221,7 +221,10 @@ def _of_all(scope: sa.ColumnElement[str]) -> sa.Select[Any]:
 
 def _is_served(scope: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     """Whether the model cools down on no account, or that is over and its probe does not run already."""
-    probe = sa.select(leases.c.id).where(leases.c.scope == scope, leases.c.started_at >= _everywhere.c.until)
+    # Whatever starts after it is a probe for as long as the cooldown is there.
+    probe = sa.select(leases.c.id).where(
+        leases.c.scope == scope, leases.c.started_at >= _everywhere.c.until, leases.c.is_probe == sa.true()
+    )
     return sa.not_(sa.exists(_of_all(scope).where(sa.or_(_everywhere.c.until > _P("now"), sa.exists(probe)))))
 
 

@@ -376,6 +376,16 @@ _SHORT_LEASE_FUNCTIONS = (
     ),
 )
 
+# Each index of leases is written at the beginning and at the end of every stream: most leases are now in one, beside
+# that of their key. What reads all leases anyway, at the end of a process and twice a minute, needs none.
+_LEASE_INDEXES = (
+    "DROP INDEX leases_by_end",
+    "DROP INDEX leases_of_a_process",
+    "CREATE INDEX leases_that_waited ON leases (process_id) WHERE waited = {true}",
+    "DROP INDEX leases_of_a_model",
+    "CREATE INDEX probes_of_a_model ON leases (scope, started_at) WHERE is_probe = {true}",
+)
+
 # In the order in which they are applied. The number of the last one is the version of the database.
 _MIGRATIONS = {
     "accounts, conversations, chats to delete, unknown frames": _FIRST_TABLES,
@@ -414,6 +424,7 @@ _MIGRATIONS = {
     "leases in one statement on a server": _LEASE_FUNCTIONS,
     "chats that were opened and never named": _LOST_CHATS,
     "shorter functions for leases, one for the queue": _SHORT_LEASE_FUNCTIONS,
+    "fewer indexes of leases": _LEASE_INDEXES,
 }
 
 # How many migrations this gateway knows.
@@ -434,7 +445,8 @@ def migrate(database: Database) -> None:
 
 
 def _migrate(tx: Transaction, database: Database) -> list[str]:
-    """Returns the names of the migrations that were applied. In them ``{bytes}`` stands for the type of bytes."""
+    """Returns the names of the migrations that were applied. In them ``{bytes}`` stands for the type of bytes, and
+    ``{true}`` for what a boolean column is compared with."""
     tx.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
     row = tx.row(_FIND_VERSION)
     version = row["version"] or 0 if row else 0
@@ -444,6 +456,7 @@ def _migrate(tx: Transaction, database: Database) -> list[str]:
     for number, (_, statements) in enumerate(missing, start=version + 1):
         for sql in statements:
             if database.is_server or not isinstance(sql, ServerOnly):
-                tx.execute(sql.replace("{bytes}", database.bytes_type))
+                true = "true" if database.is_server else "1"
+                tx.execute(sql.replace("{bytes}", database.bytes_type).replace("{true}", true))
         tx.run(_ADD_VERSION, version=number)
     return [name for name, _ in missing]

@@ -101,9 +101,17 @@ leases = sa.Table(
     sa.Column("ends_at", sa.Float, nullable=False),
     sa.Column("question", sa.String),  # digests of what it asks in a new chat; NULL: it opens none
     sa.Index("leases_of_an_account", "account_id", "scope", "started_at"),
-    sa.Index("leases_of_a_process", "process_id", "waited"),
-    sa.Index("leases_of_a_model", "scope", "started_at"),
-    sa.Index("leases_by_end", "ends_at"),
+    # Partial ones: a stream that begins at once is in neither.
+    sa.Index(
+        "leases_that_waited", "process_id", sqlite_where=sa.text("waited = 1"), postgresql_where=sa.text("waited")
+    ),
+    sa.Index(
+        "probes_of_a_model",
+        "scope",
+        "started_at",
+        sqlite_where=sa.text("is_probe = 1"),
+        postgresql_where=sa.text("is_probe"),
+    ),
 )
 
 # Requests that wait for an account.

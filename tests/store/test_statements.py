@@ -30,7 +30,6 @@ STATEMENTS: Mapping[str, tuple[Statement, dict[str, Any]]] = {
     "requests that wait no more": (leases._DECIDED, {"of_process": "p"}),
     "leases that were delivered": (leases._DELIVERED, {"ids": "[]"}),
     "the queue of a wish": (leases._TICKETS_OF_WISH, {"of_wish": "w", "most": 10}),
-    "the leases of a dead process": (processes._DELETE_LEFTOVERS[0], {"of_process": "p"}),
     "the places of a dead process": (processes._DELETE_LEFTOVERS[1], {"of_process": "p"}),
     "held conversations": (conversations._HELD_AMONG, {"keys": "[]"}),
     "conversations of a key": (conversations._COUNT, {"of_owner": "o", "most": 10}),
