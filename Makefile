@@ -14,13 +14,14 @@
 # make clients test real clients, each in its own environment (CLIENTS="--only aider", CLIENTS=--ci)
 # make journeys  go through the console in a real Chromium (JOURNEYS="--only phone", JOURNEYS="--shots FOLDER")
 # make hosts   start the servers of docs/hosting.md (as root it installs them with apt; HOSTS="--only uwsgi")
+# make image   build the Docker image with buildah and run it, without Docker (as root, with apt)
 # make clean   remove .venv, .clients and all caches
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test servers check format docs chaos bench profile toolbench soak fuzz clients journeys hosts clean
+.PHONY: help demo run test servers check format docs chaos bench profile toolbench soak fuzz clients journeys hosts image clean
 help:
 	@sed -n '/^# /!q; s/^# //p' Makefile
 
@@ -109,5 +110,11 @@ hosts: $(VENV)/dev
 		uwsgi-plugin-python3; }
 	$(BIN)/python -m tests.hosts $(HOSTS)
 
+image: $(VENV)/dev
+	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+		buildah debootstrap; }
+	$(BIN)/python -m tests.image
+
 clean:
-	rm -rf .clients .hosts $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .clients .hosts .image $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
