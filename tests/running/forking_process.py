@@ -33,6 +33,8 @@ _OTHERS = (
     *("gunicorn.app.wsgiapp", "multiprocessing.popen_fork", "dotenv", "pydantic.type_adapter"),
     *("gevent.resolver.thread", "gevent.signal", "gevent.threadpool", "gevent.util"),
     *("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql", "psycopg", "sqlite3"),
+    *("app.api.completions.body", "app.api.messages.body", "app.api.responses.body", "cryptography.fernet"),
+    "cryptography.hazmat.primitives.kdf.scrypt",
 )
 
 
