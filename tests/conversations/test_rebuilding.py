@@ -310,11 +310,12 @@ def test_a_conversation_is_not_forgotten_before_its_chat_is_noted(running: Runni
     with running.gateway(simulator.url) as gateway:
         assert gateway.say("one", "kept").ok
         gateway.tables.forbid_notes_of_chats()
-        gateway.delete("/v1/chat/completions/kept")
+        refused = gateway.delete("/v1/chat/completions/kept")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable")
         assert turns(gateway, "kept") == 1
         gateway.tables.allow_notes_of_chats()
-        # What could not be done is done as soon as it can be.
-        wait_until("it is gone", lambda: gateway.get("/v1/chat/completions/kept").status_code == 404)
+        assert gateway.delete("/v1/chat/completions/kept").json()["deleted"] is True
+        assert gateway.get("/v1/chat/completions/kept").status_code == 404
         wait_until("so is its chat", lambda: all(c["deleted"] for c in simulator.state()["chats"].values()))
 
 
