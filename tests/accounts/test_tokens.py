@@ -269,7 +269,7 @@ def test_a_renewal_that_fails_has_failed_for_all_who_wait_for_it(running: Runnin
     simulator.knobs(fail="http_503", fail_at="refresh")
     with (
         running.gateway(
-            simulator.url, KIMI_TOKENS=refresh("alice"), ACCOUNT_MAX_STREAMS="0", QUEUE_WAIT_S="1"
+            simulator.url, KIMI_TOKENS=refresh("alice"), ACCOUNT_MAX_STREAMS="0", QUEUE_WAIT_S="4"
         ) as gateway,
         ThreadPoolExecutor(8) as pool,
     ):
