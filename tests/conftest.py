@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +39,9 @@ sys.dont_write_bytecode = False
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell lets what it starts in the background ignore this signal, and so would all processes of the tests.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if _FOLDER_OF_THE_RUN not in os.environ:
         config.stash[_OWNED] = stack = ExitStack()
         os.environ[_FOLDER_OF_THE_RUN] = str(stack.enter_context(folder_of_a_run()))
