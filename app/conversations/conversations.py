@@ -283,7 +283,9 @@ class ConversationLease:
             StoreError: if the database failed. The conversation is as it was, unless the error says otherwise.
         """
         self.check()
-        if not self._store.database.in_exclusive_transaction(self._delete_in):
+        is_deleted = self._store.database.in_exclusive_transaction(self._delete_in)
+        # Where the connection was lost at its end, the transaction was repeated, and what it had deleted was gone.
+        if not is_deleted and self._store.conversations.find(*self.key) is not None:
             raise self._taken()
         self._open = False
         self._ended()
