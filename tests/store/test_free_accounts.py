@@ -135,7 +135,7 @@ def test_a_ticket_joins_the_queue_at_once_where_everything_that_is_known_says_th
 
 
 def fill_up(store: Store, dice: random.Random) -> dict[str, str]:
-    """Accounts with a stream each, and a queue. Returns the tokens' digests."""
+    """Accounts with a stream each, a queue, and sometimes a cooldown. Returns the tokens' digests."""
     tokens = {f"account-{n}": f"token-{n}" for n in range(dice.choice((1, 3)))}
     store.accounts.add(list(tokens), NOW)
 
@@ -143,6 +143,8 @@ def fill_up(store: Store, dice: random.Random) -> dict[str, str]:
         for id_ in tokens:
             grant = Grant(id_, "k2", False, NOW, NOW, NOW + 1e4)
             store.leases.grant(tx, Ticket(id_, "key", Wish("k2", {})), store.database.process_id, grant, waited=False)
+        if dice.random() < 0.4:
+            store.leases.set_cooldown(tx, "account-0", WHOLE_ACCOUNT, Cooldown(NOW + dice.choice((-20, 20)), 1))
         ticket = Ticket("waits", "key", Wish("k2", tokens))
         store.leases.enqueue(tx, ticket, dice.randint(0, 5), store.database.process_id, NOW, NOW + 60)
 
