@@ -266,17 +266,24 @@ def test_a_renewal_that_hangs_takes_no_request_with_it(running: Running, simulat
 
 
 def test_a_renewal_that_fails_has_failed_for_all_who_wait_for_it(running: Running, simulator: Simulator) -> None:
-    simulator.knobs(fail="http_503", fail_at="refresh")
+    """A second renewal would get no answer until they all have theirs."""
+    for gate, times in (("first", 1), ("later", 100)):
+        simulator.script(b"no", match="RefreshToken", status=503, framing="length", wait_for=gate, times=times)
+    # The service that is asked after the first one has failed.
+    simulator.script(b"no", match="/api/auth/token/refresh", status=503, framing="length", times=100)
     with (
         running.gateway(
-            simulator.url, KIMI_TOKENS=refresh("alice"), ACCOUNT_MAX_STREAMS="0", QUEUE_WAIT_S="4"
+            simulator.url, KIMI_TOKENS=refresh("alice"), ACCOUNT_MAX_STREAMS="0", QUEUE_WAIT_S="0"
         ) as gateway,
         ThreadPoolExecutor(8) as pool,
     ):
-        responses = list(pool.map(lambda _: gateway.say("hello"), range(8)))
-        assert len(simulator.requests("RefreshToken")) <= 3
-    for response in responses:
-        assert response.status_code == 502 and "could not be renewed" in response.json()["error"]["message"]
+        responses = [pool.submit(gateway.say, "hello") for _ in range(8)]
+        simulator.wait("gate_waiting:first", at_least=1)
+        simulator.open_gate("first")
+        for future in responses:
+            response = future.result()
+            assert response.status_code == 502 and "could not be renewed" in response.json()["error"]["message"]
+        simulator.open_gate("later")
 
 
 def test_a_token_that_has_expired_when_it_comes_is_not_renewed_for_ever(
