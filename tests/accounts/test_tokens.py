@@ -296,7 +296,7 @@ def test_a_token_that_has_expired_when_it_comes_is_not_renewed_for_ever(
         response = gateway.say("hello")
         assert response.status_code == 502
         assert "is this machine's clock right?" in response.json()["error"]["message"]
-        assert simulator.state()["refreshes"] <= 3
+        assert simulator.state()["refreshes"] < 10, "it is renewed in a circle"
         assert "is this machine's clock right?" in gateway.log()
 
 

@@ -253,7 +253,6 @@ def test_kimi_gets_what_was_sent_although_workers_end_in_the_middle_of_an_upload
     simulator.knobs(parse_answers=0)
     # An upload is held until new workers run. What killed workers held is not waited for.
     patient = {"FIRST_EVENT_TIMEOUT_S": "60", "IDLE_TIMEOUT_S": "60", "ACCOUNT_MAX_STREAMS": "0"}
-    patient |= {"WEB_CONCURRENCY": "2"}
     settings = settings_for(sites, simulator, **patient)
     taken = 0
     with running.gateway(simulator.url, server="gevent", **settings) as gateway:
@@ -276,7 +275,7 @@ def test_kimi_gets_what_was_sent_although_workers_end_in_the_middle_of_an_upload
                     # Neither an answer nor the end of one: the client knows that it has to ask again.
                     with pytest.raises(requests.RequestException):
                         first.result(60)
-                    gateway = again_with_workers(gateway, 2)
+                    gateway = again_with_workers(gateway)
                     said = ask(place, route, part, mode)
                 else:
                     restart_workers(gateway)
@@ -295,7 +294,7 @@ def kill_workers(gateway: Gateway) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def again_with_workers(gateway: Gateway, more: int) -> Gateway:
+def again_with_workers(gateway: Gateway, more: int = 1) -> Gateway:
     """Until new workers run."""
     gateway.workers += more
     gateway.wait_for_workers()
@@ -304,7 +303,7 @@ def again_with_workers(gateway: Gateway, more: int) -> Gateway:
 
 def restart_workers(gateway: Gateway) -> None:
     os.kill(gateway.process.popen.pid, signal.SIGHUP)
-    again_with_workers(gateway, 2)
+    again_with_workers(gateway)
 
 
 def test_what_a_killed_worker_was_receiving_is_swept_by_the_next_one(running: Running, simulator: Simulator) -> None:
