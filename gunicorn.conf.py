@@ -63,6 +63,9 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # It would create a socket in the home directory, which may be read-only.
 control_socket_disable = True
 
+# Whether this file has been read again after a HUP.
+_was_reloaded = False
+
 
 def on_starting(server):  # type: ignore[no-untyped-def]  # gunicorn's hook; its types are not published
     """Checks the addresses again, because the command line may name others than HOST; then the database."""
@@ -89,15 +92,18 @@ def on_starting(server):  # type: ignore[no-untyped-def]  # gunicorn's hook; its
 
 def on_reload(server):  # type: ignore[no-untyped-def]  # as above
     """At a HUP, when this file has been read again: the master leaves nothing to our earlier modules."""
+    global _was_reloaded
+    _was_reloaded = True
     if not server.cfg.preload_app:
         Reloads(server, __file__, _config).install()
         server.log = server.cfg.logger_class(server.cfg)
 
 
 def pre_fork(_server, _worker):  # type: ignore[no-untyped-def]  # as above
-    """What garbage collection does not touch stays shared by master and worker. Objects of an earlier fork may have
-    become garbage: after a HUP, all our modules."""
-    gc.unfreeze()
+    """What garbage collection does not touch stays shared by master and worker. After a HUP, objects of an earlier
+    fork may have become garbage: all our modules."""
+    if _was_reloaded:
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
 
