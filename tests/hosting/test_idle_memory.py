@@ -24,7 +24,7 @@ def test_a_gateway_loads_late_what_few_need(running: Running, simulator: Simulat
     with running.gateway(
         simulator.url, server="gevent", GUNICORN_CMD_ARGS=arguments, MODULES_FOLDER=str(tmp_path)
     ) as gateway:
-        assert requests.get(f"{gateway.url}/readyz", timeout=30).ok
+        assert requests.get(f"{gateway.url}/readyz", timeout=120).ok
         assert ask(gateway, stream=True).finish_reason == "stop"
     worker, master = ((tmp_path / name).read_text().split() for name in ("worker", "master"))
     assert {"app.factory", "app.api.chat_completions.body"} <= set(worker)

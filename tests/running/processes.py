@@ -73,7 +73,7 @@ class ForkedProcess(Process):
         self.popen = server.start(arguments, {**bare_environment(), **env}, log, listener)
 
 
-def wait_until(what: str, condition: Any, timeout_s: float = 60) -> None:
+def wait_until(what: str, condition: Any, timeout_s: float = 120) -> None:
     """For what has no event to wait for: the disappearance of a row, a line in a log.
 
     The limit is for a machine on which much else runs.
