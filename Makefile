@@ -21,7 +21,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test servers check format docs chaos bench profile toolbench soak fuzz clients journeys hosts image clean
+.PHONY: help demo run test servers check format docs chaos bench profile toolbench soak fuzz clients journeys hosts image image-tools clean
 help:
 	@sed -n '/^# /!q; s/^# //p' Makefile
 
@@ -110,11 +110,13 @@ hosts: $(VENV)/dev
 		uwsgi-plugin-python3; }
 	$(BIN)/python -m tests.hosts $(HOSTS)
 
-image: $(VENV)/dev
+image: image-tools
+	$(BIN)/python -m tests.image
+
+image-tools: $(VENV)/dev
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
 		buildah debootstrap; }
-	$(BIN)/python -m tests.image
 
 clean:
 	rm -rf .clients .hosts .image $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -3,7 +3,7 @@
 Needs root and buildah (``make image`` installs it from Debian). If the base image cannot be fetched, a Debian with
 the same version of Python takes its place; debootstrap makes it. The container is a chroot with the network of this
 machine, so that it also runs where namespaces are forbidden. Images are kept in .image/ for the next run. Exits with
-1 if something was not as it must be.
+1 if something was not as it must be, and with 75 if this machine cannot build an image.
 """
 
 import contextlib
@@ -39,11 +39,24 @@ _ENV = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
 _CERTIFICATES = "/etc/ssl/certs:/etc/ssl/certs:ro"
 
 
+class CannotBuild(Exception):
+    """What an image needs cannot be had on this machine. Says what."""
+
+
+class BuildahFailed(Exception):
+    """With what it has printed."""
+
+
 def main() -> int:
     (base,) = re.findall(r"^FROM (\S+)$", (ROOT / "deploy/Dockerfile").read_text(), re.M)
     with tempfile.TemporaryDirectory(prefix="image-") as name:
         folder = Path(name)
-        base = _base(base, folder)
+        try:
+            base = _base(base, folder)
+            _check_index(base)
+        except (CannotBuild, BuildahFailed) as e:
+            print(f"No image can be built here: {e}", flush=True)
+            return os.EX_TEMPFAIL
         print(f"base: {base}", flush=True)
         _buildah(
             *("build", "--pull-never", "--network", "host", "--format", "docker", "--volume", _CERTIFICATES),
@@ -60,7 +73,7 @@ def main() -> int:
 def _buildah(*arguments: str) -> str:
     done = subprocess.run([*_BUILDAH, *arguments], cwd=ROOT, env=_ENV, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"buildah {arguments[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise BuildahFailed(f"buildah {arguments[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.stdout.strip()
 
 
@@ -69,7 +82,11 @@ def _has(image: str) -> bool:
 
 
 def _base(image: str, folder: Path) -> str:
-    """The name of an image like this one that buildah has."""
+    """The name of an image like this one that buildah has. Raises CannotBuild."""
+    if missing := [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]:
+        raise CannotBuild(f"{' and '.join(missing)} cannot be found")
+    if os.geteuid() != 0:
+        raise CannotBuild("only root can")
     registry = f"docker.io/library/{image}"
     if subprocess.run([*_BUILDAH, "pull", "--quiet", registry], env=_ENV, capture_output=True).returncode == 0:
         return registry
@@ -82,7 +99,7 @@ def _base(image: str, folder: Path) -> str:
     debootstrap = ["debootstrap", "--variant=minbase", include, release, str(tree), _DEBIAN]
     done = subprocess.run(debootstrap, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"debootstrap failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise CannotBuild(f"debootstrap failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     container = _buildah("from", "scratch")
     _buildah("add", "--quiet", container, str(tree), "/")
     shutil.rmtree(tree)
@@ -91,6 +108,18 @@ def _base(image: str, folder: Path) -> str:
     _buildah("run", container, "--", "python3", "-m", "venv", "/usr/local")
     _buildah("commit", "--quiet", "--rm", container, name)
     return name
+
+
+def _check_index(base: str) -> None:
+    """Raises CannotBuild: if pip cannot download inside of a container."""
+    container = _buildah("from", "--pull-never", base)
+    options = ["--network", "host", "--volume", _CERTIFICATES]
+    download = ["python3", "-m", "pip", "download", "--quiet", "--no-deps", "--dest", "/tmp/index", "flask"]
+    run = [*_BUILDAH, "run", *options, container, "--", *download]
+    done = subprocess.run(run, env=_ENV, capture_output=True, text=True, timeout=180, check=False)
+    _buildah("rm", container)
+    if done.returncode != 0:
+        raise CannotBuild(f"pip cannot download in a container:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
 
 
 class _Container:
@@ -222,4 +251,7 @@ def _answer(url: str, text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BuildahFailed as failure:
+        sys.exit(str(failure))
