@@ -19,7 +19,7 @@ from app.concurrency.background import Cancellation
 from app.concurrency.periodic import Periodic, every
 from app.errors import AccountRejected, ModelUnavailable, NoAccountFree, QuotaSpent, RateLimit
 from app.store import Store, StoreError, Transaction
-from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown, Grant, QueuedTicket, Ticket, Wish
+from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown, Grant, LeaseRow, QueuedTicket, Ticket, Wish
 from app.store.process_lease import ProcessLease
 from app.upstreams.account import duration
 
@@ -39,12 +39,15 @@ _RETRY_AFTER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of one stream to an account. ``is_probe``: its success ends the account's cooldown."""
+    """The right of one stream to an account, since ``began_at``. ``is_probe``: its success ends the account's
+    cooldown. ``question``: see ``Ticket``."""
 
     id: str
     account_id: str
     scope: str
     is_probe: bool
+    began_at: float
+    question: str | None
 
 
 @dataclass(slots=True)
@@ -219,7 +222,7 @@ class Leases:
             return self._store.leases.lease_at_once(tx, ticket, self._process_lease.id, limits, grant)
 
         account_id = self._store.leases.in_lease_transaction(work)
-        return None if account_id is None else Lease(ticket.id, account_id, wish.scope, is_probe=False)
+        return None if account_id is None else Lease(ticket.id, account_id, wish.scope, False, now, ticket.question)
 
     def _join_at_once(self, ticket: Ticket, tries: Iterator[int]) -> bool:
         store, now = self._store.leases, self._store.database.now()
@@ -240,7 +243,7 @@ class Leases:
         row = store.find(tx, ticket.id) if run else None
         if row is not None:
             # An earlier run was committed.
-            return Lease(row.id, row.account_id, row.scope, row.is_probe)
+            return _lease_of(row)
         if store.queue_state(tx, ticket.owner, scheduling.free_limits(self._limits, now)).head is not None:
             return None
         return self._grant(tx, ticket, self._process_lease.id, ticket.wish, now, waited=False)
@@ -252,7 +255,7 @@ class Leases:
             # An earlier run may have been committed: with a lease, …
             row = store.find(tx, ticket.id)
             if row is not None:
-                return Lease(row.id, row.account_id, row.scope, row.is_probe)
+                return _lease_of(row)
             # … or with the ticket in the queue, which is decided anew.
             store.dequeue(tx, ticket.id)
         limits = scheduling.free_limits(self._limits, now)
@@ -302,7 +305,7 @@ class Leases:
         next_at = scheduling.next_start_at(self._limits, now)
         grant = Grant(account.id, wish.scope, account.is_probe, now, next_at, now + self._longest_s)
         self._store.leases.grant(tx, ticket, process_id, grant, waited=waited)
-        return Lease(ticket.id, account.id, wish.scope, account.is_probe)
+        return Lease(ticket.id, account.id, wish.scope, account.is_probe, now, ticket.question)
 
     def _serve(self, tx: Transaction, now: float, last_position: int | None = None) -> int:
         """Gives accounts to requests in the queue, in its order, up to ``last_position``, but not to all at once.
@@ -383,22 +386,22 @@ class Leases:
             )
         rows, dropped = self._store.leases.decided(self._process_lease.id)
         for row in rows:
-            self._deliver(row.id, Lease(row.id, row.account_id, row.scope, row.is_probe))
+            self._deliver(row.id, row)
         if rows:
             self._store.leases.delivered([row.id for row in rows])
         for ticket_id in dropped:
             self._deliver(ticket_id, None)
         return granted == _GRANTS_AT_ONCE
 
-    def _deliver(self, ticket_id: str, lease: Lease | None) -> None:
-        """``lease``: None if the ticket was dropped."""
+    def _deliver(self, ticket_id: str, row: LeaseRow | None) -> None:
+        """``row``: None if the ticket was dropped."""
         with self._lock:
             waiting = self._waiting.get(ticket_id)
         if waiting is not None and waiting.lease is None:
-            waiting.lease = lease
-            waiting.is_dropped = lease is None
-            if lease is not None:
-                self._held[lease.id] = lease
+            if row is None:
+                waiting.is_dropped = True
+            else:
+                waiting.lease = self._held[row.id] = _lease_of(row)
             waiting.delivered.set()
 
     def _process_lease_lost(self, database_answers: bool) -> None:
@@ -418,8 +421,9 @@ class Leases:
             process_id = self._process_lease.id
             for lease in held:
                 if lease.id in self._held:
-                    grant = Grant(lease.account_id, lease.scope, lease.is_probe, now, now, now + self._longest_s)
-                    ticket = Ticket(lease.id, "", Wish(lease.scope, {}))
+                    began, ends = lease.began_at, now + self._longest_s
+                    grant = Grant(lease.account_id, lease.scope, lease.is_probe, began, now, ends)
+                    ticket = Ticket(lease.id, "", Wish(lease.scope, {}), lease.question)
                     store.grant(tx, ticket, process_id, grant, waited=False)
             for ticket in waiting:
                 if store.find(tx, ticket.id) is None:
@@ -455,3 +459,7 @@ class Leases:
             retry_after_s=retry_after_s,
             rate_limit=None if capacity is None else RateLimit(capacity, 0, retry_after_s),
         )
+
+
+def _lease_of(row: LeaseRow) -> Lease:
+    return Lease(row.id, row.account_id, row.scope, row.is_probe, row.started_at, row.question)

@@ -179,12 +179,14 @@ class CooldownRow:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRow:
-    """A stream that may run on an account. ``id``: that of its ticket."""
+    """A stream that may run on an account. ``id`` and ``question``: those of its ticket."""
 
     id: str
     account_id: str
     scope: str
     is_probe: bool
+    started_at: float
+    question: str | None
 
 
 _P = sa.bindparam
@@ -439,11 +441,11 @@ _LOAD = sa.select(
 )
 _STREAMS = sa.select(leases.c.account_id, sa.func.count().label("streams")).group_by(leases.c.account_id)
 _RELEASE = sa.delete(leases).where(leases.c.id == _P("of_id")).returning(leases.c.account_id)
-_LEASE_COLUMNS = (leases.c.id, leases.c.account_id, leases.c.scope, leases.c.is_probe)
+_LEASE_COLUMNS = tuple(leases.c[name] for name in LeaseRow.__slots__)
 # What became of requests that wait: they have a lease, or (account_id: NULL) were dropped.
 _DECIDED = sa.union_all(
     sa.select(*_LEASE_COLUMNS).where(leases.c.process_id == _P("of_process"), leases.c.waited == sa.true()),
-    sa.select(queue.c.id, sa.null(), sa.null(), sa.false()).where(
+    sa.select(queue.c.id, sa.null(), sa.null(), sa.false(), sa.null(), sa.null()).where(
         queue.c.process_id == _P("of_process"), queue.c.dropped == sa.true()
     ),
 )

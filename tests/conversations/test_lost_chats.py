@@ -22,6 +22,7 @@ from app.store.lost_chats import FIRST_SEARCH_AFTER_S, MAX_AGE_S
 from app.upstreams import ListedChat
 from app.upstreams.account import Account
 from tests.running import (
+    BOTH_DATABASES,
     CANARY,
     EACH_GENERATION,
     Profile,
@@ -89,6 +90,29 @@ def test_a_chat_whose_client_leaves_before_its_id_comes_is_deleted(
     with running.gateway(simulator.url, users="alice") as gateway:
         client = RawClient(gateway, True)
         simulator.wait("gate_waiting:opened", equals=1)
+        client.leave("close")
+        gateway.wait_until_idle()
+        simulator.open_gate("opened")
+        wait_until("it is deleted", lambda: chats(simulator) == [True], FOUND_IN_S)
+
+
+@BOTH_DATABASES
+@EACH_GENERATION
+def test_a_chat_of_a_process_that_was_found_dead_is_deleted_if_it_dies_later(
+    running: Running, simulator: Simulator, profile: Profile, database: str
+) -> None:
+    """Nothing may look for it meanwhile: the stream runs."""
+    hold_before_the_id(simulator, profile)
+    with running.gateway(simulator.url, users="alice", LEASE_S="1") as gateway:
+        client = RawClient(gateway, True)
+        simulator.wait("gate_waiting:opened", equals=1)
+        before = gateway.tables.questions_of_turns()
+        with closing(Store(gateway.database.url)) as store:
+            for process in store.processes.all():
+                store.processes.delete(process)
+        assert gateway.tables.lost_chats()
+        wait_until("it has its account again", gateway.tables.running_turns)
+        assert gateway.tables.questions_of_turns() == before
         client.leave("close")
         gateway.wait_until_idle()
         simulator.open_gate("opened")

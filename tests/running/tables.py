@@ -77,6 +77,10 @@ class Tables:
         """How many turns hold an account."""
         return self._count("SELECT count(*) FROM leases")
 
+    def questions_of_turns(self) -> list[tuple[str, float]]:
+        """Of each turn that holds an account, the digests of what it asks, and when it began."""
+        return list(self.database.run("SELECT question, started_at FROM leases ORDER BY id"))
+
     def uploads(self) -> int:
         """How many files of accounts are remembered."""
         return self._count("SELECT count(*) FROM uploads")
