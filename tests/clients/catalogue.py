@@ -32,6 +32,7 @@ class Client:
     ``settings``: those of the gateway that docs/clients.md advises, as name and value.
     ``picture``: the name in docs/ of the picture that its exercise leaves in its home as picture.png.
     ``fetches``: the gateway fetches addresses, from the site of the runner.
+    ``database``: the program gets an empty PostgreSQL database, at DATABASE_URL.
     ``needs``: the environment variables without which it is not run: the address of a program that already runs, or
     the folder of its source.
     ``users``: whose Kimi accounts the gateway has, with commas."""
@@ -47,6 +48,7 @@ class Client:
     needs: tuple[str, ...] = ()
     users: str = "alice,bob,carol"
     fetches: bool = False
+    database: bool = False
 
 
 # In the order of the table. The heaviest are started first.
@@ -88,6 +90,17 @@ CLIENTS = (
         settings=(("MODEL_ALIASES", "k2-vl=k2"),),
         needs=("NEXTCHAT_URL",),
         users="alice",
+    ),
+    Client(
+        "n8n",
+        "n8n in Chromium",
+        (_WINDOW - {"thinking"}) | {"tools"},
+        heavy=True,
+        keeps_chats=True,
+        picture="n8n.png",
+        users="alice",
+        fetches=True,
+        database=True,
     ),
     Client("continue_dev", "Continue (its provider layer)", _LAYER, slow=True, users="alice"),
     Client(

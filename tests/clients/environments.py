@@ -2,7 +2,8 @@
 
 Knows pip, npm and which Node a client needs; never what a client is asked. What is installed stands beside the
 client's exercise: requirements.txt with constraints.txt (all of it, exactly), or package.json with its lock (without
-the address of any registry). An environment is made once, and again when one of these files changes.
+the address of any registry). n8n has no lock, because it would name 2,000 packages in half a megabyte. An environment
+is made once, and again when one of these files changes.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ FOLDER = ROOT / ".clients"
 
 # The clients in JavaScript of today do not start with less.
 _NODE = 22
-_DESCRIPTIONS = ("requirements.txt", "constraints.txt", "package.json", "package-lock.json")
+_DESCRIPTIONS = ("requirements.txt", "constraints.txt", "package.json", "package-lock.json", ".npmrc")
 
 
 class NotInstalled(Exception):
@@ -91,10 +92,12 @@ def _pip(description: Path, folder: Path, timeout_s: float) -> None:
 
 
 def _npm(description: Path, folder: Path, timeout_s: float) -> None:
-    for file in ("package.json", "package-lock.json"):
-        shutil.copy(description / file, folder / file)
+    for file in ("package.json", "package-lock.json", ".npmrc"):
+        if (description / file).exists():
+            shutil.copy(description / file, folder / file)
     _link_modules(description, folder)
-    _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder, timeout_s)
+    command = "ci" if (folder / "package-lock.json").exists() else "install"
+    _run(["npm", command, "--ignore-scripts", "--no-audit", "--no-fund"], folder, timeout_s)
     # What a package would do by an install script of its own, named where it is needed.
     _run(["npm", "run", "--if-present", "finish"], folder, timeout_s)
 

@@ -4,6 +4,7 @@ Knows how exercises tell (``exercises/told.py``), not what any of them does. An 
 developer's environment but the PATH, has a home of its own, and reaches nobody but this machine.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.clients.environments import Environment, NotInstalled
 from tests.clients.outcome import Outcome
 from tests.clients.site import serving
 from tests.running import CANARY, Gateway, Running, Simulator
+from tests.running.postgres import MissingServer, folder_of_a_run, one_for_all
 
 # Seconds; an exercise takes some ten, and one that reads what a window shows of each failure some minutes. A heavy
 # client may take three times as long for both.
@@ -51,7 +53,7 @@ def exercise(client: Client, deadline: float) -> Outcome:
     _say(client, "is there")
     try:
         _in_a_world(outcome, environment, deadline)
-    except (AssertionError, OSError, ValueError) as failure:
+    except (AssertionError, OSError, ValueError, MissingServer) as failure:
         # Also what does not start, and a line of the exercise that is no JSON: the other clients go on.
         outcome.failure = outcome.failure or f"{type(failure).__name__}: {failure}"
     outcome.exercise_s = time.monotonic() - started
@@ -64,7 +66,11 @@ def _in_a_world(outcome: Outcome, environment: Environment, deadline: float) -> 
     key = f"sk-{secrets.token_hex(16)}"
     shipped: dict[str, Any] = {"WEB_CONCURRENCY": "2", "LOG_LEVEL": "INFO", "GATEWAY_API_KEYS": f"clients={key}"}
     shipped |= outcome.client.settings
-    with tempfile.TemporaryDirectory(prefix="clients-") as folder, serving(environments.SAMPLES) as site:
+    with (
+        tempfile.TemporaryDirectory(prefix="clients-") as folder,
+        serving(environments.SAMPLES) as site,
+        _database(outcome.client) as database,
+    ):
         if outcome.client.fetches:
             shipped |= {"FETCH_URLS": "1", "FETCH_HOSTS": site.removeprefix("http://")}
         running = Running(Path(folder), Path(folder))
@@ -73,13 +79,25 @@ def _in_a_world(outcome: Outcome, environment: Environment, deadline: float) -> 
             running.gateway(simulator.url, server="gevent", users=outcome.client.users, **shipped) as gateway,
         ):
             told = {"GATEWAY_URL": gateway.url, "GATEWAY_KEY": key, "SIMULATOR_URL": simulator.url}
-            told |= {"SITE_URL": site, "CANARY": CANARY}
+            told |= {"SITE_URL": site, "CANARY": CANARY, **database}
             output = _run(outcome, environment, told, _left(deadline, _EXERCISE_S * _factor(outcome.client)))
             _listen(outcome, output)
             if not outcome.failure:
                 _look_behind(outcome, simulator, gateway)
         leaks = running.leaks([key])
         assert not leaks, f"found in logs and databases: {leaks}"
+
+
+@contextlib.contextmanager
+def _database(client: Client) -> Iterator[dict[str, str]]:
+    """The variable with the address of the program's database, for a client that needs one."""
+    if not client.database:
+        yield {}
+        return
+    with folder_of_a_run() as folder:
+        server = one_for_all(folder)
+        server.create_database(client.name)
+        yield {"DATABASE_URL": server.url(client.name).replace("postgresql+psycopg:", "postgresql:")}
 
 
 def _run(outcome: Outcome, environment: Environment, told: dict[str, str], timeout_s: float) -> str:
