@@ -102,6 +102,15 @@ CLIENTS = (
         fetches=True,
         database=True,
     ),
+    Client(
+        "lobechat",
+        "LobeChat in Chromium",
+        _WINDOW - {"images", "error"},
+        heavy=True,
+        picture="lobechat.png",
+        needs=("LOBECHAT_URL",),
+        users="alice",
+    ),
     Client("continue_dev", "Continue (its provider layer)", _LAYER, slow=True, users="alice"),
     Client(
         "librechat",

@@ -38,15 +38,18 @@ gateway's log and database for keys, tokens and message text.
 
 Open WebUI and n8n need several gigabytes, so each has a command of its own:
 `make clients CLIENTS="--only open_webui"`, and `make clients CLIENTS="--only n8n"`, which also needs PostgreSQL's
-programs (`make servers`). The command does not install NextChat and Chatbox. Set `NEXTCHAT_URL` to one that runs, for
-example `NEXTCHAT_URL=http://127.0.0.1:3000 make clients CLIENTS="--only nextchat"`, and `CHATBOX_SOURCE` to a folder
-with Chatbox's source. This is what they show:
+programs (`make servers`). The command does not install NextChat, LobeChat and Chatbox. Set `NEXTCHAT_URL` or
+`LOBECHAT_URL` to one that runs, for example
+`NEXTCHAT_URL=http://127.0.0.1:3000 make clients CLIENTS="--only nextchat"`, and `CHATBOX_SOURCE` to a folder with
+Chatbox's source. This is what they show:
 
 ![Open WebUI: a question, the thinking unfolded, and the answer](open-webui.png)
 
 ![NextChat: a question about an attached image, and the answer](nextchat.png)
 
 ![n8n: a workflow with an AI Agent, its chat, and what it did](n8n.png)
+
+![LobeChat: a question, how long Kimi thought, and the answer](lobechat.png)
 
 """
 _COLUMNS = ["client", "version", *FACTS, "also", "install, s", "run, s"]

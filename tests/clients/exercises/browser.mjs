@@ -36,11 +36,12 @@ export async function drawn(browser, file) {
 //   page, send(text), answer() the words of the last answer without its thinking, thinking() if it shows that, stop(),
 //   again(), choose(model), fresh() a new conversation, words() all that tells of a failure, setKey(key)
 // `streams`: it shows an answer while that is written.
-export async function live(chat, { thinker, streams = true }) {
+// `pace_s`: Kimi's pause before each word of the first answer, for programs that show several words at a time.
+export async function live(chat, { thinker, streams = true, pace_s = 0.25 }) {
   const says = async (text) => until(`the answer ${text}`, async () => (await chat.answer()).includes(text));
 
   await chat.choose(thinker);
-  await knobs({ say: TEXT, think: THOUGHT, delay_s: 0.25 });
+  await knobs({ say: TEXT, think: THOUGHT, delay_s: pace_s });
   await chat.send('How is the tea? 茶怎么样？');
   const part = await until('the first words', async () => (await chat.answer()).includes('Tea') && chat.answer());
   await says(TEXT);
