@@ -94,14 +94,14 @@ def _import_all() -> None:
 
 def _build_addresses_later() -> None:
     """Each of our hundred URL rules compiles two functions that build addresses: a third of what a worker does at its
-    start. They are compiled when they are called, which is never."""
+    start. They are compiled when they are called, which most are never."""
     from werkzeug.routing import Rule
 
     compile_now = Rule._compile_builder
 
     def compile_later(rule: Rule, append_unknown: bool = True) -> Callable[..., Any]:
         compiled = functools.cache(lambda: compile_now(rule, append_unknown))
-        return lambda *arguments: compiled()(*arguments)
+        return lambda *arguments, **named: compiled()(*arguments, **named)
 
     # mypy takes no assignment to a method.
     setattr(Rule, "_compile_builder", compile_later)  # noqa: B010
