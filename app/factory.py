@@ -262,6 +262,7 @@ def _build_gateway(
         lambda: accounts.ids,
         lambda row: _delete_chat(row, router.upstreams, accounts),
         keep_s=longest_s,
+        run_or_retry=process_lease.run_or_retry,
     )
     open_chats = OpenChats(
         store,
@@ -279,6 +280,7 @@ def _build_gateway(
         lambda id_: accounts.fresh(accounts.get(id_)),
         cleanup,
         keeps_chats=config.keep_chats,
+        run_or_retry=process_lease.run_or_retry,
     )
     process_lease.when_other_dies(lost_chats.search_soon)
     services = AttemptServices(

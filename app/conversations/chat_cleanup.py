@@ -7,6 +7,7 @@ how a chat is deleted.
 """
 
 import _thread
+import itertools
 import logging
 import threading
 import time
@@ -51,15 +52,17 @@ class ChatCleanup:
         account_ids: Callable[[], Sequence[str]],
         delete: Callable[[PendingDeletion], None],
         keep_s: float,
+        run_or_retry: Callable[[Callable[[], object]], object],
     ) -> None:
         """``upstreams``, ``account_ids``: notes of others stay until those are there again. ``delete``: deletes one
-        chat, or raises GatewayError. ``keep_s``: no answer runs longer.
+        chat, or raises GatewayError. ``keep_s``: no answer runs longer. ``run_or_retry``: see ``ProcessLease``.
         """
         self._store = store
         self._upstreams = upstreams
         self._account_ids = account_ids
         self._delete = delete
         self._keep_s = keep_s
+        self._run_or_retry = run_or_retry
         # Account id → its deletions that wait, and how many of them run.
         self._queues: dict[str, deque[PendingDeletion]] = {}
         self._running: Counter[str] = Counter()
@@ -83,12 +86,18 @@ class ChatCleanup:
         self._put(PendingDeletion(upstream, chat_id, account_id, tries=1))
 
     def note_and_discard(self, upstream: str, chat_id: str, account_id: str) -> None:
-        """``discard`` for a chat that is not noted yet. Never raises: the caller is on its way out."""
-        try:
-            with self._store.database.retrying_for(_NOTE_FOR_S):
-                self.note(upstream, chat_id, account_id)
-        except StoreError as e:
-            log.warning("chat_not_noted upstream=%s error=%s", upstream, e, exc_info=None if e.is_transient else e)
+        """``discard`` for a chat that is not noted yet. Where it cannot be noted now, it is deleted without a note,
+        and noted later: the deletion may have failed. Never raises: the caller is on its way out."""
+        tries = itertools.count()
+
+        def note() -> None:
+            is_first = next(tries) == 0
+            self.note(upstream, chat_id, account_id)
+            if not is_first:
+                # Removes the note, too.
+                self.discard(upstream, chat_id, account_id)
+
+        self._run_or_retry(note)
         self.discard(upstream, chat_id, account_id)
 
     def start(self) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from app.concurrency.periodic import Periodic, every
 from app.conversations.chat_cleanup import ChatCleanup
 from app.errors import ChatUnknown, GatewayError, ProtocolUnavailable, UpstreamProtocolError
-from app.store import Store, StoreError
+from app.store import Store
 from app.store.lost_chats import FIRST_SEARCH_AFTER_S, LostChat
 from app.upstreams import ListedChat, PreparedTurn, Upstream
 from app.upstreams.account import Account
@@ -70,15 +70,17 @@ class LostChats:
         cleanup: ChatCleanup,
         *,
         keeps_chats: bool,
+        run_or_retry: Callable[[Callable[[], object]], object],
     ) -> None:
         """``account``: of an id, with a token that works; raises GatewayError. ``keeps_chats``: no chat is deleted
-        at the upstream, so none is looked for."""
+        at the upstream, so none is looked for. ``run_or_retry``: see ``ProcessLease``."""
         self._store = store
         self._upstreams = upstreams
         self._account_ids = account_ids
         self._account = account
         self._cleanup = cleanup
         self._keeps_chats = keeps_chats
+        self._run_or_retry = run_or_retry
         self._searches: Periodic | None = None
 
     def question_of(self, upstreams: Sequence[Upstream], turn: PreparedTurn) -> str | None:
@@ -92,13 +94,14 @@ class LostChats:
         return self._store.database.now()
 
     def note(self, lease_id: str, account_id: str, question: str, began_at: float) -> None:
-        """A stream that asked this has ended, and its chat is not known. Never raises: its caller is on its way
-        out."""
-        try:
+        """A stream that asked this has ended, and its chat is not known. Noted later where the database fails now.
+        Never raises: its caller is on its way out."""
+
+        def note() -> None:
             self._store.lost_chats.add(lease_id, account_id, question, began_at)
-        except StoreError as e:
-            log.warning("lost_chat_not_noted account=%s error=%s", account_id, e)
-        self.search_soon()
+            self.search_soon()
+
+        self._run_or_retry(note)
 
     def start(self) -> None:
         self._searches = every(_LOOK_EVERY_S, self._search_due, "lost-chats", first_after_s=FIRST_SEARCH_AFTER_S)

@@ -129,17 +129,23 @@ class ProcessLease:
         """Calls ``release``, which frees something in the database. If that fails, it is called again later. While
         the database does not answer it is not called at all: it could hang, and with it the error for a client.
         """
+        if (error := self._run(release)) is not None:
+            cause = None if error.is_transient else error
+            retry_in_s = self._lease_s * _RENEW_EVERY
+            log.warning("release_failed retry_in_s=%.1f error=%s", retry_in_s, error, exc_info=cause)
+
+    def _run(self, release: Callable[[], object]) -> StoreError | None:
+        """Calls ``release``. If that is not possible, or fails, it is called again later. Returns the failure."""
         if self._is_lost:
             self.retry_later(release)
-            return
+            return None
         try:
             with self._store.database.retrying_for(_RELEASE_FOR_S):
                 release()
         except StoreError as e:
-            cause = None if e.is_transient else e
-            retry_in_s = self._lease_s * _RENEW_EVERY
-            log.warning("release_failed retry_in_s=%.1f error=%s", retry_in_s, e, exc_info=cause)
             self.retry_later(release)
+            return e
+        return None
 
     def retry_later(self, release: Callable[[], object]) -> None:
         """Calls ``release`` soon, as ``run_or_retry`` does."""
@@ -363,4 +369,5 @@ class ProcessLease:
 
     def _retry_releases(self) -> None:
         for _ in range(self._to_retry.qsize()):
-            self.run_or_retry(self._to_retry.get())
+            # A failure that lasts is in the log once.
+            self._run(self._to_retry.get())

@@ -41,7 +41,7 @@ def test_a_chat_that_cannot_be_deleted_keeps_no_other_from_deletion(store: Store
             raise failure()
         deleted.set()
 
-    cleanup = ChatCleanup(store, ["kimi"], lambda: ["alice"], delete, keep_s=60)
+    cleanup = ChatCleanup(store, ["kimi"], lambda: ["alice"], delete, keep_s=60, run_or_retry=lambda run: run())
     for chat_id in [*(f"bad-{number}" for number in range(9)), "good"]:
         cleanup.note("kimi", chat_id, "alice")
         cleanup.discard("kimi", chat_id, "alice")
@@ -60,7 +60,7 @@ def test_an_account_whose_deletions_hang_holds_up_no_other(store: Store, are_due
             hangs.wait(30)
 
     accounts = ["alice", "bob"]
-    cleanup = ChatCleanup(store, ["kimi"], lambda: accounts, delete, keep_s=60)
+    cleanup = ChatCleanup(store, ["kimi"], lambda: accounts, delete, keep_s=60, run_or_retry=lambda run: run())
     chats = [*((f"chat-{number}", "alice") for number in range(20)), ("chat", "bob")]
     for chat_id, account_id in chats:
         if are_due:
@@ -87,7 +87,7 @@ def test_due_chats_are_deleted_in_one_pass_although_some_of_them_fail(store: Sto
     for number, chat_id in enumerate(["bad-1", "good", "bad-2"]):
         store.pending_deletions.add("kimi", chat_id, "alice", due_at=number)
     accounts = ["alice"]
-    ChatCleanup(store, ["kimi"], lambda: accounts, delete, keep_s=60).start()
+    ChatCleanup(store, ["kimi"], lambda: accounts, delete, keep_s=60, run_or_retry=lambda run: run()).start()
     wait_until("all were tried", lambda: len(tried) == 3)
     wait_until("the note of the good one is removed", lambda: store.pending_deletions.summary()[0] == 2)
     now = store.database.now()
@@ -108,6 +108,6 @@ def test_a_chat_is_given_up_after_sixteen_tries(store: Store, failure: Failure) 
 
     store.pending_deletions.add("kimi", "bad", "alice", due_at=0)
     store.pending_deletions.postpone(PendingDeletion("kimi", "bad", "alice", tries=15), due_at=0)
-    ChatCleanup(store, ["kimi"], lambda: ["alice"], delete, keep_s=60).start()
+    ChatCleanup(store, ["kimi"], lambda: ["alice"], delete, keep_s=60, run_or_retry=lambda run: run()).start()
     assert tried.wait(30)
     wait_until("it is forgotten", lambda: claim(store, store.database.now() + 1e9) is None)

@@ -5,7 +5,7 @@ Over HTTP, with workers that are killed and clients that leave; and the rules by
 list of chats that the test writes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +119,22 @@ def test_a_chat_of_a_process_that_was_found_dead_is_deleted_if_it_dies_later(
         wait_until("it is deleted", lambda: chats(simulator) == [True], FOUND_IN_S)
 
 
+@BOTH_DATABASES
+def test_a_lost_chat_that_cannot_be_noted_is_noted_later(
+    running: Running, simulator: Simulator, profile: Profile, database: str
+) -> None:
+    hold_before_the_id(simulator, profile)
+    with running.gateway(simulator.url, users="alice", LEASE_S="1") as gateway:
+        client = RawClient(gateway, True)
+        simulator.wait("gate_waiting:opened", equals=1)
+        gateway.tables.forbid_notes_of_lost_chats()
+        client.leave("close")
+        wait_until("it cannot be noted", lambda: "release_failed" in gateway.log())
+        simulator.open_gate("opened")
+        gateway.tables.allow_notes_of_lost_chats()
+        wait_until("it is deleted", lambda: chats(simulator) == [True], FOUND_IN_S)
+
+
 def test_with_keep_chats_no_chat_is_looked_for(running: Running, simulator: Simulator, profile: Profile) -> None:
     hold_before_the_id(simulator, profile)
     with running.gateway(simulator.url, users="alice", KIMI_KEEP_CHATS="1") as gateway:
@@ -173,6 +189,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
+def at_once(work: Callable[[], object]) -> None:
+    work()
+
+
 def search(store: Store, *upstreams: ListOfChats) -> list[str]:
     """The chats that are deleted in one search for all that were lost."""
     return [chat_id for _, chat_id in deletions(store, *upstreams)]
@@ -184,8 +204,9 @@ def deletions(store: Store, *upstreams: ListOfChats) -> list[tuple[str, str]]:
         upstream.name = f"upstream-{number}"
     by_name: dict[str, Any] = {upstream.name: upstream for upstream in upstreams}
     deleted: list[PendingDeletion] = []
-    cleanup = ChatCleanup(store, list(by_name), lambda: [ALICE.id], deleted.append, keep_s=60)
-    lost = LostChats(store, by_name, lambda: [ALICE.id], lambda _id: ALICE, cleanup, keeps_chats=False)
+    cleanup = ChatCleanup(store, list(by_name), lambda: [ALICE.id], deleted.append, keep_s=60, run_or_retry=at_once)
+    ids, account = lambda: [ALICE.id], lambda _id: ALICE
+    lost = LostChats(store, by_name, ids, account, cleanup, keeps_chats=False, run_or_retry=at_once)
     before = store.pending_deletions.summary()[0]
     lost.search_for(store.lost_chats.claim([ALICE.id], store.database.now() + 1e6, again_at=0))
     wait_until("all are deleted", lambda: store.pending_deletions.summary()[0] == before)

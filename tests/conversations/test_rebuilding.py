@@ -13,6 +13,7 @@ from tests.running import (
     EACH_GENERATION,
     ON_POSTGRESQL,
     Gateway,
+    Profile,
     Running,
     Share,
     Simulator,
@@ -304,6 +305,23 @@ def test_a_note_that_cannot_be_made_keeps_no_account(running: Running, simulator
         gateway.tables.allow_notes_of_chats()
         simulator.knobs(fail="")
         assert gateway.say("two", "unlucky").ok
+
+
+@pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
+def test_a_chat_that_can_be_neither_noted_nor_deleted_is_deleted_later(
+    running: Running, simulator: Simulator, profile: Profile
+) -> None:
+    with running.gateway(simulator.url, users="alice", LEASE_S="1") as gateway:
+        gateway.wait_for_workers()
+        gateway.tables.forbid_notes_of_chats()
+        simulator.knobs(fail="overloaded", fail_after=2, say="one two three", token_chars=4)
+        simulator.script(b"{}", match="DeleteChat", status=503, framing="length")
+        assert not gateway.say("one", "unlucky").ok
+        wait_until("its deletion fails", lambda: "deletion_not_noted " in gateway.log())
+        assert not any(chat["deleted"] for chat in simulator.state()["chats"].values())
+        gateway.tables.allow_notes_of_chats()
+        simulator.wait("deleted_chats", equals=1)
+        wait_until("so is its note", lambda: not gateway.tables.chats_to_delete())
 
 
 def test_a_conversation_is_not_forgotten_before_its_chat_is_noted(running: Running, simulator: Simulator) -> None:

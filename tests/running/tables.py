@@ -253,6 +253,13 @@ class Tables:
     def put_deletions_off(self) -> None:
         self.database.run("UPDATE litter SET due_at = due_at + 1000000")
 
+    def forbid_notes_of_lost_chats(self) -> None:
+        """Until ``allow_notes_of_lost_chats``."""
+        self.database.run("ALTER TABLE lost_chats RENAME TO lost_chats_elsewhere")
+
+    def allow_notes_of_lost_chats(self) -> None:
+        self.database.run("ALTER TABLE lost_chats_elsewhere RENAME TO lost_chats")
+
     def forbid_notes_of_chats(self) -> None:
         """No chat can be noted for deletion any more, until ``allow_notes_of_chats``. SQLite."""
         self.database.run(
