@@ -279,7 +279,8 @@ class Client:
         conversation = self._dice.choice(others)
         for method in ("GET", "DELETE"):
             status = self._call(method, conversation, self._key)
-            if status not in (404, None):
+            # 503: the database is away, which says nothing of the conversation.
+            if status not in (404, 503, None):
                 self._ledger.wrong(f"{method} of another key's conversation: {status}")
         self._ledger.count("looked at another key's conversation")
 
@@ -305,5 +306,5 @@ class Client:
         headers: dict[str, Any] = {"Authorization": f"Bearer {key}"}
         try:
             return requests.request(method, url, headers=headers, timeout=_HANGS_AFTER_S).status_code
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
             return None

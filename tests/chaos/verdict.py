@@ -158,7 +158,14 @@ class Verdict:
         self._ledger.counts["chats opened"] = len(chats)
         self._ledger.counts["chats left over"] = orphans = len(left - kept)
         if orphans:
-            self._ledger.wrong(f"{orphans} of {len(chats)} chats are left over at Kimi, and nobody knows them")
+            asked = {chat: [entry.marks[-1] for entry in entries] for chat, entries in self._ledger.by_chat().items()}
+            details = [
+                f"{name}: {chats[name]['generation']}, of {chats[name]['owner']}, asked {asked.get(name)}"
+                for name in sorted(left - kept)[:10]
+            ]
+            self._ledger.wrong(
+                f"{orphans} of {len(chats)} chats are left over at Kimi, and nobody knows them: {'; '.join(details)}"
+            )
 
     def check_end(self) -> None:
         """Gateways that were stopped in good order leave nothing behind, and their logs tell no secret."""
