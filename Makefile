@@ -15,13 +15,14 @@
 # make journeys  go through the console in a real Chromium (JOURNEYS="--only phone", JOURNEYS="--shots FOLDER")
 # make hosts   start the servers of docs/hosting.md (as root it installs them with apt; HOSTS="--only uwsgi")
 # make image   build the Docker image with buildah and run it, without Docker (as root, with apt)
+# make buildah install what make image needs (as root, with apt; make image does this too)
 # make clean   remove .venv, .clients and all caches
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: help demo run test servers check format docs chaos bench profile toolbench soak fuzz clients journeys hosts image image-tools clean
+.PHONY: help demo run test servers check format docs chaos bench profile toolbench soak fuzz clients journeys hosts image buildah clean
 help:
 	@sed -n '/^# /!q; s/^# //p' Makefile
 
@@ -110,10 +111,10 @@ hosts: $(VENV)/dev
 		uwsgi-plugin-python3; }
 	$(BIN)/python -m tests.hosts $(HOSTS)
 
-image: image-tools
+image: buildah
 	$(BIN)/python -m tests.image
 
-image-tools: $(VENV)/dev
+buildah: $(VENV)/dev
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
 		buildah debootstrap; }

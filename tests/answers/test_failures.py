@@ -532,10 +532,11 @@ def test_what_cannot_be_noted_does_not_spoil_an_answer(running: Running, simulat
 def test_a_store_that_fails_in_mid_turn_does_not_lock_the_conversation(
     running: Running, simulator: Simulator, database: str
 ) -> None:
-    with running.gateway(simulator.url, LEASE_S="1") as gateway:
+    with running.gateway(simulator.url, LEASE_S="4") as gateway:
         gateway.wait_for_workers()
         simulator.knobs(gate="store", gate_after=1)
         with gateway.say("one", conversation="c", stream=True) as response:
+            assert response.ok, response.text
             simulator.wait("gate:store", at_least=1)
             gateway.tables.forbid_ends_of_turns()
             simulator.open_gate("store")
