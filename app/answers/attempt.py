@@ -167,6 +167,8 @@ class Attempt:
                 services.router.mark_unavailable(upstream, self._account.site, e)
                 if upstream is upstreams[-1]:
                     raise
+                # It has opened none. The next one may lose the only chat of this lease.
+                self._asked = None
                 self.clean_up()
         raise UnknownModel(f"{self._account.site} no longer offers the model '{turn.request.model}'", param="model")
 

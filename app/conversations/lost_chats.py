@@ -160,9 +160,12 @@ class LostChats:
                 if len(chats) > len(owners) or (digest and self._is_asked_now(account.id, digest)):
                     unclear += len(chats)
                     continue
-                for chat_id in chats:
-                    self._cleanup.note_and_discard(name, chat_id, account.id)
                 gone = owners[: len(chats)]
+                for chat_id, owner in zip(chats, gone, strict=True):
+                    # Which protocol has opened it is not known where the worker was killed, and another one may say
+                    # that the chat is deleted, and leave it.
+                    for one in {name, *_upstreams_of(owner)}:
+                        self._cleanup.note_and_discard(one, chat_id, account.id)
                 left = [one for one in left if one not in gone]
         log.info(
             "lost_chats_searched account=%s streams=%d found=%d unclear=%d",
@@ -212,6 +215,11 @@ def _changed_since(chats: Iterator[ListedChat], since: float) -> Iterator[Listed
 def _has_asked(lost: LostChat, beginning: str) -> bool:
     """``beginning``: of a digest, or all of it."""
     return any(digest.startswith(beginning) for digest in lost.question.split(" "))
+
+
+def _upstreams_of(lost: LostChat) -> set[str]:
+    """Those that it may have asked."""
+    return {digest.partition(":")[0] for digest in lost.question.split(" ")}
 
 
 def _may_be_of(chat: ListedChat, lost: LostChat) -> bool:

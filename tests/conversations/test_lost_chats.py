@@ -120,6 +120,28 @@ def test_a_chat_of_a_process_that_was_found_dead_is_deleted_if_it_dies_later(
 
 
 @BOTH_DATABASES
+@pytest.mark.parametrize("ends", ["killed", "left"])
+def test_a_chat_is_found_although_another_protocol_was_tried_before(
+    running: Running, simulator: Simulator, database: str, ends: str
+) -> None:
+    simulator.script(b"no such page", match="/api/chat", status=404, framing="length")
+    simulator.knobs(gate="opened", gate_after=-1)
+    shared = running.new_database()
+    with running.gateway(simulator.url, users="alice", database=shared, LEASE_S="2") as gateway:
+        client = RawClient(gateway, True)
+        simulator.wait("gate_waiting:opened", equals=1)
+        assert not gateway.tables.lost_chats()
+        if ends == "killed":
+            gateway.kill()
+        client.leave("close")
+        if ends == "left":
+            gateway.wait_until_idle()
+    simulator.open_gate("opened")
+    with running.gateway(simulator.url, users="alice", database=shared, LEASE_S="2"):
+        wait_until("it is deleted", lambda: chats(simulator) == [True], FOUND_IN_S)
+
+
+@BOTH_DATABASES
 def test_a_lost_chat_that_cannot_be_noted_is_noted_later(
     running: Running, simulator: Simulator, profile: Profile, database: str
 ) -> None:
