@@ -102,6 +102,7 @@ def test_a_missing_package_stops_the_start_and_is_named(simulator: Simulator, co
     assert "not installed: a-package-of-tomorrow; run: " in line and "pip install -r requirements.txt" in line
 
 
+@pytest.mark.long
 def test_a_start_that_cannot_succeed_has_a_status_that_systemd_does_not_repeat(tmp_path: Path) -> None:
     unit = (ROOT / "deploy" / "kimi-gateway.service").read_text()
     code, _ = start(tmp_path, KIMI_TOKENS="a.good.token-of-enough-length", HEARTBEAT_S="often")

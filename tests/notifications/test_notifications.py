@@ -54,6 +54,7 @@ def let_time_pass(gateway: Gateway, seconds: float) -> None:
     )
 
 
+@pytest.mark.long
 @BOTH_DATABASES
 def test_one_of_all_processes_says_that_an_account_needs_its_owner_and_that_it_works_again(
     running: Running, simulator: Simulator, database: str, inbox: Receiver
@@ -87,6 +88,7 @@ def test_one_of_all_processes_says_that_an_account_needs_its_owner_and_that_it_w
         wait_until("it is counted", lambda: counted in one.get("/metrics").text)
 
 
+@pytest.mark.long
 def test_a_failure_is_one_line_is_counted_and_is_tried_again_without_holding_anything_up(
     running: Running, simulator: Simulator, inbox: Receiver
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_failure_is_one_line_is_counted_and_is_tried_again_without_holding_any
         assert SECRET not in gateway.log() and "Traceback" not in gateway.log()
 
 
+@pytest.mark.long
 def test_a_message_that_is_never_taken_is_given_up(running: Running, simulator: Simulator, inbox: Receiver) -> None:
     inbox.statuses = [503] * 9
     tokens = f"home={mint('alice', -60)},lab={mint('bob', 86_400 * 9)}"
@@ -129,6 +132,7 @@ def test_a_message_that_is_never_taken_is_given_up(running: Running, simulator: 
         assert "notification_given_up event=account_needs_you tries=5" in gateway.log() and told(gateway)
 
 
+@pytest.mark.long
 def test_the_same_thing_is_told_once_an_hour(running: Running, simulator: Simulator, inbox: Receiver) -> None:
     tokens = f"home={mint('alice', -60)},lab={mint('bob', 86_400 * 9)}"
     with running.gateway(simulator.url, **settings(inbox, KIMI_TOKENS=tokens)) as gateway:
@@ -141,6 +145,7 @@ def test_the_same_thing_is_told_once_an_hour(running: Running, simulator: Simula
         wait_until("it is told again", lambda: len(inbox.got) == 2)
 
 
+@pytest.mark.long
 def test_that_no_account_answers_is_told_after_five_minutes(
     running: Running, simulator: Simulator, inbox: Receiver
 ) -> None:
