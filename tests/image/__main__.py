@@ -37,6 +37,8 @@ _BUILDAH = ["buildah", "--root", str(_STORE / "images"), "--runroot", str(_STORE
 _ENV = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
 # Inside, pip trusts what this machine trusts, for example the certificate of a company's proxy.
 _CERTIFICATES = "/etc/ssl/certs:/etc/ssl/certs:ro"
+# A download that takes longer comes from a place that this machine does not reach. Seconds.
+_DOWNLOAD_S = 240
 
 
 class CannotBuild(Exception):
@@ -88,8 +90,12 @@ def _base(image: str, folder: Path) -> str:
     if os.geteuid() != 0:
         raise CannotBuild("only root can")
     registry = f"docker.io/library/{image}"
-    if subprocess.run([*_BUILDAH, "pull", "--quiet", registry], env=_ENV, capture_output=True).returncode == 0:
-        return registry
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        pulled = subprocess.run(
+            [*_BUILDAH, "pull", "--quiet", registry], env=_ENV, capture_output=True, timeout=_DOWNLOAD_S
+        )
+        if pulled.returncode == 0:
+            return registry
     version = image.rpartition(":")[2].removesuffix("-slim")
     release, tree = _RELEASES[version], folder / "debian"
     name = f"localhost/{release}-python:{version}"
@@ -97,7 +103,10 @@ def _base(image: str, folder: Path) -> str:
         return name
     include = "--include=python3-venv,ca-certificates"
     debootstrap = ["debootstrap", "--variant=minbase", include, release, str(tree), _DEBIAN]
-    done = subprocess.run(debootstrap, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(debootstrap, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise CannotBuild(f"debootstrap has not ended within {_DOWNLOAD_S} seconds") from None
     if done.returncode != 0:
         raise CannotBuild(f"debootstrap failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     container = _buildah("from", "scratch")
@@ -116,7 +125,10 @@ def _check_index(base: str) -> None:
     options = ["--network", "host", "--volume", _CERTIFICATES]
     download = ["python3", "-m", "pip", "download", "--quiet", "--no-deps", "--dest", "/tmp/index", "flask"]
     run = [*_BUILDAH, "run", *options, container, "--", *download]
-    done = subprocess.run(run, env=_ENV, capture_output=True, text=True, timeout=180, check=False)
+    try:
+        done = subprocess.run(run, env=_ENV, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise CannotBuild(f"pip has not downloaded anything in a container within {_DOWNLOAD_S} seconds") from None
     _buildah("rm", container)
     if done.returncode != 0:
         raise CannotBuild(f"pip cannot download in a container:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
