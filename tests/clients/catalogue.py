@@ -105,7 +105,7 @@ CLIENTS = (
     Client(
         "lobechat",
         "LobeChat in Chromium",
-        _WINDOW - {"images", "error"},
+        _WINDOW - {"images"},
         heavy=True,
         picture="lobechat.png",
         needs=("LOBECHAT_URL",),

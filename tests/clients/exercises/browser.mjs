@@ -104,7 +104,8 @@ export async function see(chat, { seer, picture, sent }) {
 
 // Ends when the page has no POST under way, and what it shows has stayed the same for three seconds. A program that gets
 // its answers by another way has busy(): whether it still waits for one.
-export async function failInWindow(chat, model) {
+// `pace_s`: Kimi's pause before each word, for programs that lose the words that come just before a reply breaks off.
+export async function failInWindow(chat, model, { pace_s = 0 } = {}) {
   const running = new Set();
   const over = (request) => running.delete(request);
   chat.page.on('request', (request) => request.method() === 'POST' && running.add(request));
@@ -127,5 +128,5 @@ export async function failInWindow(chat, model) {
       last = now;
     }
     return last;
-  });
+  }, pace_s);
 }

@@ -26,12 +26,12 @@ async function recovered() {
 }
 
 // `shown(key)`: asks with this key of the gateway; what the program shows in the end.
-export async function fail(shown) {
+export async function fail(shown, pace_s = 0) {
   for (const [name, way] of FAILURES) {
     await recovered();
     // Before the account is dead, because afterwards nothing is answered any more.
     if (way.fail === 'token_invalid') read('a wrong key of the gateway', await shown('sk-wrong'));
-    await knobs({ think: '', ...way });
+    await knobs({ think: '', delay_s: pace_s, ...way });
     read(name, await shown(KEY));
   }
   proved('error');

@@ -1,7 +1,7 @@
 // LobeChat that already runs (LOBECHAT_URL), in Chromium, by the settings of docs/clients.md: its server asks the gateway.
 import { existsSync, readFileSync } from 'node:fs';
 import { chromium } from 'playwright-core';
-import { LAUNCH, live, sleep, until } from './browser.mjs';
+import { LAUNCH, failInWindow, live, sleep, until } from './browser.mjs';
 import { BASE, KEY, MODEL, THINKING, THOUGHT, version } from './told.mjs';
 
 const url = process.env.LOBECHAT_URL;
@@ -19,6 +19,8 @@ const page = await context.newPage();
 page.setDefaultTimeout(60_000);
 // A server in development builds each page when it is first asked for.
 page.setDefaultNavigationTimeout(300_000);
+// A question about usage data, after a while, above the buttons.
+await page.addLocatorHandler(page.getByRole('button', { name: 'Deny', exact: true }), (deny) => deny.click());
 
 const input = page.locator('[contenteditable=true]').first();
 // In the head of the conversation; it comes after the database.
@@ -61,8 +63,9 @@ const switchOn = async (name) => {
 // The models of the gateway stand below those that the program knows.
 const pick = async (opener, name) => {
   await opener.click();
-  const list = page.locator('.ant-dropdown:not(.ant-dropdown-hidden), .ant-select-dropdown:not(.ant-select-dropdown-hidden)').last();
-  await list.getByText(name, { exact: true }).first().click();
+  // A list that was open before may still be in the page.
+  const lists = page.locator('.ant-dropdown:not(.ant-dropdown-hidden), .ant-select-dropdown:not(.ant-select-dropdown-hidden)');
+  await lists.getByText(name, { exact: true }).locator('visible=true').first().click();
   await sleep(1500);
 };
 const isBusy = async () => (await stop.count()) > 0;
@@ -87,6 +90,13 @@ const chat = {
     await answers.last().getByText(THOUGHT).waitFor();
     return answers.last().innerText();
   },
+  // Some failures stand folded below a sentence of the program.
+  words: async () => {
+    const details = answers.last().locator('.accordion-header').filter({ hasText: 'Show Details' }).first();
+    if ((await details.count()) && !(await details.locator('xpath=following-sibling::*').count())) await details.click();
+    return chat.answer();
+  },
+  busy: isBusy,
   stop: () => stop.click(),
   again: async () => {
     await until('the end of the answer', async () => !(await isBusy()));
@@ -94,7 +104,19 @@ const chat = {
     await answers.last().locator('svg.lucide-ellipsis').click({ force: true });
     await page.getByRole('menuitem', { name: 'Regenerate', exact: true }).click();
   },
-  choose: (name) => pick(model, name),
+  choose: async (name) => (await model.innerText()) === name || pick(model, name),
+  fresh: async () => {
+    await until('the end of the last answer', async () => !(await isBusy()));
+    if (await answers.count()) await page.locator('[aria-label="Open New Topic"]').first().click();
+    await until('a new topic', async () => (await answers.count()) === 0);
+  },
+  setKey: async (key) => {
+    await opensProvider();
+    await fill('#keyVaults_apiKey', key);
+    await opensChat();
+    // It shows another model until it has read which one this conversation has.
+    await until('the model of the conversation', async () => (await model.innerText()) === MODEL);
+  },
 };
 try {
   await page.goto(`${url}/chat`, { waitUntil: 'domcontentloaded' });
@@ -116,6 +138,7 @@ try {
   version(`${(await page.getByText(/^v\d+\.\d+\.\d+$/).first().innerText()).slice(1)}, Chromium ${browser.version()}`);
   await opensChat();
   await live(chat, { thinker: THINKING, pace_s: 1 });
+  await failInWindow(chat, MODEL, { pace_s: 0.5 });
 } catch (failure) {
   await page.screenshot({ path: `${process.env.HOME}/failure.png` });
   throw failure;
