@@ -385,16 +385,15 @@ class Leases:
                 lambda tx: self._serve(tx, self._store.database.now())
             )
         rows, dropped = self._store.leases.decided(self._process_lease.id)
-        for row in rows:
-            self._deliver(row.id, row)
-        if rows:
-            self._store.leases.delivered([row.id for row in rows])
+        # A request is in the queue a moment before it is known here: then it gets its lease next time.
+        if delivered := [row.id for row in rows if self._deliver(row.id, row)]:
+            self._store.leases.delivered(delivered)
         for ticket_id in dropped:
             self._deliver(ticket_id, None)
         return granted == _GRANTS_AT_ONCE
 
-    def _deliver(self, ticket_id: str, row: LeaseRow | None) -> None:
-        """``row``: None if the ticket was dropped."""
+    def _deliver(self, ticket_id: str, row: LeaseRow | None) -> bool:
+        """``row``: None if the ticket was dropped. Returns whether its request is known."""
         with self._lock:
             waiting = self._waiting.get(ticket_id)
         if waiting is not None and waiting.lease is None:
@@ -403,6 +402,7 @@ class Leases:
             else:
                 waiting.lease = self._held[row.id] = _lease_of(row)
             waiting.delivered.set()
+        return waiting is not None
 
     def _process_lease_lost(self, database_answers: bool) -> None:
         if database_answers:
