@@ -7,7 +7,6 @@ how a chat is deleted.
 """
 
 import _thread
-import itertools
 import logging
 import threading
 import time
@@ -87,17 +86,8 @@ class ChatCleanup:
 
     def note_and_discard(self, upstream: str, chat_id: str, account_id: str) -> None:
         """``discard`` for a chat that is not noted yet. Where it cannot be noted now, it is deleted without a note,
-        and noted later: the deletion may have failed. Never raises: the caller is on its way out."""
-        tries = itertools.count()
-
-        def note() -> None:
-            is_first = next(tries) == 0
-            self.note(upstream, chat_id, account_id)
-            if not is_first:
-                # Removes the note, too.
-                self.discard(upstream, chat_id, account_id)
-
-        self._run_or_retry(note)
+        and noted later: the deletion may fail, or the process may end. Never raises: the caller is on its way out."""
+        self._run_or_retry(lambda: self.note(upstream, chat_id, account_id))
         self.discard(upstream, chat_id, account_id)
 
     def start(self) -> None:
