@@ -164,8 +164,8 @@ class LostChats:
                 for chat_id, owner in zip(chats, gone, strict=True):
                     # Which protocol has opened it is not known where the worker was killed, and another one may say
                     # that the chat is deleted, and leave it.
-                    for one in {name, *_upstreams_of(owner)}:
-                        self._cleanup.note_and_discard(one, chat_id, account.id)
+                    for asked in _upstreams_of(owner):
+                        self._cleanup.note_and_discard(asked, chat_id, account.id)
                 left = [one for one in left if one not in gone]
         log.info(
             "lost_chats_searched account=%s streams=%d found=%d unclear=%d",

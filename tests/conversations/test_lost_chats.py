@@ -25,6 +25,7 @@ from tests.running import (
     BOTH_DATABASES,
     CANARY,
     EACH_GENERATION,
+    Gateway,
     Profile,
     RawClient,
     Running,
@@ -44,6 +45,17 @@ def hold_before_the_id(simulator: Simulator, profile: Profile) -> None:
     """The next chat is opened, and nothing is said of it."""
     gate = {"gate": "opened", "gate_after": -1} if profile.speaks_connect else {"create_gate": "opened"}
     simulator.knobs(**gate)
+
+
+def ask_for_a_chat(gateway: Gateway, simulator: Simulator) -> RawClient:
+    """Returns when the chat is open and its id is held back."""
+    client = RawClient(gateway, True)
+    simulator.wait("gate_waiting:opened", equals=1)
+    return client
+
+
+def expect_its_deletion(simulator: Simulator) -> None:
+    wait_until("it is deleted", lambda: chats(simulator) == [True], FOUND_IN_S)
 
 
 @pytest.mark.parametrize(
@@ -88,24 +100,22 @@ def test_a_chat_whose_client_leaves_before_its_id_comes_is_deleted(
 ) -> None:
     hold_before_the_id(simulator, profile)
     with running.gateway(simulator.url, users="alice") as gateway:
-        client = RawClient(gateway, True)
-        simulator.wait("gate_waiting:opened", equals=1)
+        client = ask_for_a_chat(gateway, simulator)
         client.leave("close")
         gateway.wait_until_idle()
         simulator.open_gate("opened")
-        wait_until("it is deleted", lambda: chats(simulator) == [True], FOUND_IN_S)
+        expect_its_deletion(simulator)
 
 
 @BOTH_DATABASES
 @EACH_GENERATION
-def test_a_chat_of_a_process_that_was_found_dead_is_deleted_if_it_dies_later(
+def test_a_process_that_was_found_dead_and_lives_holds_what_its_streams_ask_as_before(
     running: Running, simulator: Simulator, profile: Profile, database: str
 ) -> None:
-    """Nothing may look for it meanwhile: the stream runs."""
+    """So that no search takes the chat of a running stream for a lost one, and one after its end finds it."""
     hold_before_the_id(simulator, profile)
     with running.gateway(simulator.url, users="alice", LEASE_S="1") as gateway:
-        client = RawClient(gateway, True)
-        simulator.wait("gate_waiting:opened", equals=1)
+        client = ask_for_a_chat(gateway, simulator)
         before = gateway.tables.questions_of_turns()
         with closing(Store(gateway.database.url)) as store:
             for process in store.processes.all():
@@ -116,7 +126,7 @@ def test_a_chat_of_a_process_that_was_found_dead_is_deleted_if_it_dies_later(
         client.leave("close")
         gateway.wait_until_idle()
         simulator.open_gate("opened")
-        wait_until("it is deleted", lambda: chats(simulator) == [True], FOUND_IN_S)
+        expect_its_deletion(simulator)
 
 
 @BOTH_DATABASES
@@ -128,8 +138,7 @@ def test_a_chat_is_found_although_another_protocol_was_tried_before(
     simulator.knobs(gate="opened", gate_after=-1)
     shared = running.new_database()
     with running.gateway(simulator.url, users="alice", database=shared, LEASE_S="2") as gateway:
-        client = RawClient(gateway, True)
-        simulator.wait("gate_waiting:opened", equals=1)
+        client = ask_for_a_chat(gateway, simulator)
         assert not gateway.tables.lost_chats()
         if ends == "killed":
             gateway.kill()
@@ -138,7 +147,7 @@ def test_a_chat_is_found_although_another_protocol_was_tried_before(
             gateway.wait_until_idle()
     simulator.open_gate("opened")
     with running.gateway(simulator.url, users="alice", database=shared, LEASE_S="2"):
-        wait_until("it is deleted", lambda: chats(simulator) == [True], FOUND_IN_S)
+        expect_its_deletion(simulator)
 
 
 @BOTH_DATABASES
@@ -147,21 +156,19 @@ def test_a_lost_chat_that_cannot_be_noted_is_noted_later(
 ) -> None:
     hold_before_the_id(simulator, profile)
     with running.gateway(simulator.url, users="alice", LEASE_S="1") as gateway:
-        client = RawClient(gateway, True)
-        simulator.wait("gate_waiting:opened", equals=1)
+        client = ask_for_a_chat(gateway, simulator)
         gateway.tables.forbid_notes_of_lost_chats()
         client.leave("close")
         wait_until("it cannot be noted", lambda: "release_failed" in gateway.log())
         simulator.open_gate("opened")
         gateway.tables.allow_notes_of_lost_chats()
-        wait_until("it is deleted", lambda: chats(simulator) == [True], FOUND_IN_S)
+        expect_its_deletion(simulator)
 
 
 def test_with_keep_chats_no_chat_is_looked_for(running: Running, simulator: Simulator, profile: Profile) -> None:
     hold_before_the_id(simulator, profile)
     with running.gateway(simulator.url, users="alice", KIMI_KEEP_CHATS="1") as gateway:
-        client = RawClient(gateway, True)
-        simulator.wait("gate_waiting:opened", equals=1)
+        client = ask_for_a_chat(gateway, simulator)
         client.leave("close")
         gateway.wait_until_idle()
         assert not gateway.tables.lost_chats()
