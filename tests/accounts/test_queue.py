@@ -16,7 +16,7 @@ from app.accounts.scheduling import Limits
 from app.concurrency.background import Cancellation
 from app.errors import AccountRejected, NoAccountFree
 from app.store import Store
-from app.store.leases import Wish
+from app.store.leases import Ticket, Wish
 from app.store.process_lease import ProcessLease
 from app.store.tables import accounts as accounts_table
 from app.store.tables import cooldowns, queue
@@ -137,6 +137,23 @@ def test_a_request_for_a_busy_account_holds_up_no_other(
         leases.release(busy)
         assert first.result(60).account_id == "busy"
     assert _waiting(store) == 0
+
+
+@BOTH_DATABASES
+def test_a_lease_is_kept_for_a_request_that_is_in_the_queue_and_not_yet_known(
+    store: Store, process_lease: ProcessLease, database: str
+) -> None:
+    """Between both steps of joining another thread of the process may serve the queue."""
+    store.accounts.add(["one"], time.time())
+    leases = _leases(store, process_lease)
+    ticket, now = Ticket("joining", "key", Wish("k2", {"one": "x"})), store.database.now()
+    store.database.in_exclusive_transaction(
+        lambda tx: store.leases.enqueue(tx, ticket, 0, process_lease.id, now, now + 60)
+    )
+    for _ in range(2):
+        leases.look()
+        granted, _dropped = store.leases.decided(process_lease.id)
+        assert [(row.id, row.account_id) for row in granted] == [("joining", "one")]
 
 
 @BOTH_DATABASES
