@@ -85,8 +85,8 @@ def _has(image: str) -> bool:
 
 def _base(image: str, folder: Path) -> str:
     """The name of an image like this one that buildah has. Raises CannotBuild."""
-    if missing := [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]:
-        raise CannotBuild(f"{' and '.join(missing)} cannot be found")
+    if shutil.which("buildah") is None:
+        raise CannotBuild("buildah cannot be found")
     if os.geteuid() != 0:
         raise CannotBuild("only root can")
     registry = f"docker.io/library/{image}"
@@ -101,6 +101,8 @@ def _base(image: str, folder: Path) -> str:
     name = f"localhost/{release}-python:{version}"
     if _has(name):
         return name
+    if shutil.which("debootstrap") is None:
+        raise CannotBuild(f"{image} cannot be fetched, and debootstrap cannot be found")
     include = "--include=python3-venv,ca-certificates"
     debootstrap = ["debootstrap", "--variant=minbase", include, release, str(tree), _DEBIAN]
     try:
