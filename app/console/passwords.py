@@ -3,16 +3,12 @@
 import hashlib
 import hmac
 import secrets
-import sys
-from collections.abc import Callable
-from typing import TypeVar
 
+from app.concurrency.native_thread import in_native_thread
 from app.store import Store
 
 MIN_LENGTH = 12
 MAX_LENGTH = 1024
-
-_T = TypeVar("_T")
 
 # The name of the value in the database.
 _NAME = "console_password"
@@ -50,16 +46,4 @@ def _derived(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
     def derive() -> bytes:
         return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=32)
 
-    return _in_native_thread(derive)
-
-
-def _in_native_thread(work: Callable[[], _T]) -> _T:
-    """Calls ``work`` so that the streams of the same worker go on meanwhile."""
-    if "gevent.monkey" in sys.modules:
-        from gevent import get_hub
-        from gevent.monkey import is_module_patched
-
-        if is_module_patched("threading"):
-            result: _T = get_hub().threadpool.apply(work)
-            return result
-    return work()
+    return in_native_thread(derive)

@@ -117,6 +117,7 @@ class Database:
 
     def _open(self, parsed: sa.URL, durable: bool) -> None:
         self._engine = self._kind.open_engine(parsed, durable)
+        self._upkeep = self._kind.upkeep(parsed)
         # A module of PEP 249. Its exceptions have no base class that all drivers share.
         self._driver: Any = self._engine.dialect.loaded_dbapi
         self._statements = _Statements(self._engine.dialect, self._kind, self.process_id)
@@ -280,6 +281,8 @@ class Database:
                 connection.close()
             else:
                 self._at_hand.append(connection)
+            if self._upkeep is not None:
+                self._upkeep()
 
     def _connection(self) -> PoolProxiedConnection:
         """One to use now. Raises exceptions of SQLAlchemy and of the driver."""

@@ -13,6 +13,7 @@ class DatabaseKind:
 
     ``open_engine(url, durable)``: on its connections each statement is a transaction of its own. ``durable``: a
     commit returns only when the data is on the disk.
+    ``upkeep(url)``: what is called after each use of the database, with no connection, if there is something to do.
     ``begin``: SQL that opens a transaction that writes.
     ``begin_exclusive``: SQL that opens a transaction and waits until no other such transaction is open.
     ``clock``: a query for the Unix seconds of the database; None if the clock is this machine's.
@@ -28,6 +29,7 @@ class DatabaseKind:
     """
 
     open_engine: Callable[[sa.URL, bool], sa.Engine]
+    upkeep: Callable[[sa.URL], Callable[[], None] | None]
     begin: str
     begin_exclusive: str
     clock: sa.ClauseElement | None

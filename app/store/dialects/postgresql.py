@@ -95,6 +95,7 @@ def _serves_nobody(error: Exception) -> bool:
 
 POSTGRESQL = DatabaseKind(
     open_engine=_open_engine,
+    upkeep=lambda _url: None,
     begin="BEGIN",
     begin_exclusive=f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})",
     clock=sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS FLOAT) AS now"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.store.dialects.checkpoints import Checkpoints
 from app.store.dialects.kind import DatabaseKind
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 # SQLITE_BUSY: another process writes. SQLITE_LOCKED: another connection of this process does
 # (https://sqlite.org/rescode.html).
 _LOCKED = (5, 6)
+# How many pages of 4 KB the WAL has at most before whoever commits copies them into the file. Usually Checkpoints has
+# done it before.
+_MOST_PAGES = 8000
 # SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN (the file beside the database that holds what is new).
 _UNWRITABLE = (8, 10, 13, 14)
 
@@ -57,11 +61,16 @@ def _on_connect(dbapi: Any, _record: Any, *, durable: bool) -> None:
     cursor = dbapi.cursor()
     # WAL mode is kept in the file. Switching to it may fail while another process opens the file; that is retried.
     cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA wal_autocheckpoint={_MOST_PAGES}")
     # NORMAL in WAL mode: a killed process loses nothing; a power cut may lose the last commits.
     cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     # What is deleted or overwritten does not stay readable in the file.
     cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()
+
+
+def _upkeep(url: sa.URL) -> Checkpoints | None:
+    return Checkpoints(url.database) if url.database and url.database != ":memory:" else None
 
 
 def _is_unwritable(error: Exception) -> bool:
@@ -75,6 +84,7 @@ def _is_transient(error: Exception, is_connecting: bool, is_lost: bool) -> bool:
 
 SQLITE = DatabaseKind(
     open_engine=_open_engine,
+    upkeep=_upkeep,
     begin="BEGIN IMMEDIATE",
     begin_exclusive="BEGIN IMMEDIATE",
     clock=None,

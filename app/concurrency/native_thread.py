@@ -1,0 +1,22 @@
+"""Work that holds the interpreter's lock hardly at all, outside of gevent's loop."""
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+def in_native_thread(work: Callable[[], _T]) -> _T:
+    """Calls ``work`` so that the streams of the same worker go on meanwhile. Without gevent it is simply called.
+
+    ``work`` must use nothing that gevent has replaced: no lock of ``threading``, no log.
+    """
+    if "gevent.monkey" in sys.modules:
+        from gevent import get_hub
+        from gevent.monkey import is_module_patched
+
+        if is_module_patched("threading"):
+            result: _T = get_hub().threadpool.apply(work)
+            return result
+    return work()

@@ -1,0 +1,98 @@
+"""What is new in a SQLite database comes into its file, and nobody waits for the disk meanwhile."""
+
+import logging
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from app.store import Store
+from app.store.dialects import checkpoints
+from app.store.dialects.checkpoints import Checkpoints
+from tests.running.processes import wait_until
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "g ü%.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    store = Store(f"sqlite:///{str(path).replace('%', '%25')}")
+    yield store
+    store.close()
+
+
+def write(store: Store, times: int = 250) -> None:
+    for number in range(times):
+        store.facts.put("x", f"{number}" + "x" * 4000, float(number))
+
+
+def in_the_file(path: Path, copy: Path) -> str:
+    """What the file says without its WAL."""
+    copy.write_bytes(path.read_bytes())
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(copy)) as connection:
+        (value,) = connection.execute("SELECT value FROM kept WHERE name = 'x'").fetchone() or ("",)
+        return str(value)
+    return ""
+
+
+def test_after_many_uses_what_is_new_is_in_the_file(store: Store, path: Path, tmp_path: Path) -> None:
+    write(store, 20)
+    assert in_the_file(path, tmp_path / "copy.db") == ""
+    write(store)
+    wait_until("it is in the file", lambda: in_the_file(path, tmp_path / "copy.db") != "")
+    # And again and again: the WAL does not grow with each write.
+    for _ in range(60):
+        write(store)
+        wait_until(
+            "no checkpoint runs", lambda: "checkpoint" not in [thread.name for thread in threading.enumerate()]
+        )
+    assert Path(f"{path}-wal").stat().st_size < 40_000_000
+
+
+def test_who_reads_at_the_same_time_hinders_it_and_loses_nothing(store: Store, path: Path) -> None:
+    write(store)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        before = reader.execute("SELECT value FROM kept WHERE name = 'x'").fetchone()
+        write(store, 1000)
+        assert reader.execute("SELECT value FROM kept WHERE name = 'x'").fetchone() == before
+        assert store.facts.get("x") == ("999" + "x" * 4000, 999.0)
+
+
+def test_a_database_that_was_deleted_is_not_created_again(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_USES", 1)
+    checkpoint = Checkpoints(str(path))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            checkpoint()
+            wait_until("it has ended", lambda: "one runs" not in repr(checkpoint))
+    assert not path.exists()
+    assert [record.message for record in caplog.records] == ["checkpoint_failed error=unable to open database file"]
+
+
+def test_under_gevent_others_go_on() -> None:
+    """The work waits for a lock that only the event loop can release."""
+    code = """
+from gevent import monkey, sleep, spawn
+monkey.patch_all()
+from app.concurrency.native_thread import in_native_thread
+lock = monkey.get_original("_thread", "allocate_lock")()
+lock.acquire()
+def release():
+    sleep(0.01)
+    lock.release()
+spawn(release)
+print(in_native_thread(lambda: lock.acquire(True, 30)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "True"
