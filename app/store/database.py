@@ -56,12 +56,10 @@ _DRIVER_ERRORS = (
 class Transaction:
     """Executes statements on one connection. The columns of a row have the names and types of the database."""
 
-    def __init__(self, statements: "_Statements") -> None:
+    def __init__(self, statements: "_Statements", connection: PoolProxiedConnection) -> None:
         self._statements = statements
         # A transaction may still be open on the connection, so it must not go back to the pool.
         self.is_tainted = False
-
-    def begin(self, connection: PoolProxiedConnection) -> None:
         assert connection.dbapi_connection is not None, "it was just taken from the pool"
         # The driver's own: the pool's connection passes each call on. One for all statements.
         self._cursor = connection.dbapi_connection.cursor()
@@ -84,7 +82,9 @@ class Transaction:
 
     def rows(self, statement: Statement, **values: Any) -> list[Row]:
         self._cursor.execute(*self._statements.prepared(statement, values))
-        names = [column[0] for column in self._cursor.description]
+        names = self._statements.columns.get(statement)
+        if names is None:
+            names = self._statements.columns[statement] = [column[0] for column in self._cursor.description]
         return [dict(zip(names, row, strict=True)) for row in self._cursor.fetchall()]
 
     def execute(self, sql: str) -> None:
@@ -122,8 +122,8 @@ class Database:
         self._driver: Any = self._engine.dialect.loaded_dbapi
         self._statements = _Statements(self._engine.dialect, self._kind, self.process_id)
         self._is_closed = False
-        # A connection to a file that was given back, for the next use: the pool takes as long as a small statement.
-        self._at_hand: list[PoolProxiedConnection] = []
+        # A connection that was given back, for the next use: the pool takes as long as a small statement.
+        self._at_hand: list[tuple[PoolProxiedConnection, Transaction]] = []
         self._unavailable_since: float | None = None
         # All processes that share a SQLite file use the clock of this machine, so when it is set, it is set for all
         # of them at once. Processes that share a server run on several machines: when the clock of one is set, that
@@ -151,8 +151,11 @@ class Database:
     def close(self) -> None:
         """Closes all connections; one that is in use, or that a thread still opens, after its use."""
         self._is_closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         while self._at_hand:
-            self._at_hand.pop().invalidate()
+            self._at_hand.pop()[0].invalidate()
         self._engine.dispose()
 
     def run(self, statement: Statement, **values: Any) -> int:
@@ -252,7 +255,7 @@ class Database:
         """Calls ``work`` with a connection. Raises StoreError."""
         pool = self._engine.pool
         try:
-            connection = self._connection()
+            connection, tx = self._connection()
         except DBAPIError as e:
             # SQLAlchemy's own queries on a new connection failed.
             raise self._translated(e.orig, None) from e
@@ -262,9 +265,7 @@ class Database:
             # All connections of the pool were in use for too long.
             name = type(e).__name__
             raise StoreError(f"{name}: {_first_line(e)}", driver_error=name, is_transient=True) from e
-        tx = Transaction(self._statements)
         try:
-            tx.begin(connection)
             return work(tx)
         except self._driver.Error as e:
             raise self._translated(e, connection) from e
@@ -277,19 +278,24 @@ class Database:
             is_last_use = tx.is_tainted or self._is_closed or self._engine.pool is not pool
             if is_last_use and connection.is_valid:
                 connection.invalidate()
-            if is_last_use or self._kind.is_server or self._at_hand:
+            if is_last_use or self._at_hand:
                 connection.close()
             else:
-                self._at_hand.append(connection)
+                self._at_hand.append((connection, tx))
             if self._upkeep is not None:
                 self._upkeep()
 
-    def _connection(self) -> PoolProxiedConnection:
+    def _connection(self) -> tuple[PoolProxiedConnection, Transaction]:
         """One to use now. Raises exceptions of SQLAlchemy and of the driver."""
         try:
             return self._at_hand.pop()
         except IndexError:
-            return self._engine.raw_connection()
+            connection = self._engine.raw_connection()
+        try:
+            return connection, Transaction(self._statements, connection)
+        except BaseException:
+            connection.invalidate()
+            raise
 
     def _translated(self, error: Any, connection: PoolProxiedConnection | None) -> StoreError:
         """The StoreError for a driver's error. ``connection``: None if none could be opened.
@@ -301,7 +307,7 @@ class Database:
         )
         if is_lost and connection is not None:
             connection.invalidate(error)
-            self._engine.dispose()
+            self._close_idle()
         name = next((name for name in _DRIVER_ERRORS if isinstance(error, getattr(self._driver, name))), "Error")
         return StoreError(
             f"{name}: {_first_line(error)}",
@@ -333,6 +339,8 @@ class _Statements:
         self._kind = kind
         self._process_id = process_id
         self._compiled: dict[Statement, tuple[str, Row]] = {}
+        # The names of the columns that a statement reads. psycopg takes as long for them as for the rows.
+        self.columns: dict[Statement, list[str]] = {}
 
     def prepared(self, statement: Statement, values: Row) -> tuple[str, Row]:
         """The SQL, and all values for it, including the constants of the statement itself."""
