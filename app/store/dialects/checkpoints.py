@@ -16,6 +16,11 @@ log = logging.getLogger(__name__)
 
 # A transaction that writes changes about five pages, and a SQLite of its own would begin after 1,000 pages.
 _USES = 200
+# While processes write all the time, PASSIVE never copies the very last pages, and the WAL grows. From so many pages
+# on RESTART lets the next writer begin at the start of the WAL again.
+_RESTART_PAGES = 4000
+# How long RESTART waits for others. Nobody can write meanwhile. Seconds.
+_RESTART_WAIT_S = 0.02
 
 
 class Checkpoints:
@@ -51,11 +56,13 @@ class Checkpoints:
 
     def _checkpoint(self) -> Exception | None:
         """In a native thread. PASSIVE waits for nobody, and nobody for it: readers and writers go on."""
+        # It must not create the file again if the database has been deleted.
+        uri = f"{Path(self._path).absolute().as_uri()}?mode=rw"
         try:
-            # It must not create the file again if the database has been deleted.
-            connection = sqlite3.connect(f"{Path(self._path).absolute().as_uri()}?mode=rw", timeout=0, uri=True)
-            with contextlib.closing(connection):
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            with contextlib.closing(sqlite3.connect(uri, timeout=_RESTART_WAIT_S, uri=True)) as connection:
+                _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if pages > _RESTART_PAGES:
+                    connection.execute("PRAGMA wal_checkpoint(RESTART)")
         except sqlite3.Error as e:
             return e
         return None

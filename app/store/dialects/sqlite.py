@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _LOCKED = (5, 6)
 # How many pages of 4 KB the WAL has at most before whoever commits copies them into the file. Usually Checkpoints has
 # done it before.
-_MOST_PAGES = 8000
+_MOST_PAGES = 20_000
 # SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN (the file beside the database that holds what is new).
 _UNWRITABLE = (8, 10, 13, 14)
 
