@@ -232,6 +232,14 @@ class Tables:
     def lost_chats(self) -> int:
         return self._count("SELECT count(*) FROM lost_chats")
 
+    def let_searches_be_due(self) -> None:
+        """All lost chats are looked for now. A gateway that starts does it at once, others within a minute."""
+        self.database.run("UPDATE lost_chats SET due_at = 1")
+
+    def searches_are_due(self) -> bool:
+        """Whether what ``let_searches_be_due`` wanted is not done yet."""
+        return self._count("SELECT count(*) FROM lost_chats WHERE due_at = 1") > 0
+
     def conversations_whose_chat_is_to_be_deleted(self) -> int:
         return self._count("SELECT count(*) FROM litter WHERE chat_id IN (SELECT chat_id FROM conversations)")
 
