@@ -124,6 +124,8 @@ class Database:
         self._is_closed = False
         # A connection that was given back, for the next use: the pool takes as long as a small statement.
         self._at_hand: list[tuple[PoolProxiedConnection, Transaction]] = []
+        # One entry for each use that waits for the pool. It is woken by a connection that comes back to the pool.
+        self._waiting: list[None] = []
         self._unavailable_since: float | None = None
         # All processes that share a SQLite file use the clock of this machine, so when it is set, it is set for all
         # of them at once. Processes that share a server run on several machines: when the clock of one is set, that
@@ -151,11 +153,15 @@ class Database:
     def close(self) -> None:
         """Closes all connections; one that is in use, or that a thread still opens, after its use."""
         self._is_closed = True
+        if self._upkeep is not None:
+            self._upkeep.close()
         self._close_idle()
 
     def _close_idle(self) -> None:
-        while self._at_hand:
-            self._at_hand.pop()[0].invalidate()
+        # Another thread may take the last one.
+        with suppress(IndexError):
+            while True:
+                self._at_hand.pop()[0].invalidate()
         self._engine.dispose()
 
     def run(self, statement: Statement, **values: Any) -> int:
@@ -278,7 +284,7 @@ class Database:
             is_last_use = tx.is_tainted or self._is_closed or self._engine.pool is not pool
             if is_last_use and connection.is_valid:
                 connection.invalidate()
-            if is_last_use or self._at_hand:
+            if is_last_use or self._at_hand or self._waiting:
                 connection.close()
             else:
                 self._at_hand.append((connection, tx))
@@ -290,7 +296,11 @@ class Database:
         try:
             return self._at_hand.pop()
         except IndexError:
+            self._waiting.append(None)
+        try:
             connection = self._engine.raw_connection()
+        finally:
+            self._waiting.pop()
         try:
             return connection, Transaction(self._statements, connection)
         except BaseException:

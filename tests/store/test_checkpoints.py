@@ -1,6 +1,6 @@
 """What is new in a SQLite database comes into its file, and nobody waits for the disk meanwhile."""
 
-import logging
+import _thread
 import sqlite3
 import subprocess
 import sys
@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from app.store import Store
-from app.store.dialects import checkpoints
 from app.store.dialects.checkpoints import Checkpoints
 from tests.running.processes import wait_until
 
@@ -29,7 +29,7 @@ def store(path: Path) -> Iterator[Store]:
     store.close()
 
 
-def write(store: Store, times: int = 250) -> None:
+def write(store: Store, times: int = 1100) -> None:
     for number in range(times):
         store.facts.put("x", f"{number}" + "x" * 4000, float(number))
 
@@ -61,25 +61,61 @@ def test_the_wal_does_not_grow_while_several_write_all_the_time(store: Store, pa
     assert Path(f"{path}-wal").stat().st_size < 50_000_000
 
 
-def test_who_reads_at_the_same_time_hinders_it_and_loses_nothing(store: Store, path: Path) -> None:
+def test_who_reads_for_long_ends_no_write_and_the_rest_is_copied_later(
+    store: Store, path: Path, tmp_path: Path
+) -> None:
     write(store)
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         before = reader.execute("SELECT value FROM kept WHERE name = 'x'").fetchone()
-        write(store, 1000)
+        write(store, 3000)
         assert reader.execute("SELECT value FROM kept WHERE name = 'x'").fetchone() == before
-        assert store.facts.get("x") == ("999" + "x" * 4000, 999.0)
+    for _ in range(1100):
+        store.facts.put("x", "after it", 1.0)
+    wait_until("it is in the file", lambda: in_the_file(path, tmp_path / "copy.db") == "after it")
 
 
-def test_a_database_that_was_deleted_is_not_created_again(
-    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoints, "_USES", 1)
+def test_nobody_writes_while_it_copies(store: Store, path: Path, tmp_path: Path) -> None:
+    """A commit at this moment could be lost with SQLite before 3.51.3. So it waits until nobody writes."""
+    write(store, 20)
     checkpoint = Checkpoints(str(path))
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        for _ in range(1000):
             checkpoint()
-            wait_until("it has ended", lambda: "one runs" not in repr(checkpoint))
+        wait_until("it gives up", lambda: "one runs" not in repr(checkpoint))
+        writer.execute("ROLLBACK")
+        assert in_the_file(path, tmp_path / "copy.db") == ""
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_store_that_is_closed_leaves_no_wal(store: Store, path: Path, attempt: int) -> None:
+    """Also if the last use of it starts a checkpoint. Whoever copies the file alone then copies everything."""
+    while "one runs" not in repr(store.database._upkeep):
+        store.facts.put("x", f"last {attempt}", 1.0)
+    store.close()
+    assert not Path(f"{path}-wal").exists()
+
+
+def test_no_thread_for_it_is_no_failure_of_the_write(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that allows no more threads."""
+    problem = RuntimeError("can't start new thread")
+    with monkeypatch.context() as patched:
+        patched.setattr(_thread, "start_new_thread", Mock(side_effect=problem))
+        write(store, 2500)
+    assert [record.message for record in caplog.records] == [f"checkpoint_failed error={problem}"]
+    write(store, 1001)
+    wait_until("it works again", lambda: not store.database._upkeep._is_failing)  # type: ignore[union-attr]
+
+
+def test_a_database_that_was_deleted_is_not_created_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = Checkpoints(str(path))
+    for _ in range(3):
+        for _ in range(1000):
+            checkpoint()
+        wait_until("it has ended", lambda: "one runs" not in repr(checkpoint))
     assert not path.exists()
     assert [record.message for record in caplog.records] == ["checkpoint_failed error=unable to open database file"]
 

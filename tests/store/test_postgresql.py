@@ -11,12 +11,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 import requests
+import sqlalchemy as sa
 
+from app.store.database import Database
 from tests.running import ON_POSTGRESQL, Answer, Gateway, Running, Simulator, mint, read_stream, wait_until
 from tests.running.commands import Surgery, start
 from tests.running.databases import PostgresDatabase
@@ -385,3 +387,35 @@ def test_the_doctor_examines_it(running: Running, simulator: Simulator, tmp_path
         assert password not in output and "another-password" not in output
     for output in (public.output, away.output):
         assert str(running.postgres.port) not in output and '"gateway"' not in output
+
+
+def test_who_waits_for_a_connection_gets_the_next_one_that_is_free(running: Running) -> None:
+    """And not whoever comes later. One is kept beside SQLAlchemy's pool, which knows of its own only."""
+    with (
+        closing(
+            Database(PostgresDatabase.create(running.postgres, f"waiting_{uuid.uuid4().hex[:8]}").url)
+        ) as database,
+        ThreadPoolExecutor(6) as pool,
+    ):
+        database.rows(sa.text("SELECT 1 AS one"))
+        holding = [threading.Event() for _ in range(5)]
+        held = threading.Semaphore(0)
+
+        def hold(until: threading.Event) -> None:
+            def work(_: object) -> None:
+                held.release()
+                until.wait(60)
+
+            database.with_retries(work)
+
+        holders = [pool.submit(hold, until) for until in holding]
+        for _ in holding:
+            assert held.acquire(timeout=60)
+        waiter = pool.submit(database.rows, sa.text("SELECT 1 AS one"))
+        wait_until("it waits", lambda: database._waiting)
+        holding[0].set()
+        assert waiter.result(timeout=10) == [{"one": 1}]
+        for until in holding:
+            until.set()
+        for holder in holders:
+            holder.result()

@@ -2,9 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
+
+
+class Upkeep(Protocol):
+    """What a database needs from time to time. Neither method raises."""
+
+    def __call__(self) -> None:
+        """After each use of the database, with no connection."""
+
+    def close(self) -> None:
+        """Before the connections are closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +23,7 @@ class DatabaseKind:
 
     ``open_engine(url, durable)``: on its connections each statement is a transaction of its own. ``durable``: a
     commit returns only when the data is on the disk.
-    ``upkeep(url)``: what is called after each use of the database, with no connection, if there is something to do.
+    ``upkeep(url)``: of a database; None where there is nothing to do.
     ``begin``: SQL that opens a transaction that writes.
     ``begin_exclusive``: SQL that opens a transaction and waits until no other such transaction is open.
     ``clock``: a query for the Unix seconds of the database; None if the clock is this machine's.
@@ -29,7 +39,7 @@ class DatabaseKind:
     """
 
     open_engine: Callable[[sa.URL, bool], sa.Engine]
-    upkeep: Callable[[sa.URL], Callable[[], None] | None]
+    upkeep: Callable[[sa.URL], Upkeep | None]
     begin: str
     begin_exclusive: str
     clock: sa.ClauseElement | None

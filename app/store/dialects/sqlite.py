@@ -18,8 +18,7 @@ log = logging.getLogger(__name__)
 # SQLITE_BUSY: another process writes. SQLITE_LOCKED: another connection of this process does
 # (https://sqlite.org/rescode.html).
 _LOCKED = (5, 6)
-# How many pages of 4 KB the WAL has at most before whoever commits copies them into the file. Usually Checkpoints has
-# done it before.
+# From how many pages of 4 KB in the WAL on whoever commits copies them into the file. Checkpoints does it before.
 _MOST_PAGES = 20_000
 # SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN (the file beside the database that holds what is new).
 _UNWRITABLE = (8, 10, 13, 14)
@@ -34,8 +33,8 @@ def _open_engine(url: sa.URL, durable: bool) -> sa.Engine:
         skip_autocommit_rollback=True,
         hide_parameters=True,
         paramstyle="named",
-        # SQLite waits for a lock in C, which would stop a gevent worker with all its streams. So it hardly waits.
-        connect_args={"timeout": 0.01},
+        # SQLite waits for a lock in C, which would stop a gevent worker with all its streams.
+        connect_args={"timeout": 0},
     )
     sa.event.listen(engine, "connect", partial(_on_connect, durable=durable))
     return engine
