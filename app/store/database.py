@@ -200,6 +200,7 @@ class Database:
         retry_for_s = _retry_for_s.get()
         deadline = time.monotonic() + (self._kind.retry_for_s if retry_for_s is None else retry_for_s)
         may_have_run = False
+        pause_s, longest_s = self._kind.retry_every_s
         while True:
             try:
                 result = self._try_once(work)
@@ -214,7 +215,8 @@ class Database:
                 if self._unavailable_since is not None:
                     self._note_available()
                 return result
-            time.sleep(random.uniform(*self._kind.retry_every_s))
+            time.sleep(random.uniform(0.5, 1.0) * pause_s)
+            pause_s = min(2 * pause_s, longest_s)
 
     @staticmethod
     @contextmanager

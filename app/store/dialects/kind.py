@@ -35,7 +35,8 @@ class DatabaseKind:
     ``serves_nobody(error)``: whether a driver's error says that the server is not there, or not ready, for anybody.
     ``is_unwritable(error)``: whether a driver's error says that nothing can be written now.
     ``retry_for_s``: how long a transient failure is retried, in seconds.
-    ``retry_every_s``: the shortest and the longest pause between two tries, in seconds.
+    ``retry_every_s``: the first and the longest pause between two tries, in seconds. It doubles, and chance makes it
+    up to a half shorter.
     """
 
     open_engine: Callable[[sa.URL, bool], sa.Engine]

@@ -94,5 +94,5 @@ SQLITE = DatabaseKind(
     serves_nobody=lambda _error: False,
     is_unwritable=_is_unwritable,
     retry_for_s=10.0,
-    retry_every_s=(0.002, 0.02),
+    retry_every_s=(0.001, 0.02),
 )
