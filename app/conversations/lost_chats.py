@@ -144,8 +144,12 @@ class LostChats:
 
     def _search(self, account: Account, lost: list[LostChat]) -> list[LostChat]:
         """Returns those whose chats were not found. Raises UpstreamError."""
-        left = lost
+        left = list(lost)
         unclear = 0
+        # Name of an upstream → chats without a question. They may be anybody's, so they come after all others: a
+        # stream that may have asked over several upstreams has one chat only.
+        unused: dict[str, list[str]] = {}
+        deleted: set[str] = set()
         for name, upstream in self._upstreams.items():
             if not left:
                 break
@@ -154,19 +158,23 @@ class LostChats:
             except (ProtocolUnavailable, ChatUnknown):
                 # The site does not serve this protocol.
                 continue
-            # Those without a question last: they may be anybody's.
-            for digest, chats in sorted(found.items(), reverse=True):
-                owners = [one for one in left if _has_asked(one, digest or f"{name}:")]
-                if len(chats) > len(owners) or (digest and self._is_asked_now(account.id, digest)):
+            unused[name] = found.pop("", [])
+            for digest, chats in found.items():
+                owners = [one for one in left if _has_asked(one, digest)]
+                if len(chats) > len(owners) or self._is_asked_now(account.id, digest):
                     unclear += len(chats)
-                    continue
-                gone = owners[: len(chats)]
-                for chat_id, owner in zip(chats, gone, strict=True):
-                    # Which protocol has opened it is not known where the worker was killed, and another one may say
-                    # that the chat is deleted, and leave it.
-                    for asked in _upstreams_of(owner):
-                        self._cleanup.note_and_discard(asked, chat_id, account.id)
-                left = [one for one in left if one not in gone]
+                else:
+                    self._discard(account, chats, owners, left)
+                    deleted.update(chats)
+        for name, listed in unused.items():
+            chats = [chat_id for chat_id in listed if chat_id not in deleted]
+            # Those first that can have asked over no other upstream.
+            owners = sorted((one for one in left if _has_asked(one, f"{name}:")), key=lambda o: len(_upstreams_of(o)))
+            if len(chats) > len(owners):
+                unclear += len(chats)
+            else:
+                self._discard(account, chats, owners, left)
+                deleted.update(chats)
         log.info(
             "lost_chats_searched account=%s streams=%d found=%d unclear=%d",
             account.id,
@@ -175,6 +183,15 @@ class LostChats:
             unclear,
         )
         return left
+
+    def _discard(self, account: Account, chats: list[str], owners: list[LostChat], left: list[LostChat]) -> None:
+        """Has the chats deleted, each for one of its owners, who are taken out of ``left``."""
+        for chat_id, owner in zip(chats, owners, strict=False):
+            left.remove(owner)
+            # Which protocol has opened it is not known where the worker was killed, and another one may say that the
+            # chat is deleted, and leave it.
+            for asked in _upstreams_of(owner):
+                self._cleanup.note_and_discard(asked, chat_id, account.id)
 
     def _unknown_chats(self, upstream: Upstream, account: Account, lost: Iterable[LostChat]) -> dict[str, list[str]]:
         """Digest of its only question (empty: it has none) → ids of the chats that may be those of ``lost``."""
