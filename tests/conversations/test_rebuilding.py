@@ -21,6 +21,7 @@ from tests.running import (
     read_stream,
     wait_until,
 )
+from tests.running.databases import SqliteDatabase
 from tests.running.wire import say_in_turn
 
 SECRET = "a secret of twelve or more"
@@ -259,8 +260,10 @@ def test_a_turn_that_was_taken_over_is_no_part_of_the_transcript(running: Runnin
         with frozen.say("frozen question", "c", stream=True) as response:
             simulator.wait("gate_waiting:ice", equals=1)
             workers = frozen.process.children()
-            for pid in workers:
-                os.kill(pid, signal.SIGSTOP)
+            assert isinstance(frozen.database, SqliteDatabase)
+            with frozen.database.while_nobody_writes():
+                for pid in workers:
+                    os.kill(pid, signal.SIGSTOP)
             try:
                 simulator.knobs(gate="", say="good answer")
                 assert other.say("good question", "c").ok

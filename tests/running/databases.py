@@ -2,7 +2,8 @@
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,6 +60,13 @@ class SqliteDatabase(os.PathLike[str]):
         with closing(sqlite3.connect(self.path, timeout=10)) as db, db:
             for sql in statements:
                 db.execute(sql)
+
+    @contextmanager
+    def while_nobody_writes(self) -> Iterator[None]:
+        """A process that is stopped meanwhile does not hold the lock for as long as it stands still."""
+        with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            yield
 
     def rows(self) -> Rows:
         names = [name for (name,) in self.run("SELECT name FROM sqlite_master WHERE type = 'table'")]

@@ -198,9 +198,11 @@ def test_a_frozen_process_ends_the_turns_that_others_have_taken_and_no_others(
             gateway.say("stateless", stream=True) as stateless,
         ):
             simulator.wait("gate_waiting:ice", equals=3)
-            for pid in gateway.process.children():
-                os.kill(pid, signal.SIGSTOP)
-                frozen.callback(os.kill, pid, signal.SIGCONT)
+            assert isinstance(gateway.database, SqliteDatabase)
+            with gateway.database.while_nobody_writes():
+                for pid in gateway.process.children():
+                    os.kill(pid, signal.SIGSTOP)
+                    frozen.callback(os.kill, pid, signal.SIGCONT)
             simulator.knobs(gate="", slot_scope="none")
             assert other.say("second", "one").ok
             frozen.close()
