@@ -1,4 +1,4 @@
-"""Work that holds the interpreter's lock hardly at all, outside of gevent's loop."""
+"""Work in C that releases the interpreter's lock, beside gevent's loop."""
 
 import sys
 from collections.abc import Callable

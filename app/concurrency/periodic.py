@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from app.concurrency.yielding import NEXT_ROUND_S
+
 log = logging.getLogger(__name__)
 
 # Between two steps of a long work: longer than a step, or whoever waits for it would wait for many. Seconds.
@@ -24,8 +26,6 @@ _LONG_PAUSE_S = 2.0
 # From one beat to the next, and how late a long pause may end. Seconds.
 _BEAT_S = 1.0
 _LATE_S = 0.1
-# Not 0: after that gevent looks at its sockets and timers only every fifty times (gevent 26.9, CALLBACK_CHECK_COUNT).
-_SHORTEST_PAUSE_S = 1e-6
 
 
 class Beat:
@@ -98,7 +98,7 @@ class Periodic:
         pause_s = self._first_after_s
         while True:
             # Never without a pause: under gevent, work that does not block would let nothing else run.
-            beat.wait(self._woken, max(pause_s, _SHORTEST_PAUSE_S))
+            beat.wait(self._woken, max(pause_s, NEXT_ROUND_S))
             self._woken.clear()
             # Looked at after the flag was cleared: a stop in between has set it again, or is seen here.
             if self._stopped:

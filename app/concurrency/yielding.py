@@ -21,8 +21,9 @@ from typing import Any, Protocol, TypeVar
 _SLICE_S = 0.005
 # The time of one of those who wait, of that.
 _TURN_S = 0.001
-# Not 0: gevent would look at its sockets only after fifty rounds (gevent 26.9, CALLBACK_CHECK_COUNT).
-_NEXT_ROUND_S = 1e-6
+# A sleep until the next round. Not 0: gevent would look at its sockets and timers only after fifty rounds (gevent
+# 26.9, CALLBACK_CHECK_COUNT). Seconds.
+NEXT_ROUND_S = 1e-6
 
 _T = TypeVar("_T")
 
@@ -49,7 +50,7 @@ def in_rounds(items: Sequence[_T], count: int) -> Iterator[Sequence[_T]]:
     take: for work that no client waits for."""
     for at in range(0, len(items), count):
         if at:
-            time.sleep(_NEXT_ROUND_S)
+            time.sleep(NEXT_ROUND_S)
         yield items[at : at + count]
 
 
@@ -65,7 +66,7 @@ class _GeventWorker:
         self._new_waiter = Waiter
         self._current = getcurrent
         self._waiting: deque[Any] = deque()
-        self._timer = self._loop.timer(_NEXT_ROUND_S)
+        self._timer = self._loop.timer(NEXT_ROUND_S)
         # The round that is known, and when the first work in it began.
         self._round = -1
         self._began = 0.0

@@ -167,6 +167,7 @@ class LostChats:
                     self._discard(account, chats, owners, left)
                     deleted.update(chats)
         for name, listed in unused.items():
+            # Another upstream may have read the question of the same chat.
             chats = [chat_id for chat_id in listed if chat_id not in deleted]
             # Those first that can have asked over no other upstream.
             owners = sorted((one for one in left if _has_asked(one, f"{name}:")), key=lambda o: len(_upstreams_of(o)))

@@ -11,7 +11,7 @@ locked and tries again.
 import _thread
 import logging
 import sqlite3
-import time
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -19,14 +19,21 @@ from app.concurrency.native_thread import in_native_thread
 
 log = logging.getLogger(__name__)
 
-# A use that writes changes about five pages. More seldom than SQLite would do it, because writers wait meanwhile.
+# Some 5,000 pages: more seldom than SQLite would do it, because writers wait meanwhile.
 _USES = 1000
 # How long a checkpoint waits until nobody writes. Seconds.
 _WAIT_S = 0.5
 # How long the end of the process waits for one that runs. Seconds.
 _CLOSE_WAIT_S = 1.0
-# SQLITE_BUSY and SQLITE_LOCKED (https://sqlite.org/rescode.html).
+# SQLITE_BUSY: another process writes. SQLITE_LOCKED: another connection of this process does
+# (https://sqlite.org/rescode.html).
 _LOCKED = (5, 6)
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether a driver's error says that the same may succeed a moment later."""
+    # Extended result codes (SQLITE_BUSY_SNAPSHOT …) have the primary code in their last byte.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOCKED
 
 
 class Checkpoints:
@@ -39,36 +46,35 @@ class Checkpoints:
         # It must not create the file again if the database has been deleted.
         self._uri = f"{Path(path).absolute().as_uri()}?mode=rw"
         self._uses = 0
-        self._runs = False
+        self._none_runs = threading.Event()
+        self._none_runs.set()
         self._is_failing = False
 
     def __repr__(self) -> str:
-        return f"<Checkpoints{', one runs' if self._runs else ''}>"
+        return f"<Checkpoints{'' if self._none_runs.is_set() else ', one runs'}>"
 
     def __call__(self) -> None:
         self._uses += 1
-        if self._uses >= _USES and not self._runs:
+        if self._uses >= _USES and self._none_runs.is_set():
             self._uses = 0
-            self._runs = True
+            self._none_runs.clear()
             try:
                 # Not threading.Thread: its start() waits until the thread runs, and under gevent others would run.
                 _thread.start_new_thread(self._run, ())
             except RuntimeError as e:
                 # No more threads are allowed, or the process ends.
-                self._runs = False
+                self._none_runs.set()
                 self._note(e)
 
     def close(self) -> None:
-        """Waits for a checkpoint that runs: the last connection that is closed removes the WAL, if it is the last."""
-        ends_at = time.monotonic() + _CLOSE_WAIT_S
-        while self._runs and time.monotonic() < ends_at:
-            time.sleep(0.005)
+        """Waits for a checkpoint that runs: SQLite removes the WAL with the last connection, and it has two."""
+        self._none_runs.wait(_CLOSE_WAIT_S)
 
     def _run(self) -> None:
         try:
             self._note(in_native_thread(self._checkpoint))
         finally:
-            self._runs = False
+            self._none_runs.set()
 
     def _note(self, error: Exception | None) -> None:
         if error is not None and not self._is_failing:
@@ -84,7 +90,7 @@ class Checkpoints:
                 # It does not wait for readers: what they still need is copied by the next one.
                 copier.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.Error as e:
-            return None if getattr(e, "sqlite_errorcode", 0) & 0xFF in _LOCKED else e
+            return None if is_locked(e) else e
         return None
 
     def _connection(self, wait_s: float) -> sqlite3.Connection:

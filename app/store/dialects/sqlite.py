@@ -10,17 +10,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.store.dialects.checkpoints import Checkpoints
+from app.store.dialects.checkpoints import Checkpoints, is_locked
 from app.store.dialects.kind import DatabaseKind
 
 log = logging.getLogger(__name__)
 
-# SQLITE_BUSY: another process writes. SQLITE_LOCKED: another connection of this process does
-# (https://sqlite.org/rescode.html).
-_LOCKED = (5, 6)
 # From how many pages of 4 KB in the WAL on whoever commits copies them into the file. Checkpoints does it before.
 _MOST_PAGES = 20_000
-# SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN (the file beside the database that holds what is new).
+# SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN (the file beside the database that holds what is new;
+# https://sqlite.org/rescode.html).
 _UNWRITABLE = (8, 10, 13, 14)
 
 
@@ -77,8 +75,7 @@ def _is_unwritable(error: Exception) -> bool:
 
 
 def _is_transient(error: Exception, is_connecting: bool, is_lost: bool) -> bool:  # noqa: ARG001  # only the code counts
-    # Extended result codes (SQLITE_BUSY_SNAPSHOT …) have the primary code in their last byte.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOCKED
+    return is_locked(error)
 
 
 SQLITE = DatabaseKind(
