@@ -140,7 +140,8 @@ class OpenChats:
         """Gives the chat to the request, unless another one has it meanwhile."""
         store, row = self._store, chat.row
         try:
-            with store.database.retrying_for(0):
+            # Another process, or a checkpoint, may hold SQLite's lock for a moment.
+            with store.database.retrying_for(_TRY_FOR_S):
                 return store.open_chats.take(row, chat.holder, self._process_lease.id, store.database.now())
         except StoreError as e:
             if e.may_have_run:

@@ -473,7 +473,8 @@ def test_sealed_tokens_are_not_in_the_database(running: Running, simulator: Simu
     token = refresh("alice")
     with running.gateway(simulator.url, KIMI_TOKENS=token, GATEWAY_SECRET=SECRET) as gateway:
         assert ask(gateway, True).finish_reason == "stop"
-    assert gateway.database.content().count(b"eyJ") == 0
+    # All tokens begin alike.
+    assert token.partition(".")[0].encode() not in gateway.database.content()
     with running.gateway(simulator.url, database=gateway.database, KIMI_TOKENS=token, GATEWAY_SECRET=SECRET) as again:
         assert ask(again, True).finish_reason == "stop"
     assert simulator.state()["refreshes"] == 1
@@ -493,7 +494,7 @@ def test_a_secret_that_is_set_later_seals_what_is_there(running: Running, simula
     token = refresh("alice")
     with running.gateway(simulator.url, KIMI_TOKENS=token) as gateway:
         assert ask(gateway, True).finish_reason == "stop"
-    assert gateway.database.content().count(b"eyJ") > 0
+    assert token.partition(".")[0].encode() in gateway.database.content()
     with running.gateway(
         simulator.url, database=gateway.database, KIMI_TOKENS=token, GATEWAY_SECRET=SECRET
     ) as sealed:
