@@ -2,7 +2,6 @@
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,7 +24,6 @@ from tests.running import (
     read_stream,
     wait_until,
 )
-from tests.running.databases import SqliteDatabase
 
 ON = SHIPPED | {"CONTINUE_CHATS": "1"}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -314,19 +312,6 @@ def test_an_answer_that_was_repaired_continues(on: Gateway, simulator: Simulator
     assert talk.how() == ["new", "continued"] and len(chats(simulator)) == 1
     assert simulator.prompts()[1].startswith("The last message could not be used.")
     assert "sunny" in simulator.prompts()[2] and CANARY not in simulator.prompts()[2]
-
-
-def test_a_talk_goes_on_in_its_chat_although_nobody_can_write_for_a_moment(on: Gateway, simulator: Simulator) -> None:
-    """As while SQLite's WAL is copied, or another worker writes."""
-    talk = Talk(on)
-    talk.ask("one")
-    assert isinstance(on.database, SqliteDatabase)
-    with ThreadPoolExecutor(1) as pool:
-        with on.database.while_nobody_writes():
-            second = pool.submit(talk.ask, "two")
-            threading.Event().wait(0.2)
-        second.result()
-    assert talk.how() == ["new", "continued"] and len(chats(simulator)) == 1
 
 
 @EACH_GENERATION
