@@ -364,14 +364,28 @@ class _Statements:
         return sql, values if self._kind.adapt_values is None else self._kind.adapt_values(values)
 
     def _compile(self, statement: Statement) -> tuple[str, Row]:
-        if isinstance(statement, PerDialect):
-            statement = statement.build_for(self._dialect.name)
-        compiled = statement.compile(dialect=self._dialect)
-        assert isinstance(compiled, SQLCompiler)
-        constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
-        if OWN_PROCESS_ID.key in compiled.binds:
-            constants[OWN_PROCESS_ID.key] = self._process_id
-        return str(compiled), constants
+        sql, constants = compile_statement(statement, self._dialect)
+        if OWN_PROCESS_ID.key in constants:
+            constants = {**constants, OWN_PROCESS_ID.key: self._process_id}
+        return sql, constants
+
+
+# By the name of the dialect. Another database of the same process compiles nothing again, and neither does a process
+# that is forked.
+_compiled: dict[tuple[str, Statement], tuple[str, Row]] = {}
+
+
+def compile_statement(statement: Statement, dialect: sa.Dialect) -> tuple[str, Row]:
+    """The SQL, and the constants of the statement itself. OWN_PROCESS_ID is None there."""
+    key = (dialect.name, statement)
+    if key not in _compiled:
+        built = statement.build_for(dialect.name) if isinstance(statement, PerDialect) else statement
+        compiler = built.compile(dialect=dialect)
+        assert isinstance(compiler, SQLCompiler)
+        binds = compiler.binds.items()
+        constants = {name: bind.value for name, bind in binds if not bind.required or name == OWN_PROCESS_ID.key}
+        _compiled[key] = str(compiler), constants
+    return _compiled[key]
 
 
 def _first_line(error: Exception) -> str:
