@@ -277,7 +277,7 @@ class ChatRequest:
     tool_choice: ToolChoice = ToolChoice()
     # What the chat that this turn continues knows of functions. Set by the planner.
     known_tools: KnownTools | None = None
-    # The code of the headings, where a message repeats an answer that contains it.
+    # The code of the headings, where a message repeats an answer that contains it, or the text was composed before.
     code: str | None = None
     # Clients of this API send what was said before each time.
     repeats_history: bool = False

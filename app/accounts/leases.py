@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app.accounts import scheduling
 from app.accounts.scheduling import Limits
@@ -140,6 +140,14 @@ class Leases:
         if lease is not None:
             self._held[lease.id] = lease
         return lease
+
+    def will_ask(self, lease: Lease, question: str) -> None:
+        """What the stream asks may be something else than its ticket said (see ``Ticket``). Never raises: it matters
+        only if this process dies."""
+        known = (lease.question or "").split(" ")
+        if lease.id in self._held and not all(digest in known for digest in question.split(" ")):
+            self._held[lease.id] = replace(lease, question=question)
+            self._process_lease.run_or_retry(lambda: self._store.leases.set_question(lease.id, question))
 
     def release(self, lease: Lease) -> None:
         """Gives the account back. Safe to call again."""

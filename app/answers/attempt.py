@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.accounts.leases import Lease, Leases
 from app.accounts.pool import Accounts
@@ -221,9 +221,7 @@ class Attempt:
 
     def _stream(self) -> None:
         turn, upstream = self._turn, self._upstream
-        plan = self._plan
-        is_first = upstream is plan.upstreams[0]
-        prepared = plan.prepared if is_first else upstream.prepare(plan.prepared.request, plan.messages)
+        prepared = self._prepare()
         self._prepared = prepared
         turn.info.prompt = prepared.counted_text
         if self._conversation is not None:
@@ -269,6 +267,20 @@ class Attempt:
                     remember(shaped)
                     emit(shaped)
                 raise
+
+    def _prepare(self) -> PreparedTurn:
+        """The turn as its upstream sends it."""
+        plan, upstream = self._plan, self._upstream
+        if upstream is plan.upstreams[0]:
+            return plan.prepared
+        # With the same code: its text is then the one that the lease knows, unless it sends instructions apart.
+        request = replace(plan.prepared.request, code=plan.prepared.prompt.code)
+        prepared = upstream.prepare(request, plan.messages)
+        if self._resume is None:
+            question = self._services.lost_chats.question_of((upstream,), prepared)
+            if question is not None:
+                self._services.leases.will_ask(self._lease, question)
+        return prepared
 
     def _shaper(self, prepared: PreparedTurn) -> Shaper | None:
         request = prepared.request

@@ -175,14 +175,13 @@ class _Run:
         info.conversation, info.whole_prompt = "continued", lambda: self._planner.whole_prompt(request)
         return plan
 
-    def _in_new_chat(self, *, is_lost: bool = False) -> Plan:
-        """The plan of a stateless request whose open chat cannot be used. ``is_lost``: the upstream does not know
-        that chat any more."""
+    def _leave_open_chat(self, *, is_lost: bool = False) -> None:
+        """A stateless request does not continue in its open chat. ``is_lost``: the upstream does not know that chat
+        any more."""
         turn = self._turn
         if turn.thread is not None:
             turn.thread.release(is_lost=is_lost)
         turn.info.conversation, turn.info.whole_prompt = "new", None
-        return self._planner.plan(turn.request, None, turn.info)
 
     def _lease_for_continued(self, plan: Plan) -> tuple[Plan, Lease]:
         """The account of the open chat, if it is free. Else any account, as for a new chat; the plan is then one for
@@ -196,7 +195,9 @@ class _Run:
         if lease.account_id in plan.accounts:
             return plan, lease
         log.info("open_chat_left reason=its account is not free account=%s", lease.account_id)
-        return self._in_new_chat(), lease
+        self._leave_open_chat()
+        # Not prepared again: its text would have another code than the question of the lease.
+        return new, lease
 
     def _lease(self, plan: Plan) -> Lease:
         """Raises NoAccountFree; AccountRejected where no account is left that could serve this."""
@@ -305,7 +306,8 @@ class _Run:
             raise error
         if plan.is_continued:
             log.info("open_chat_left account=%s error=%s", lease.account_id, error.message)
-            return self._in_new_chat(is_lost=isinstance(error, ChatUnknown | ChatForbidden))
+            self._leave_open_chat(is_lost=isinstance(error, ChatUnknown | ChatForbidden))
+            return self._planner.plan(turn.request, None, turn.info)
         self._was_repeated = self._was_repeated or step.backs_off
         if step is failover.REBUILD and self._conversation is not None:
             plan = self._planner.rebuild(turn.request, self._conversation, error, turn.info)

@@ -440,6 +440,7 @@ _LOAD = sa.select(
     sa.select(sa.func.min(queue.c.joined_at)).where(_WAITS).scalar_subquery().label("waiting_since"),
 )
 _STREAMS = sa.select(leases.c.account_id, sa.func.count().label("streams")).group_by(leases.c.account_id)
+_SET_QUESTION = sa.update(leases).where(leases.c.id == _P("of_id")).values(question=_P("question"))
 _RELEASE = sa.delete(leases).where(leases.c.id == _P("of_id")).returning(leases.c.account_id)
 _LEASE_COLUMNS = tuple(leases.c[name] for name in LeaseRow.__slots__)
 # What became of requests that wait: they have a lease, or (account_id: NULL) were dropped.
@@ -616,6 +617,10 @@ class LeaseRows:
         """The lease of a ticket, if it has one."""
         row = tx.row(_FIND, of_id=ticket_id)
         return None if row is None else _lease(row)
+
+    def set_question(self, lease_id: str, question: str) -> None:
+        """The stream asks this in a new chat, and not what its ticket says."""
+        self._database.run(_SET_QUESTION, of_id=lease_id, question=question)
 
     def release(self, lease_id: str) -> None:
         """Safe to call again."""

@@ -52,7 +52,7 @@ def compose(request: ChatRequest, messages: Sequence[Message], wording: WordingN
     if len(messages) > 1 and _ends_in_answer(messages) and not messages[-1].text:
         messages = messages[:-1]
     if not request.offers_tools and request.known_tools is None and not any(map(_has_calls, messages)):
-        return _without_tools(messages)
+        return _without_tools(messages, request.code)
     return _Composition(request, messages, wording).prompt()
 
 
@@ -65,10 +65,10 @@ def _has_calls(message: Message) -> bool:
     return bool(message.tool_calls) or message.role in ("tool", "function")
 
 
-def _without_tools(messages: Sequence[Message]) -> Prompt:
+def _without_tools(messages: Sequence[Message], code: str | None) -> Prompt:
     if len(messages) == 1 and _is_plain(messages[0]):
         return Prompt(messages[0].text)
-    code = unused_code(text for message in messages for text in message.texts)
+    code = code or unused_code(text for message in messages for text in message.texts)
     sections = [heading(code, *_about(m)) + "\n" + "\n".join(m.texts) for m in messages]
     introduction = _introduction(code, continues=_ends_in_answer(messages))
     return Prompt("\n".join([introduction, *sections, heading(code, "end")]), code)

@@ -25,6 +25,7 @@ from tests.running import (
     BOTH_DATABASES,
     CANARY,
     EACH_GENERATION,
+    EACH_GENERATION_AND_POSTGRESQL,
     Gateway,
     Profile,
     RawClient,
@@ -41,15 +42,21 @@ def chats(simulator: Simulator) -> list[bool]:
     return [chat["deleted"] for chat in simulator.state()["chats"].values()]
 
 
+def history(*texts: str) -> list[dict[str, str]]:
+    """Messages of a user and of the assistant, in turns."""
+    roles = ("user", "assistant")
+    return [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
 def hold_before_the_id(simulator: Simulator, profile: Profile) -> None:
     """The next chat is opened, and nothing is said of it."""
     gate = {"gate": "opened", "gate_after": -1} if profile.speaks_connect else {"create_gate": "opened"}
     simulator.knobs(**gate)
 
 
-def ask_for_a_chat(gateway: Gateway, simulator: Simulator) -> RawClient:
+def ask_for_a_chat(gateway: Gateway, simulator: Simulator, **body: Any) -> RawClient:
     """Returns when the chat is open and its id is held back."""
-    client = RawClient(gateway, True)
+    client = RawClient(gateway, True, **body)
     simulator.wait("gate_waiting:opened", equals=1)
     return client
 
@@ -131,14 +138,15 @@ def test_a_process_that_was_found_dead_and_lives_holds_what_its_streams_ask_as_b
 
 @BOTH_DATABASES
 @pytest.mark.parametrize("ends", ["killed", "left"])
+@pytest.mark.parametrize("said", [["hello"], ["hello", "hello!", "and then?"]], ids=["one message", "a history"])
 def test_a_chat_is_found_although_another_protocol_was_tried_before(
-    running: Running, simulator: Simulator, database: str, ends: str
+    running: Running, simulator: Simulator, database: str, ends: str, said: list[str]
 ) -> None:
     simulator.script(b"no such page", match="/api/chat", status=404, framing="length")
     simulator.knobs(gate="opened", gate_after=-1)
     shared = running.new_database()
     with running.gateway(simulator.url, users="alice", database=shared, LEASE_S="2") as gateway:
-        client = ask_for_a_chat(gateway, simulator)
+        client = ask_for_a_chat(gateway, simulator, messages=history(*said))
         assert not gateway.tables.lost_chats()
         if ends == "killed":
             gateway.kill()
@@ -148,6 +156,36 @@ def test_a_chat_is_found_although_another_protocol_was_tried_before(
     simulator.open_gate("opened")
     with running.gateway(simulator.url, users="alice", database=shared, LEASE_S="2"):
         expect_its_deletion(simulator)
+
+
+@EACH_GENERATION_AND_POSTGRESQL
+def test_a_chat_is_found_that_was_opened_because_the_account_of_the_open_one_was_busy(
+    running: Running, simulator: Simulator, profile: Profile, database: str
+) -> None:
+    shared = running.new_database()
+    settings = {"users": "alice,bob", "ACCOUNT_MAX_STREAMS": "1", "CONTINUE_CHATS": "1", "LEASE_S": "1"}
+    with running.gateway(simulator.url, database=shared, **settings) as gateway:
+        said = gateway.say("hello").json()["choices"][0]["message"]["content"]
+        clients = []
+        for gate in ("one", "two"):
+            simulator.knobs(gate=gate, gate_after=1)
+            clients.append(RawClient(gateway, True))
+            simulator.wait(f"gate_waiting:{gate}", equals=1)
+        first, one, _ = simulator.turns()
+        hold_before_the_id(simulator, profile)
+        clients.append(RawClient(gateway, True, messages=history(f"hello {CANARY}", said, f"and then? {CANARY}")))
+        wait_until("it waits", lambda: "account_awaited" in gateway.log())
+        simulator.open_gate("two" if one.account == first.account else "one")
+        simulator.wait("gate_waiting:opened", equals=1)
+        gateway.kill()
+        for client in clients:
+            client.leave("close")
+    simulator.knobs(gate="", create_gate="")
+    for gate in ("one", "two", "opened"):
+        simulator.open_gate(gate)
+    with running.gateway(simulator.url, database=shared, **settings):
+        wait_until("it is deleted", lambda: chats(simulator)[-1], FOUND_IN_S)
+        assert not chats(simulator)[0], "the open one stays"
 
 
 @BOTH_DATABASES
