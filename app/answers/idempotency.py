@@ -60,6 +60,8 @@ log = logging.getLogger(__name__)
 _KEPT_S = 86_400.0
 _SWEEP_EVERY_S = 3600.0
 _LOOK_EVERY_S = 0.1
+# How long the end of an answer is held back while it cannot be kept. Seconds: a database that is restarted is back.
+_KEPT_WITHIN_S = 10.0
 # How much of a long text is looked at between two pauses.
 _PART_CHARS = 1 << 18
 
@@ -159,10 +161,18 @@ class IdempotentAnswers:
             self._keep(cipher, _encode_failure(error if isinstance(error, GatewayError) else _INTERNAL_ERROR))
 
     def _keep(self, cipher: "_AnswerCipher", content: dict[str, Any]) -> None:
+        """Returns when the content is kept, or after ``_KEPT_WITHIN_S``: it is kept later then."""
         encrypted = cipher.encrypt(content)
         if len(encrypted) > self._limits.size:
             encrypted = cipher.encrypt(_encode_failure(_TOO_LARGE))
-        self._process_lease.run_or_retry(lambda: self._store.idempotent_answers.finish(cipher.id, encrypted))
+        kept = threading.Event()
+
+        def finish() -> None:
+            self._store.idempotent_answers.finish(cipher.id, encrypted)
+            kept.set()
+
+        self._process_lease.run_or_retry(finish)
+        kept.wait(_KEPT_WITHIN_S)
         self._waiting.wake(cipher.id)
         self._process_lease.run_or_retry(lambda: self._trim(cipher.owner))
 

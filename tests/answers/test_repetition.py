@@ -17,6 +17,7 @@ from tests.running import (
     Running,
     Share,
     Simulator,
+    SqliteDatabase,
     read_stream,
     wait_until,
 )
@@ -121,6 +122,28 @@ def test_an_answer_whose_client_left_is_there_when_it_asks_again(
         again = pool.submit(lambda: told(post(gateway, name), False))
         simulator.open_gate("leave")
         assert again.result().content == "kept for you"
+    assert len(simulator.turns()) == 1
+
+
+@BOTH_MODES
+def test_the_end_of_an_answer_is_not_shown_before_it_is_kept(
+    running: Running, simulator: Simulator, name: str, stream: bool
+) -> None:
+    """Whoever has seen it and asks again must get it, also where the database cannot be used in that moment."""
+    simulator.knobs(gate="end", gate_after=1, say="kept for you", token_chars=4)
+    with running.gateway(simulator.url) as gateway, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lambda: told(post(gateway, name, stream=stream), stream))
+        simulator.wait("gate_waiting:end", equals=1)
+        assert isinstance(gateway.database, SqliteDatabase)
+        with gateway.database.while_nobody_writes():
+            simulator.open_gate("end")
+            # Longer than anything is tried again before an answer goes on without it.
+            with pytest.raises(TimeoutError):
+                first.result(4)
+        assert first.result().content == "kept for you"
+        gateway.kill()
+    with running.gateway(simulator.url, database=gateway.database) as again:
+        assert told(post(again, name), False).content == "kept for you"
     assert len(simulator.turns()) == 1
 
 
