@@ -144,7 +144,7 @@ class IdempotentAnswers:
         return _Recorder(
             answer,
             caller,
-            lambda events: self._keep(cipher, _encode_answer(answer.info, events)),
+            lambda events: self._keep(cipher, _encode_answer(answer.info, events)).wait(_KEPT_WITHIN_S),
             lambda error: self._keep_failure(cipher, error),
             self._tick_s,
         )
@@ -160,8 +160,8 @@ class IdempotentAnswers:
         else:
             self._keep(cipher, _encode_failure(error if isinstance(error, GatewayError) else _INTERNAL_ERROR))
 
-    def _keep(self, cipher: "_AnswerCipher", content: dict[str, Any]) -> None:
-        """Returns when the content is kept, or after ``_KEPT_WITHIN_S``: it is kept later then."""
+    def _keep(self, cipher: "_AnswerCipher", content: dict[str, Any]) -> threading.Event:
+        """Returns what is set when the content is kept: at once, or later where the database fails now."""
         encrypted = cipher.encrypt(content)
         if len(encrypted) > self._limits.size:
             encrypted = cipher.encrypt(_encode_failure(_TOO_LARGE))
@@ -172,9 +172,9 @@ class IdempotentAnswers:
             kept.set()
 
         self._process_lease.run_or_retry(finish)
-        kept.wait(_KEPT_WITHIN_S)
         self._waiting.wake(cipher.id)
         self._process_lease.run_or_retry(lambda: self._trim(cipher.owner))
+        return kept
 
     def _trim(self, owner: str) -> None:
         """Deletes the oldest answers of an API key that has too many."""
@@ -202,7 +202,7 @@ class _Recorder(Answer):
         self,
         answer: Answer,
         caller: Caller,
-        keep: Callable[[Sequence[Event]], None],
+        keep: Callable[[Sequence[Event]], object],
         keep_failure: Callable[[BaseException], None],
         tick_s: float,
     ) -> None:

@@ -138,15 +138,23 @@ def test_a_process_that_was_found_dead_and_lives_holds_what_its_streams_ask_as_b
 
 @BOTH_DATABASES
 @pytest.mark.parametrize("ends", ["killed", "left"])
-@pytest.mark.parametrize("said", [["hello"], ["hello", "hello!", "and then?"]], ids=["one message", "a history"])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param(history("hello"), id="one message"),
+        pytest.param(history("hello", "hello!", "and then?"), id="a history"),
+        # One protocol sends them apart.
+        pytest.param([{"role": "system", "content": "Be short."}, *history("hello")], id="instructions"),
+    ],
+)
 def test_a_chat_is_found_although_another_protocol_was_tried_before(
-    running: Running, simulator: Simulator, database: str, ends: str, said: list[str]
+    running: Running, simulator: Simulator, database: str, ends: str, messages: list[dict[str, str]]
 ) -> None:
     simulator.script(b"no such page", match="/api/chat", status=404, framing="length")
     simulator.knobs(gate="opened", gate_after=-1)
     shared = running.new_database()
     with running.gateway(simulator.url, users="alice", database=shared, LEASE_S="2") as gateway:
-        client = ask_for_a_chat(gateway, simulator, messages=history(*said))
+        client = ask_for_a_chat(gateway, simulator, messages=messages)
         assert not gateway.tables.lost_chats()
         if ends == "killed":
             gateway.kill()
