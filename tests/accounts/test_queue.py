@@ -157,6 +157,22 @@ def test_a_lease_is_kept_for_a_request_that_is_in_the_queue_and_not_yet_known(
 
 
 @BOTH_DATABASES
+def test_a_lease_learns_what_its_stream_asks_where_that_is_not_what_it_was_to_ask(
+    store: Store, process_lease: ProcessLease
+) -> None:
+    """So that its chat is found if its process dies."""
+    leases = _leases(store, process_lease)
+    store.accounts.add(["one"], time.time())
+    lease = leases.lease({"one": "x"}, "k2", "key", Cancellation(), "rest:1 connect:1")
+    for question, known in (("connect:1", "rest:1 connect:1"), ("connect:2 connect:3", "connect:2 connect:3")):
+        leases.will_ask(lease, question)
+        assert store.lost_chats.questions_of_running("one", 0) == [known]
+    leases.release(lease)
+    leases.will_ask(lease, "connect:4")
+    assert store.lost_chats.questions_of_running("one", 0) == []
+
+
+@BOTH_DATABASES
 def test_many_get_their_accounts_in_order_although_few_do_at_once(
     store: Store, process_lease: ProcessLease, database: str
 ) -> None:
