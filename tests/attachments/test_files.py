@@ -181,12 +181,19 @@ def test_another_keys_file_does_not_exist_and_in_the_same_time(keyed: Gateway, s
     unknown = "file-" + "0" * 32
     ben = bearer("key-of-ben-000")
     times: dict[str, list[float]] = {foreign: [], unknown: []}
-    for _ in range(40):
+
+    def differ() -> bool:
+        shortest = [min(spent) for spent in times.values()]
+        return max(shortest) >= 1.5 * min(shortest)
+
+    # Any request may take longer on a busy machine, and each of forty may. What always takes longer still does then.
+    while len(times[unknown]) < 40 or (differ() and len(times[unknown]) < 1000):
         for file_id, spent in times.items():
             began = time.perf_counter()
             refused = gateway.get(f"/v1/files/{file_id}", headers=ben)
             spent.append(time.perf_counter() - began)
             assert refused.status_code == 404
+    assert not differ(), {file_id: min(spent) for file_id, spent in times.items()}
     for dialect in DIALECTS.values():
         said = []
         for file_id in times:
@@ -207,9 +214,6 @@ def test_another_keys_file_does_not_exist_and_in_the_same_time(keyed: Gateway, s
         assert listed.json()["data"] == []
     assert gateway.get("/v1/files", headers=ben).json()["data"] == []
     assert gateway.get(f"/v1/files/{foreign}", headers=bearer("key-of-ann-000")).ok
-    # Any request may take longer on a busy machine.
-    shortest = [min(spent) for spent in times.values()]
-    assert max(shortest) < 1.5 * min(shortest), shortest
 
 
 def test_a_key_has_a_limit_of_files_and_of_bytes(shared_gateway: Share, simulator: Simulator) -> None:
