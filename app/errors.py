@@ -23,7 +23,7 @@
     ├─ NoAccount                            503  account   no Kimi account was added yet
     ├─ ShuttingDown                         503  ours      the process stops before the answer would end
     ├─ CheckUnavailable                     503  ours      no process could be started that checks JSON
-    ├─ GatewayOverloaded                    503  ours      the requests that run need all memory that they may have
+    ├─ GatewayOverloaded                    503  ours      requests or answers need all memory that they may have
     ├─ BodyTooSlow                          408  request   the body did not come in time
     ├─ DatabaseUnavailable                  503  ours      the database is locked, away or broken
     ├─ ClientGone                           499  request   the client has closed its connection

@@ -43,6 +43,7 @@ from app.conversations.open_chats import AnsweredIn
 from app.errors import (
     AccountRejected,
     ConversationTaken,
+    GatewayOverloaded,
     ProtocolUnavailable,
     UnknownModel,
     UpstreamError,
@@ -360,7 +361,7 @@ class Attempt:
     def _keep(self, text: str) -> None:
         try:
             self._text.add(text)
-        except UpstreamProtocolError:
+        except (UpstreamProtocolError, GatewayOverloaded):
             if self._conversation is not None:
                 raise
             # A stateless answer may be of any length; its chat does not stay open.

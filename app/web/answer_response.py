@@ -83,7 +83,7 @@ class Choice:
             case Citation():
                 self.citations.append(event)
             case ToolCall():
-                self.calls.append((sum(map(len, self.texts.pieces)), event))
+                self.calls.append((len(self.texts), event))
             case Finished(reason, stop_sequence):
                 self.finish_reason, self.stop_sequence = reason, stop_sequence
 

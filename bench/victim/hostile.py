@@ -64,6 +64,21 @@ _DONE = (
 _BEGIN = _CHAT + _MESSAGE
 
 
+# Of Connect, for behaviours that are defined elsewhere
+
+
+def beginning() -> bytes:
+    return _head(_TYPES["connect"]) + _chunk(_BEGIN)
+
+
+def text_chunk(text: str) -> bytes:
+    return _chunk(_text(text))
+
+
+def ending() -> bytes:
+    return _chunk(_DONE) + b"0\r\n\r\n"
+
+
 # Connect's generation
 
 
@@ -71,10 +86,10 @@ def _connect(body: Iterator[bytes]) -> Callable[[Write], None]:
     """An answer that begins as it should, goes on with these pieces, each an HTTP chunk, and is then complete."""
 
     def behave(write: Write) -> None:
-        write(_head(_TYPES["connect"]) + _chunk(_BEGIN))
+        write(beginning())
         for piece in body:
             write(_chunk(piece))
-        write(_chunk(_DONE) + b"0\r\n\r\n")
+        write(ending())
 
     return behave
 
@@ -89,14 +104,14 @@ def _say(text: str) -> Callable[[Write], None]:
 
 def slow_answer(write: Write) -> None:
     """An answer that takes as long as the case."""
-    write(_head(_TYPES["connect"]) + _chunk(_BEGIN))
+    write(beginning())
     while True:
         time.sleep(0.5)
-        write(_chunk(_text("word ")))
+        write(text_chunk("word "))
 
 
 def huge_chunk(write: Write) -> None:
-    write(_head(_TYPES["connect"]) + _chunk(_BEGIN) + b"%x\r\n" % (2 << 30))
+    write(beginning() + b"%x\r\n" % (2 << 30))
     _endless(write, b"\0" * _MB, 2 << 30)
 
 
@@ -219,17 +234,17 @@ def endless_interim(write: Write) -> None:
 
 
 def endless_trailers(write: Write) -> None:
-    write(_head(_TYPES["connect"]) + _chunk(_BEGIN) + b"0\r\n")
+    write(beginning() + b"0\r\n")
     _endless(write, b"a: b\r\n" * 1000)
 
 
 def endless_trailer(write: Write) -> None:
-    write(_head(_TYPES["connect"]) + _chunk(_BEGIN) + b"0\r\na: ")
+    write(beginning() + b"0\r\na: ")
     _endless(write, b"b" * 60000)
 
 
 def endless_chunk_size(write: Write) -> None:
-    write(_head(_TYPES["connect"]) + _chunk(_BEGIN) + b"1;")
+    write(beginning() + b"1;")
     _endless(write, b"b" * 60000)
 
 

@@ -1,8 +1,10 @@
 """Whatever an upstream sends: the client gets a clear error or an answer, and the worker keeps its memory."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,8 +55,9 @@ class Upstream:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def behave(self, name: str) -> None:
-        self._handler.behaviour = staticmethod(hostile.BEHAVIOURS[name])
+    def behave(self, name: str | Callable[[hostile.Write], None]) -> None:
+        behaviour = hostile.BEHAVIOURS[name] if isinstance(name, str) else name
+        self._handler.behaviour = staticmethod(behaviour)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -98,10 +101,57 @@ def test_what_is_too_much_is_a_protocol_error_and_needs_little_memory(
     assert len(attacked.log()) - log < 10_000
 
 
-def ask(gateway: Gateway, generation: str) -> dict[str, dict[str, str]]:
+def ask(gateway: Gateway, generation: str) -> dict[str, Any]:
     body = {"model": MODELS[generation], "messages": [{"role": "user", "content": "hello"}]}
-    found: dict[str, dict[str, str]] = gateway.post("/v1/chat/completions", json=body).json()
+    found: dict[str, Any] = gateway.post("/v1/chat/completions", json=body).json()
     return found
+
+
+class LongAnswers:
+    """Answers of 8 MB each, complete except for their end, until they are released."""
+
+    def __init__(self) -> None:
+        self.text = "🦊" * (8 << 18)
+        self._released = threading.Event()
+        self._lock = threading.Lock()
+        self.waiting = 0
+
+    def behave(self, write: hostile.Write) -> None:
+        write(hostile.beginning())
+        for at in range(0, len(self.text), 1 << 15):
+            write(hostile.text_chunk(self.text[at : at + (1 << 15)]))
+        with self._lock:
+            self.waiting += 1
+        self._released.wait(60)
+        write(hostile.ending())
+
+    def release(self) -> None:
+        self._released.set()
+
+
+def test_all_answers_together_have_a_limit(attacked: Gateway, upstream: Upstream) -> None:
+    """An answer is kept in three places here."""
+    answers = LongAnswers()
+    upstream.behave(answers.behave)
+    with ThreadPoolExecutor(3) as threads:
+        try:
+            kept = [threads.submit(ask, attacked, "connect") for _ in range(3)]
+            wait_until("Kimi has sent them", lambda: answers.waiting == 3)
+            refused = ask(attacked, "connect")
+            assert refused["error"]["code"] == "gateway_overloaded", refused["error"]
+            upstream.behave("short")
+            assert content_of(ask(attacked, "connect")) == "All is well."
+        finally:
+            answers.release()
+        assert [content_of(answer.result()) == answers.text for answer in kept] == [True] * 3
+    # All is given back, whether the answer was complete or not.
+    upstream.behave(answers.behave)
+    assert content_of(ask(attacked, "connect")) == answers.text
+
+
+def content_of(answer: dict[str, Any]) -> str:
+    content: str = answer["choices"][0]["message"]["content"]
+    return content
 
 
 def test_unknown_kinds_are_named_a_few_times(attacked: Gateway, upstream: Upstream) -> None:
@@ -118,5 +168,4 @@ def test_unknown_kinds_are_named_a_few_times(attacked: Gateway, upstream: Upstre
 def test_the_next_answer_is_whole(attacked: Gateway, upstream: Upstream) -> None:
     upstream.behave("short")
     body = {"model": MODELS["connect"], "messages": [{"role": "user", "content": "hello"}]}
-    answer = attacked.post("/v1/chat/completions", json=body).json()
-    assert answer["choices"][0]["message"]["content"] == "All is well."
+    assert content_of(attacked.post("/v1/chat/completions", json=body).json()) == "All is well."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from app.chat import Citation, ToolCall
+from app.text.held_text import HeldText
 from app.web import sse
 from app.web.answer_response import AnswerSoFar, Choice, Encoder
 from app.web.error_responses import Failure
@@ -28,7 +29,7 @@ class _Item:
     index: int
     # How many characters of the answer's text come before it.
     start: int
-    texts: list[str] = field(default_factory=list)
+    texts: HeldText = field(default_factory=HeldText)
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -37,7 +38,7 @@ class _Item:
 
     @property
     def text(self) -> str:
-        return "".join(self.texts)
+        return str(self.texts)
 
 
 class ResponseEncoder(Encoder):
@@ -76,7 +77,7 @@ class ResponseEncoder(Encoder):
                 text = text.lstrip("\n")
             self._message = self._new_item("msg", self._length - len(text))
             out += self._begin_message(self._message)
-        self._message.texts.append(text)
+        self._message.texts.add(text)
         return out + self._event(
             "response.output_text.delta", **self._message.place, content_index=0, delta=text, logprobs=[]
         )
@@ -86,7 +87,7 @@ class ResponseEncoder(Encoder):
         if self._thought is None:
             self._thought = self._new_item("rs")
             out = self._begin_thought(self._thought)
-        self._thought.texts.append(text)
+        self._thought.texts.add(text)
         return out + self._event(
             "response.reasoning_summary_text.delta", **self._thought.place, summary_index=0, delta=text
         )
