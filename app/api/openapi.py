@@ -5,15 +5,21 @@ nothing from other hosts. Format: https://spec.openapis.org/oas/v3.1.1 (read 202
 a shape of any API.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
-from typing import Any
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
-from flask import Blueprint, Flask, Response, current_app, render_template, request
+import jinja2
+import orjson
+from flask import Blueprint, Flask, Response, current_app, request
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app import __version__
+from app.concurrency.native_thread import in_native_thread
+from app.concurrency.yielding import pause
 from app.web.operations import Operation
 from app.web.request_context import json_response
 
@@ -36,28 +42,63 @@ _REFERENCE = "#/components/schemas/"
 
 def install(app: Flask, operations: Iterable[Operation]) -> None:
     """Adds the routes. The document is generated at the first request: that takes as long as the rest of a start."""
-    app.extensions["openapi"] = cache(lambda: document([*operations, *OPERATIONS]))
+    app.extensions["openapi"] = _Documentation([*operations, *OPERATIONS])
     app.register_blueprint(blueprint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    # The document, field by field.
+    fields: dict[str, orjson.Fragment]
+    page: bytes
+
+
+class _Documentation:
+    """The document and its page, made once."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._operations = operations
+        self._made: _Made | None = None
+        self._making = threading.Lock()
+
+    def made(self) -> _Made:
+        """Waits while another request makes it."""
+        with self._making:
+            if self._made is None:
+                for operation in self._operations:
+                    if operation.body:
+                        # Here: an import must not run in a thread beside others.
+                        operation.body()
+                        pause()
+                # It takes a fifth of a second, and must not hold the streams of this worker.
+                self._made = in_native_thread(partial(_make, self._operations))
+            return self._made
+
+
+def _make(operations: Sequence[Operation]) -> _Made:
+    made = document(operations)
+    # An environment of its own: that of Flask has a lock that others may hold.
+    templates = jinja2.Environment(loader=jinja2.PackageLoader("app"), autoescape=True)
+    page = templates.get_template("docs.html").render(document=made, fields_of=partial(_fields_of, made))
+    return _Made({name: orjson.Fragment(orjson.dumps(value)) for name, value in made.items()}, page.encode())
 
 
 @blueprint.get("/openapi.json")
 def show_document() -> Response:
     # Behind a proxy the gateway may have a path of its own, which the server says.
-    return json_response({**_document(), "servers": [{"url": request.script_root or "/"}]})
+    return json_response({**_documentation().fields, "servers": [{"url": request.script_root or "/"}]})
 
 
 @blueprint.get("/docs")
 def show_page() -> Response:
-    page = render_template("docs.html", document=_document(), fields_of=_fields_of)
-    response = Response(page, content_type="text/html; charset=utf-8")
+    response = Response(_documentation().page, content_type="text/html; charset=utf-8")
     # The page loads nothing and runs no script.
     response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
     return response
 
 
-def _document() -> dict[str, Any]:
-    generate: Callable[[], dict[str, Any]] = current_app.extensions["openapi"]
-    return generate()
+def _documentation() -> _Made:
+    return cast(_Documentation, current_app.extensions["openapi"]).made()
 
 
 def document(operations: Iterable[Operation]) -> dict[str, Any]:
@@ -135,11 +176,10 @@ def _describe(operation: Operation, bodies: Mapping[type[BaseModel], Any]) -> di
     return described
 
 
-def _fields_of(schema: Mapping[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
+def _fields_of(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
     """For the page: name, whether it is required, type and description of each field of a body."""
     if "$ref" in schema:
-        schemas = _document()["components"]["schemas"]
-        schema = schemas[schema["$ref"].removeprefix(_REFERENCE)]
+        schema = document["components"]["schemas"][schema["$ref"].removeprefix(_REFERENCE)]
     for name, field in schema.get("properties", {}).items():
         yield name, name in schema.get("required", ()), _type_of(field), field.get("description", "")
 
