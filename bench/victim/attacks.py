@@ -523,6 +523,8 @@ ATTACKS: dict[str, Attack] = {
     "endless body, health check": _endless_body("/healthz", "GET", _WRONG),
     "pipelined requests": _pipelined("/nowhere", reads=True),
     "pipelined requests, 50 connections": _pipelined("/nowhere", reads=True, connections=50),
+    "pipelined documentation, 50 connections": _pipelined("/docs", reads=True, connections=50),
+    "pipelined console, 50 connections": _pipelined("/console/", reads=True, connections=50),
     "pipelined pages, unread": unread_answers,
     "trickling heads": trickling_heads,
     "half heads": half_heads,

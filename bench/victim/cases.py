@@ -35,6 +35,8 @@ _NO_KEY = (
     "endless body, health check",
     "pipelined requests",
     "pipelined requests, 50 connections",
+    "pipelined documentation, 50 connections",
+    "pipelined console, 50 connections",
     "pipelined pages, unread",
     "trickling heads",
     "half heads",
