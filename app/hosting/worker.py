@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import gevent
+from gevent.server import StreamServer
 from gevent.ssl import SSLSocket
 from greenlet import greenlet
 from gunicorn.http.body import ChunkedReader, LengthReader
@@ -46,6 +47,10 @@ log = logging.getLogger(__name__)
 
 # The tree of greenlets is for debugging, and costs 1 KB per stream.
 gevent.config.track_greenlet_tree = False
+
+# So many connections are accepted in one round of the event loop. gevent would take 100, and a token waits for
+# several rounds on its way through the worker.
+StreamServer.max_accept = 8
 
 # Streams end this long before gunicorn's graceful_timeout, at which connections are cut. Seconds: a stream notices
 # its end within one second, and then releases its leases.
