@@ -17,6 +17,8 @@ from app.concurrency.yielding import pause
 _LONG = 262_144
 # A string that is long holds a window of so many bytes without a quote.
 _WINDOW = _LONG // 2
+# Of a long text that is counted, between two pauses.
+_PART = 65_536
 
 # The name of the field before a string, and what a ``data:`` URL begins with.
 _FIELD = re.compile(rb'"(?:url|image_url|file_url|file_data|data)"[ \t\r\n]*:[ \t\r\n]*\Z')
@@ -36,8 +38,7 @@ class LongContents:
         for begin, end in _long_strings(data):
             head = _DATA_URL.match(data, begin, min(end, begin + 512))
             first = head.end() if head else begin
-            is_named = _FIELD.search(data, max(0, begin - 1 - _FIELD_BYTES), begin - 1)
-            if not is_named or (end - first) * 3 // 4 > most + 2:
+            if not _may_be_content(data, begin) or (end - first) * 3 // 4 > most + 2:
                 continue
             content = decoded_to_disk(data, first, end)
             if content is None or content.size > most:
@@ -49,6 +50,14 @@ class LongContents:
             done = end
         # The body without the contents.
         self.rest = b"".join([*pieces, data[done:]]) if pieces else data
+
+    def least_chars(self) -> int:
+        """At least so many characters are in the long texts of ``rest``."""
+        return sum(
+            _least_chars(self.rest, begin, end)
+            for begin, end in _long_strings(self.rest)
+            if not _may_be_content(self.rest, begin)
+        )
 
     def put_back(self, body: Any) -> bool:
         """Puts the contents into the value of ``rest``. False if one stands where no file is sent, or not in its
@@ -65,6 +74,24 @@ class LongContents:
                 holder[field] = source
                 del left[name]
         return not left
+
+
+def _may_be_content(data: bytes, begin: int) -> bool:
+    """Whether a string stands in a field in which a content may stand."""
+    return _FIELD.search(data, max(0, begin - 1 - _FIELD_BYTES), begin - 1) is not None
+
+
+def _least_chars(data: bytes, begin: int, end: int) -> int:
+    chars = 0
+    for at in range(begin, end, _PART):
+        part = data[at : min(at + _PART, end)]
+        # An escape is one character of six like \u4e2d, or of two. Two like \ud83e are one.
+        escaped = part.count(b"\\") - part.count(b"\\\\") + 4 * part.count(b"\\u")
+        halves = part.count(b"\\ud") + part.count(b"\\uD")
+        # One may be cut in two here.
+        chars += len(part.decode(errors="ignore")) - escaped - (halves + 1) // 2 - 5
+        pause()
+    return chars
 
 
 _Form = Literal["url", "base64", "any"]

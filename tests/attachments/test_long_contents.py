@@ -161,3 +161,28 @@ def test_a_large_document_in_a_body_needs_little_more_memory_than_the_body(
 
 def _ask(gateway: Gateway, sample: Sample) -> requests.Response:
     return gateway.chat(CHAT.ask(gateway.model, CHAT.part(sample), CHAT.text(CANARY)))
+
+
+UNITS = {"ascii": "a", "two bytes": "é", "three": "字", "four": "🦊", "newline": "\n", "quote": '"', "slash": "\\"}
+
+
+@pytest.mark.parametrize("unit", [*UNITS, "all"])
+@pytest.mark.parametrize("escaped", [False, True], ids=["plain", "escaped"])
+@pytest.mark.parametrize("shift", range(6))
+def test_long_texts_are_counted_from_below(unit: str, escaped: bool, shift: int) -> None:
+    text = "b" * shift + (UNITS.get(unit) or "".join(UNITS.values())) * 300_000
+    data = json.dumps({"messages": [{"content": text}]}, ensure_ascii=escaped).encode()
+    least, parts = LongContents(data, _MOST).least_chars(), len(data) // 65_536 + 1
+    if '"' in text:
+        # A string is found by a long part without a quote.
+        assert least == 0
+    else:
+        assert len(text) - 12 * parts <= least <= len(text)
+
+
+@EACH_DIALECT
+def test_what_may_be_a_content_is_no_long_text(dialect: Dialect) -> None:
+    body = dialect.ask("k2", dialect.part(long(PDF)), dialect.text("a" * 300_000))
+    data = json.dumps(body).encode()
+    for most in (_MOST, 1000):
+        assert 299_000 <= LongContents(data, most).least_chars() <= 300_000
