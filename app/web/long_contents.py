@@ -1,6 +1,7 @@
-"""Long images and documents in a body: they are decoded to the disk before the body is read as JSON.
+"""Long strings in a body, before it is read as JSON, which happens in one step.
 
-Else a document would be in memory as a part of the body, as a string, and as its bytes. A long string is found by
+Images and documents are decoded to the disk: else a document would be in memory as a part of the body, as a string,
+and as its bytes. Texts are counted, and those of many escapes are written without them. A long string is found by
 its quotes: no string of JSON holds one without a backslash before it. Whatever else is as long stays as it is.
 """
 
@@ -9,16 +10,21 @@ import secrets
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import orjson
+
 from app.attachments import decoded_to_disk
 from app.chat import DecodedSource
-from app.concurrency.yielding import pause
+from app.concurrency.yielding import in_slices, pause
 
 # What is shorter stays in the body. Bytes.
 _LONG = 262_144
 # A string that is long holds a window of so many bytes without a quote.
 _WINDOW = _LONG // 2
-# Of a long text that is counted, between two pauses.
+# Of a long text, between two pauses.
 _PART = 65_536
+_BETWEEN_STRINGS = b" \t\r\n0123456789+-.eE,:[]{}truefalsn"
+# Escapes of so many bytes take some milliseconds to read.
+_MANY_ESCAPES = 2 << 20
 
 # The name of the field before a string, and what a ``data:`` URL begins with.
 _FIELD = re.compile(rb'"(?:url|image_url|file_url|file_data|data)"[ \t\r\n]*:[ \t\r\n]*\Z')
@@ -38,7 +44,12 @@ class LongContents:
         for begin, end in _long_strings(data):
             head = _DATA_URL.match(data, begin, min(end, begin + 512))
             first = head.end() if head else begin
-            if not _may_be_content(data, begin) or (end - first) * 3 // 4 > most + 2:
+            if not _may_be_content(data, begin):
+                if text := _without_escapes(data, begin, end):
+                    pieces += [data[done:begin], *text]
+                    done = end
+                continue
+            if (end - first) * 3 // 4 > most + 2:
                 continue
             content = decoded_to_disk(data, first, end)
             if content is None or content.size > most:
@@ -48,16 +59,18 @@ class LongContents:
             self._contents[name] = DecodedSource(begin_of_text, content, content.size)
             pieces += [data[done:begin], name.encode()]
             done = end
-        # The body without the contents.
+        # The body without the contents, and with its long texts in UTF-8.
         self.rest = b"".join([*pieces, data[done:]]) if pieces else data
 
     def least_chars(self) -> int:
-        """At least so many characters are in the long texts of ``rest``."""
-        return sum(
+        """At least so many characters are in the texts of ``rest``: those of its long texts, or its escaped quotes if
+        there are more."""
+        in_long_texts = sum(
             _least_chars(self.rest, begin, end)
             for begin, end in _long_strings(self.rest)
-            if not _may_be_content(self.rest, begin)
+            if not (_may_be_content(self.rest, begin) or _may_be_no_string(self.rest, begin, end))
         )
+        return max(in_long_texts, _escaped_quotes(self.rest))
 
     def put_back(self, body: Any) -> bool:
         """Puts the contents into the value of ``rest``. False if one stands where no file is sent, or not in its
@@ -79,6 +92,67 @@ class LongContents:
 def _may_be_content(data: bytes, begin: int) -> bool:
     """Whether a string stands in a field in which a content may stand."""
     return _FIELD.search(data, max(0, begin - 1 - _FIELD_BYTES), begin - 1) is not None
+
+
+def _may_be_no_string(data: bytes, begin: int, end: int) -> bool:
+    """Whether it may also be what stands between two strings: white space, numbers, brackets."""
+    before, first = data[max(0, begin - 65) : begin - 1].rstrip()[-1:], data[begin : begin + 64].lstrip()[:1]
+    if before in (b",", b":", b"[", b"{") or first not in (b"", b",", b":", b"]", b"}"):
+        return False
+    parts = in_slices(range(begin, end, _PART))
+    return not any(data[at : min(at + _PART, end)].translate(None, _BETWEEN_STRINGS) for at in parts)
+
+
+def _escaped_quotes(data: bytes) -> int:
+    """At least so many: the backslash before a quote may be one of a pair."""
+    parts = in_slices(range(0, len(data), _PART))
+    return sum(data.count(b'\\"', at, at + _PART) - data.count(b'\\\\"', at, at + _PART + 1) for at in parts)
+
+
+def _without_escapes(data: bytes, begin: int, end: int) -> list[bytes]:
+    """A long text in pieces that mean the same, if a good part of it are escapes like ``\\u4e2d``; else none.
+
+    Also none where it is not valid: the reader of the body says why.
+    """
+    if end - begin < _MANY_ESCAPES or _escapes(data, begin, end) < _MANY_ESCAPES // 6:
+        return []
+    pieces, at = [], begin
+    while at < end:
+        cut = _end_of_part(data, at, end)
+        try:
+            pieces.append(orjson.dumps(orjson.loads(b'"%b"' % data[at:cut]))[1:-1])
+        except ValueError:
+            return []
+        at = cut
+        pause()
+    return pieces
+
+
+def _escapes(data: bytes, begin: int, end: int) -> int:
+    return sum(data.count(b"\\u", at, min(at + _PART, end)) for at in in_slices(range(begin, end, _PART)))
+
+
+def _end_of_part(data: bytes, at: int, end: int) -> int:
+    """Where no escape and no pair of them is cut in two, if there is such a place near the end of a part."""
+    if end - at <= _PART:
+        return end
+    for place in range(at + _PART, at + _PART - 24, -1):
+        if data[place] & 0xC0 == 0x80:
+            # In the middle of a character.
+            continue
+        last = data.rfind(b"\\", place - 12, place)
+        if last < 0:
+            return place
+        before = data[at : last + 1]
+        if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:
+            # These are pairs, and what follows is text.
+            return place
+        # It begins an escape. Of two halves the first has one of these digits.
+        is_long = data[last + 1 : last + 2] == b"u"
+        is_half = is_long and data[last + 2 : last + 4].lower() in (b"d8", b"d9", b"da", b"db")
+        if not is_half and last + (6 if is_long else 2) <= place:
+            return place
+    return at + _PART
 
 
 def _least_chars(data: bytes, begin: int, end: int) -> int:
