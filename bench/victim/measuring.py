@@ -77,10 +77,11 @@ def measure(case: Case, version: Version, seconds: float, folder: Path) -> Figur
             name: _started(stack, Process(command, LOAD_CORE, folder / f"{name}.log"), ports[name])
             for name, command in _upstreams(case, ports).items()
         }
-        # 0 is this process, which reads the victim's streams.
-        for pid in (upstreams["simulator"].pid, upstreams["relay"].pid, 0):
-            _put_first(pid)
-        stack.callback(_put_first, 0, False)
+        # The relay has most to do, and must not hold the others. 0 is this process, which reads the victim's streams.
+        _put_first(upstreams["relay"].pid, 1)
+        for pid in (upstreams["simulator"].pid, 0):
+            _put_first(pid, 2)
+        stack.callback(_put_first, 0, 0)
         command = [version.python, "-m", "gunicorn", "-c", str(Path(__file__).with_name("server.conf.py"))]
         settings = _settings(case, ports, folder)
         gateway = Process(command, SERVER_CORE, folder / "gateway.log", settings, version.folder)
@@ -89,12 +90,15 @@ def measure(case: Case, version: Version, seconds: float, folder: Path) -> Figur
         return _Run(case, gateway, ports["gateway"], upstream, folder, stack).run(seconds)
 
 
-def _put_first(pid: int, is_first: bool = True) -> None:
-    """Has a process run before the others of its core, because a token that waits there would count as late. Those
-    that it starts are as others. Only root can ask for this, and only on Linux."""
+def _put_first(pid: int, priority: int) -> None:
+    """Has a process run before those of its core that have a lower priority; 0 is that of usual ones.
+
+    A token that waits there would count as late. What the process starts has priority 0. Only root can ask for this,
+    and only on Linux.
+    """
     with contextlib.suppress(PermissionError, AttributeError):
-        policy = (os.SCHED_RR if is_first else os.SCHED_OTHER) | os.SCHED_RESET_ON_FORK
-        os.sched_setscheduler(pid, policy, os.sched_param(int(is_first)))
+        policy = (os.SCHED_FIFO if priority else os.SCHED_OTHER) | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(pid, policy, os.sched_param(priority))
 
 
 def _upstreams(case: Case, ports: dict[str, int]) -> dict[str, list[str]]:
