@@ -168,9 +168,11 @@ UNITS = {"ascii": "a", "two bytes": "é", "three": "字", "four": "🦊", "newli
 
 @pytest.mark.parametrize("unit", [*UNITS, "all"])
 @pytest.mark.parametrize("escaped", [False, True], ids=["plain", "escaped"])
-@pytest.mark.parametrize("shift", range(6))
+@pytest.mark.parametrize("shift", [0, 1, 3, 5])
 def test_long_texts_are_counted_from_below(unit: str, escaped: bool, shift: int) -> None:
-    text = "b" * shift + (UNITS.get(unit) or "".join(UNITS.values())) * 300_000
+    piece = UNITS.get(unit) or "".join(UNITS.values())
+    # So short that its escapes stay.
+    text = "b" * shift + piece * (1_800_000 // len(json.dumps(piece)[1:-1]))
     data = json.dumps({"messages": [{"content": text}]}, ensure_ascii=escaped).encode()
     least, parts = LongContents(data, _MOST).least_chars(), len(data) // 65_536 + 1
     if '"' in text:
@@ -203,7 +205,7 @@ ESCAPED = {
 
 
 @pytest.mark.parametrize("unit", ESCAPED)
-@pytest.mark.parametrize("shift", range(13))
+@pytest.mark.parametrize("shift", [0, 1, 2, 3, 5])
 def test_a_long_text_of_escapes_stays_what_it_is(unit: str, shift: int) -> None:
     text = "b" * shift + ESCAPED[unit] * (6_000_000 // len(json.dumps(ESCAPED[unit])))
     body = {"a": "x", "messages": [{"content": text}], "b": text[:100]}
