@@ -42,6 +42,7 @@ from app.settings.config import Config
 from app.store import PendingDeletion, Store
 from app.store.conversations import Kind
 from app.store.process_lease import ProcessLease
+from app.text import held_text
 from app.upstreams import Tap, Upstream, UpstreamGroup
 from app.upstreams.kimi import group as kimi
 from app.upstreams.routing import Router
@@ -118,6 +119,7 @@ def create_app(
     app.extensions["figures"] = metrics.LatestFigures(lambda: gateway.figures(keys.names()))
     app.extensions["api_keys"] = keys = ApiKeys(config.api_keys, store.keys)
     app.extensions["rate_limits"] = rate_limits = RateLimits(store, process_lease, _longest_s(config))
+    held_text.MEMORY.total = config.answer_memory_bytes
     app.extensions["request_memory"] = RequestMemory(config.request_memory_bytes, config.queue_wait_s)
     middleware.install(app)
     cors.install(app, config.cors_origins)

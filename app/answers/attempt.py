@@ -43,14 +43,13 @@ from app.conversations.open_chats import AnsweredIn
 from app.errors import (
     AccountRejected,
     ConversationTaken,
-    GatewayOverloaded,
     ProtocolUnavailable,
     UnknownModel,
     UpstreamError,
     UpstreamProtocolError,
 )
 from app.request_record import SEARCHED
-from app.text.held_text import HeldText
+from app.text.held_text import TOO_MUCH_TEXT, HeldText
 from app.upstreams import PreparedTurn, Resume, Upstream
 from app.upstreams.account import Account
 from app.upstreams.routing import Router
@@ -361,7 +360,7 @@ class Attempt:
     def _keep(self, text: str) -> None:
         try:
             self._text.add(text)
-        except (UpstreamProtocolError, GatewayOverloaded):
+        except TOO_MUCH_TEXT:
             if self._conversation is not None:
                 raise
             # A stateless answer may be of any length; its chat does not stay open.
@@ -376,7 +375,9 @@ class Attempt:
             upstream, account = self._upstream.name, self._account
             answered = AnsweredIn(upstream, self.chat_id, self._message_id, account.id, account.site)
             known_tools = self._prepared.prompt.known_tools
-            self._is_open = self._thread.complete(answered, str(self._text), self._calls, known_tools)
+            # As in ``_keep``: the text may need more memory in one piece.
+            with contextlib.suppress(*TOO_MUCH_TEXT):
+                self._is_open = self._thread.complete(answered, str(self._text), self._calls, known_tools)
         self.finished = True
 
     def _is_whole(self, end: Finished) -> bool:

@@ -481,6 +481,17 @@ class Config:
         "放不下的请求等待 `QUEUE_WAIT_S` 秒，之后返回 503。一个 API key 最多使用一半。",
         advanced=True,
     )
+    answer_memory_bytes: int = _setting(
+        "ANSWER_MEMORY_BYTES",
+        parsers.integer(1 << 20, 1 << 40),
+        "134217728",
+        "Memory that the texts of the running answers of a worker may need, in bytes. A text is kept in two to "
+        "four places until its answer is complete, so 2,000 streams may have some 30 KB each. None gets more than "
+        "it leaves to the others. What does not fit fails with status 503.",
+        "一个工作进程里所有进行中的回答的文本在完成之前最多占用多少字节内存。每段文本保存在两到四处，"
+        "所以 2,000 个流各有约 30 KB。任何一个都不会多于它留给其他回答的部分。放不下的以 503 失败。",
+        advanced=True,
+    )
     request_log_days: float = _setting(
         "REQUEST_LOG_DAYS",
         parsers.number(0, 3650),

@@ -11,9 +11,6 @@ from app.errors import GatewayOverloaded, UpstreamProtocolError
 # The memory that one answer may need wherever it is kept. With an emoji in it these are four million characters; of
 # tokens that are kept as Kimi sends them, 240,000. Its models write less.
 MAX_BYTES = 16 << 20
-# The memory that all answers of this process may need. An answer is kept in up to four places: as its upstream reads
-# it, for its chat, for its response, and for a repetition of its request.
-MAX_BYTES_OF_ALL = 96 << 20
 # An answer may keep so much without taking it from the others: most are short.
 _FREE = 4 << 10
 # So much is taken at once. Pieces of a few characters need ten times their text, so they are joined as often.
@@ -27,12 +24,15 @@ _RETRY_AFTER_S = 5.0
 
 _size_of = sys.getsizeof
 
+# What adding to a text, and making it one, may raise.
+TOO_MUCH_TEXT = (UpstreamProtocolError, GatewayOverloaded)
 
-class SharedMemory:
+
+class TextMemory:
     """A number of bytes that texts share. No text gets more than it leaves to the others."""
 
-    def __init__(self, total: int = MAX_BYTES_OF_ALL) -> None:
-        self._total = total
+    def __init__(self, total: int) -> None:
+        self.total = total
         self.used = 0
         # A text that is collected as garbage may give its bytes back while another one takes some.
         self._lock = threading.RLock()
@@ -40,9 +40,10 @@ class SharedMemory:
     def take(self, size: int, held: int) -> None:
         """``held``: what the text has already. Raises GatewayOverloaded."""
         with self._lock:
-            if held + size > self._total - self.used:
+            if held + size > self.total - self.used:
                 raise GatewayOverloaded(
-                    "the answers that run need all the memory that this gateway may use for them; try again later",
+                    "the answers that run need all the memory that this gateway may use for them "
+                    "(ANSWER_MEMORY_BYTES); try again later",
                     retry_after_s=_RETRY_AFTER_S,
                 )
             self.used += size
@@ -52,7 +53,9 @@ class SharedMemory:
             self.used -= size
 
 
-MEMORY = SharedMemory()
+# Of all answers of this process. Its size is a setting. An answer is kept in up to four places: as its upstream reads
+# it, for its chat, for its response, and for a repetition of its request.
+MEMORY = TextMemory(128 << 20)
 
 
 class TextLimit:
@@ -60,7 +63,7 @@ class TextLimit:
 
     __slots__ = ("_held", "_memory", "left")
 
-    def __init__(self, memory: SharedMemory = MEMORY) -> None:
+    def __init__(self, memory: TextMemory = MEMORY) -> None:
         self._memory = memory
         # What was taken, and what is left.
         self._held = 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import GatewayOverloaded, UpstreamProtocolError
-from app.text.held_text import MAX_BYTES, HeldText, SharedMemory, TextLimit
+from app.text.held_text import MAX_BYTES, HeldText, TextLimit, TextMemory
 
 MB = 1 << 20
 PIECES = st.lists(st.sampled_from(["", "a", "words ", "中文", "🦊", "é" * 300, "x" * 20_000]), max_size=600)
@@ -24,7 +24,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 @given(PIECES, st.sets(st.integers(0, 600)))
 def test_a_text_is_what_was_added_whenever_it_is_read(pieces: list[str], reads: set[int]) -> None:
-    text = HeldText(TextLimit(SharedMemory()))
+    text = HeldText(TextLimit(TextMemory(128 * MB)))
     for number, piece in enumerate(pieces):
         text.add(piece)
         if number in reads:
@@ -36,7 +36,7 @@ def test_a_text_is_what_was_added_whenever_it_is_read(pieces: list[str], reads: 
 
 @given(PIECES)
 def test_what_is_counted_is_not_less_than_the_text_and_little_more(pieces: list[str]) -> None:
-    memory = SharedMemory()
+    memory = TextMemory(128 * MB)
     text = HeldText(TextLimit(memory))
     for piece in pieces:
         text.add(piece)
@@ -48,7 +48,7 @@ def test_what_is_counted_is_not_less_than_the_text_and_little_more(pieces: list[
 
 
 def test_small_pieces_need_hardly_more_than_their_text() -> None:
-    memory = SharedMemory()
+    memory = TextMemory(128 * MB)
     text = HeldText(TextLimit(memory))
     for _ in range(100_000):
         text.add("word ")
@@ -56,7 +56,7 @@ def test_small_pieces_need_hardly_more_than_their_text() -> None:
 
 
 def test_a_wide_character_is_counted_when_the_text_becomes_one() -> None:
-    memory = SharedMemory(3 * MB)
+    memory = TextMemory(3 * MB)
     text = HeldText(TextLimit(memory))
     for piece in ["a" * 100_000] * 7 + ["🦊"]:
         text.add(piece)
@@ -66,7 +66,7 @@ def test_a_wide_character_is_counted_when_the_text_becomes_one() -> None:
 
 
 def test_no_answer_needs_more_than_its_limit() -> None:
-    memory = SharedMemory(100 * MB)
+    memory = TextMemory(100 * MB)
     text = HeldText(TextLimit(memory))
     with pytest.raises(UpstreamProtocolError, match="more than 16 MB"):
         for _ in range(1000):
@@ -76,7 +76,7 @@ def test_no_answer_needs_more_than_its_limit() -> None:
 
 @pytest.mark.parametrize("others", [0, 1, 2, 9])
 def test_no_answer_gets_more_than_it_leaves_to_the_others(others: int) -> None:
-    memory = SharedMemory(10 * MB)
+    memory = TextMemory(10 * MB)
     limits = [TextLimit(memory) for _ in range(others + 1)]
     growing = list(limits)
     while growing:
@@ -93,7 +93,7 @@ def test_no_answer_gets_more_than_it_leaves_to_the_others(others: int) -> None:
 
 @pytest.mark.usefixtures("no_garbage_collection")
 def test_the_memory_is_given_back_at_once() -> None:
-    memory = SharedMemory(MB)
+    memory = TextMemory(MB)
     limit = TextLimit(memory)
     texts = [HeldText(limit), HeldText(limit)]
     for text in texts:

@@ -1,5 +1,6 @@
 """Whatever an upstream sends: the client gets a clear error or an answer, and the worker keeps its memory."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -73,7 +74,10 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def attacked(running: Running, upstream: Upstream) -> Iterator[Gateway]:
-    with running.gateway(upstream.url, FAILOVER_S="0", QUEUE_WAIT_S="0.3", LOG_LEVEL="INFO") as gateway:
+    memory = str(96 << 20)
+    with running.gateway(
+        upstream.url, FAILOVER_S="0", QUEUE_WAIT_S="0.3", LOG_LEVEL="INFO", ANSWER_MEMORY_BYTES=memory
+    ) as gateway:
         gateway.wait_for_workers()
         yield gateway
 
@@ -139,6 +143,7 @@ def test_all_answers_together_have_a_limit(attacked: Gateway, upstream: Upstream
             wait_until("Kimi has sent them", lambda: answers.waiting == 3)
             refused = ask(attacked, "connect")
             assert refused["error"]["code"] == "gateway_overloaded", refused["error"]
+            assert "ANSWER_MEMORY_BYTES" in refused["error"]["message"]
             upstream.behave("short")
             assert content_of(ask(attacked, "connect")) == "All is well."
         finally:
@@ -147,6 +152,22 @@ def test_all_answers_together_have_a_limit(attacked: Gateway, upstream: Upstream
     # All is given back, whether the answer was complete or not.
     upstream.behave(answers.behave)
     assert content_of(ask(attacked, "connect")) == answers.text
+
+
+def test_a_stream_of_any_length_is_whole_although_its_chat_cannot_stay_open(
+    attacked: Gateway, upstream: Upstream
+) -> None:
+    """With the emoji its text would need 20 MB in one piece."""
+    texts = ["a" * 100_000] * 50 + ["🦊"]
+    answer = b"".join([hostile.beginning(), *map(hostile.text_chunk, texts), hostile.ending()])
+    upstream.behave(lambda write: write(answer))
+    body = {"model": MODELS["connect"], "messages": [{"role": "user", "content": "hello"}], "stream": True}
+    response = attacked.post("/v1/chat/completions", json=body)
+    chunks = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+    assert "error" not in chunks[-1], chunks[-1]
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert "".join(choice["delta"].get("content", "") for choice in choices) == "".join(texts)
+    assert choices[-1]["finish_reason"] == "stop" and response.text.endswith("data: [DONE]\n\n")
 
 
 def content_of(answer: dict[str, Any]) -> str:
