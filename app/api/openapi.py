@@ -77,7 +77,7 @@ class _Documentation:
 
 def _make(operations: Sequence[Operation]) -> _Made:
     made = document(operations)
-    # An environment of its own: that of Flask has a lock that others may hold.
+    # Not that of Flask, which belongs to the thread that serves requests.
     templates = jinja2.Environment(loader=jinja2.PackageLoader("app"), autoescape=True)
     page = templates.get_template("docs.html").render(document=made, fields_of=partial(_fields_of, made))
     return _Made({name: orjson.Fragment(orjson.dumps(value)) for name, value in made.items()}, page.encode())

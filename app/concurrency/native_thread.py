@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 def in_native_thread(work: Callable[[], _T]) -> _T:
     """Calls ``work`` so that the streams of the same worker go on meanwhile. Without gevent it is simply called.
 
-    ``work`` must use nothing that gevent has replaced: no lock of ``threading``, no log.
+    ``work`` must use no log, and of ``threading``, which gevent has replaced, no lock that anybody holds for long.
     """
     if "gevent.monkey" in sys.modules:
         from gevent import get_hub

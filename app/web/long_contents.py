@@ -42,13 +42,13 @@ class LongContents:
         prefix = secrets.token_hex(16)
         pieces, done = [], 0
         for begin, end in _long_strings(data):
-            head = _DATA_URL.match(data, begin, min(end, begin + 512))
-            first = head.end() if head else begin
             if not _may_be_content(data, begin):
                 if text := _without_escapes(data, begin, end):
                     pieces += [data[done:begin], *text]
                     done = end
                 continue
+            head = _DATA_URL.match(data, begin, min(end, begin + 512))
+            first = head.end() if head else begin
             if (end - first) * 3 // 4 > most + 2:
                 continue
             content = decoded_to_disk(data, first, end)
@@ -112,20 +112,22 @@ def _escaped_quotes(data: bytes) -> int:
 def _without_escapes(data: bytes, begin: int, end: int) -> list[bytes]:
     """A long text in pieces that mean the same, if a good part of it are escapes like ``\\u4e2d``; else none.
 
-    Also none where it is not valid: the reader of the body says why.
+    Also none where it is not valid: the reader of the body says why. What stands between two strings becomes valid by
+    nothing that is done here: it would have to be nothing but what may stand there.
     """
     if end - begin < _MANY_ESCAPES or _escapes(data, begin, end) < _MANY_ESCAPES // 6:
         return []
-    pieces, at = [], begin
+    pieces, at, is_text = [], begin, False
     while at < end:
         cut = _end_of_part(data, at, end)
         try:
             pieces.append(orjson.dumps(orjson.loads(b'"%b"' % data[at:cut]))[1:-1])
         except ValueError:
             return []
+        is_text = is_text or bool(pieces[-1].translate(None, _BETWEEN_STRINGS))
         at = cut
         pause()
-    return pieces
+    return pieces if is_text else []
 
 
 def _escapes(data: bytes, begin: int, end: int) -> int:

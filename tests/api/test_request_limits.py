@@ -72,6 +72,13 @@ def test_texts_have_together_at_most_so_many_characters(
     assert "4000" in error["message"] and not simulator.turns()
 
 
+def test_a_long_text_is_refused_before_it_is_read(gateway: Gateway, simulator: Simulator) -> None:
+    for text in ("a" * 4_100_000, "🦊" * 4_100_000, '"' * 4_100_000):
+        error = send_texts(gateway, [text]).json()["error"]
+        assert error["code"] == "context_length_exceeded" and "have at least 4" in error["message"], error
+    assert not simulator.turns()
+
+
 def test_a_text_below_the_limit_reaches_kimi_whole(gateway: Gateway, simulator: Simulator) -> None:
     simulator.knobs(say="ready")
     response = send_texts(gateway, ["字" * 2_000_000, "a" * 1_990_000, CANARY])

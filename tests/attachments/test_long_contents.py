@@ -221,3 +221,8 @@ def test_a_long_text_that_is_not_valid_stays_as_it_is() -> None:
     for wrong in (b"\\x", b"\\u12", b"\\ud83e", b"\n", b"\xff"):
         data = b'{"a": "' + b"\\u4e2d" * 500_000 + wrong + b'"}'
         assert LongContents(data, _MOST).rest == data
+
+
+def test_escapes_between_strings_stay_wrong() -> None:
+    data = b'{"a": "b"' + b"\\u0020" * 500_000 + b'\\u002c "c": 1}'
+    assert LongContents(data, _MOST).rest == data
