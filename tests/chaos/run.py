@@ -81,9 +81,10 @@ class Result:
         return "\n".join(lines)
 
 
-def chaos(folder: Path, seed: int, seconds: float, database: str) -> Result:
-    """Everything that is wrong is in the result; raises only where the run itself could not be made."""
-    with site(folder, database) as the_site:
+def chaos(folder: Path, seed: int, seconds: float, database: str, *, forks: bool = False) -> Result:
+    """Everything that is wrong is in the result; raises only where the run itself could not be made. ``forks``: see
+    ``site``."""
+    with site(folder, database, forks=forks) as the_site:
         ledger = Ledger(the_site.simulator)
         chatter = Chatter(the_site.gateways, ledger)
         _rage(the_site, ledger, chatter, seed, seconds)

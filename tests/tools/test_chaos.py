@@ -11,6 +11,6 @@ from tests.running.postgres import folder_of_a_run
 @pytest.mark.timeout(600)
 def test_some_chaos_loses_doubles_and_mixes_nothing() -> None:
     with folder_of_a_run() as folder:
-        result = chaos(folder, seed=1, seconds=12, database="postgresql")
+        result = chaos(folder, seed=1, seconds=12, database="postgresql", forks=True)
     assert not result.problems, result.table()
     assert not result.missing(), result.table()
