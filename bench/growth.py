@@ -1,7 +1,8 @@
 """``python -m bench.growth``: what the store costs as accounts, streams and waiting requests grow.
 
 One process, on SQLite and on PostgreSQL. Each step is what a worker does for a request or in the background, with
-the other rows already there. The median and the 99th percentile of each, in milliseconds. Asserts nothing.
+the other rows already there. The median and the 99th percentile of each, in milliseconds; the first row is for
+comparisons between machines. Asserts nothing.
 
     python -m bench.growth --json new.json
     python -m bench.growth --draw growth.png old.json new.json
@@ -132,6 +133,16 @@ def _time(step: Callable[[], object], repeat: int = _REPEAT) -> tuple[float, flo
         times.append((time.perf_counter() - began) * 1e3)
     times.sort()
     return statistics.median(times), times[min(len(times) - 1, int(len(times) * 0.99))]
+
+
+def _round_trip(bench: _Bench) -> Iterator[Row]:
+    """What nothing can be faster than on this machine: the driver alone, without anything of ours."""
+    connection = bench.engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        yield Row("the driver's SELECT 1", 0, "", *_time(lambda: cursor.execute("SELECT 1").fetchall()))
+    finally:
+        connection.close()
 
 
 def _queues(bench: _Bench) -> Iterator[Row]:
@@ -304,7 +315,9 @@ def main() -> int:
         results: dict[str, list[Row]] = {}
         for name, url in urls.items():
             bench = _Bench(url)
-            results[name] = [row for part in (_queues, _streams, _keys, _background) for row in part(bench)]
+            results[name] = [
+                row for part in (_round_trip, _queues, _streams, _keys, _background) for row in part(bench)
+            ]
             bench.lease.expire_now()
     if options.json:
         rows_as_json = {name: [dataclasses.astuple(row) for row in rows] for name, rows in results.items()}
