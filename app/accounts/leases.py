@@ -19,7 +19,17 @@ from app.concurrency.background import Cancellation
 from app.concurrency.periodic import Periodic, every
 from app.errors import AccountRejected, ModelUnavailable, NoAccountFree, QuotaSpent, RateLimit
 from app.store import Store, StoreError, Transaction
-from app.store.leases import REJECTED, WHOLE_ACCOUNT, Cooldown, Grant, LeaseRow, QueuedTicket, Ticket, Wish
+from app.store.leases import (
+    REJECTED,
+    WHOLE_ACCOUNT,
+    Cooldown,
+    FreeLimits,
+    Grant,
+    LeaseRow,
+    QueuedTicket,
+    Ticket,
+    Wish,
+)
 from app.store.process_lease import ProcessLease
 from app.upstreams.account import duration
 
@@ -91,6 +101,8 @@ class Leases:
         # Set while a request of this process is in the queue. Otherwise the thread that serves the queue sleeps.
         self._some_wait = threading.Event()
         self._server: Periodic | None = None
+        # The last request had to wait, and so will the next one probably. Never so where the database is a file.
+        self._joined_last = False
         process_lease.when_lost(self._process_lease_lost)
 
     def lease(
@@ -206,8 +218,14 @@ class Leases:
         in an exclusive transaction."""
         tries, joins, runs = itertools.count(), itertools.count(), itertools.count()
         try:
-            lease = self._lease_at_once(ticket, tries)
-            if lease is not None or (may_join and self._join_at_once(ticket, joins)):
+            if may_join and self._joined_last:
+                lease, has_joined = self._lease_or_join_at_once(ticket, tries)
+            else:
+                lease = self._lease_at_once(ticket, tries)
+                has_joined = lease is None and may_join and self._join_at_once(ticket, joins)
+            if may_join:
+                self._joined_last = has_joined
+            if lease is not None or has_joined:
                 return lease
             if next(tries) > 1 or next(joins) > 1:
                 # An earlier try may still run in the database.
@@ -221,26 +239,41 @@ class Leases:
             raise
 
     def _lease_at_once(self, ticket: Ticket, tries: Iterator[int]) -> Lease | None:
-        now, wish = self._store.database.now(), ticket.wish
-        limits, next_at = scheduling.free_limits(self._limits, now), scheduling.next_start_at(self._limits, now)
-        grant = Grant("", wish.scope, False, now, next_at, now + self._longest_s)
+        store, grant, limits = self._store.leases, *self._grant_now(ticket)
 
         def work(tx: Transaction) -> str | None:
             next(tries)
-            return self._store.leases.lease_at_once(tx, ticket, self._process_lease.id, limits, grant)
+            return store.lease_at_once(tx, ticket, self._process_lease.id, limits, grant)
 
-        account_id = self._store.leases.in_lease_transaction(work)
-        return None if account_id is None else Lease(ticket.id, account_id, wish.scope, False, now, ticket.question)
+        return _lease_on(store.in_lease_transaction(work), ticket, grant)
 
     def _join_at_once(self, ticket: Ticket, tries: Iterator[int]) -> bool:
         store, now = self._store.leases, self._store.database.now()
-        limits, ends_at = scheduling.free_limits(self._limits, now), self._queued_until(now)
+        limits, queued_until = scheduling.free_limits(self._limits, now), self._queued_until(now)
 
         def work(tx: Transaction) -> bool:
             next(tries)
-            return store.join_at_once(tx, ticket, self._process_lease.id, limits, ends_at, self._max_waiting)
+            return store.join_at_once(tx, ticket, self._process_lease.id, limits, queued_until, self._max_waiting)
 
         return store.in_lease_transaction(work)
+
+    def _lease_or_join_at_once(self, ticket: Ticket, tries: Iterator[int]) -> tuple[Lease | None, bool]:
+        store, grant, limits = self._store.leases, *self._grant_now(ticket)
+        queued_until, most = self._queued_until(grant.now), self._max_waiting
+
+        def work(tx: Transaction) -> tuple[str | None, bool]:
+            next(tries)
+            return store.lease_or_join_at_once(tx, ticket, self._process_lease.id, limits, grant, queued_until, most)
+
+        account_id, has_joined = store.in_lease_transaction(work)
+        return _lease_on(account_id, ticket, grant), has_joined
+
+    def _grant_now(self, ticket: Ticket) -> tuple[Grant, FreeLimits]:
+        """A grant without an account, and which accounts are free."""
+        now = self._store.database.now()
+        next_at = scheduling.next_start_at(self._limits, now)
+        grant = Grant("", ticket.wish.scope, False, now, next_at, now + self._longest_s)
+        return grant, scheduling.free_limits(self._limits, now)
 
     def _queued_until(self, now: float) -> float:
         """How long a ticket stays in the queue whose request does not take it back."""
@@ -467,6 +500,12 @@ class Leases:
             retry_after_s=retry_after_s,
             rate_limit=None if capacity is None else RateLimit(capacity, 0, retry_after_s),
         )
+
+
+def _lease_on(account_id: str | None, ticket: Ticket, grant: Grant) -> Lease | None:
+    return (
+        None if account_id is None else Lease(ticket.id, account_id, grant.scope, False, grant.now, ticket.question)
+    )
 
 
 def _lease_of(row: LeaseRow) -> Lease:

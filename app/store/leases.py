@@ -291,35 +291,39 @@ _SOME_AT_ONCE = _FREE_AT_ONCE.order_by(*_BY_USE).limit(_P("most"))
 # Where the first ones are not those of the wish. Not the id itself, or the accounts would not be read in their order.
 _OF_WISH_AT_ONCE = _FREE_AT_ONCE.where(one_of(accounts.c.id.concat(""), "ids")).order_by(*_BY_USE).limit(_P("most"))
 # On a server: the same, with the lease, in one round trip (``migrations``).
-_TAKE_LEASE = sa.select(
-    sa.func.take_lease(
-        _P("ticket"),
-        _P("process"),
-        _P("model"),
-        sa.cast(_P("only_id"), sa.String),
-        _P("wanted"),
-        _P("now"),
-        _P("max_streams"),
-        _P("latest_next_at"),
-        _P("next_at"),
-        _P("ends_at"),
-        sa.cast(_P("question"), sa.String),
-    ).label("account_id")
+_take_lease = sa.func.take_lease(
+    _P("ticket"),
+    _P("process"),
+    _P("model"),
+    sa.cast(_P("only_id"), sa.String),
+    _P("wanted"),
+    _P("now"),
+    _P("max_streams"),
+    _P("latest_next_at"),
+    _P("next_at"),
+    _P("ends_at"),
+    sa.cast(_P("question"), sa.String),
 )
+_TAKE_LEASE = sa.select(_take_lease.label("account_id"))
 _END_LEASE = sa.select(sa.func.end_lease(_P("of_id")))
-_JOIN_QUEUE = sa.select(
-    sa.func.join_line(
-        _P("ticket"),
-        _P("process"),
-        _P("owner"),
-        _P("wish"),
-        _P("now"),
-        _P("max_streams"),
-        _P("latest_next_at"),
-        _P("ends_at"),
-        _P("most"),
-        sa.cast(_P("question"), sa.String),
-    ).label("has_joined")
+_join_queue = sa.func.join_line(
+    _P("ticket"),
+    _P("process"),
+    _P("owner"),
+    _P("wish"),
+    _P("now"),
+    _P("max_streams"),
+    _P("latest_next_at"),
+    _P("queued_until"),
+    _P("most"),
+    sa.cast(_P("question"), sa.String),
+)
+_JOIN_QUEUE = sa.select(_join_queue.label("has_joined"))
+# The first, and the second only if that gave nothing. A subquery with OFFSET is not merged into its query, so the
+# first is called once.
+_taken = sa.select(_take_lease.label("account_id")).offset(sa.literal_column("0")).subquery()
+_TAKE_LEASE_OR_JOIN = sa.select(
+    _taken.c.account_id, sa.case((_taken.c.account_id.is_(None), _join_queue)).label("has_joined")
 )
 # The cooldowns that keep accounts, or all of them, from a model.
 _COOLDOWNS_FOR = (
@@ -517,25 +521,11 @@ class LeaseRows:
             if account_id is not None:
                 self.grant(tx, ticket, process_id, replace(grant, account_id=account_id), waited=False)
             return account_id
-        only, _ = ticket.wish.only_account
-        row = tx.row(
-            _TAKE_LEASE,
-            ticket=ticket.id,
-            process=process_id,
-            model=grant.scope,
-            only_id=only,
-            wanted=ticket.wish.lines,
-            now=limits.now,
-            max_streams=limits.max_streams,
-            latest_next_at=limits.latest_next_at,
-            next_at=grant.next_at,
-            ends_at=grant.ends_at,
-            question=ticket.question,
-        )
+        row = tx.row(_TAKE_LEASE, **_lease_values(ticket, process_id, limits, grant))
         return None if row is None else row["account_id"]
 
     def join_at_once(
-        self, tx: Transaction, ticket: Ticket, process_id: str, limits: FreeLimits, ends_at: float, most: int
+        self, tx: Transaction, ticket: Ticket, process_id: str, limits: FreeLimits, queued_until: float, most: int
     ) -> bool:
         """Puts the ticket at the end of the queue, as ``scheduling.next_position`` has it, where that is certain
         without a look at the accounts: none has room, and none cools down. ``most``: tickets that may wait. False
@@ -549,20 +539,33 @@ class LeaseRows:
             _JOIN_QUEUE,
             ticket=ticket.id,
             process=process_id,
-            owner=ticket.owner,
-            wish=ticket.wish.id,
-            now=limits.now,
-            max_streams=limits.max_streams,
-            latest_next_at=limits.latest_next_at,
-            ends_at=ends_at,
-            most=most,
             question=ticket.question,
+            **_start_values(limits),
+            **_queue_values(ticket, queued_until, most),
         )
         return row is not None and bool(row["has_joined"])
 
+    def lease_or_join_at_once(
+        self,
+        tx: Transaction,
+        ticket: Ticket,
+        process_id: str,
+        limits: FreeLimits,
+        grant: Grant,
+        queued_until: float,
+        most: int,
+    ) -> tuple[str | None, bool]:
+        """On a server: ``lease_at_once``, and ``join_at_once`` if that gave nothing, in one round trip."""
+        row = tx.row(
+            _TAKE_LEASE_OR_JOIN,
+            **_lease_values(ticket, process_id, limits, grant),
+            **_queue_values(ticket, queued_until, most),
+        )
+        return (None, False) if row is None else (row["account_id"], bool(row["has_joined"]))
+
     def in_lease_transaction(self, work: Callable[[Transaction], T]) -> T:
-        """For ``lease_at_once`` and ``join_at_once``, which take the lock themselves on a server: there each is one
-        statement, and one round trip.
+        """For ``lease_at_once``, ``join_at_once`` and both in one, which take the lock themselves on a server: there
+        each is one statement, and one round trip.
         """
         if self._database.is_server:
             return self._database.with_retries(work)
@@ -774,6 +777,25 @@ def _start_values(limits: FreeLimits) -> Row:
 
 def _values(wish: Wish, limits: FreeLimits) -> Row:
     return {"scope": wish.scope, **_start_values(limits)}
+
+
+def _lease_values(ticket: Ticket, process_id: str, limits: FreeLimits, grant: Grant) -> Row:
+    only, _ = ticket.wish.only_account
+    return {
+        "ticket": ticket.id,
+        "process": process_id,
+        "model": grant.scope,
+        "only_id": only,
+        "wanted": ticket.wish.lines,
+        "next_at": grant.next_at,
+        "ends_at": grant.ends_at,
+        "question": ticket.question,
+        **_start_values(limits),
+    }
+
+
+def _queue_values(ticket: Ticket, queued_until: float, most: int) -> Row:
+    return {"owner": ticket.owner, "wish": ticket.wish.id, "queued_until": queued_until, "most": most}
 
 
 def _lease(row: Row) -> LeaseRow:
