@@ -3,27 +3,59 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from bench.toolbench.__main__ import judge, wilson
+from bench.toolbench.__main__ import judge, main, wilson
 from bench.toolbench.tasks import LOOPS, TASKS, Task
 from tests.running import ROOT, Gateway, Simulator
 
 ALL = len(TASKS) + len(LOOPS)
 
 
-def measure(gateway: Gateway, out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "bench.toolbench", "--base-url", f"{gateway.url}/v1", "--model", gateway.model]
-    return subprocess.run(
-        [*command, "--pause", "0", "--out", str(out), *arguments],
+@dataclass
+class Done:
+    """How a run of the command ended, and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command_of(gateway: Gateway, out: Path) -> list[str]:
+    arguments = ["--base-url", f"{gateway.url}/v1", "--model", gateway.model, "--pause", "0", "--out", str(out)]
+    return ["bench.toolbench", *arguments]
+
+
+Measure = Callable[[Gateway, Path], Done]
+
+
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Measure:
+    """The command, in this process."""
+
+    def run(gateway: Gateway, out: Path) -> Done:
+        monkeypatch.setattr(sys, "argv", command_of(gateway, out))
+        code = main()
+        said = capsys.readouterr()
+        return Done(code, said.out, said.err)
+
+    return run
+
+
+def measure_for_real(gateway: Gateway, out: Path) -> Done:
+    done = subprocess.run(
+        [sys.executable, "-m", *command_of(gateway, out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def verdicts(out: Path) -> dict[str, str]:
@@ -40,7 +72,7 @@ def verdicts(out: Path) -> dict[str, str]:
     ],
 )
 def test_the_ways_of_kimi_are_told_apart(
-    gateway: Gateway, simulator: Simulator, tmp_path: Path, behaviour: str, expected: dict[str, str]
+    gateway: Gateway, simulator: Simulator, tmp_path: Path, measure: Measure, behaviour: str, expected: dict[str, str]
 ) -> None:
     simulator.knobs(tools=behaviour, think="")
     done = measure(gateway, tmp_path)
@@ -50,7 +82,9 @@ def test_the_ways_of_kimi_are_told_apart(
     assert f"n={ALL}" in done.stdout and "95 % interval, Wilson" in done.stdout
 
 
-def test_a_loop_is_right_if_the_files_are(gateway: Gateway, simulator: Simulator, tmp_path: Path) -> None:
+def test_a_loop_is_right_if_the_files_are(
+    gateway: Gateway, simulator: Simulator, tmp_path: Path, measure: Measure
+) -> None:
     (bug,) = [loop for loop in LOOPS if loop.name == "loop-bug"]
     write = {"call": "write_file", "args": {"path": "b.py", "text": bug.after["b.py"]}}
     simulator.knobs(plan=json.dumps([{"call": "list_files"}, {"call": "read_file", "args": {"path": "b.py"}}, write]))
@@ -59,10 +93,10 @@ def test_a_loop_is_right_if_the_files_are(gateway: Gateway, simulator: Simulator
 
 
 def test_it_stops_where_the_account_is_limited_and_goes_on_from_there(
-    quick: Gateway, simulator: Simulator, tmp_path: Path
+    quick: Gateway, simulator: Simulator, tmp_path: Path, measure: Measure
 ) -> None:
     simulator.knobs(fail="stream_pushing")
-    done = measure(quick, tmp_path)
+    done = measure_for_real(quick, tmp_path)
     assert done.returncode == 2 and "goes on from here" in done.stderr and not list(tmp_path.glob("*.jsonl"))
     quick.tables.let_cooldowns_end()
     simulator.knobs(fail="", tools="obey", think="")
