@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.api.cases import failures
 from tests.running import CANARY, Gateway, Share, Simulator, ask, read_stream
 
 
@@ -185,45 +186,47 @@ def test_the_claims_of_the_token_become_headers(gateway: Gateway, simulator: Sim
     assert "cookie" not in headers
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"messages": [user("x")]}, "model"),
-        ({"model": 3, "messages": [user("x")]}, "model"),
-        ({"model": "k2"}, "messages"),
-        ({"model": "k2", "messages": None}, "messages"),
-        ({"model": "k2", "messages": "hello"}, "messages"),
-        ({"model": "k2", "messages": []}, "messages"),
-        ({"model": "k2", "messages": [123]}, "messages[0]"),
-        ({"model": "k2", "messages": [{}]}, "messages[0].role"),
-        ({"model": "k2", "messages": [user("x"), {"role": "boss", "content": "x"}]}, "messages[1].role"),
-        ({"model": "k2", "messages": [{"role": 123, "content": "x"}]}, "messages[0].role"),
-        ({"model": "k2", "messages": [{"role": "user", "content": 123}]}, "messages[0].content"),
-        ({"model": "k2", "messages": [{"role": "user", "content": None}]}, "messages[0].content"),
-        (
-            {"model": "k2", "messages": [{"role": "user", "content": [{"type": "text"}]}]},
-            "messages[0].content[0].text",
-        ),
-        (
-            {"model": "k2", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "messages[0].content[0]",
-        ),
-        ({"model": "k2", "messages": [{"role": "user", "content": [{"type": "dance"}]}]}, "messages[0].content[0]"),
-        ({"model": "k2", "messages": [user("  \n")]}, "messages"),
-        ({"model": "k2", "messages": [user("x")], "stream": "yes"}, "stream"),
-        ({"model": "k2", "messages": [user("x")], "stream_options": 3}, "stream_options"),
-        ({"model": "k2", "messages": [user("x")], "n": "two"}, "n"),
-        ({"model": "k2", "messages": [user("x")], "temperature": 99}, "temperature"),
-        ({"model": "k2", "messages": [user("x")], "top_p": -1}, "top_p"),
-        ({"model": "k2", "messages": [user("x")], "max_tokens": 0}, "max_tokens"),
-    ],
-)
-def test_a_bad_field_is_named(gateway: Gateway, simulator: Simulator, body: dict[str, Any], param: str) -> None:
-    for stream in ({}, {"stream": True}):
-        response = gateway.chat({**stream, **body})
-        error = response.json()["error"]
-        assert response.status_code == 400, error
-        assert error["param"] == param and error["type"] == "invalid_request_error" and error["message"]
+BAD_FIELDS: list[tuple[Any, ...]] = [
+    ({"messages": [user("x")]}, "model"),
+    ({"model": 3, "messages": [user("x")]}, "model"),
+    ({"model": "k2"}, "messages"),
+    ({"model": "k2", "messages": None}, "messages"),
+    ({"model": "k2", "messages": "hello"}, "messages"),
+    ({"model": "k2", "messages": []}, "messages"),
+    ({"model": "k2", "messages": [123]}, "messages[0]"),
+    ({"model": "k2", "messages": [{}]}, "messages[0].role"),
+    ({"model": "k2", "messages": [user("x"), {"role": "boss", "content": "x"}]}, "messages[1].role"),
+    ({"model": "k2", "messages": [{"role": 123, "content": "x"}]}, "messages[0].role"),
+    ({"model": "k2", "messages": [{"role": "user", "content": 123}]}, "messages[0].content"),
+    ({"model": "k2", "messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+    (
+        {"model": "k2", "messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "messages[0].content[0].text",
+    ),
+    (
+        {"model": "k2", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "messages[0].content[0]",
+    ),
+    ({"model": "k2", "messages": [{"role": "user", "content": [{"type": "dance"}]}]}, "messages[0].content[0]"),
+    ({"model": "k2", "messages": [user("  \n")]}, "messages"),
+    ({"model": "k2", "messages": [user("x")], "stream": "yes"}, "stream"),
+    ({"model": "k2", "messages": [user("x")], "stream_options": 3}, "stream_options"),
+    ({"model": "k2", "messages": [user("x")], "n": "two"}, "n"),
+    ({"model": "k2", "messages": [user("x")], "temperature": 99}, "temperature"),
+    ({"model": "k2", "messages": [user("x")], "top_p": -1}, "top_p"),
+    ({"model": "k2", "messages": [user("x")], "max_tokens": 0}, "max_tokens"),
+]
+
+
+def test_a_bad_field_is_named(gateway: Gateway, simulator: Simulator) -> None:
+    def check(body: dict[str, Any], param: str) -> None:
+        for stream in ({}, {"stream": True}):
+            response = gateway.chat({**stream, **body})
+            error = response.json()["error"]
+            assert response.status_code == 400, error
+            assert error["param"] == param and error["type"] == "invalid_request_error" and error["message"]
+
+    assert failures(check, BAD_FIELDS) == {}
     assert not simulator.requests("")
 
 

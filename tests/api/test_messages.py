@@ -11,6 +11,7 @@ from anthropic.types import Message, MessageParam, MessageTokensCount, RawMessag
 from anthropic.types.shared import ErrorResponse
 from pydantic import TypeAdapter
 
+from tests.api.cases import failures
 from tests.running import CANARY, Gateway, Share, Simulator, read_stream
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
@@ -309,45 +310,47 @@ def test_what_claude_code_sends_is_taken_at_once(gateway: Gateway, simulator: Si
     assert [event["content_block"]["type"] for event in got if "content_block" in event] == ["thinking", "text"]
 
 
-@pytest.mark.parametrize(
-    ("body", "place"),
-    [
-        ({"model": None}, "model"),
-        ({"max_tokens": None}, "max_tokens"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 1.5}, "max_tokens"),
-        ({"messages": None}, "messages"),
-        ({"messages": []}, "messages"),
-        ({"messages": "hello"}, "messages"),
-        ({"messages": [1]}, "messages[0]"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
-        ({"messages": [{"role": "user", "content": [{"type": "dance"}]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "user", "content": "  \n"}]}, "messages"),
-        ({"system": [{"type": "image"}]}, "system[0].type"),
-        ({"system": 3}, "system"),
-        ({"stop_sequences": "x"}, "stop_sequences"),
-        ({"stop_sequences": [" "]}, "stop_sequences"),
-        ({"stream": "yes"}, "stream"),
-        ({"thinking": {"type": "deep"}}, "thinking.type"),
-        ({"thinking": {"type": "enabled", "budget_tokens": "many"}}, "thinking.budget_tokens"),
-        ({"output_config": {"effort": "huge"}}, "output_config.effort"),
-        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
-        ({"temperature": 1.5}, "temperature"),
-        ({"top_p": 2}, "top_p"),
-        ({"top_k": -1}, "top_k"),
-        ({"tools": {}}, "tools"),
-        ({"tool_choice": "auto"}, "tool_choice"),
-        ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
-    ],
-)
-def test_a_bad_field_is_named(gateway: Gateway, simulator: Simulator, body: dict[str, Any], place: str) -> None:
-    status, kind, message = error_of(send(gateway, **body))
-    assert (status, kind) == (400, "invalid_request_error")
-    assert message.startswith(place) and message[len(place)] in ": ", message
+BAD_FIELDS: list[tuple[Any, ...]] = [
+    ({"model": None}, "model"),
+    ({"max_tokens": None}, "max_tokens"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": 1.5}, "max_tokens"),
+    ({"messages": None}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": "hello"}, "messages"),
+    ({"messages": [1]}, "messages[0]"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    ({"messages": [{"role": "user", "content": [{"type": "dance"}]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": "  \n"}]}, "messages"),
+    ({"system": [{"type": "image"}]}, "system[0].type"),
+    ({"system": 3}, "system"),
+    ({"stop_sequences": "x"}, "stop_sequences"),
+    ({"stop_sequences": [" "]}, "stop_sequences"),
+    ({"stream": "yes"}, "stream"),
+    ({"thinking": {"type": "deep"}}, "thinking.type"),
+    ({"thinking": {"type": "enabled", "budget_tokens": "many"}}, "thinking.budget_tokens"),
+    ({"output_config": {"effort": "huge"}}, "output_config.effort"),
+    ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
+    ({"temperature": 1.5}, "temperature"),
+    ({"top_p": 2}, "top_p"),
+    ({"top_k": -1}, "top_k"),
+    ({"tools": {}}, "tools"),
+    ({"tool_choice": "auto"}, "tool_choice"),
+    ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
+]
+
+
+def test_a_bad_field_is_named(gateway: Gateway, simulator: Simulator) -> None:
+    def check(body: dict[str, Any], place: str) -> None:
+        status, kind, message = error_of(send(gateway, **body))
+        assert (status, kind) == (400, "invalid_request_error")
+        assert message.startswith(place) and message[len(place)] in ": ", message
+
+    assert failures(check, BAD_FIELDS) == {}
     assert not simulator.turns()
 
 

@@ -11,6 +11,7 @@ import requests
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from tests.api.cases import failures
 from tests.running import BOTH_DATABASES, CANARY, Gateway, Profile, Running, Share, Simulator, wait_until
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -265,52 +266,54 @@ def test_what_cannot_be_served_is_refused_by_name(
     assert not simulator.turns()
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"model": None}, "model"),
-        ({"input": None}, "input"),
-        ({"input": ""}, "input"),
-        ({"input": []}, "input"),
-        ({"input": [1]}, "input[0]"),
-        ({"input": [{"role": "boss", "content": "x"}]}, "input[0].role"),
-        ({"input": [{"role": "user"}]}, "input[0].content"),
-        ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
-        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
-        ({"input": [{"role": "user", "content": [{"type": "dance"}]}]}, "input[0].content[0]"),
-        (
-            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
-            "input[0].content[0]",
-        ),
-        ({"input": [{"type": "dance"}]}, "input"),
-        ({"input": [{"type": ["x"]}]}, "input[0]"),
-        ({"input": [{"type": "item_reference"}]}, "input[0].id"),
-        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
-        ({"input": [{"type": "reasoning", "summary": []}]}, "input"),
-        ({"instructions": []}, "instructions"),
-        ({"stream": "yes"}, "stream"),
-        ({"store": "no"}, "store"),
-        ({"max_output_tokens": 0}, "max_output_tokens"),
-        ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
-        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
-        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
-        ({"text": {"verbosity": "loud"}}, "text.verbosity"),
-        ({"tools": [{"name": "f"}]}, "tools[0].type"),
-        ({"tools": "all"}, "tools"),
-        ({"temperature": 2.1}, "temperature"),
-        ({"top_p": -1}, "top_p"),
-        ({"truncation": "middle"}, "truncation"),
-        ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"conversation": 3}, "conversation"),
-        ({"conversation": {"name": "x"}}, "conversation.id"),
-        ({"conversation": "a b"}, "conversation"),
-        ({"previous_response_id": 3}, "previous_response_id"),
-    ],
-)
-def test_a_bad_field_is_named(gateway: Gateway, simulator: Simulator, body: dict[str, Any], param: str) -> None:
-    response = gateway.post("/v1/responses", json={"model": gateway.model, "input": "hi", **body})
-    error = response.json()["error"]
-    assert (response.status_code, error["param"], error["type"]) == (400, param, "invalid_request_error"), error
+BAD_FIELDS: list[tuple[Any, ...]] = [
+    ({"model": None}, "model"),
+    ({"input": None}, "input"),
+    ({"input": ""}, "input"),
+    ({"input": []}, "input"),
+    ({"input": [1]}, "input[0]"),
+    ({"input": [{"role": "boss", "content": "x"}]}, "input[0].role"),
+    ({"input": [{"role": "user"}]}, "input[0].content"),
+    ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
+    ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
+    ({"input": [{"role": "user", "content": [{"type": "dance"}]}]}, "input[0].content[0]"),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+        "input[0].content[0]",
+    ),
+    ({"input": [{"type": "dance"}]}, "input"),
+    ({"input": [{"type": ["x"]}]}, "input[0]"),
+    ({"input": [{"type": "item_reference"}]}, "input[0].id"),
+    ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
+    ({"input": [{"type": "reasoning", "summary": []}]}, "input"),
+    ({"instructions": []}, "instructions"),
+    ({"stream": "yes"}, "stream"),
+    ({"store": "no"}, "store"),
+    ({"max_output_tokens": 0}, "max_output_tokens"),
+    ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
+    ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+    ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
+    ({"text": {"verbosity": "loud"}}, "text.verbosity"),
+    ({"tools": [{"name": "f"}]}, "tools[0].type"),
+    ({"tools": "all"}, "tools"),
+    ({"temperature": 2.1}, "temperature"),
+    ({"top_p": -1}, "top_p"),
+    ({"truncation": "middle"}, "truncation"),
+    ({"metadata": {"a": 1}}, "metadata.a"),
+    ({"conversation": 3}, "conversation"),
+    ({"conversation": {"name": "x"}}, "conversation.id"),
+    ({"conversation": "a b"}, "conversation"),
+    ({"previous_response_id": 3}, "previous_response_id"),
+]
+
+
+def test_a_bad_field_is_named(gateway: Gateway, simulator: Simulator) -> None:
+    def check(body: dict[str, Any], param: str) -> None:
+        response = gateway.post("/v1/responses", json={"model": gateway.model, "input": "hi", **body})
+        error = response.json()["error"]
+        assert (response.status_code, error["param"], error["type"]) == (400, param, "invalid_request_error"), error
+
+    assert failures(check, BAD_FIELDS) == {}
     assert not simulator.turns()
 
 
