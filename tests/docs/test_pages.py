@@ -1,5 +1,6 @@
 """The pages for people say what the code does, in both languages, and lead nowhere that does not exist."""
 
+import functools
 import json
 import re
 import shutil
@@ -52,6 +53,7 @@ def prose_of(page: Path) -> str:
     return _CODE.sub("", page.read_text())
 
 
+@functools.cache
 def anchors_of(page: Path) -> set[str]:
     """The anchors of its headings, as GitHub makes them."""
     anchors: set[str] = set()
@@ -62,9 +64,9 @@ def anchors_of(page: Path) -> set[str]:
     return anchors
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_what_is_generated_in_a_page_is_what_the_code_makes(page: Path) -> None:
-    assert with_generated_parts(page) == page.read_text(), "run: make docs"
+def test_what_is_generated_in_a_page_is_what_the_code_makes() -> None:
+    others = [name_of(page) for page in PAGES if with_generated_parts(page) != page.read_text()]
+    assert others == [], "run: make docs"
 
 
 @pytest.mark.parametrize("page", API_PAGES, ids=name_of)
@@ -113,30 +115,39 @@ def test_the_page_of_the_api_has_every_error_code_and_model(page: Path) -> None:
     assert models - set(re.findall("`(.*?)`", text)) == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
-    for link in _LINK.findall(prose_of(page)):
-        path, _, anchor = link.partition("#")
-        if path.startswith("https://"):
-            continue
-        target = page.parent / path if path else page
-        assert target.exists(), link
-        if anchor:
-            assert anchor in anchors_of(target), link
+def leads_nowhere(page: Path, link: str) -> bool:
+    path, _, anchor = link.partition("#")
+    if path.startswith("https://"):
+        return False
+    target = page.parent / path if path else page
+    return not target.exists() or bool(anchor and anchor not in anchors_of(target))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_files_that_a_page_names_exist(page: Path) -> None:
+def test_links_lead_to_files_and_headings_that_exist() -> None:
+    links = {name_of(page): [x for x in _LINK.findall(prose_of(page)) if leads_nowhere(page, x)] for page in PAGES}
+    assert {name: wrong for name, wrong in links.items() if wrong} == {}
+
+
+def is_there(path: str) -> bool:
+    return (ROOT / path).exists() or (ROOT / f"{path}.py").exists() or path.startswith("bench/out")
+
+
+def test_files_that_a_page_names_exist() -> None:
     # `app/api/<name>/` is a pattern, and `app/web` in a picture of the path is a folder or file.
-    for path in set(_FILE.findall(re.sub(r"\S*<\S*", "", page.read_text()))):
-        assert (ROOT / path).exists() or (ROOT / f"{path}.py").exists() or path.startswith("bench/out"), path
+    named = {name_of(page): _FILE.findall(re.sub(r"\S*<\S*", "", page.read_text())) for page in PAGES}
+    assert {(name, path) for name, paths in named.items() for path in paths if not is_there(path)} == set()
 
 
-@pytest.mark.parametrize("page", USER_PAGES, ids=name_of)
-def test_settings_that_a_page_names_exist(page: Path) -> None:
+def test_settings_that_a_page_names_exist() -> None:
     settings = {setting.name for setting in describe_settings()} | _OTHER_NAMES
-    for name in set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)", page.read_text())):
-        assert name in settings or name.startswith(_OF_OTHERS), name
+    named = {name_of(page): re.findall(r"`([A-Z]+(?:_[A-Z]+)+)", page.read_text()) for page in USER_PAGES}
+    unknown = {
+        (page, name)
+        for page, names in named.items()
+        for name in names
+        if name not in settings and not name.startswith(_OF_OTHERS)
+    }
+    assert unknown == set()
 
 
 def test_the_picture_of_the_readme_can_be_drawn_and_names_its_commit(tmp_path: Path) -> None:
