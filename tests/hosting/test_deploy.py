@@ -24,7 +24,7 @@ import yaml
 
 from app.settings.config import describe_settings
 from bench.ports import reserved_port
-from tests.running import BOTH_DATABASES, ON_POSTGRESQL, ROOT, Running, Simulator, ask, mint, wait_until
+from tests.running import ON_POSTGRESQL, ROOT, Running, Simulator, ask, mint, wait_until
 from tests.running.databases import Database
 
 DEPLOY = ROOT / "deploy"
@@ -303,10 +303,7 @@ def test_the_health_check_of_the_image_asks_the_gateway_itself(running: Running,
     assert not is_well(nobody)
 
 
-@BOTH_DATABASES
-def test_stopping_a_container_waits_for_a_token_that_is_being_renewed(
-    running: Running, simulator: Simulator, database: str
-) -> None:
+def test_stopping_a_container_waits_for_a_token_that_is_being_renewed(running: Running, simulator: Simulator) -> None:
     """gunicorn as the first process of its own world, as in a container: when it ends, all end with it."""
     if subprocess.run(["unshare", "-pf", "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no process world of its own: needs root")

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.running import CANARY, Gateway, Running, Simulator, wait_until
+from tests.running import CANARY, Gateway, Running, Share, Simulator, wait_until
 from tests.running.certificates import own_certificate
 
 MB = 1 << 20
@@ -25,17 +25,26 @@ CHAT = "/v1/chat/completions"
 SECRET = "sk-hostile-clients-0123456789"
 
 
+# With limits that tests can wait for, and few connections.
+IMPATIENT = "-k tests.hosting.impatient_worker.Worker --worker-connections 40"
+
+
 @pytest.fixture(scope="module")
 def impatient(running: Running, shared_simulator: Simulator) -> Iterator[Gateway]:
     """It waits for no client for longer than 1.5 s, and has 40 connections."""
-    with running.gateway(shared_simulator.url, server="impatient", GATEWAY_API_KEYS=SECRET) as gateway:
+    with running.gateway(shared_simulator.url, GUNICORN_CMD_ARGS=IMPATIENT, GATEWAY_API_KEYS=SECRET) as gateway:
         gateway.wait_for_workers()
         yield gateway
 
 
-def connect(gateway: Gateway) -> socket.socket:
+def connect(gateway: Gateway, receive_buffer: int | None = None) -> socket.socket:
     address = urlsplit(gateway.url)
-    return socket.create_connection((address.hostname, address.port), timeout=60)
+    sock = socket.socket()
+    if receive_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.settimeout(60)
+    sock.connect((address.hostname, address.port))
+    return sock
 
 
 def head(method: str, path: str, *more: str, key: str = SECRET) -> bytes:
@@ -141,7 +150,8 @@ def test_connections_that_wait_lock_nobody_out(impatient: Gateway, beginning: by
 def test_a_client_that_reads_nothing_locks_nobody_out(impatient: Gateway) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(60):
-            sock = stack.enter_context(connect(impatient))
+            # Full after few answers, which are not made for nobody to read.
+            sock = stack.enter_context(connect(impatient, receive_buffer=4096))
             sock.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 sock.send(head("GET", "/openapi.json") * 500)
@@ -202,8 +212,8 @@ def test_silent_clients_of_tls_lock_nobody_out_and_are_ended(
     running: Running, shared_simulator: Simulator, tmp_path: Path
 ) -> None:
     certificate = own_certificate(tmp_path)
-    arguments = f"--certfile {certificate} --keyfile {certificate}"
-    with running.gateway(shared_simulator.url, server="impatient", GUNICORN_CMD_ARGS=arguments) as gateway:
+    arguments = f"{IMPATIENT} --certfile {certificate} --keyfile {certificate}"
+    with running.gateway(shared_simulator.url, GUNICORN_CMD_ARGS=arguments) as gateway:
         gateway.wait_for_workers()
         with contextlib.ExitStack() as stack:
             socks = [stack.enter_context(connect(gateway)) for _ in range(60)]
@@ -252,18 +262,17 @@ def test_bodies_wait_for_room_and_one_key_leaves_some_to_the_others(running: Run
 
 
 @pytest.mark.parametrize("kind", ["answered", "repeated", "refused", "cut"])
-def test_the_memory_of_a_request_is_given_back(running: Running, simulator: Simulator, kind: str) -> None:
+def test_the_memory_of_a_request_is_given_back(shared_gateway: Share, simulator: Simulator, kind: str) -> None:
     """More of them than there is room for, one after another."""
-    settings: dict[str, Any] = {"REQUEST_MEMORY_BYTES": str(8 * MB), "QUEUE_WAIT_S": "0.3"}
+    gateway = shared_gateway(REQUEST_MEMORY_BYTES=str(8 * MB), QUEUE_WAIT_S="0.3")
     body = {"model": "k2", "messages": [{"role": "user", "content": CANARY + "a" * MB}]}
-    with running.gateway(simulator.url, **settings) as gateway:
-        for number in range(6):
-            if kind == "cut":
-                with connect(gateway) as sock:
-                    sock.sendall(head("POST", CHAT, f"Content-Length: {2 * MB}") + b"a" * MB)
-                continue
-            headers = {"Idempotency-Key": f"{number // 2}"} if kind == "repeated" else {}
-            more = {"model": "nobody"} if kind == "refused" else {}
-            response = gateway.post(CHAT, json={**body, **more}, headers=headers)
-            assert response.status_code == (404 if kind == "refused" else 200), response.text
-        wait_until("there is room again", lambda: gateway.post(CHAT, json=body).ok)
+    for number in range(6):
+        if kind == "cut":
+            with connect(gateway) as sock:
+                sock.sendall(head("POST", CHAT, f"Content-Length: {2 * MB}") + b"a" * MB)
+            continue
+        headers = {"Idempotency-Key": f"{number // 2}"} if kind == "repeated" else {}
+        more = {"model": "nobody"} if kind == "refused" else {}
+        response = gateway.post(CHAT, json={**body, **more}, headers=headers)
+        assert response.status_code == (404 if kind == "refused" else 200), response.text
+    wait_until("there is room again", lambda: gateway.post(CHAT, json=body).ok)

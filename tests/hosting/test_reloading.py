@@ -75,10 +75,14 @@ def copy(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             process.stop(signal.SIGTERM)
 
 
+# The files that tests make wrong. Those of a mistake in the code are imported early: a try ends there.
+_SPOILT = (".env", "requirements.txt", "app/gateway.py", "app/factory.py", "app/store/__init__.py")
+
+
 @pytest.fixture
 def unchanged(copy: Copy) -> Iterator[Copy]:
     """The same after the test as before it, and its worker has not been replaced."""
-    kept = {name: (copy.folder / name).read_bytes() for name in (".env", "requirements.txt", "app/gateway.py")}
+    kept = {name: (copy.folder / name).read_bytes() for name in _SPOILT}
     workers = copy.process.children()
     assert copy.status("first-key") == 200
     yield copy
@@ -109,11 +113,11 @@ def _remove_env_file(copy: Copy) -> None:
 
 
 def _break_syntax(copy: Copy) -> None:
-    copy.change("app/gateway.py", "import logging\n", "import logging\ndef half(:\n")
+    copy.change("app/store/__init__.py", "\nfrom ", "\ndef half(:\nfrom ")
 
 
 def _break_import(copy: Copy) -> None:
-    copy.change("app/gateway.py", "import logging\n", "import logging\nimport no_such_package\n")
+    copy.change("app/factory.py", "import logging\n", "import logging\nimport no_such_package\n")
 
 
 def _break_wiring(copy: Copy) -> None:

@@ -1,6 +1,7 @@
 """Servers that are started in other ways than ``gunicorn`` in the folder of the gateway."""
 
 import os
+import resource
 import shutil
 import socket
 import stat
@@ -8,13 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import requests
 
-from tests.running import ROOT, Running, Simulator, mint
+from tests.running import ROOT, Gateway, Running, Simulator, mint
 from tests.running.commands import start
 from tests.running.processes import Process, wait_until
 
@@ -74,15 +75,12 @@ def test_gunicorn_without_our_settings_says_where_they_are(
         assert f"start gunicorn in {copy}, or with -c {copy}/gunicorn.conf.py" in log.read_text()
 
 
-def test_a_sync_worker_is_warned_of_and_ends_no_answer_early(
-    running: Running, simulator: Simulator, copy: Path
-) -> None:
-    arguments = ("-c", str(copy / "gunicorn.conf.py"), "-k", "sync", "--timeout", "1")
-    with gunicorn(running, simulator, *arguments) as (url, log):
+def test_a_sync_worker_is_warned_of_and_ends_no_answer_early(running: Running, simulator: Simulator) -> None:
+    with running.gateway(simulator.url, GUNICORN_CMD_ARGS="-k sync --timeout 1") as gateway:
         simulator.knobs(delay_s=0.4)
-        answer = ask(url).json()["choices"][0]
+        answer = ask(gateway.url).json()["choices"][0]
         assert answer["finish_reason"] == "stop"
-        assert "sync_workers" in log.read_text()
+        assert "sync_workers" in gateway.log()
 
 
 def test_a_missing_package_stops_the_start_and_is_named(simulator: Simulator, copy: Path, tmp_path: Path) -> None:
@@ -114,11 +112,10 @@ def test_a_start_that_cannot_succeed_has_a_status_that_systemd_does_not_repeat(t
     assert code == 1
 
 
-@pytest.mark.parametrize("name", ["app", "application"])
-def test_a_server_may_run_the_file_without_its_folder(simulator: Simulator, copy: Path, name: str) -> None:
+def test_a_server_may_run_the_file_without_its_folder(simulator: Simulator, copy: Path) -> None:
     program = (
-        f"import runpy; app = runpy.run_path({str(copy / 'wsgi.py')!r})[{name!r}];"
-        "print(app.test_client().get('/healthz').status_code)"
+        f"import runpy; names = runpy.run_path({str(copy / 'wsgi.py')!r});"
+        "print(*(names[name].test_client().get('/healthz').status_code for name in ('app', 'application')))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -129,7 +126,7 @@ def test_a_server_may_run_the_file_without_its_folder(simulator: Simulator, copy
         timeout=120,
         check=False,
     )
-    assert done.stdout == "200\n", done.stderr
+    assert done.stdout == "200 200\n", done.stderr
 
 
 def test_the_document_says_where_it_is_served(simulator: Simulator, running: Running) -> None:
@@ -144,16 +141,35 @@ def _waits_of(pid: int) -> int:
     return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts in /proc")
-def test_an_idle_worker_is_woken_once_a_second(running: Running, simulator: Simulator) -> None:
-    with running.gateway(simulator.url, server="gevent", WEB_CONCURRENCY="1") as gateway:
+@pytest.fixture(scope="module")
+def allowed_few_files(running: Running, shared_simulator: Simulator) -> Iterator[Gateway]:
+    """The command, started where a process may open 256 files unless it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        stack = ExitStack()
+        gateway = stack.enter_context(running.gateway(shared_simulator.url, server="gevent"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with stack:
         gateway.wait_for_workers()
-        [worker] = gateway.process.children()
+        yield gateway
 
-        def is_quiet() -> bool:
-            """Its start may have left something to be done, and a busy disk may make it wait."""
-            before = _waits_of(worker)
-            time.sleep(6)
-            return _waits_of(worker) - before <= 9
 
-        wait_until("it is woken seldom", is_quiet, 60)
+def test_a_worker_may_open_as_many_files_as_the_system_allows(allowed_few_files: Gateway) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    (worker,) = allowed_few_files.process.children()
+    assert resource.prlimit(worker, resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts in /proc")
+def test_an_idle_worker_is_woken_once_a_second(allowed_few_files: Gateway) -> None:
+    (worker,) = allowed_few_files.process.children()
+
+    def is_quiet() -> bool:
+        """Its start may have left something to be done, and a busy disk may make it wait."""
+        before = _waits_of(worker)
+        time.sleep(6)
+        return _waits_of(worker) - before <= 9
+
+    wait_until("it is woken seldom", is_quiet, 60)
