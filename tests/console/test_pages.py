@@ -25,11 +25,20 @@ PAGES = (
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_whole_without_scripts(gateway: Gateway, path: str, language: str) -> None:
+def test_a_page_is_whole_without_scripts(gateway: Gateway, language: str) -> None:
     browser = signed_in(gateway, language)
-    page = browser.page(path)
-    assert [attributes["lang"] for attributes in page.named("html")] == [{"en": "en", "zh": "zh-CN"}[language]]
+    wrong = {}
+    for path in PAGES:
+        try:
+            look_at(browser.page(path), {"en": "en", "zh": "zh-CN"}[language])
+        except AssertionError as e:
+            wrong[path] = str(e)
+    assert wrong == {}
+
+
+def look_at(page: Page, lang: str) -> None:
+    """Raises AssertionError: if it is not whole."""
+    assert [attributes["lang"] for attributes in page.named("html")] == [lang]
     assert len(page.named("h1")) == 1 and len(page.named("main")) == 1 and len(page.named("nav")) == 1
     assert [a for a in page.named("a") if a.get("aria-current") == "page"]
     for field in (*page.named("input"), *page.named("select"), *page.named("textarea")):
@@ -99,9 +108,10 @@ def test_a_key_is_made_shown_once_and_revoked(running: Running, simulator: Simul
         assert key not in gateway.log() and key not in str(gateway.database.run("SELECT * FROM api_keys"))
 
 
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
+def test_a_key_that_cannot_be_made_is_named(gateway: Gateway) -> None:
+    browser = signed_in(gateway)
+    wrong = {}
+    for fields, says in (
         ({"name": ""}, "A name has 1 to 64"),
         ({"name": "<b>"}, "A name has 1 to 64"),
         ({"name": "x" * 65}, "A name has 1 to 64"),
@@ -115,12 +125,12 @@ def test_a_key_is_made_shown_once_and_revoked(running: Running, simulator: Simul
         ({"name": "a", "tokens_per_day": "1.5"}, "A limit is a whole number"),
         ({"name": "a", "models": ","}, "Write the models as"),
         ({"name": "a", "models": "模型"}, "Write the models as"),
-    ],
-)
-def test_a_key_that_cannot_be_made_is_named(gateway: Gateway, fields: dict[str, str], says: str) -> None:
-    answer = signed_in(gateway).post("/keys", fields)
-    assert answer.status_code == 400 and says in Page(answer.text).text
-    assert not gateway.database.run("SELECT 1 FROM api_keys")
+    ):
+        answer = browser.post("/keys", fields)
+        is_made = gateway.database.run("SELECT 1 FROM api_keys")
+        if is_made or answer.status_code != 400 or says not in Page(answer.text).text:
+            wrong[str(fields)] = (answer.status_code, Page(answer.text).text)
+    assert wrong == {}
 
 
 def test_conversations_are_listed_exported_and_deleted(running: Running, simulator: Simulator) -> None:
@@ -250,11 +260,8 @@ def test_settings_are_shown_without_their_secrets(running: Running, simulator: S
 
 
 HOSTILE = (
-    '"><script>alert(1)</script>',
-    "'><img src=x onerror=alert(1)>",
-    "{{7*7}}{%x%}",
-    "</table><form>",
-    "a\u202eb\u0000",
+    """"><script>alert(1)</script>'><img src=x onerror=alert(1)>""",
+    "{{7*7}}{%x%}</table><form>a\u202eb\u0000",
 )
 
 
