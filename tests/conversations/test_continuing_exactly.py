@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.running import CANARY, EACH_GENERATION, Gateway, Profile, Running, Simulator
 
-EXAMPLES = int(os.environ.get("CONTINUE_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("CONTINUE_EXAMPLES", "8"))
 KEYS = ("key-of-one", "key-of-two")
 WORD = re.compile(r"\bw[0-9]+\b")
 

@@ -386,7 +386,7 @@ def test_a_conversation_survives_a_kill_in_mid_answer(
     What was asked in the killed turn stays in the chat. Connect goes on after the last answer that counts, so
     that a later turn leaves it aside on a branch of its own; SSE has no such way.
     """
-    with running.gateway(simulator.url, WEB_CONCURRENCY="2", LEASE_S="1") as gateway:
+    with running.gateway(simulator.url, LEASE_S="1") as gateway:
         for number in range(first_turns):
             assert gateway.say(f"before {number}", conversation="killed").ok
         simulator.knobs(gate="kill", gate_after=1)
@@ -405,7 +405,7 @@ def test_a_conversation_survives_a_kill_in_mid_answer(
             after = gateway.say("what did I say", conversation="killed")
             told = gateway.get("/v1/chat/completions/killed").json()
     if victim == "gateway":
-        with running.gateway(simulator.url, WEB_CONCURRENCY="2", database=gateway.database, LEASE_S="1") as restarted:
+        with running.gateway(simulator.url, database=gateway.database, LEASE_S="1") as restarted:
             after = restarted.say("what did I say", conversation="killed")
             told = restarted.get("/v1/chat/completions/killed").json()
     assert after.status_code == 200, after.text

@@ -35,6 +35,8 @@ from tests.running import (
 )
 
 FOUND_IN_S = FIRST_SEARCH_AFTER_S + 30
+# A client that has left is noticed soon.
+NOTICES_SOON: dict[str, Any] = {"HEARTBEAT_S": "0.3", "COMMIT_AFTER_S": "0.3"}
 
 
 def chats(simulator: Simulator) -> list[bool]:
@@ -62,7 +64,8 @@ def ask_for_a_chat(gateway: Gateway, simulator: Simulator, **body: Any) -> RawCl
 
 
 def expect_its_deletion(simulator: Simulator) -> None:
-    wait_until("it is deleted", lambda: chats(simulator) == [True], FOUND_IN_S)
+    simulator.wait("deleted_chats", FOUND_IN_S, equals=1)
+    assert chats(simulator) == [True]
 
 
 @pytest.mark.parametrize(
@@ -95,8 +98,9 @@ def test_a_chat_whose_worker_is_killed_before_its_id_comes_is_deleted(
             if conversation:
                 # The same is asked again meanwhile; that chat belongs to the conversation.
                 assert gateway.say(CANARY, conversation).ok
+            simulator.wait("deleted_chats", FOUND_IN_S, at_least=1)
             expected = [False, False, True, *([False] if conversation else [])]
-            wait_until("it is deleted, and nothing else", lambda: chats(simulator) == expected, FOUND_IN_S)
+            assert chats(simulator) == expected, "it is deleted, and nothing else"
             wait_until("it is not looked for any more", lambda: not gateway.tables.lost_chats())
             assert "lost_chats_searched account=" in gateway.log()
 
@@ -106,7 +110,7 @@ def test_a_chat_whose_client_leaves_before_its_id_comes_is_deleted(
     running: Running, simulator: Simulator, profile: Profile
 ) -> None:
     hold_before_the_id(simulator, profile)
-    with running.gateway(simulator.url, users="alice") as gateway:
+    with running.gateway(simulator.url, users="alice", **NOTICES_SOON) as gateway:
         client = ask_for_a_chat(gateway, simulator)
         client.leave("close")
         gateway.wait_until_idle()
@@ -114,14 +118,15 @@ def test_a_chat_whose_client_leaves_before_its_id_comes_is_deleted(
         expect_its_deletion(simulator)
 
 
-@BOTH_DATABASES
-@EACH_GENERATION
+@pytest.mark.parametrize(
+    ("profile", "database"), [("sse-2025", "postgresql"), ("connect-2026-09", "sqlite")], indirect=True
+)
 def test_a_process_that_was_found_dead_and_lives_holds_what_its_streams_ask_as_before(
     running: Running, simulator: Simulator, profile: Profile, database: str
 ) -> None:
     """So that no search takes the chat of a running stream for a lost one, and one after its end finds it."""
     hold_before_the_id(simulator, profile)
-    with running.gateway(simulator.url, users="alice", LEASE_S="1") as gateway:
+    with running.gateway(simulator.url, users="alice", LEASE_S="1", **NOTICES_SOON) as gateway:
         client = ask_for_a_chat(gateway, simulator)
         before = gateway.tables.questions_of_turns()
         with closing(Store(gateway.database.url)) as store:
@@ -136,16 +141,19 @@ def test_a_process_that_was_found_dead_and_lives_holds_what_its_streams_ask_as_b
         expect_its_deletion(simulator)
 
 
-@BOTH_DATABASES
-@pytest.mark.parametrize("ends", ["killed", "left"])
+# What is kept of the messages is made before the stream ends, in whichever way.
 @pytest.mark.parametrize(
-    "messages",
+    ("database", "ends", "messages"),
     [
-        pytest.param(history("hello"), id="one message"),
-        pytest.param(history("hello", "hello!", "and then?"), id="a history"),
+        pytest.param("sqlite", "killed", history("hello", "hello!", "and then?"), id="killed, a history"),
         # One protocol sends them apart.
-        pytest.param([{"role": "system", "content": "Be short."}, *history("hello")], id="instructions"),
+        pytest.param(
+            "sqlite", "left", [{"role": "system", "content": "Be short."}, *history("hello")], id="left, instructions"
+        ),
+        pytest.param("postgresql", "killed", history("hello"), id="killed, one message, on PostgreSQL"),
+        pytest.param("postgresql", "left", history("hello", "hello!", "and then?"), id="left, on PostgreSQL"),
     ],
+    indirect=["database"],
 )
 def test_a_chat_is_found_although_another_protocol_was_tried_before(
     running: Running, simulator: Simulator, database: str, ends: str, messages: list[dict[str, str]]
@@ -153,7 +161,7 @@ def test_a_chat_is_found_although_another_protocol_was_tried_before(
     simulator.script(b"no such page", match="/api/chat", status=404, framing="length")
     simulator.knobs(gate="opened", gate_after=-1)
     shared = running.new_database()
-    with running.gateway(simulator.url, users="alice", database=shared, LEASE_S="2") as gateway:
+    with running.gateway(simulator.url, users="alice", database=shared, LEASE_S="2", **NOTICES_SOON) as gateway:
         client = ask_for_a_chat(gateway, simulator, messages=messages)
         assert not gateway.tables.lost_chats()
         if ends == "killed":
@@ -192,7 +200,8 @@ def test_a_chat_is_found_that_was_opened_because_the_account_of_the_open_one_was
     for gate in ("one", "two", "opened"):
         simulator.open_gate(gate)
     with running.gateway(simulator.url, database=shared, **settings):
-        wait_until("it is deleted", lambda: chats(simulator)[-1], FOUND_IN_S)
+        *_, newest = simulator.state()["chats"]
+        simulator.wait(f"chats.{newest}.deleted", FOUND_IN_S, equals=True)
         assert not chats(simulator)[0], "the open one stays"
 
 
@@ -201,7 +210,7 @@ def test_a_lost_chat_that_cannot_be_noted_is_noted_later(
     running: Running, simulator: Simulator, profile: Profile, database: str
 ) -> None:
     hold_before_the_id(simulator, profile)
-    with running.gateway(simulator.url, users="alice", LEASE_S="1") as gateway:
+    with running.gateway(simulator.url, users="alice", LEASE_S="1", **NOTICES_SOON) as gateway:
         client = ask_for_a_chat(gateway, simulator)
         gateway.tables.forbid_notes_of_lost_chats()
         client.leave("close")
@@ -213,7 +222,7 @@ def test_a_lost_chat_that_cannot_be_noted_is_noted_later(
 
 def test_with_keep_chats_no_chat_is_looked_for(running: Running, simulator: Simulator, profile: Profile) -> None:
     hold_before_the_id(simulator, profile)
-    with running.gateway(simulator.url, users="alice", KIMI_KEEP_CHATS="1") as gateway:
+    with running.gateway(simulator.url, users="alice", KIMI_KEEP_CHATS="1", **NOTICES_SOON) as gateway:
         client = ask_for_a_chat(gateway, simulator)
         client.leave("close")
         gateway.wait_until_idle()
