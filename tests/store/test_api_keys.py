@@ -1,4 +1,4 @@
-"""What an API key has used, by the store itself: exact over a moving minute, and as cheap after 6,000 requests."""
+"""What an API key has used, by the store itself: exact over a moving minute, and as cheap after many requests."""
 
 import random
 from collections.abc import Iterator
@@ -50,8 +50,8 @@ def test_no_minute_has_more_requests_than_were_allowed(store: Store, database: s
 @BOTH_DATABASES
 def test_what_is_kept_of_a_key_does_not_grow_with_its_requests(store: Store, database: str) -> None:
     key = replace(_KEY, per_minute=1_000_000)
-    for number in range(3000):
-        assert use(store, key, 1_000_000 + number * 0.05, number)
+    for number in range(600):
+        assert use(store, key, 1_000_000 + number * 0.25, number)
     assert (kept := rows(store)) <= 61
     # And nothing of it once it makes no more.
     assert store.keys.delete_forgotten(1_001_000, 40) == 40

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
-import pytest
-
 from app.store import Store, chat_cleanup, conversations, files, idempotency, leases, processes, uploads
 from app.store import accounts as accounts_store
 from app.store.dialects import Statement
@@ -56,19 +54,22 @@ STATEMENTS: Mapping[str, tuple[Statement, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
-def test_a_statement_reads_by_an_index(running: Running, name: str) -> None:
-    statement, values = STATEMENTS[name]
+def test_a_statement_reads_by_an_index(running: Running) -> None:
     database = running.new_database()
     assert isinstance(database, SqliteDatabase)
     with closing(Store(database.url)) as store:
-        sql, parameters = store.database._statements.prepared(statement, values)
+        prepared = {name: store.database._statements.prepared(*one) for name, one in STATEMENTS.items()}
     with closing(sqlite3.connect(database.url.removeprefix("sqlite:///"))) as connection:
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
-    whole = [
-        step
-        for step in plan
-        if step.startswith("SCAN") and "VIRTUAL TABLE" not in step and "INDEX" not in step and "anon_" not in step
-    ]
-    assert whole == [], plan
-    assert not any("TEMP B-TREE FOR ORDER BY" in step for step in plan), plan
+        plans = {
+            name: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+            for name, (sql, parameters) in prepared.items()
+        }
+    assert {name: plan for name, plan in plans.items() if any(reads_a_whole_table(step) for step in plan)} == {}
+    assert all(plans.values())
+
+
+def reads_a_whole_table(step: str) -> bool:
+    """Or sorts what it has read."""
+    if "TEMP B-TREE FOR ORDER BY" in step:
+        return True
+    return step.startswith("SCAN") and not any(word in step for word in ("VIRTUAL TABLE", "INDEX", "anon_"))
