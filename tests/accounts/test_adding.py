@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.accounts.looking import seldom
-from tests.running import BOTH_DATABASES, ROOT, Database, Gateway, Running, Simulator, ask, mint, wait_until
+from tests.running import BOTH_DATABASES, ROOT, Database, Gateway, Running, Simulator, ask, mint, seldom, wait_until
 from tests.running.commands import run_command
 
 SECRET = "a long enough password"

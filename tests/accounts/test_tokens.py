@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.accounts.looking import seldom
 from tests.running import (
     CANARY,
     ON_POSTGRESQL,
@@ -25,6 +24,7 @@ from tests.running import (
     ask,
     mint,
     read_stream,
+    seldom,
     wait_until,
 )
 from tests.running.commands import run_keys, start

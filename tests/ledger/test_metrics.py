@@ -5,8 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import requests
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from tests.running import BOTH_DATABASES, CANARY, ROOT, Gateway, Running, Share, Simulator, wait_until
+from tests.running import BOTH_DATABASES, CANARY, ROOT, Gateway, Running, Share, Simulator, seldom, wait_until
 
 _KEY = "sk-of-ann-0123456789"
 _METRICS_KEY = "what-prometheus-sends"
@@ -59,16 +58,6 @@ def read_when(gateway: Gateway, requests_: int, **labels: str) -> dict[_SAMPLE, 
 
 def knows_processes(gateway: Gateway, number: int) -> bool:
     return total(read(gateway), "kimi_gateway_processes") == number
-
-
-def seldom(condition: Callable[[], bool]) -> Callable[[], bool]:
-    """Workers write once a second: it is enough to read the figures a few times in that time."""
-
-    def look() -> bool:
-        threading.Event().wait(0.15)
-        return condition()
-
-    return look
 
 
 @BOTH_DATABASES

@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from app.accounts.standings import Standing
 from app.notifications.conditions import Message, conditions
 from app.notifications.delivery import FORMS, NotDelivered, deliver
 from app.store import UnrecognisedRow
-from tests.running import BOTH_DATABASES, CANARY, Gateway, Running, Simulator, mint, wait_until
+from tests.running import BOTH_DATABASES, CANARY, Gateway, Running, Simulator, mint, seldom, wait_until
 from tests.running.commands import run_command
 from tests.running.console import signed_in
 from tests.running.receiver import SECRET, Receiver, receiver
@@ -41,16 +41,6 @@ def let_it_look(gateway: Gateway) -> None:
     for _ in range(2):
         before = holds_until(gateway)
         wait_until("it looks", seldom(partial(is_other, gateway, before)))
-
-
-def seldom(condition: Callable[[], object]) -> Callable[[], object]:
-    """The process that tells looks every ten seconds: it is enough to ask a few times a second for what it does."""
-
-    def look() -> object:
-        threading.Event().wait(0.2)
-        return condition()
-
-    return look
 
 
 def is_other(gateway: Gateway, before: list[tuple[object, ...]]) -> bool:

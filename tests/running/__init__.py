@@ -4,7 +4,7 @@ from tests.running.answers import Answer, ask, read_stream
 from tests.running.databases import Database, PostgresDatabase, SqliteDatabase
 from tests.running.gateway import SERVERS, Gateway
 from tests.running.leaks import CANARY, leaks_in, secrets_in
-from tests.running.processes import ROOT, Process, wait_until
+from tests.running.processes import ROOT, Process, seldom, wait_until
 from tests.running.profiles import (
     BOTH_DATABASES,
     CONNECT_ONLY,
@@ -56,5 +56,6 @@ __all__ = [
     "mint",
     "read_stream",
     "secrets_in",
+    "seldom",
     "wait_until",
 ]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,19 @@ def wait_until(what: str, condition: Any, timeout_s: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"did not come true: {what}"
         pause()
+
+
+def seldom(condition: Callable[[], object]) -> Callable[[], object]:
+    """The same for ``wait_until``, which then looks a few times a second.
+
+    For what comes after a second or more, where each look costs a request.
+    """
+
+    def look() -> object:
+        threading.Event().wait(0.15)
+        return condition()
+
+    return look
 
 
 def pause() -> None:
