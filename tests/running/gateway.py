@@ -21,11 +21,6 @@ SERVERS = {
     # With one more upstream and one more public API.
     "toy": ["-m", "gunicorn", "-b", "fd://{fd}", "tests.upstreams.toy.wsgi:app"],
     "gevent": ["-m", "gunicorn", "-b", "fd://{fd}"],
-    # With limits that tests can wait for, and few connections.
-    "impatient": [
-        *("-m", "gunicorn", "-b", "fd://{fd}", "-k", "tests.hosting.impatient_worker.Worker"),
-        *("--worker-connections", "40"),
-    ],
     # No file of it grows beyond 4 MB: as a disk that is full.
     "small disk": [
         "-c",
