@@ -6,6 +6,7 @@ A user who meets a new slip of a model adds a row there, and no code.
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from app.chat import (
     Unrecognised,
     text_message,
 )
-from app.text.prompt import compose
+from app.text.prompt import Prompt, compose
+from tests.upstreams.each_case import check_each
 
 CODE = "3f09c2a1b87d"
 # What stands for the code in the data: the code itself, another one, and the code as a model may copy it.
@@ -77,10 +79,7 @@ TOOLS = (
 )
 
 
-def read_cases() -> Iterator[Any]:
-    for path in sorted((Path(__file__).parents[1] / "data" / "tools").glob("*.json")):
-        for case in json.loads(path.read_text()):
-            yield pytest.param(case, id=f"{path.stem}-{case['id'].strip()}")
+FILES = sorted((Path(__file__).parents[1] / "data" / "tools").glob("*.json"))
 
 
 def filled(text: str) -> str:
@@ -111,14 +110,15 @@ def request_of(case: dict[str, Any]) -> ChatRequest:
     )
 
 
-def shaper_of(case: dict[str, Any], checker: JsonChecker, **options: Any) -> Shaper:
-    request = request_of(case)
+def prompt_of(request: ChatRequest) -> Prompt:
     prompt = compose(request, request.messages)
     assert prompt.reads_calls and prompt.code == CODE
-    reading = ToolReading(
-        request, prompt, checker, shows_all=not case.get("continues"), reports_spent="max_tokens" in options
-    )
-    return Shaper(Options(**options), "off", reading)
+    return prompt
+
+
+def shaper_of(case: dict[str, Any], request: ChatRequest, prompt: Prompt, checker: JsonChecker) -> Shaper:
+    reading = ToolReading(request, prompt, checker, shows_all=not case.get("continues"), reports_spent=False)
+    return Shaper(Options(), "off", reading)
 
 
 def run(shaper: Shaper, events: Sequence[Event]) -> list[Event]:
@@ -185,15 +185,23 @@ def pieces_of(case: dict[str, Any], cuts: Sequence[int]) -> list[Event]:
 
 
 # Longer cases are cut at some places only. TOOL_CUTS=100000 is every place.
-MAX_CUTS = int(os.environ.get("TOOL_CUTS", "40"))
+MAX_CUTS = int(os.environ.get("TOOL_CUTS", "20"))
 
 
-@pytest.mark.parametrize("case", list(read_cases()))
-def test_an_answer_is_read(case: dict[str, Any], checker: JsonChecker) -> None:
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_answers_are_read(file: Path, checker: JsonChecker) -> None:
+    cases = json.loads(file.read_text())
+    check_each(((case["id"], case) for case in cases), partial(check_every_cut, checker))
+
+
+def check_every_cut(checker: JsonChecker, case: dict[str, Any]) -> None:
     size = len(filled(case.get("thinking", "")) + filled(case["text"]))
     cuts = [[], list(range(1, size))] + [[at] for at in range(1, size)][:: max(1, size // MAX_CUTS)]
+    # Both never change: they are the same for every cut.
+    request = request_of(case)
+    prompt = prompt_of(request)
     for cut in cuts:
         try:
-            check(case, run(shaper_of(case, checker), pieces_of(case, cut)))
+            check(case, run(shaper_of(case, request, prompt, checker), pieces_of(case, cut)))
         except AssertionError as e:
             raise AssertionError(f"cut {cut if len(cut) < 2 else 'at each character'}: {e}") from e

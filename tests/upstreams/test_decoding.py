@@ -1,8 +1,9 @@
 """What Kimi's bytes mean, however the network cuts them: the decoders of both generations by themselves, on the wire
 files and on made-up turns. ``test_exactness`` sees the same bytes arrive at a client."""
 
+import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,12 @@ from app.errors import AnswerEmpty, UpstreamError
 from app.upstreams.kimi import sse
 from tests.running.decoding import Decode, Decoded, decode_connect, decode_of, decode_sse, lines_of
 from tests.running.made_up_turns import MadeUpTurn, connect_turns, same_every_time, sse_turns
-from tests.running.wire import ALL_CASES, WireCase, cuts_by_line
+from tests.running.wire import ALL_CASES, CONNECT_CASES, WireCase, cuts_by_line
+from tests.upstreams.each_case import check_each
 
-EVERY_CASE = pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
+# How many bytes there are from one cut to the next one. It has no divisor in common with the lengths of characters
+# and escapes (2, 3, 4, 6 and 12 bytes), so that each of their bytes is met. CUT_EVERY=1 is every byte.
+CUT_EVERY = int(os.environ.get("CUT_EVERY", "5"))
 
 
 def cut(body: bytes, offsets: Iterable[int]) -> list[bytes]:
@@ -32,8 +36,35 @@ def cuttings(body: bytes, at_random: int) -> Iterator[list[bytes]]:
         yield cut(body, sorted(chance.choices(range(len(body) + 1), k=chance.randint(1, 40))))
 
 
-@EVERY_CASE
-def test_a_wire_file_means_the_same_under_every_cutting(case: WireCase) -> None:
+def check_wire_files(check: Callable[[WireCase], None], cases: Iterable[WireCase]) -> None:
+    check_each(((case.name, case) for case in cases), check)
+
+
+def places_in(body: bytes, ends: Iterable[int]) -> list[int]:
+    """Where a stream is cut: at its ends, at those of its lines or frames, beside them, and at places between."""
+    near = {end + beside for end in (0, len(body), *ends) for beside in (-1, 0, 1)}
+    return sorted({at for at in near if 0 <= at <= len(body)} | {*range(0, len(body), CUT_EVERY)})
+
+
+def ends_of_envelopes(body: bytes) -> Iterator[int]:
+    """Behind the five bytes at which each begins, and at its end."""
+    at = 0
+    while at < len(body):
+        yield at + 5
+        at += 5 + int.from_bytes(body[at + 1 : at + 5], "big")
+        yield at
+
+
+def places_in_case(case: WireCase) -> list[int]:
+    body = case.streams[0]
+    return places_in(body, ends_of_envelopes(body) if case in CONNECT_CASES else cuts_by_line(body))
+
+
+def test_a_wire_file_means_the_same_under_every_cutting() -> None:
+    check_wire_files(_means_the_same, ALL_CASES)
+
+
+def _means_the_same(case: WireCase) -> None:
     expected, decode = case.expected, decode_of(case)
     whole = Decoded.of(decode(*([body] for body in case.streams)))
     assert whole.content == expected.get("as_sent", expected["content"])
@@ -44,49 +75,54 @@ def test_a_wire_file_means_the_same_under_every_cutting(case: WireCase) -> None:
         assert Decoded.of(decode(*pieces)).meaning == whole.meaning, pieces
 
 
-# What unpacks to 8 MiB is too much to be read again from its start for every byte.
-EVERY_BYTE = pytest.mark.parametrize(
-    "case", [case for case in ALL_CASES if case.name != "gzip-bomb"], ids=lambda case: case.name
-)
+# What unpacks to 8 MiB is too much to be read again from its start for every cut.
+SMALL = [case for case in ALL_CASES if case.name != "gzip-bomb"]
 
 
-@EVERY_BYTE
-def test_a_stream_cut_at_any_byte_is_never_a_finished_answer(case: WireCase) -> None:
+def test_a_stream_that_is_cut_is_never_a_finished_answer() -> None:
     """It is finished from the byte on that completes the frame that says so."""
+    check_wire_files(_is_finished_at_its_end, SMALL)
+
+
+def _is_finished_at_its_end(case: WireCase) -> None:
     body, is_continued = case.streams[0], len(case.streams) > 1
-    decode = decode_of(case)
-    cut_off = [Decoded.of(decode([body[:offset]])) for offset in range(len(body) + 1)]
-    expected = case.expected
+    decode, expected = decode_of(case), case.expected
     # What is said although it is an error as a whole.
     said = expected.get("said", expected.get("as_sent", expected["content"]))
-    for decoded in cut_off:
+    places = places_in_case(case)
+    finished_at: list[int] = []
+    neither: list[bytes] = []
+    for offset in places:
+        decoded = Decoded.of(decode([body[:offset]]))
         assert said.startswith(decoded.content)
-        assert case.expected["reasoning"].startswith(decoded.reasoning)
-    finished_at = [offset for offset, decoded in enumerate(cut_off) if decoded.finish_reason is not None]
-    if case.expected["finish_reason"] is None or is_continued:
+        assert expected["reasoning"].startswith(decoded.reasoning)
+        if decoded.finish_reason is not None:
+            finished_at.append(offset)
+        elif decoded.error is None:
+            neither.append(body[:offset])
+    if expected["finish_reason"] is None or is_continued:
         assert not finished_at
     else:
-        assert finished_at == list(range(finished_at[0], len(body) + 1))
+        assert finished_at == [offset for offset in places if offset >= finished_at[0]]
     # Without an end there is an error; only a stream that Kimi's own limit ended has neither.
-    neither = [body[:at] for at, decoded in enumerate(cut_off) if not decoded.finish_reason and not decoded.error]
     assert all(is_continued and b"all_done" in start for start in neither)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [case for case in ALL_CASES if case.name != "gzip-bomb" and "phrase" not in case.name],
-    ids=lambda case: case.name,
-)
-def test_nothing_is_held_back(case: WireCase) -> None:
+def test_nothing_is_held_back() -> None:
     """All that the bytes so far say has been passed on when the next byte is asked for. The one exception is a
     beginning that may be one of Kimi's set phrases as a whole."""
-    decode, body = decode_of(case), case.streams[0]
+    check_wire_files(_holds_nothing_back, [case for case in SMALL if "phrase" not in case.name])
+
+
+def _holds_nothing_back(case: WireCase) -> None:
+    decode, body, places = decode_of(case), case.streams[0], set(places_in_case(case))
     passed_on = Decoded()
 
     def one_by_one() -> Iterator[bytes]:
         for offset in range(len(body)):
-            so_far = Decoded.of(decode([body[:offset]]))
-            assert (passed_on.content, passed_on.reasoning) == (so_far.content, so_far.reasoning), body[:offset]
+            if offset in places:
+                so_far = Decoded.of(decode([body[:offset]]))
+                assert (passed_on.content, passed_on.reasoning) == (so_far.content, so_far.reasoning), body[:offset]
             yield body[offset : offset + 1]
 
     try:

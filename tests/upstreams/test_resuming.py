@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from app.upstreams.account import Account
 from app.upstreams.kimi.connect_frames import AnswerDecoder
 from tests.running.made_up_turns import MadeUpTurn, connect_turns, same_every_time
 from tests.running.wire import CONNECT_CASES, WireCase, frame
+from tests.upstreams.each_case import check_each
+from tests.upstreams.test_decoding import CUT_EVERY, ends_of_envelopes, places_in
 
 ACCOUNT = Account("id", "alice", "a token", None, False, None, None, None, "kimi.com")
 SCENARIO = "SCENARIO_K2D5"
@@ -148,12 +150,11 @@ def _resumable(case: WireCase) -> bool:
 RESUMABLE = [
     WireCase(case.name, [numbered(case.streams[0])], case.expected) for case in CONNECT_CASES if _resumable(case)
 ]
-EVERY_ANSWER = pytest.mark.parametrize("case", RESUMABLE, ids=lambda case: case.name)
 
 
 def broken_everywhere(body: bytes) -> Iterator[tuple[int, AnswerDecoder, Client]]:
-    """``broken_at`` each byte at which the answer has been named: before that it cannot be asked for."""
-    for offset in range(len(body) + 1):
+    """``broken_at`` each place at which the answer has been named: before that it cannot be asked for."""
+    for offset in places_in(body, ends_of_envelopes(body)):
         try:
             decoder, client = broken_at(body, offset)
         except ConnectionLost:
@@ -165,8 +166,15 @@ def test_there_are_recorded_answers_to_cut() -> None:
     assert len(RESUMABLE) >= 20
 
 
-@EVERY_ANSWER
-def test_cut_at_every_byte_and_resumed_it_is_whole(case: WireCase) -> None:
+def check_answers(check: Callable[[WireCase], None], cases: Sequence[WireCase] = RESUMABLE) -> None:
+    check_each(((case.name, case) for case in cases), check)
+
+
+def test_cut_anywhere_and_resumed_it_is_whole() -> None:
+    check_answers(_is_whole_when_resumed)
+
+
+def _is_whole_when_resumed(case: WireCase) -> None:
     """Also where Kimi repeats up to three frames that were there before."""
     body = case.streams[0]
     kept, whole = KeptAnswer.of(body), whole_answer(body)
@@ -177,7 +185,7 @@ def test_cut_at_every_byte_and_resumed_it_is_whole(case: WireCase) -> None:
             decoder.resume()
             client.take(decoder.decode([kept.resumed(decoder.offset, overlap=offset % 4)]))
         assert client.answer == whole.answer, body[:offset]
-    assert cuts > 100
+    assert cuts > 100 // CUT_EVERY
 
 
 def message_with(content: str, reasoning: str, status: object) -> bytes:
@@ -195,8 +203,11 @@ LOOKED_UP = [
 ]
 
 
-@pytest.mark.parametrize("case", LOOKED_UP, ids=lambda case: case.name)
-def test_cut_at_every_byte_and_looked_up_it_is_whole(case: WireCase) -> None:
+def test_cut_anywhere_and_looked_up_it_is_whole() -> None:
+    check_answers(_is_whole_when_looked_up, LOOKED_UP)
+
+
+def _is_whole_when_looked_up(case: WireCase) -> None:
     """By GetMessage: while the answer is still generated, maybe with less than was sent, and when it is complete."""
     body, (content, reasoning, _) = case.streams[0], whole_answer(case.streams[0]).answer
     for offset, decoder, client in broken_everywhere(body):
@@ -210,8 +221,11 @@ def test_cut_at_every_byte_and_looked_up_it_is_whole(case: WireCase) -> None:
         assert client.answer == (content, reasoning, "stop"), body[:offset]
 
 
-@EVERY_ANSWER
-def test_it_is_whole_however_often_it_breaks(case: WireCase) -> None:
+def test_it_is_whole_however_often_it_breaks() -> None:
+    check_answers(_is_whole_in_the_end)
+
+
+def _is_whole_in_the_end(case: WireCase) -> None:
     body = case.streams[0]
     kept, whole = KeptAnswer.of(body), whole_answer(body)
     for step in (7, 23, 61):

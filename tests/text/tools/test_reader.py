@@ -15,9 +15,10 @@ from app.text.prompt import compose
 from app.text.tools.foreign import ForeignCall
 from app.text.tools.names import Names
 from app.text.tools.reader import MAX_CALL_CHARS, Block, CallReader, Flaw, Item, Spent, Stop
+from tests.upstreams.each_case import check_each
 
 # As many made-up answers in a test that takes the most. TOOL_EXAMPLES=20000 is a thorough look.
-EXAMPLES = int(os.environ.get("TOOL_EXAMPLES", "500"))
+EXAMPLES = int(os.environ.get("TOOL_EXAMPLES", "250"))
 
 CODE = "3f09c2a1b87d"
 TOOLS = (Tool("read"), Tool("write"), Tool("patch", kind="text"))
@@ -206,14 +207,20 @@ def test_a_call_is_given_at_its_end_and_words_flow() -> None:
 
 
 # A megabyte of normal text takes some 0.05 s.
-HOSTILE_CHARS = 100_000
+HOSTILE_CHARS = 30_000
 
 
 def check_time(text: str) -> None:
-    """Half a second at most, or on a slow machine not much more than ten times that of a tenth of the text."""
+    """A twentieth of a second at most, or not much more than ten times that of a tenth of the text."""
     for size in (len(text), 100):
         spent_s = time_of(text, size)
-        assert spent_s < 0.5 or spent_s < 25 * time_of(text[: len(text) // 10], size), size
+        assert spent_s < 0.05 or spent_s < 25 * time_of(text[: len(text) // 10], size), size
+
+
+def check_lines(start: str, lines: Sequence[str]) -> None:
+    """Each of the lines, when it follows ``start`` again and again."""
+    texts = ((line, start + line * (HOSTILE_CHARS // len(line))) for line in lines)
+    check_each(texts, check_time)
 
 
 def time_of(text: str, size: int) -> float:
@@ -225,59 +232,55 @@ def time_of(text: str, size: int) -> float:
     return time.process_time() - began
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "[\n",
-        "[3f09\n",
-        f"[{CODE}\n",
-        f"[{CODE} user]\n",
-        f"[{CODE} value x]\n",
-        f"[{CODE} /call]\n",
-        "[0123456789ab call x]\n",
-        "```\n",
-        "`\n",
-        "*\n",
-        "<\n",
-        "<|tool_call_begin|>",
-        "<tool_call>\n",
-        "<|open|>argument key=<|sep|>",
-        '<parameter name="a">',
-        "functions.read:0\n",
-        "\n",
-        " ",
-        "`",
-        "<|a|>",
-        CODE,
-    ],
+HOSTILE_LINES = (
+    "[\n",
+    "[3f09\n",
+    f"[{CODE}\n",
+    f"[{CODE} user]\n",
+    f"[{CODE} value x]\n",
+    f"[{CODE} /call]\n",
+    "[0123456789ab call x]\n",
+    "```\n",
+    "`\n",
+    "*\n",
+    "<\n",
+    "<|tool_call_begin|>",
+    "<tool_call>\n",
+    "<|open|>argument key=<|sep|>",
+    '<parameter name="a">',
+    "functions.read:0\n",
+    "\n",
+    " ",
+    "`",
+    "<|a|>",
+    CODE,
 )
+
+
 @pytest.mark.parametrize(
     "start",
     ["", f"[{CODE} call read:1]\n", f'[{CODE} call read:1]\n{{"a": "', f"[{CODE} call read:1]\n{{}}", "```\n"],
 )
-def test_hostile_text_takes_linear_time(start: str, line: str) -> None:
-    text = start + line * (HOSTILE_CHARS // len(line))
-    check_time(text)
+def test_hostile_text_takes_linear_time(start: str) -> None:
+    check_lines(start, HOSTILE_LINES)
+
+
+FOREIGN_LINES = (
+    '<|open|>call tool="read"<|sep|>',
+    '<|open|>argument key="a"<|sep|>',
+    '<invoke name="read">',
+    '<parameter name="a">',
+    "</tool_call>",
+    "<|tool_call_end|>",
+    "{",
+)
 
 
 @pytest.mark.parametrize(
     "opening", ["<|open|>tools<|sep|>", "<function_calls>", "<tool_call>", "<|tool_calls_section_begin|>"]
 )
-@pytest.mark.parametrize(
-    "line",
-    [
-        '<|open|>call tool="read"<|sep|>',
-        '<|open|>argument key="a"<|sep|>',
-        '<invoke name="read">',
-        '<parameter name="a">',
-        "</tool_call>",
-        "<|tool_call_end|>",
-        "{",
-    ],
-)
-def test_foreign_text_takes_linear_time(opening: str, line: str) -> None:
-    text = opening + line * (HOSTILE_CHARS // len(line))
-    check_time(text)
+def test_foreign_text_takes_linear_time(opening: str) -> None:
+    check_lines(opening, FOREIGN_LINES)
 
 
 def test_a_verdict_is_asked_for_once_the_calls_are_known() -> None:
