@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.running import (
     read_stream,
     wait_until,
 )
+from tests.upstreams.each_case import check_each
 
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
@@ -85,20 +87,22 @@ CONNECT_FAULTS: dict[str, Expected] = FAULTS | {
     "cancelled": (502, "server_error", "answer_cancelled", "cancelled", {"fail_after": 0}),
 }
 
+
 # Errors look the same in all years of a generation.
-CASES = [
-    pytest.param(profile, fault, expected, id=f"{profile}-{fault}")
-    for profile, table in (("sse-2025", FAULTS), ("connect-2026-09", CONNECT_FAULTS))
-    for fault, expected in table.items()
-]
-
-
+@EACH_GENERATION
 @BOTH_MODES
-@pytest.mark.parametrize(("profile", "fault", "expected"), CASES, indirect=["profile"])
 def test_a_failure_before_the_first_token_has_its_true_status(
-    quick: Gateway, simulator: Simulator, fault: str, expected: Expected, stream: bool
+    quick: Gateway, simulator: Simulator, stream: bool
 ) -> None:
-    status, kind, code, says, knobs = expected
+    faults = CONNECT_FAULTS if simulator.profile.speaks_connect else FAULTS
+    check_each(((fault, fault) for fault in faults), partial(_has_its_true_status, quick, simulator, stream))
+
+
+def _has_its_true_status(quick: Gateway, simulator: Simulator, stream: bool, fault: str) -> None:
+    faults = CONNECT_FAULTS if simulator.profile.speaks_connect else FAULTS
+    status, kind, code, says, knobs = faults[fault]
+    simulator.reset()
+    quick.as_if_new()
     simulator.knobs(fail=fault, fail_at="turn", **knobs)
     response = quick.say("hello", stream=stream)
     assert response.headers["Content-Type"] == "application/json"

@@ -23,6 +23,7 @@ from app.store import Store
 from tests.attachments.samples import CHAT, DIALECTS, PDF, PNG, Dialect, seen
 from tests.attachments.test_attachments import text_of
 from tests.running import SHIPPED, Gateway, Running, Simulator, wait_until
+from tests.upstreams.each_case import check_each
 
 _PUBLIC = "93.184.215.14"
 # Each names this machine, its net, or something that no program should be made to speak to.
@@ -318,8 +319,11 @@ def test_a_name_with_one_private_address_is_not_connected_to() -> None:
         assert net.connected == [], answer
 
 
-@pytest.mark.parametrize("url", HOSTILE, ids=range(len(HOSTILE)))
-def test_no_hostile_address_is_connected_to(url: str) -> None:
+def test_no_hostile_address_is_connected_to() -> None:
+    check_each(((url, url) for url in HOSTILE), _is_not_connected_to)
+
+
+def _is_not_connected_to(url: str) -> None:
     connected: list[Any] = []
 
     def connect(address: tuple[Any, ...], _timeout_s: float) -> socket.socket:

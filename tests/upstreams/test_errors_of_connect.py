@@ -11,6 +11,7 @@ from app.upstreams.kimi.connect_frames import AnswerDecoder
 from app.upstreams.kimi.http import Reply
 from tests.running import Gateway, Simulator, frame
 from tests.running.decoding import ACCOUNT
+from tests.upstreams.each_case import check_each
 
 # Connect's code, reason → status and code of ours, where nothing was sent yet (kimi-protocol.md 7, E15–E26).
 CODES = [
@@ -62,12 +63,14 @@ def error_of(code: str, reason: str, text: str) -> dict[str, Any]:
     return error
 
 
-@pytest.mark.parametrize("text", ["", "so sorry"])
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize(("code", "reason", "status", "our_code"), CODES)
-def test_an_error_means_what_its_code_says(
-    code: str, reason: str, status: int, our_code: str, place: str, text: str
-) -> None:
+def test_an_error_means_what_its_code_says(place: str) -> None:
+    cases = [(code, text) for code in CODES for text in ("", "so sorry")]
+    check_each(((f"{code[0]} {code[1]} {text}", (*code, place, text)) for code, text in cases), _means)
+
+
+def _means(case: tuple[str, str, int, str, str, str]) -> None:
+    code, reason, status, our_code, place, text = case
     found = found_at(place, error_of(code, reason, text))
     assert (found.status, found.code) == (status, our_code)
     assert not text or text in found.message

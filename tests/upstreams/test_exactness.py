@@ -1,5 +1,6 @@
 """The text that arrives is what Kimi's events carried, however the network cuts the bytes."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,17 +36,19 @@ from tests.running.wire import (
     cuts_by_line,
     said,
 )
+from tests.upstreams.each_case import check_each
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-@pytest.mark.parametrize(
-    ("profile", "case"),
-    [*(("sse-2025", case) for case in CASES), *(("connect-2026-09", case) for case in CONNECT_CASES)],
-    ids=lambda value: value.name if isinstance(value, WireCase) else value,
-    indirect=["profile"],
-)
-def test_a_wire_file_gives_its_answer(blunt: Gateway, simulator: Simulator, case: WireCase, stream: bool) -> None:
+@EACH_GENERATION
+def test_a_wire_file_gives_its_answer(blunt: Gateway, simulator: Simulator, profile: Profile, stream: bool) -> None:
     """In pieces and in one, with chunks and without; ``test_decoding`` tries all ways to cut it."""
+    cases = CONNECT_CASES if profile.speaks_connect else CASES
+    check_each(((case.name, case) for case in cases), partial(_gives_its_answer, blunt, simulator, stream))
+
+
+def _gives_its_answer(blunt: Gateway, simulator: Simulator, stream: bool, case: WireCase) -> None:
+    simulator.reset()
     # The next form of the model is refused, too.
     times = 2 if case.expected["error"] == "request_refused" else 1
     for body in case.streams:
@@ -75,7 +78,7 @@ def test_any_text_in_any_order_arrives_as_it_was_sent(blunt: Gateway, simulator:
 def test_a_stream_that_breaks_off_is_never_a_finished_answer(
     blunt: Gateway, simulator: Simulator, name: str, framing: str, end: str
 ) -> None:
-    """However its connection ends; ``test_decoding`` cuts it at every byte."""
+    """However its connection ends; ``test_decoding`` cuts it everywhere."""
     case = next(case for case in ALL_CASES if case.name == name)
     (body,) = case.streams
     # Some bytes of every frame, in one mode or the other.
