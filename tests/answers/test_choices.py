@@ -74,12 +74,14 @@ def test_one_that_fails_on_its_way_ends_the_others(gateway: Gateway, simulator: 
 
 
 @pytest.mark.parametrize(
-    ("server", "stream", "how"),
+    ("server", "profile", "stream", "how"),
     [
-        *(("forked", stream, how) for stream in (True, False) for how in ("close", "reset")),
-        ("gthread", True, "close"),
-        ("threads", False, "reset"),
+        ("forked", "all", True, "reset"),
+        ("forked", "all", False, "close"),
+        ("gthread", "sse-2025", True, "close"),
+        ("threads", "sse-2025", False, "reset"),
     ],
+    indirect=["profile"],
 )
 def test_all_end_when_the_client_leaves(
     shared_gateway: Share, simulator: Simulator, server: str, stream: bool, how: str

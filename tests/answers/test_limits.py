@@ -111,7 +111,7 @@ def test_any_stop_sequence_is_found_in_any_pieces(gateway: Gateway, simulator: S
     some = st.text("ab\n字", min_size=1, max_size=4)
 
     @settings(
-        max_examples=200,
+        max_examples=100,
         deadline=None,
         database=None,
         derandomize=True,

@@ -19,26 +19,32 @@ from tests.running.certificates import own_certificate
 # One token; the read-ahead and its neighbours; a TLS record and its neighbours; several records.
 _SIZES = (1, 10, 2047, 2048, 2049, 4096, 16_383, 16_384, 16_385, 50_000, 3)
 
+# Its arguments: "gevent" or "threads", the certificate, the port without TLS, the port with TLS.
 _READER = """
 import sys
-if sys.argv[3] == "gevent":
+if sys.argv[1] == "gevent":
     from gevent import monkey
     monkey.patch_all()
 import socket, ssl
 from app.upstreams.kimi.socket_reader import ReadSide
 
-sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60)
-if sys.argv[2] != "-":
-    sock = ssl.create_default_context(cafile=sys.argv[2]).wrap_socket(sock, server_hostname="127.0.0.1")
-sock.settimeout(None)
-with ReadSide(sock).makefile("rb") as file:
-    while line := file.readline():
-        piece = file.read(int(line))
-        assert len(piece) == int(line) and set(piece) == {ord("x")}
-        sock.sendall(b".")
-    # What is read after its end has ended, too.
-    assert file.read() == b""
-    print("ended")
+def read(port, certificate):
+    sock = socket.create_connection(("127.0.0.1", int(port)), timeout=60)
+    if certificate:
+        sock = ssl.create_default_context(cafile=certificate).wrap_socket(sock, server_hostname="127.0.0.1")
+    sock.settimeout(None)
+    with ReadSide(sock).makefile("rb") as file:
+        while line := file.readline():
+            piece = file.read(int(line))
+            assert len(piece) == int(line) and set(piece) == {ord("x")}
+            sock.sendall(b".")
+        # What is read after its end has ended, too.
+        assert file.read() == b""
+
+read(sys.argv[3], None)
+print("plain ended")
+read(sys.argv[4], sys.argv[2])
+print("tls ended")
 """
 
 
@@ -78,14 +84,13 @@ def _server(certificate: Path | None) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("concurrency", ["gevent", "threads"])
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_each_piece_is_there_as_soon_as_it_has_come(tmp_path: Path, concurrency: str, tls: bool) -> None:
-    certificate = own_certificate(tmp_path) if tls else None
-    with _server(certificate) as port:
+def test_each_piece_is_there_as_soon_as_it_has_come(tmp_path: Path, concurrency: str) -> None:
+    certificate = own_certificate(tmp_path)
+    with _server(None) as plain, _server(certificate) as tls:
         read = subprocess.run(
-            [sys.executable, "-c", _READER, str(port), str(certificate or "-"), concurrency],
+            [sys.executable, "-c", _READER, concurrency, str(certificate), str(plain), str(tls)],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
         )
-    assert (read.returncode, read.stdout) == (0, "ended\n"), read.stderr
+    assert (read.returncode, read.stdout) == (0, "plain ended\ntls ended\n"), read.stderr
