@@ -503,9 +503,9 @@ class Leases:
 
 
 def _lease_on(account_id: str | None, ticket: Ticket, grant: Grant) -> Lease | None:
-    return (
-        None if account_id is None else Lease(ticket.id, account_id, grant.scope, False, grant.now, ticket.question)
-    )
+    if account_id is None:
+        return None
+    return Lease(ticket.id, account_id, grant.scope, False, grant.now, ticket.question)
 
 
 def _lease_of(row: LeaseRow) -> Lease:
