@@ -155,7 +155,8 @@ def report(results: Sequence[Result]) -> str:
     return "\n".join([*lines, "", f"right in {low:.0%} to {high:.0%} of such tasks (95 % interval, Wilson)"])
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``arguments``: None for those of this process."""
     parser = argparse.ArgumentParser(prog="python -m bench.toolbench", description=__doc__)
     parser.add_argument("--base-url", default="http://127.0.0.1:8000/v1", help="of the gateway")
     parser.add_argument("--key", default="none", help="an API key of the gateway")
@@ -163,7 +164,7 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=5.0, help="seconds between two tasks")
     parser.add_argument("--again", action="store_true", help="forget earlier results of this model")
     parser.add_argument("--out", type=Path, default=_OUT, help="the folder that results are kept in")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.out.mkdir(exist_ok=True)
     kept = options.out / f"toolbench-{''.join(c if c.isalnum() or c in '.-' else '_' for c in options.model)}.jsonl"
     if options.again:

@@ -25,21 +25,19 @@ class Done:
     stderr: str
 
 
-def command_of(gateway: Gateway, out: Path) -> list[str]:
-    arguments = ["--base-url", f"{gateway.url}/v1", "--model", gateway.model, "--pause", "0", "--out", str(out)]
-    return ["bench.toolbench", *arguments]
+def arguments_for(gateway: Gateway, out: Path) -> list[str]:
+    return ["--base-url", f"{gateway.url}/v1", "--model", gateway.model, "--pause", "0", "--out", str(out)]
 
 
 Measure = Callable[[Gateway, Path], Done]
 
 
 @pytest.fixture
-def measure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Measure:
+def measure(capsys: pytest.CaptureFixture[str]) -> Measure:
     """The command, in this process."""
 
     def run(gateway: Gateway, out: Path) -> Done:
-        monkeypatch.setattr(sys, "argv", command_of(gateway, out))
-        code = main()
+        code = main(arguments_for(gateway, out))
         said = capsys.readouterr()
         return Done(code, said.out, said.err)
 
@@ -48,7 +46,7 @@ def measure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 def measure_for_real(gateway: Gateway, out: Path) -> Done:
     done = subprocess.run(
-        [sys.executable, "-m", *command_of(gateway, out)],
+        [sys.executable, "-m", "bench.toolbench", *arguments_for(gateway, out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
