@@ -23,7 +23,7 @@ from tests.running import (
     read_stream,
     wait_until,
 )
-from tests.upstreams.each_case import check_each
+from tests.running.each_case import check_each
 
 BOTH_MODES = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 

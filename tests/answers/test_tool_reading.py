@@ -33,7 +33,7 @@ from app.chat import (
     text_message,
 )
 from app.text.prompt import Prompt, compose
-from tests.upstreams.each_case import check_each
+from tests.running.each_case import check_each
 
 CODE = "3f09c2a1b87d"
 # What stands for the code in the data: the code itself, another one, and the code as a model may copy it.

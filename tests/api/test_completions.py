@@ -9,8 +9,8 @@ import pytest
 import requests
 from openai.types import Completion
 
-from tests.api.cases import failures
 from tests.running import CANARY, Gateway, Share, Simulator
+from tests.running.each_case import check_rows
 
 
 def complete(gateway: Gateway, prompt: Any = f"Say: {CANARY}", **body: Any) -> requests.Response:
@@ -141,7 +141,7 @@ def test_a_bad_field_is_named(gateway: Gateway, simulator: Simulator) -> None:
         error = response.json()["error"]
         assert (response.status_code, error["param"], error["type"]) == (400, param, "invalid_request_error"), error
 
-    assert failures(check, BAD_FIELDS) == {}
+    check_rows(BAD_FIELDS, check)
     assert not simulator.turns()
 
 

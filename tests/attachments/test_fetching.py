@@ -23,7 +23,7 @@ from app.store import Store
 from tests.attachments.samples import CHAT, DIALECTS, PDF, PNG, Dialect, seen
 from tests.attachments.test_attachments import text_of
 from tests.running import SHIPPED, Gateway, Running, Simulator, wait_until
-from tests.upstreams.each_case import check_each
+from tests.running.each_case import check_each
 
 _PUBLIC = "93.184.215.14"
 # Each names this machine, its net, or something that no program should be made to speak to.

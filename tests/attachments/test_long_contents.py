@@ -17,7 +17,7 @@ from tests.attachments.test_attachments import EACH_DIALECT, text_of
 from tests.attachments.test_digests import attached
 from tests.attachments.test_files import peak_kb
 from tests.running import CANARY, SHIPPED, Gateway, Running, Share, Simulator
-from tests.upstreams.each_case import check_each
+from tests.running.each_case import check_each
 
 _MOST = 50 << 20
 

@@ -9,6 +9,7 @@ import requests
 
 from tests.running import CANARY, SHIPPED, Gateway, Running, Share, Simulator, mint, wait_until
 from tests.running.console import Page, browser_at, signed_in
+from tests.running.each_case import check_each
 
 PAGES = (
     "/",
@@ -27,13 +28,8 @@ PAGES = (
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_page_is_whole_without_scripts(gateway: Gateway, language: str) -> None:
     browser = signed_in(gateway, language)
-    wrong = {}
-    for path in PAGES:
-        try:
-            look_at(browser.page(path), {"en": "en", "zh": "zh-CN"}[language])
-        except AssertionError as e:
-            wrong[path] = str(e)
-    assert wrong == {}
+    lang = {"en": "en", "zh": "zh-CN"}[language]
+    check_each(((path, path) for path in PAGES), lambda path: look_at(browser.page(path), lang))
 
 
 def look_at(page: Page, lang: str) -> None:

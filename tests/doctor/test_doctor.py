@@ -32,6 +32,7 @@ from tests.running import (
 from tests.running.commands import SECRET, Surgery, run_keys
 from tests.running.databases import SqliteDatabase
 from tests.running.decoding import Decoded, decode_of
+from tests.running.each_case import check_each
 from tests.running.tables import Tables
 from tests.running.wire import ALL_CASES, CONNECT_CASES, WireCase, check
 
@@ -582,13 +583,7 @@ MASKABLE = [case for case in ALL_CASES if not DEPEND_ON_TEXT.fullmatch(case.name
 
 def test_every_wire_case_means_the_same_when_it_is_masked() -> None:
     """It is decoded to the same answer or the same error, of which only the texts are others."""
-    failed = {}
-    for case in MASKABLE:
-        try:
-            means_the_same_when_it_is_masked(case)
-        except Exception as e:  # noqa: BLE001  # whatever fails has the name of its case
-            failed[case.name] = f"{type(e).__name__}: {e}"
-    assert failed == {}
+    check_each(((case.name, case) for case in MASKABLE), means_the_same_when_it_is_masked)
     assert len(MASKABLE) > 90
 
 

@@ -1,13 +1,13 @@
 """Many small cases in one test: pytest takes longer for each of its tests than such a case does."""
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 Case = TypeVar("Case")
 
 
 def check_each(cases: Iterable[tuple[str, Case]], check: Callable[[Case], None]) -> None:
-    """All of them, whichever fail; those that did are named, each with its traceback."""
+    """All of them, by their names, whichever fail; those that did are named, each with its traceback."""
     failed: dict[str, Exception] = {}
     for name, case in cases:
         try:
@@ -17,3 +17,13 @@ def check_each(cases: Iterable[tuple[str, Case]], check: Callable[[Case], None])
             failed[name] = e
     if failed:
         raise ExceptionGroup(f"wrong: {', '.join(failed)}", list(failed.values()))
+
+
+def check_rows(rows: Iterable[tuple[Any, ...]], check: Callable[..., None]) -> None:
+    """The same for rows of a table, whose names are their values; ``check`` gets the values of one."""
+    check_each(_named(rows), lambda row: check(*row))
+
+
+def _named(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    for number, row in enumerate(rows):
+        yield f"{number}: {repr(row)[:300]}", row

@@ -3,7 +3,9 @@ the code under test.
 """
 
 import json
+import os
 import random
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ from tests.running.answers import Answer
 from tests.running.simulator import Simulator
 
 WIRE = Path(__file__).parents[1] / "data" / "wire"
+
+# How many bytes there are from one cut to the next one. It has no divisor in common with the lengths of characters
+# and escapes (2, 3, 4, 6 and 12 bytes), so that each of their bytes is met. CUT_EVERY=1 is every byte.
+CUT_EVERY = int(os.environ.get("CUT_EVERY", "5"))
 
 
 @dataclass
@@ -47,6 +53,21 @@ CASES = [case for case in ALL_CASES if case not in CONNECT_CASES]
 
 def cuts_by_line(body: bytes) -> list[int]:
     return [i + 1 for i, byte in enumerate(body) if byte == 0x0A]
+
+
+def places_in(body: bytes, ends: Iterable[int]) -> list[int]:
+    """Where a stream is cut: at its ends, at those of its lines or frames, beside them, and at places between."""
+    near = {end + beside for end in (0, len(body), *ends) for beside in (-1, 0, 1)}
+    return sorted({at for at in near if 0 <= at <= len(body)} | {*range(0, len(body), CUT_EVERY)})
+
+
+def ends_of_envelopes(body: bytes) -> Iterator[int]:
+    """Behind the five bytes at which each begins, and at its end."""
+    at = 0
+    while at < len(body):
+        yield at + 5
+        at += 5 + int.from_bytes(body[at + 1 : at + 5], "big")
+        yield at
 
 
 def cuts_at_random(body: bytes, seed: int) -> list[int]:

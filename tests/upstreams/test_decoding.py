@@ -1,7 +1,6 @@
 """What Kimi's bytes mean, however the network cuts them: the decoders of both generations by themselves, on the wire
 files and on made-up turns. ``test_exactness`` sees the same bytes arrive at a client."""
 
-import os
 import random
 from collections.abc import Callable, Iterable, Iterator
 
@@ -12,13 +11,9 @@ from hypothesis import strategies as st
 from app.errors import AnswerEmpty, UpstreamError
 from app.upstreams.kimi import sse
 from tests.running.decoding import Decode, Decoded, decode_connect, decode_of, decode_sse, lines_of
+from tests.running.each_case import check_each
 from tests.running.made_up_turns import MadeUpTurn, connect_turns, same_every_time, sse_turns
-from tests.running.wire import ALL_CASES, CONNECT_CASES, WireCase, cuts_by_line
-from tests.upstreams.each_case import check_each
-
-# How many bytes there are from one cut to the next one. It has no divisor in common with the lengths of characters
-# and escapes (2, 3, 4, 6 and 12 bytes), so that each of their bytes is met. CUT_EVERY=1 is every byte.
-CUT_EVERY = int(os.environ.get("CUT_EVERY", "5"))
+from tests.running.wire import ALL_CASES, CONNECT_CASES, WireCase, cuts_by_line, ends_of_envelopes, places_in
 
 
 def cut(body: bytes, offsets: Iterable[int]) -> list[bytes]:
@@ -38,21 +33,6 @@ def cuttings(body: bytes, at_random: int) -> Iterator[list[bytes]]:
 
 def check_wire_files(check: Callable[[WireCase], None], cases: Iterable[WireCase]) -> None:
     check_each(((case.name, case) for case in cases), check)
-
-
-def places_in(body: bytes, ends: Iterable[int]) -> list[int]:
-    """Where a stream is cut: at its ends, at those of its lines or frames, beside them, and at places between."""
-    near = {end + beside for end in (0, len(body), *ends) for beside in (-1, 0, 1)}
-    return sorted({at for at in near if 0 <= at <= len(body)} | {*range(0, len(body), CUT_EVERY)})
-
-
-def ends_of_envelopes(body: bytes) -> Iterator[int]:
-    """Behind the five bytes at which each begins, and at its end."""
-    at = 0
-    while at < len(body):
-        yield at + 5
-        at += 5 + int.from_bytes(body[at + 1 : at + 5], "big")
-        yield at
 
 
 def places_in_case(case: WireCase) -> list[int]:

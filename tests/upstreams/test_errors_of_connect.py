@@ -11,7 +11,7 @@ from app.upstreams.kimi.connect_frames import AnswerDecoder
 from app.upstreams.kimi.http import Reply
 from tests.running import Gateway, Simulator, frame
 from tests.running.decoding import ACCOUNT
-from tests.upstreams.each_case import check_each
+from tests.running.each_case import check_each
 
 # Connect's code, reason → status and code of ours, where nothing was sent yet (kimi-protocol.md 7, E15–E26).
 CODES = [

@@ -22,6 +22,7 @@ from tests.running import (
     read_stream,
     wait_until,
 )
+from tests.running.each_case import check_each
 from tests.running.made_up_turns import MadeUpTurn, connect_turns, same_every_time, sse_turns
 from tests.running.wire import (
     ALL_CASES,
@@ -36,7 +37,6 @@ from tests.running.wire import (
     cuts_by_line,
     said,
 )
-from tests.upstreams.each_case import check_each
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])

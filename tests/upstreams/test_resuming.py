@@ -14,10 +14,9 @@ from app.chat import Event, Finished, Heartbeat, ReasoningDelta, Started, TextDe
 from app.errors import AnswerRewritten, ConnectionLost, UpstreamError
 from app.upstreams.account import Account
 from app.upstreams.kimi.connect_frames import AnswerDecoder
+from tests.running.each_case import check_each
 from tests.running.made_up_turns import MadeUpTurn, connect_turns, same_every_time
-from tests.running.wire import CONNECT_CASES, WireCase, frame
-from tests.upstreams.each_case import check_each
-from tests.upstreams.test_decoding import CUT_EVERY, ends_of_envelopes, places_in
+from tests.running.wire import CONNECT_CASES, CUT_EVERY, WireCase, ends_of_envelopes, frame, places_in
 
 ACCOUNT = Account("id", "alice", "a token", None, False, None, None, None, "kimi.com")
 SCENARIO = "SCENARIO_K2D5"

@@ -15,7 +15,7 @@ from app.text.prompt import compose
 from app.text.tools.foreign import ForeignCall
 from app.text.tools.names import Names
 from app.text.tools.reader import MAX_CALL_CHARS, Block, CallReader, Flaw, Item, Spent, Stop
-from tests.upstreams.each_case import check_each
+from tests.running.each_case import check_each
 
 # As many made-up answers in a test that takes the most. TOOL_EXAMPLES=20000 is a thorough look.
 EXAMPLES = int(os.environ.get("TOOL_EXAMPLES", "250"))
