@@ -196,7 +196,8 @@ class _Run:
         replaced = worker not in self._gateway.children()
         added_mb = 0.0 if replaced else _peak_mb(worker) - before_mb
         attack_mb = float(attack.log.read_text().rstrip("\n").rpartition("\n")[2])
-        attack.stop()
+        # In a thread: the victim's tokens that are on their way are read meanwhile.
+        await asyncio.to_thread(attack.stop)
         new_ms = await probing
         await asyncio.sleep(_PATIENCE_S if self._is_behind(streams) else 0.1)
         late_ms, gap_ms, missing = self._judge(begin_ns, end_ns, tokens)
