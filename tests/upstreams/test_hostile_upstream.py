@@ -60,6 +60,13 @@ class Upstream:
         behaviour = hostile.BEHAVIOURS[name] if isinstance(name, str) else name
         self._handler.behaviour = staticmethod(behaviour)
 
+    def bytes_under_way(self) -> int:
+        """What was sent and has not been read. The columns of /proc/net/tcp: ``man 5 proc_net``."""
+        port = f":{self._server.server_address[1]:04X}"
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        queues = [row[4].split(":") for row in rows if port in row[1] + row[2]]
+        return sum(int(size, 16) for pair in queues for size in pair)
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -141,6 +148,8 @@ def test_all_answers_together_have_a_limit(attacked: Gateway, upstream: Upstream
         try:
             kept = [threads.submit(ask, attacked, "connect") for _ in range(3)]
             wait_until("Kimi has sent them", lambda: answers.waiting == 3)
+            # Or one of these may be the one that is too much.
+            wait_until("they were read", lambda: upstream.bytes_under_way() == 0)
             refused = ask(attacked, "connect")
             assert refused["error"]["code"] == "gateway_overloaded", refused["error"]
             assert "ANSWER_MEMORY_BYTES" in refused["error"]["message"]
