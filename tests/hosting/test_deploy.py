@@ -83,7 +83,7 @@ def say(url: str, text: str, conversation: str = "", **body: Any) -> requests.Re
 def test_two_gateways_behind_nginx_are_one(
     running: Running, simulator: Simulator, tmp_path: Path, database: str
 ) -> None:
-    shared = running.new_database()
+    shared = running.new_empty_database()
     with ExitStack() as stack:
         gateways = [stack.enter_context(two_of(running, simulator, shared)) for _ in range(2)]
         url = stack.enter_context(nginx(tmp_path, gateways))

@@ -1,6 +1,7 @@
 """The databases of gateways, as tests look into them: a SQLite file, or one of the run's PostgreSQL."""
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -61,6 +62,10 @@ class SqliteDatabase(os.PathLike[str]):
             for sql in statements:
                 db.execute(sql)
 
+    def copy(self, path: Path) -> "SqliteDatabase":
+        """Nobody may have this one open."""
+        return SqliteDatabase(Path(shutil.copy(self.path, path)))
+
     @contextmanager
     def while_nobody_writes(self) -> Iterator[None]:
         """A process that is stopped meanwhile does not hold the lock for as long as it stands still."""
@@ -93,6 +98,11 @@ class PostgresDatabase:
     def create(cls, cluster: Cluster, name: str) -> "PostgresDatabase":
         cluster.create_database(name)
         return cls(cluster, name)
+
+    def copy(self, name: str) -> "PostgresDatabase":
+        """Nobody may be connected to this one."""
+        self.cluster.create_database(name, self.name)
+        return PostgresDatabase(self.cluster, name)
 
     @property
     def url(self) -> str:

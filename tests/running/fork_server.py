@@ -72,7 +72,7 @@ class Forked:
         self._fd = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
-        if self.returncode is None:
+        if self.returncode is None and self._has_ended(0):
             self.returncode = self._server.exit_code(self.pid)
             if self.returncode is not None:
                 os.close(self._fd)
@@ -80,14 +80,17 @@ class Forked:
 
     def wait(self, timeout: float) -> int:
         """Raises subprocess.TimeoutExpired."""
-        if self.returncode is None:
-            poll = select.poll()
-            poll.register(self._fd, select.POLLIN)
-            poll.poll(timeout * 1000)
         code = self.poll()
+        if code is None and self._has_ended(timeout):
+            code = self.poll()
         if code is None:
             raise subprocess.TimeoutExpired(f"gateway {self.pid}", timeout)
         return code
+
+    def _has_ended(self, timeout: float) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def send_signal(self, sig: int) -> None:
         if self.poll() is None:

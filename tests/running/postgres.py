@@ -78,8 +78,8 @@ class Cluster:
         """``immediate`` is a crash."""
         self._control("stop", "-m", mode)
 
-    def create_database(self, name: str) -> None:
-        self.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    def create_database(self, name: str, template: str = "template0") -> None:
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
 
     def url(self, name: str) -> str:
         return f"postgresql+psycopg://gateway:{self.password}@127.0.0.1:{self.port}/{name}"

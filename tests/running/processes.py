@@ -78,10 +78,12 @@ def wait_until(what: str, condition: Any, timeout_s: float = 120) -> None:
 
     The limit is for a machine on which much else runs.
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"did not come true: {what}"
-        pause()
+        waited_s = time.monotonic() - began
+        assert waited_s < timeout_s, f"did not come true: {what}"
+        # The longer it takes, the less a moment more matters, and each look costs.
+        pause(max(0.02, min(0.1, waited_s / 10)))
 
 
 def seldom(condition: Callable[[], object]) -> Callable[[], object]:
@@ -97,9 +99,9 @@ def seldom(condition: Callable[[], object]) -> Callable[[], object]:
     return look
 
 
-def pause() -> None:
+def pause(seconds: float = 0.02) -> None:
     """Between two looks at what nobody announces: long enough to leave the processor to the others."""
-    threading.Event().wait(0.02)
+    threading.Event().wait(seconds)
 
 
 def bare_environment() -> dict[str, str]:

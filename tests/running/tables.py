@@ -347,6 +347,9 @@ class Tables:
     def has_catalogue(self) -> bool:
         return self._count("SELECT count(*) FROM kept WHERE name LIKE ?", "models@%") > 0
 
+    def forget_facts(self) -> None:
+        self.database.run_all("DELETE FROM facts", "DELETE FROM kept")
+
     def catalogue(self, site: str) -> str:
         ((text,),) = self.database.run("SELECT value FROM kept WHERE name = ?", f"models@{site}")
         return str(text)

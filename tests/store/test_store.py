@@ -25,7 +25,7 @@ _ONE = sa.text("SELECT 1 AS one")
 @pytest.fixture
 def fresh(running: Running, database: str) -> AnyDatabase:
     """An empty database of the kind that the test runs on."""
-    return running.new_database()
+    return running.new_empty_database()
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def _schema(url: str) -> dict[str, Any]:
 @BOTH_DATABASES
 def test_migrations_make_the_tables_that_are_declared(running: Running, fresh: AnyDatabase, database: str) -> None:
     Store(fresh.url).close()
-    declared = running.new_database()
+    declared = running.new_empty_database()
     engine = sa.create_engine(declared.url)
     METADATA.create_all(engine)
     engine.dispose()
