@@ -42,7 +42,8 @@ def refresh(user: str) -> str:
 
 
 @pytest.fixture
-def surgery(simulator: Simulator, tmp_path: Path) -> Surgery:
+def surgery(running: Running, simulator: Simulator, tmp_path: Path) -> Surgery:
+    running.new_file(tmp_path / "doctor.db")
     return Surgery(simulator.url, tmp_path)
 
 

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Simulator, mint
+from tests.running import Running, Simulator, mint
 from tests.running.commands import Surgery
 
 pytestmark = pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=True)
 
 
 @pytest.fixture
-def surgery(simulator: Simulator, tmp_path: Path) -> Surgery:
+def surgery(running: Running, simulator: Simulator, tmp_path: Path) -> Surgery:
+    running.new_file(tmp_path / "doctor.db")
     return Surgery(simulator.url, tmp_path)
 
 

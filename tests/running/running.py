@@ -135,8 +135,11 @@ class Running:
         """A fresh one, of the kind that the test runs on. It has its tables: creating them takes ten times as long
         as copying them."""
         if self.kind_of_database == "sqlite":
-            return self._file_with_tables.copy(self._new_file("gateway", "db"))
+            return self.new_file(self._new_file("gateway", "db"))
         return self._database_with_tables.copy(self._new_name())
+
+    def new_file(self, path: Path) -> SqliteDatabase:
+        return self._file_with_tables.copy(path)
 
     def new_empty_database(self) -> Database:
         """The same without tables."""
