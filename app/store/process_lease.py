@@ -62,8 +62,10 @@ class ProcessLease:
         # All times are those of ``steady``.
         self._valid_until = 0.0
         self._is_lost = False
-        # Since when a renewal is under way, if one is.
+        # Since when a renewal is under way, if one is; and a round of the thread that renews, which also watches the
+        # others, and gives up what they have taken.
         self._trying_since: float | None = None
+        self._round_since: float | None = None
         # What was written last into the own row.
         self._written = 0.0
         self._renewed_at = 0.0
@@ -218,6 +220,13 @@ class ProcessLease:
 
     def _renew_and_watch(self) -> float:
         """Returns the seconds until the next renewal."""
+        self._round_since = steady()
+        try:
+            return self._renew_then_watch()
+        finally:
+            self._round_since = None
+
+    def _renew_then_watch(self) -> float:
         written_at = self._written_at
         if not self._try_to_renew():
             return self._lease_s * _RETRY_EVERY
@@ -290,8 +299,9 @@ class ProcessLease:
             self._lose(str(error), database_answers=failed_at_once)
 
     def _check_deadline(self) -> float:
-        """A renewal may hang for longer than the lease counts. Returns the seconds until the next look."""
-        now, trying_since = steady(), self._trying_since
+        """A question to the database may hang for longer than the lease counts: a renewal, or what the thread that
+        renews asks after it. Returns the seconds until the next look."""
+        now, hangs_since = steady(), self._trying_since or self._round_since
         if self._releases is not None and self._to_retry.qsize():
             self._releases.wake()
         if now < self._valid_until:
@@ -299,10 +309,10 @@ class ProcessLease:
             return max(self._lease_s * _RETRY_EVERY, min(self._lease_s * _RENEW_EVERY, self._valid_until - now))
         if self._is_lost or self._has_ended:
             return self._lease_s * _RETRY_EVERY
-        if trying_since is None:
+        if hangs_since is None:
             # The process was frozen, or its loop was held: what the renewal says counts.
             self._work[0].wake()
-        elif trying_since < self._valid_until or now - trying_since > self._lease_s * (1 - _VALID_FOR) / 2:
+        elif hangs_since < self._valid_until or now - hangs_since > self._lease_s * (1 - _VALID_FOR) / 2:
             self._lose("no answer", database_answers=False)
         return self._lease_s * _RETRY_EVERY
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
@@ -99,22 +100,28 @@ def test_a_clock_that_is_set_lets_no_second_turn_in(
     assert simulator.state()["max_open_streams"] == 1
 
 
+# In a message that prepares a statement: its name and the statement.
+_PREPARED = re.compile(rb"(_pg3_\d+)\0([^\0]+)\0")
+
+
 class Way:
-    """A way to a PostgreSQL that can stop to carry anything, as a broken network does."""
+    """A way to a PostgreSQL that can stop to carry anything, as a broken network does: at once, or when a statement
+    is sent."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._to = ("127.0.0.1", cluster.port)
+        self._last: bytes | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.is_open = threading.Event()
-        self.is_open.set()
+        self._is_open = threading.Event()
+        self._is_open.set()
 
     def __enter__(self) -> "Way":
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.is_open.set()
+        self.open_again()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
@@ -123,20 +130,45 @@ class Way:
             while True:
                 threading.Thread(target=self._serve, args=self._listener.accept()[:1], daemon=True).start()
 
+    def close_at(self, statement: bytes) -> None:
+        """``statement``: its beginning. What is sent before it still arrives."""
+        self._last = statement
+
+    def open_again(self) -> None:
+        self._last = None
+        self._is_open.set()
+
     def _serve(self, gateway: socket.socket) -> None:
+        # The names of prepared statements, which are sent in their place later
+        # (https://www.postgresql.org/docs/current/protocol-message-formats.html).
+        names: dict[bytes, bytes] = {}
         with contextlib.suppress(OSError), gateway, socket.create_connection(self._to) as server:
             while True:
                 for end in select.select([gateway, server], [], [])[0]:
                     data = end.recv(65536)
                     if not data:
                         return
-                    self.is_open.wait()
+                    if end is gateway:
+                        names.update((text, name) for name, text in _PREPARED.findall(data))
+                        meant = [text for text, name in names.items() if b"\0" + name + b"\0" in data]
+                        if self._last is not None and self._last in b"".join((data, *meant)):
+                            self._is_open.clear()
+                    self._is_open.wait()
                     (server if end is gateway else gateway).sendall(data)
 
 
+# When it is cut off: at once; when it renews its lease; when it looks at the others after that.
+AT = {
+    "at once": b"",
+    "the renewal": b"UPDATE processes SET until",
+    "the watch": b"SELECT processes.id, processes.until",
+}
+
+
+@pytest.mark.parametrize("at", AT.values(), ids=AT)
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_a_turn_that_is_cut_off_from_the_database_ends_before_another_one_begins(
-    running: Running, simulator: Simulator, database: str
+    running: Running, simulator: Simulator, database: str, at: bytes
 ) -> None:
     shared = running.new_database()
     assert isinstance(shared, PostgresDatabase)
@@ -154,12 +186,12 @@ def test_a_turn_that_is_cut_off_from_the_database_ends_before_another_one_begins
                 simulator.knobs(gate="")
                 second = pool.submit(other.say, "second", "talk")
                 wait_until("it waits", lambda: "conversation_busy waiting=1" in other.log())
-                way.is_open.clear()
+                way.close_at(at)
                 answer = read_stream(first)
                 assert answer.finish_reason is None
                 assert answer.error is not None and answer.error["code"] == "conversation_taken"
             assert second.result().ok
-            way.is_open.set()
+            way.open_again()
             wait_until("it serves again", lambda: gateway.say("third", "talk").ok)
     assert simulator.state()["max_open_streams"] == 1
     assert "process_lease_lost reason=database_unavailable" in gateway.log()
