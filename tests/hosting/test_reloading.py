@@ -140,6 +140,7 @@ def _change_requirements(copy: Copy) -> None:
     copy.change("requirements.txt", "==", "==99.")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -166,6 +167,7 @@ def test_what_cannot_start_changes_nothing_and_is_told(
     assert len(told.splitlines()) <= 3, told
 
 
+@pytest.mark.long
 def test_changed_code_and_settings_count(copy: Copy) -> None:
     before = copy.process.children()
     copy.change(".env", "first-key", "second-key")
