@@ -377,6 +377,8 @@ _SERVABLE_WISHES = (
                 sa.and_(_whole.c.cause == REJECTED, accounts.c.refused.is_distinct_from(wishes.c.token)),
             ),
         )
+        # Not merged, or the head of each wish would be looked up before its account.
+        .offset(sa.literal_column("0"))
         .subquery()
     )
     .where(_head_row.c.head.is_not(None))
