@@ -43,7 +43,7 @@ def refresh(user: str) -> str:
 
 @pytest.fixture
 def surgery(running: Running, simulator: Simulator, tmp_path: Path) -> Surgery:
-    running.new_file(tmp_path / "doctor.db")
+    running.copy_tables_to(tmp_path / "doctor.db")
     return Surgery(simulator.url, tmp_path)
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.parametrize("profile", ["connect-2026-09"], indirect=Tr
 
 @pytest.fixture
 def surgery(running: Running, simulator: Simulator, tmp_path: Path) -> Surgery:
-    running.new_file(tmp_path / "doctor.db")
+    running.copy_tables_to(tmp_path / "doctor.db")
     return Surgery(simulator.url, tmp_path)
 
 

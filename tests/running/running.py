@@ -135,10 +135,11 @@ class Running:
         """A fresh one, of the kind that the test runs on. It has its tables: creating them takes ten times as long
         as copying them."""
         if self.kind_of_database == "sqlite":
-            return self.new_file(self._new_file("gateway", "db"))
+            return self.copy_tables_to(self._new_file("gateway", "db"))
         return self._database_with_tables.copy(self._new_name())
 
-    def new_file(self, path: Path) -> SqliteDatabase:
+    def copy_tables_to(self, path: Path) -> SqliteDatabase:
+        """A fresh one with its tables, in a file of that name."""
         return self._file_with_tables.copy(path)
 
     def new_empty_database(self) -> Database:
